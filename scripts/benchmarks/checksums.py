@@ -19,7 +19,7 @@ import torch
 from benchmarks._rounds import in_turns, ratio
 from fungi.store.banks import MARKS, Bank, BankManifest, open_bank
 from fungi.store.reading import open_array
-from fungi.store.skeleton import laid_out
+from fungi.store.skeleton import new_skeleton
 
 CPU = torch.device("cpu")
 WINDOW = 4096
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _write_files(folder: Path, values: np.ndarray) -> dict[str, Path]:
     """Write the values with and without checksums, and return kind -> file."""
     checked, unchecked = folder / "checked.h5", folder / "unchecked.h5"
-    with laid_out() as skeleton, checked.open("wb") as file:
+    with new_skeleton() as skeleton, checked.open("wb") as file:
         skeleton.add("x", values.shape, values.dtype)
         skeleton.append_rows(file, "x", values)
     skeleton.write_headers(checked)

@@ -30,7 +30,7 @@ def run(tmp_path: Path, **options):
     return knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, **options))
 
 
-SIDE_BY_SIDE = {
+SAME_SPLIT = {
     "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
     "backbone weights": {"weights_hash": "weights-b"},
     "layer": {"layer": replace(LAYER, layer="blocks.4.attn.proj")},
@@ -50,10 +50,10 @@ VALUES_NAMED = {
 }
 
 
-@pytest.mark.parametrize("fact", SIDE_BY_SIDE)
+@pytest.mark.parametrize("fact", SAME_SPLIT)
 def test_features_of_different_provenance_are_refused_with_both_values_and_files(fact, tmp_path):
     layout = make_folder(tmp_path)
-    changed = rewrite(layout, "kl", "train", **SIDE_BY_SIDE[fact])
+    changed = rewrite(layout, "kl", "train", **SAME_SPLIT[fact])
     with pytest.raises(RefusedJoinError) as caught:
         run(tmp_path)
     message = str(caught.value)
@@ -65,7 +65,7 @@ def test_features_of_different_provenance_are_refused_with_both_values_and_files
     assert "\n" not in message
 
 
-ONE_ABOVE_THE_OTHER = {
+SAME_FEATURE = {
     "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
     "seed": {"seed": 43},
     "objective settings": {"objective_settings": {"temperature": 1}},
@@ -74,10 +74,10 @@ ONE_ABOVE_THE_OTHER = {
 }
 
 
-@pytest.mark.parametrize("fact", ONE_ABOVE_THE_OTHER)
+@pytest.mark.parametrize("fact", SAME_FEATURE)
 def test_train_and_test_features_with_different_settings_are_refused(fact, tmp_path):
     layout = make_folder(tmp_path, features=("embeddings", "kl"))
-    changed = rewrite(layout, "kl", "test", **ONE_ABOVE_THE_OTHER[fact])
+    changed = rewrite(layout, "kl", "test", **SAME_FEATURE[fact])
     with pytest.raises(RefusedJoinError) as caught:
         run(tmp_path)
     assert str(caught.value).startswith(fact)
@@ -146,7 +146,7 @@ def test_an_unfinished_file_is_refused(tmp_path):
 
 def test_an_error_names_the_file_of_a_missing_split(tmp_path):
     make_folder(tmp_path, rows={"train": 40})
-    with pytest.raises(MissingFilesError, match=r"digits/digits-vit/test.h5 is not there. Extract it first"):
+    with pytest.raises(MissingFilesError, match=r"digits/digits-vit/test.h5 does not exist. Extract it first"):
         run(tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_an_unknown_name_is_refused_with_the_existing_names(setting, text, tmp_p
 
 def test_an_unknown_layer_key_is_refused_with_the_existing_keys(tmp_path):
     make_folder(tmp_path)
-    with pytest.raises(FungiError, match=r"holds no array 'mlp'. It holds: attn_proj"):
+    with pytest.raises(FungiError, match=r"has no array 'mlp'. It contains: attn_proj"):
         run(tmp_path, layer_key="mlp")
 
 
@@ -202,7 +202,7 @@ def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
         (["--few-shot-seed", "1"], "needs a number of shots: add --shots"),
         (["--root"], "--root needs at least one folder"),
         (["--root", "a", "a"], "names the same folder twice"),
-        (["--train-datasets", "kl.h5"], "kl.h5 is not there. Check the path; of an array in a file write FILE:KEY"),
+        (["--train-datasets", "kl.h5"], "kl.h5 does not exist. Check the path. For an array in a file, write FILE:KEY"),
     ],
 )
 def test_wrong_flags_are_explained(flags, message, capsys):
@@ -242,7 +242,7 @@ def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
     with h5py.File(path, "a") as file:
         del file["targets"]
         file["targets"] = np.linspace(0, 1, 120)
-    with pytest.raises(FungiError, match=r"the labels are of type float64"):
+    with pytest.raises(FungiError, match=r"the labels have type float64"):
         read_targets(path)
 
 

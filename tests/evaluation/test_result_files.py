@@ -170,7 +170,7 @@ def test_a_result_is_complete_only_after_the_last_combination(tmp_path, monkeypa
 def test_a_deviation_over_copies_of_one_extraction_is_refused(tmp_path):
     for name in "ab":
         make_folder(tmp_path / name)
-    with pytest.raises(FungiError, match=r"hold the same extraction, of one seed and projection"):
+    with pytest.raises(FungiError, match=r"contain the same extraction, with the same seed and projection"):
         knn_concat.run(settings_for(tmp_path / "a", tmp_path / "b"))
 
 

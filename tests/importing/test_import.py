@@ -224,7 +224,7 @@ def test_code_in_a_file_of_tensors_is_not_executed(tmp_path):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     torch.save({"features": torch.zeros(4, 2), "more": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(FungiError, match=r"holds more than tensors.*Save the tensors alone"):
+    with pytest.raises(FungiError, match=r"contains more than tensors.*Save only the tensors"):
         shapes_of(tmp_path / "evil.pt")
     assert not (tmp_path / "executed").exists()
 
@@ -240,8 +240,8 @@ def test_short_types_labels_as_whole_floats_and_lists_of_names_are_read(tmp_path
 
 
 REFUSED = {
-    "nowhere.npz": ([], "is not there. Check the path"),
-    "all.npz:nothing": ([], "holds no array 'nothing'. It holds x_train [80, 8], y_train [80]"),
+    "nowhere.npz": ([], "does not exist. Check the path"),
+    "all.npz:nothing": ([], "has no array 'nothing'. It contains x_train [80, 8], y_train [80]"),
     "two.npz": (["--split", "train"], "both look like the features of split train"),
     "plain.npy": ([], "no labels"),
     "flat.npz": (["--split", "train"], "no features [n d] in"),

@@ -123,7 +123,7 @@ def test_a_bank_without_checksums_is_read(filled: Path) -> None:
 
 def test_another_or_a_damaged_bank_in_the_folder_is_refused(tmp_path: Path) -> None:
     Bank.create(tmp_path, MANIFEST)
-    with pytest.raises(FungiError, match="holds a bank with other settings"):
+    with pytest.raises(FungiError, match="contains a bank with other settings"):
         Bank.create(tmp_path, BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 2}))
     (tmp_path / "bank.json").write_text("{")
     with pytest.raises(FungiError, match=r"bank\.json is damaged"):

@@ -220,7 +220,7 @@ def test_damaged_work_in_progress_is_named(
     refused(capsys, gradients(tmp_path, *shard), support.name, "Move it away and run the stage again")
     (manifest,) = (tmp_path / "blocks").rglob("manifest.json")
     manifest.write_text("{")
-    refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "Run the stage of that file again")
+    refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "Run the stage of this file again")
 
 
 @pytest.mark.slow

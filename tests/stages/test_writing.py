@@ -54,7 +54,7 @@ def test_devices_that_differ_are_recorded_and_said(tmp_path, caplog, monkeypatch
     pipeline.assemble(blocks, path)
     with h5py.File(path) as file:
         assert json.loads(file.attrs["computed_on"]) == ["NVIDIA A100", "NVIDIA H100, compiled"]
-    assert "were computed on NVIDIA A100; NVIDIA H100, compiled, whose roundings differ" in caplog.text
+    assert "were computed on NVIDIA A100; NVIDIA H100, compiled, which round differently" in caplog.text
 
 
 def test_a_plain_run_records_the_processor(embeddings, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from fungi.commands import COMMANDS
 from fungi.gradients.projection import draw_projection, save_projection
 from fungi.runtime.streams import DISK_FULL_ADVICE
 from fungi.store.assembly import assemble
-from fungi.store.skeleton import laid_out
+from fungi.store.skeleton import new_skeleton
 from tests.evaluation.feature_folder import make_folder
 from tests.stages.conftest import assert_same_files
 from tests.store.blocks import ROWS, VALUES, create_blocks, files_below, fill
@@ -131,7 +131,7 @@ def test_a_file_that_hdf5_only_lays_out_is_one_that_it_would_write(tmp_path):
     kinds = {"a": ((ROWS, 3), "<f4"), "targets": ((ROWS,), "<u4"), "empty": ((0, 4), "<f4"), "cube": ((4, 3, 2), "<f4")}
     arrays = {name: np.arange(np.prod(shape), dtype=kind).reshape(shape) for name, (shape, kind) in kinds.items()}
     names = ["a", "b\N{LATIN SMALL LETTER O WITH DIAERESIS}", "", "z" * 5000]
-    with laid_out() as skeleton, h5py.File(tmp_path / "theirs.h5", "w") as theirs:
+    with new_skeleton() as skeleton, h5py.File(tmp_path / "theirs.h5", "w") as theirs:
         for file in (skeleton.file, theirs):
             file.attrs["long"] = "x" * 9000
         for name, values in arrays.items():

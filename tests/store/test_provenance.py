@@ -9,7 +9,7 @@ from fungi.store.code_version import CodeVersion, distinct
 from fungi.store.provenance import Provenance
 from tests.evaluation.feature_folder import PROVENANCE
 
-WITNESSES = {
+INFORMATION = {
     "weights_source",
     "settings",
     "versions",
@@ -26,7 +26,7 @@ OTHER = {str: "other", int: 7, bool: False, dict: {"other": "x"}, list: [{"code"
 def test_every_fact_that_decides_numbers_makes_another_file_and_no_other_fact_does(name):
     value = ["other"] if name in ("computed_on", "skipped_samples") else OTHER[type(getattr(PROVENANCE, name))]
     other = replace(PROVENANCE, **{name: value})
-    assert (other.identity() != PROVENANCE.identity()) == (name not in WITNESSES)
+    assert (other.identity() != PROVENANCE.identity()) == (name not in INFORMATION)
 
 
 def test_an_identity_equals_the_identity_that_is_read_from_a_file():

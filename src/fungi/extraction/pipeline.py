@@ -29,7 +29,7 @@ from fungi.runtime.tracking import RowRate
 from fungi.settings import as_json
 from fungi.store.assembly import assemble, check_finished, is_finished, versions_of
 from fungi.store.blocks import BlockFolder, Manifest, Span
-from fungi.store.code_version import CodeVersion, current_version, difference, distinct, require_one
+from fungi.store.code_version import CodeVersion, current_version, difference, distinct, require_one_version
 from fungi.store.provenance import Provenance
 from fungi.store.shard import Shard
 from fungi.views.base import HasRemarks
@@ -131,7 +131,9 @@ def _settle_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -
     if others and settings.overwrite:
         blocks.drop(others)
     elif others:
-        require_one([*distinct(others.values()), current_version()], str(path), accept=settings.accept_other_versions)
+        require_one_version(
+            [*distinct(others.values()), current_version()], str(path), accept=settings.accept_other_versions
+        )
         logger.warning(f"{path}: accepted {counted(len(others), 'block')} of another version of the program.")
 
 

@@ -125,7 +125,7 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
     from fungi.store.foreign import load_array
     from fungi.store.provenance import write_provenance
     from fungi.store.reading import CLASS_NAMES, SAMPLE_IDS, TARGETS
-    from fungi.store.skeleton import laid_out
+    from fungi.store.skeleton import new_skeleton
 
     array = roles["features"]
     values = np.asarray(load_array(array.path, array.key))
@@ -146,7 +146,7 @@ def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels:
         arrays = {EMBEDDINGS: arrays["imported"], TARGETS: labels.astype(np.uint32)}
         texts = {SAMPLE_IDS: ids, CLASS_NAMES: names}
     with written_atomically(path) as temporary:
-        with laid_out() as skeleton, temporary.open("wb") as file:
+        with new_skeleton() as skeleton, temporary.open("wb") as file:
             write_provenance(skeleton.file, provenance)
             for name, rows in arrays.items():
                 skeleton.add(name, rows.shape, rows.dtype)

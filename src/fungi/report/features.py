@@ -17,7 +17,7 @@ from fungi.profiles import PROFILES
 from fungi.report.facts import Fact
 from fungi.store.differences import arguments_of
 from fungi.store.layout import EMBEDDINGS
-from fungi.store.provenance import WITNESSES
+from fungi.store.provenance import INFORMATION
 from fungi.views.base import InputSpec
 from fungi.views.plans import PUBLISHED
 
@@ -57,7 +57,7 @@ def identities(content: dict[str, Any]) -> dict[str, str]:
     """Return combination -> hash of its features: equal hashes mean the same computation on the same data."""
     facts: list[tuple[str, str]] = []
     for feature, entry in entries_of(content):
-        deciding = {name: value for name, value in (entry.get("provenance") or {}).items() if name not in WITNESSES}
+        deciding = {name: value for name, value in (entry.get("provenance") or {}).items() if name not in INFORMATION}
         text = json.dumps([deciding or entry.get("file"), entry.get("layer"), entry.get("array")], sort_keys=True)
         facts.append((feature, text))
     hashes = {}

@@ -1,1 +1,1 @@
-"""Blocks `[b p]` -> arrays `[n p]` on disk, with their provenance; and reading them back, refusing bad joins."""
+"""Store features: blocks `[b p]`, the files `[n p]` that are assembled from them, their provenance, and checked reads."""

@@ -11,7 +11,7 @@ from fungi.runtime.files import written_atomically
 from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
 from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
-from fungi.store.code_version import CodeVersion, distinct, require_one
+from fungi.store.code_version import CodeVersion, distinct, require_one_version
 from fungi.store.differences import difference_in_words
 from fungi.store.provenance import (
     SCHEMA_VERSION,
@@ -22,35 +22,35 @@ from fungi.store.provenance import (
     write_provenance,
 )
 from fungi.store.reading import CLASS_NAMES, SAMPLE_IDS, opened
-from fungi.store.skeleton import Skeleton, laid_out
+from fungi.store.skeleton import Skeleton, new_skeleton
 
 
 def check_finished(path: Path, manifest: Manifest) -> bool:
-    """Return whether the file that the manifest describes is finished.
+    """Return whether the file of the manifest is finished.
 
-    Raises FungiError if its place is taken by another file or a damaged one, with the difference and the way out.
+    Raises FungiError if another file or a damaged file has its path; the message states the difference.
     """
     if not path.exists():
         return False
     provenance, layers = _provenances(path)
     if provenance is None:
-        raise FungiError(f"{path} was not written by this program; move it away, or choose another --root.")
+        raise FungiError(f"{path} was not written by this program. Move it away, or choose another --root.")
     if provenance.schema_version != SCHEMA_VERSION:
         raise FungiError(
-            f"{path} was written by another version of this program (files of version {provenance.schema_version}, this"
-            f" one writes version {SCHEMA_VERSION}). Choose another --root, or give --overwrite."
+            f"{path} has the format of another version of this program ({provenance.schema_version}, but this version"
+            f" writes format {SCHEMA_VERSION}). Choose another --root, or use --overwrite."
         )
     planned_layers = {name: asdict(layer) for name, layer in manifest.layers.items()}
     existing = provenance.identity() | {"layers": layers}
     planned = manifest.provenance.identity() | {"layers": planned_layers}
     if existing == planned:
         return True
-    differs = difference_in_words(existing, planned)
-    raise FungiError(f"{differs}. {path} was computed in another way. Choose another --root, or give --overwrite.")
+    difference = difference_in_words(existing, planned)
+    raise FungiError(f"{difference}. {path} was computed in another way. Choose another --root, or use --overwrite.")
 
 
 def is_finished(path: Path, manifest: Manifest) -> bool:
-    """Return whether the file that the manifest describes exists; False for another or a damaged file in its place."""
+    """Return whether the file of the manifest is finished; False if another or a damaged file has its path."""
     try:
         return check_finished(path, manifest)
     except FungiError:
@@ -64,12 +64,13 @@ def versions_of(path: Path) -> list[CodeVersion]:
 
 
 def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
-    """Write the feature file from all its blocks, then remove them.
+    """Write the feature file from its blocks, then remove the blocks.
 
-    accept: whether blocks of different versions of this program may come into one file.
-    Raises FungiError if a block is missing or damaged, or if blocks are of two versions and this is not accepted.
-    Several processes may do this at once: they write equal files, and a process that misses blocks because another was
-    faster accepts the other's file.
+    accept: whether to accept blocks of different versions of this program in one file. Raises FungiError if a block is
+    missing or damaged, or if there are blocks of two versions and `accept` is not set.
+
+    Several processes may do this at once, and write equal files. If blocks are missing because another process was
+    faster, its file is accepted.
     """
     try:
         _write(blocks, path, accept=accept)
@@ -82,15 +83,15 @@ def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
 
 
 def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[list[BlockFolder], list[FungiError]]:
-    """Return the unfinished work below a root folder, and an error for each manifest that is damaged.
+    """Return the folders of blocks below a root, and an error for each damaged manifest.
 
-    dataset, backbone: look only at these; an empty name means all. Other processes may be finishing files: a folder
-    that disappears meanwhile is left out.
+    dataset, backbone: return only their folders; an empty name means all. Folders that other processes remove at the
+    same time are left out.
     """
     folders, errors = [], []
     for folder in sorted(_folders_with_manifest(root / "blocks")):
-        _, *names = folder.relative_to(root / "blocks").parts  # embeddings or gradients, dataset, backbone, ...
-        if any(name not in ("", own) for name, own in zip((dataset, backbone), names, strict=False)):
+        _, *names = folder.relative_to(root / "blocks").parts  # "embeddings" or "gradients", dataset, backbone, ...
+        if any(selected not in ("", name) for selected, name in zip((dataset, backbone), names, strict=False)):
             continue
         try:
             folders.append(BlockFolder.open(folder))
@@ -102,10 +103,10 @@ def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[li
 
 
 def _folders_with_manifest(top: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(top):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for folder, subfolders, files in os.walk(top):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         if MANIFEST in files:
-            yield Path(place)
+            yield Path(folder)
 
 
 def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
@@ -113,10 +114,10 @@ def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
     blocks.require_complete()
     origins = [blocks.origin(span) for span in blocks.manifest.spans()]
     code_versions = distinct(code_version for code_version, _ in origins)
-    require_one(code_versions, str(path), accept=accept)
+    require_one_version(code_versions, str(path), accept=accept)
     devices = sorted({device for _, device in origins if device})
     if len(devices) > 1:
-        logger.warning(f"{path}: its blocks were computed on {'; '.join(devices)}, whose roundings differ.")
+        logger.warning(f"{path}: its blocks were computed on {'; '.join(devices)}, which round differently.")
     provenance = replace(
         blocks.manifest.provenance,
         commit=code_versions[0].commit,
@@ -125,7 +126,7 @@ def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
         code_versions=[asdict(code_version) for code_version in code_versions],
     )
     with written_atomically(path) as temporary:
-        with laid_out() as skeleton:
+        with new_skeleton() as skeleton:
             write_provenance(skeleton.file, provenance)
             sample_ids = _write_rows(blocks, skeleton, temporary)
             for name, texts in ((SAMPLE_IDS, sample_ids), (CLASS_NAMES, blocks.manifest.class_names)):
@@ -135,7 +136,7 @@ def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
 
 
 def _write_rows(blocks: BlockFolder, skeleton: Skeleton, path: Path) -> list[str]:
-    """Write the arrays of all blocks to their places. Return the sample ids; empty if the blocks hold none."""
+    """Write the rows of all blocks. Return the sample ids; empty if the blocks have no ids."""
     sample_ids: list[str] = []
     with path.open("wb") as file:
         for block in blocks.read():

@@ -1,10 +1,10 @@
 """Banks of patches on disk: features `[n d]`, and the number of pixels of each class in each patch `[n c]`.
 
 The size of a bank is known before its first row is computed. Blocks have the states that `store.blocks` describes, but
-are written to their places in two plain files, and a small file marks each block that is on the disk. Nobody reads
-a whole bank at once: readers ask for windows of rows, and memory stays bounded whatever the size of the bank.
+they are written to their positions in two plain files, and a small file marks each finished block. Readers read windows
+of rows, so that the memory does not depend on the size of the bank.
 
-The mark of a block holds its checksums. A `Bank` checks them when it reads rows of the block for the first time, and
+The mark of a block contains its checksums. A `Bank` checks them when it reads rows of the block for the first time, and
 not again: a run reads the same rows many times. Older banks have empty marks; their rows are read without a check.
 """
 
@@ -33,8 +33,8 @@ _LABEL_WINDOW = 1 << 16
 class BankManifest:
     """Description of a bank, written before its first row.
 
-    provenance: everything that decides its numbers, and facts for people; ends: number of rows up to the end of each
-    block.
+    provenance: everything that decides the numbers of the bank, and information for people. ends: number of rows up to
+    the end of each block.
     """
 
     dim: int
@@ -45,18 +45,18 @@ class BankManifest:
 
     @property
     def rows(self) -> int:
-        """Return the number of rows, n."""
+        """Number of rows, n."""
         return self.ends[-1]
 
     @property
     def key(self) -> str:
-        """Return a name for this way of computing a bank: a hash of everything that decides it."""
+        """Hash of everything that decides the bank."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @runtime_checkable
 class Patches(Protocol):
-    """Features of patches that can be searched: they are read in windows of rows or as single rows."""
+    """Features of patches, for searches. They are read in windows of rows or as single rows."""
 
     rows: int
     dim: int
@@ -65,7 +65,7 @@ class Patches(Protocol):
         """Return features of single rows, float32."""
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """Yield all rows, `size` at a time, each window with its first row."""
+        """Yield windows of `size` rows, each with the index of its first row."""
 
 
 class PatchRows:
@@ -80,13 +80,13 @@ class PatchRows:
         return self._features[rows]
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """Yield all rows, `size` at a time, each window with its first row."""
+        """Yield windows of `size` rows, each with the index of its first row."""
         for start in range(0, self.rows, size):
             yield start, self._features[start : start + size]
 
 
 class Bank:
-    """A bank in its folder; some of its blocks may be missing."""
+    """A bank in its folder. Some of its blocks may be missing."""
 
     def __init__(self, folder: Path, manifest: BankManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -96,31 +96,31 @@ class Bank:
 
     @classmethod
     def create(cls, folder: Path, manifest: BankManifest) -> "Bank":
-        """Return the bank in a folder, created if it is missing. Raises FungiError if the folder holds another."""
+        """Return the bank in a folder; create it if it is missing. Raises FungiError if the folder has another bank."""
         bank = cls(folder, manifest)
         if not (folder / MANIFEST).exists():
             ensure_folder(folder / MARKS)
             for name, (width, dtype) in bank._sizes.items():
-                with (folder / name).open("ab") as file:  # several processes may be doing this
+                with (folder / name).open("ab") as file:  # other processes may do this at the same time
                     file.truncate(manifest.rows * width * dtype.itemsize)
             with written_once(folder / MANIFEST) as temporary:
                 temporary.write_text(_with_checksum(asdict(manifest)), encoding="utf-8")
         if read_manifest(folder) != manifest:
-            raise FungiError(f"{folder} holds a bank with other settings. Move this folder away and run again.")
-        for place in (folder, folder / MARKS):
-            remove_orphans(place)
+            raise FungiError(f"{folder} contains a bank with other settings. Move this folder away and run again.")
+        for path in (folder, folder / MARKS):
+            remove_orphans(path)
         return bank
 
     def missing(self) -> list[int]:
-        """Return the numbers of the blocks that are not on the disk yet."""
+        """Return the numbers of the missing blocks."""
         return [block for block in range(len(self.manifest.ends)) if not self._mark(block).exists()]
 
     def span(self, block: int) -> tuple[int, int]:
-        """Return the first row of a block, and the row after its last."""
+        """Return the first row of a block, and the row after its last row."""
         return (self.manifest.ends[block - 1] if block else 0), self.manifest.ends[block]
 
     def write(self, block: int, features: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n c"]) -> None:
-        """Write a block of rows to its place, and then its mark with the checksums."""
+        """Write the rows of a block to their position, and then the mark of the block with its checksums."""
         start, stop = self.span(block)
         assert features.shape == (stop - start, self.dim), (features.shape, start, stop, self.dim)
         assert labels.shape == (stop - start, self.classes)
@@ -138,19 +138,19 @@ class Bank:
             temporary.write_text(_with_checksum(checksums), encoding="utf-8")
 
     def features(self, start: int, stop: int) -> Float[np.ndarray, "n d"]:
-        """Return features of the rows `start:stop` in the dtype in which they are stored."""
+        """Return the features of the rows `start:stop` in their stored dtype."""
         return self._window(FEATURES, start, stop)
 
     def features_of(self, rows: Integer[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
-        """Return features of single rows, float32."""
-        return self._gathered(FEATURES, rows).astype(np.float32)
+        """Return the features of single rows, float32."""
+        return self._single_rows(FEATURES, rows).astype(np.float32)
 
     def labels_of(self, rows: Integer[np.ndarray, "*n"]) -> UInt16[np.ndarray, "*n c"]:
         """Return the pixel counts by class of single rows."""
-        return self._gathered(LABELS, rows)
+        return self._single_rows(LABELS, rows)
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
-        """Yield all rows, `size` at a time, each window with its first row."""
+        """Yield windows of `size` rows, each with the index of its first row."""
         for start in range(0, self.rows, size):
             yield start, self.features(start, min(start + size, self.rows))
 
@@ -160,13 +160,13 @@ class Bank:
             file.seek(start * width * dtype.itemsize)
             values = np.fromfile(file, dtype=dtype, count=(stop - start) * width)
         if values.size != (stop - start) * width:
-            raise FungiError(f"{self.folder / name} is shorter than its bank. Move it away and run again.")
+            raise FungiError(f"{self.folder / name} has too few rows for its bank. Move it away and run again.")
         if stop > start:
             self._check(name, np.array([start, stop - 1]), between=True)
         return values.reshape(-1, width)
 
-    def _gathered(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
-        """Return single rows; the file is mapped one window of rows at a time."""
+    def _single_rows(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
+        """Return single rows. One window of rows of the file is mapped at a time."""
         width, dtype = self._sizes[name]
         flat, values = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
         self._check(name, flat)
@@ -175,15 +175,15 @@ class Bank:
             start = int(window) * _LABEL_WINDOW
             shape = (min(_LABEL_WINDOW, self.rows - start), width)
             mapped = np.memmap(self.folder / name, dtype, "r", start * width * dtype.itemsize, shape)
-            inside = windows == window
-            values[inside] = mapped[flat[inside] - start]
+            in_window = windows == window
+            values[in_window] = mapped[flat[in_window] - start]
         return values.reshape(*rows.shape, width)
 
     def _check(self, name: str, rows: Integer[np.ndarray, " m"], *, between: bool = False) -> None:
-        """Compare the blocks of some rows with their checksums, each block once.
+        """Compare the blocks of some rows with their checksums. Each block is checked only once.
 
-        between: also the blocks between that of the first row and that of the last. Raises DamagedFileError for a block
-        that is not as it was written.
+        between: also check the blocks between the first and the last row. Raises DamagedFileError for a block whose
+        content has changed.
         """
         checked = self._checked[name]
         if checked.all():
@@ -218,11 +218,11 @@ class Bank:
 
 
 def open_bank(folder: Path) -> Bank:
-    """Return a complete bank. Raises FungiError if the folder has no bank, or one with missing blocks."""
+    """Return the bank in a folder. Raises FungiError if there is no bank, or if blocks are missing."""
     bank = Bank(folder, read_manifest(folder))
     if missing := len(bank.missing()):
         raise FungiError(
-            f"the bank {folder} is not finished: it lacks {counted(missing, 'block')}. Run fungi segment again."
+            f"the bank {folder} is not finished: {counted(missing, 'block')} missing. Run fungi segment again."
         )
     return bank
 
@@ -237,8 +237,8 @@ def read_manifest(folder: Path) -> BankManifest:
 
 
 def _with_checksum(values: dict[str, Any]) -> str:
-    """Return a record as JSON, with its own checksum."""
-    values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
+    """Return a record as JSON, with a checksum."""
+    values = json.loads(json.dumps(values))  # converts tuples to lists, so that the checksum fits the written text
     return json.dumps(values | {"checksum": checksum_of_record(values)}, sort_keys=True, indent=1)
 
 
@@ -250,5 +250,5 @@ def _read_record(path: Path) -> dict[str, Any]:
     return {name: value for name, value in raw.items() if name != "checksum"}
 
 
-def _damaged(path: Path, what: str) -> DamagedFileError:
-    return DamagedFileError(f"{path} is damaged ({what}). Move the folder of this bank away and run again.")
+def _damaged(path: Path, reason: str) -> DamagedFileError:
+    return DamagedFileError(f"{path} is damaged ({reason}). Move the folder of this bank away and run again.")

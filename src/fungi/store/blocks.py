@@ -1,30 +1,31 @@
 """Blocks: the unit of work, from the first row to the finished file.
 
-The life of a block, here and in the other stores of blocks:
+The states of a block, here and in the other stores of blocks:
 
-1. *missing*: there is no file with its name. A resumed run, a shard of a job array, a requeued job and a repeated
-   command all do the same: they compute the missing blocks.
-2. *computed*: in memory, independently of every other block.
-3. *written*: under a temporary name that says which process writes it, flushed to the disk, then renamed. It is never
-   rewritten. A process that is killed leaves at most a temporary file, which nobody reads and which `remove_orphans`
-   removes: stages in the folders that they write to, `fungi merge` and `fungi clean` below the root.
-4. *assembled*: once no block is missing, any process may write the feature file, again under a temporary name. Several
-   may do so at once; they write the same bytes.
-5. *removed*: the folder is renamed to a name that means "removed", then deleted.
+1. *missing*: the file of the block does not exist. A resumed run, a shard of a job array, a requeued job and a repeated
+   command all compute the missing blocks.
+2. *computed*: the block is in memory. It does not depend on other blocks.
+3. *written*: the file of the block is written under a temporary name that contains the process, flushed to the disk,
+   and renamed. It is never written again. A killed process leaves at most a temporary file, which nobody reads.
+   `remove_orphans` removes it: stages call it for the folders to which they write, and `fungi merge` and `fungi clean`
+   for all folders below the root.
+4. *assembled*: when no block is missing, any process can write the feature file, again under a temporary name. If
+   several processes do so at once, they write the same bytes.
+5. *removed*: the folder of the blocks is renamed (`removed_name`), and then deleted.
 
-A folder of blocks belongs to one feature file and one way of computing it (its key); `manifest.json` in it holds all
-that is needed to assemble the file, so that a merge needs neither model nor data. A block says to which key and place
-it belongs, and has a checksum, so that a damaged, foreign or misplaced block is refused.
+A folder of blocks belongs to a feature file and the settings that decide its numbers (`Manifest.key`). Its
+`manifest.json` contains everything that is necessary to assemble the file, so that a merge needs neither model nor
+data. A block stores its key, its rows and a checksum, so that a damaged block, or a block of another file, is refused.
 
-The other stores differ in three of the five:
+The other stores differ in some states:
 
-* a bank (`store.banks`): a block is written to its place in two files, and the file that marks it is written as in 3;
-  the bank is complete when no mark is missing, so that nothing is assembled;
-* the scores of a segmentation (`segmentation.scoring`): the matrices of all blocks are read and added up;
-* the index of `fungi similar` (`similar.index`): one file holds all pictures. It is written again as a whole when
-  pictures are missing in it, or have changed.
+* a bank (`store.banks`): the rows of a block are written to their position in two files, and then a mark is written as
+  in 3. The bank is complete when no mark is missing, so nothing is assembled;
+* the scores of a segmentation (`segmentation.scoring`): the matrices of all blocks are read and added;
+* the index of `fungi similar` (`similar.index`): one file contains all pictures. It is written again when pictures are
+  missing in it, or have changed.
 
-In all of them temporary names come from `runtime.files` and orphans go by `runtime.owner`, when a store is opened.
+All stores take temporary names from `runtime.files`, and remove orphans (`runtime.owner`) when they are opened.
 """
 
 import hashlib
@@ -50,9 +51,9 @@ from fungi.store.tensors import CHECKSUM, checksum_of_tensors
 
 MANIFEST = "manifest.json"
 ATTEMPTS = 20
-"""Maximum number of attempts to write a file, while other processes remove its folder."""
+"""Maximum number of attempts to write a file while other processes remove its folder."""
 _SAMPLE_IDS = "sample_ids"
-"""Key in a block of the sample ids of its rows, stored as JSON in UTF-8."""
+"""Name in a block of the sample ids of its rows, stored as JSON in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Description of a feature file, written before it: path below the root, provenance, layers, rows per block.
+    """Description of a feature file, written before its first block.
 
-    class_names: names of the labels, for the file; empty where they are not known.
+    file: path below the root. block_size: rows per block. class_names: names of the labels; empty if not known.
     """
 
     file: str
@@ -82,7 +83,7 @@ class Manifest:
 
     @property
     def key(self) -> str:
-        """Return a name for this way of computing the file: a hash of everything that decides the numbers."""
+        """Hash of everything that decides the numbers of the file."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:
@@ -93,7 +94,9 @@ class Manifest:
     def spans(self) -> list[Span]:
         """Return the rows of all blocks, in order."""
         starts = range(0, self.provenance.rows, self.block_size)
-        return [Span(i, start, min(start + self.block_size, self.provenance.rows)) for i, start in enumerate(starts)]
+        return [
+            Span(index, start, min(start + self.block_size, self.provenance.rows)) for index, start in enumerate(starts)
+        ]
 
     def to_json(self) -> str:
         """Return the manifest as text, with a checksum."""
@@ -119,7 +122,7 @@ class Manifest:
 class Block:
     """The content of one block.
 
-    arrays: one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: ids of the rows, if the file holds ids.
+    arrays: one entry per row of the span, `[b d]` or `[b k d]`. sample_ids: ids of the rows; empty without ids.
     """
 
     span: Span
@@ -135,16 +138,16 @@ class BlockFolder:
 
     @classmethod
     def create(cls, folder: Path, manifest: Manifest) -> "BlockFolder":
-        """Return the folder for a manifest; write the manifest if it is missing or damaged, and remove orphans."""
+        """Return the blocks for a manifest. Write the manifest if it is missing or damaged, and remove orphans."""
         blocks = cls(folder, manifest)
         remove_orphans(folder)
         remove_orphans(folder.parent)
-        blocks._put_manifest()
-        with suppress(FileNotFoundError):  # removed by a process that finished the file
+        blocks._write_manifest()
+        with suppress(FileNotFoundError):  # another process has finished the file and removed the folder
             try:
                 cls.open(folder)
             except FungiError:
-                blocks._put(folder / MANIFEST, manifest.to_json().encode())
+                blocks._write_file(folder / MANIFEST, manifest.to_json().encode())
         return blocks
 
     @classmethod
@@ -160,7 +163,7 @@ class BlockFolder:
                 raise ValueError(f"it describes blocks with the key {manifest.key}")
         except (ValueError, KeyError, TypeError) as error:
             raise FungiError(
-                f"{path} is damaged ({error}). Run the stage of that file again: it rewrites the manifest."
+                f"{path} is damaged ({error}). Run the stage of this file again: it writes the manifest again."
             ) from None
         return cls(folder, manifest)
 
@@ -176,11 +179,13 @@ class BlockFolder:
         *,
         computed_on: str = "",
     ) -> None:
-        """Store a finished block, with the version of the program that computed it.
+        """Write a computed block, with the version of this program; do nothing if its file exists.
 
-        arrays: every array has one entry per row of the span, `[b d]` or `[b k d]`; sample_ids: ids of these
-        rows, if the file holds ids; computed_on: kind of device, for information only. If another process assembles the
-        file in the meantime, this recreates the folder; the stage removes it at its end.
+        arrays: one entry per row of the span, `[b d]` or `[b k d]`. sample_ids: ids of these rows, if the file has ids.
+        computed_on: model of the device, for information only.
+
+        If another process assembles the file in the meantime, this creates the folder again; the stage removes it at
+        its end.
         """
         assert all(len(values) == len(span) for values in arrays.values())
         if self._path(span).exists():
@@ -196,11 +201,11 @@ class BlockFolder:
             "computed_on": computed_on,
         }
         content = save(tensors, labels | {CHECKSUM: checksum_of_tensors(tensors, labels)})
-        self._put_manifest()
-        self._put(self._path(span), content)
+        self._write_manifest()
+        self._write_file(self._path(span), content)
 
     def origin(self, span: Span) -> tuple[CodeVersion, str]:
-        """Return the code version that computed a block, and the kind of device.
+        """Return the code version that computed a block, and the model of the device.
 
         Raises FungiError if the block can't be read, FileNotFoundError if it is missing.
         """
@@ -211,7 +216,7 @@ class BlockFolder:
         """Return the code version of each existing block. Raises FungiError for a block that can't be read."""
         versions = {}
         for span in self.manifest.spans():
-            with suppress(FileNotFoundError):  # not there yet, or another process finished the file
+            with suppress(FileNotFoundError):  # missing, or another process has finished the file
                 versions[span], _ = self.origin(span)
         return versions
 
@@ -223,7 +228,7 @@ class BlockFolder:
     def read(self) -> Iterator[Block]:
         """Yield all blocks in row order.
 
-        Raises FungiError with the missing blocks, or for a block that is damaged or belongs to another file.
+        Raises FungiError if blocks are missing, or if a block is damaged or belongs to another file.
         """
         self.require_complete()
         for span in self.manifest.spans():
@@ -233,37 +238,37 @@ class BlockFolder:
             texts = tensors.pop(_SAMPLE_IDS, None)
             sample_ids = [] if texts is None else json.loads(texts.tobytes())
             if any(len(values) != len(span) for values in tensors.values()):
-                raise self._unreadable(span, f"it does not hold {counted(len(span), 'row')}")
+                raise self._unreadable(span, f"it does not have {counted(len(span), 'row')}")
             yield Block(span, tensors, sample_ids)
 
     def remove(self) -> None:
-        """Remove the folder; other processes may be doing the same.
+        """Remove the folder. Other processes may do this at the same time.
 
-        It is renamed first, so that a killed process never leaves an incomplete folder under the proper name.
+        The folder is renamed first, so that a killed process does not leave an incomplete folder under its name.
         """
-        with suppress(OSError):  # removed already
+        with suppress(OSError):  # another process has removed it
             self.folder.rename(removed_name(self.folder))
         remove_orphans(self.folder.parent)
 
     def require_complete(self) -> None:
-        """Raise FungiError with the missing blocks and their rows, if any is missing."""
+        """Raise FungiError with the missing blocks and their rows, if blocks are missing."""
         missing = self.missing()
         if missing:
-            shown = ", ".join(f"{span.index} (rows {span.start}-{span.stop - 1})" for span in missing[:8])
+            blocks = ", ".join(f"{span.index} (rows {span.start}-{span.stop - 1})" for span in missing[:8])
             more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
             raise FungiError(
-                f"{self.manifest.file} can't be assembled: {len(missing)} of "
-                f"{counted(len(self.manifest.spans()), 'block')} are "
-                f"missing: {shown}{more}. Run the stage again with the shards that compute them."
+                f"{self.manifest.file} can't be assembled: {len(missing)} of"
+                f" {counted(len(self.manifest.spans()), 'block')} are missing: {blocks}{more}. Run the stage again with"
+                " the shards that compute them."
             )
 
-    def _put_manifest(self) -> None:
+    def _write_manifest(self) -> None:
         path = self.folder / MANIFEST
         if not path.exists():
-            self._put(path, self.manifest.to_json().encode())
+            self._write_file(path, self.manifest.to_json().encode())
 
-    def _put(self, path: Path, content: bytes) -> None:
-        """Write a file of the folder, which another process may remove at any moment once all work is done."""
+    def _write_file(self, path: Path, content: bytes) -> None:
+        """Write a file of the folder. Try again if another process, which has finished the file, removes the folder."""
         for attempt in range(ATTEMPTS):
             try:
                 with written_atomically(path) as temporary:
@@ -274,7 +279,10 @@ class BlockFolder:
                     raise
 
     def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Return the tensors (none without `arrays`) and labels of a block. Raises FungiError if it has other rows."""
+        """Return the tensors and labels of a block. Raises FungiError if it has other rows.
+
+        arrays: whether to read the tensors; if not, only the labels are read.
+        """
         path = self._path(span)
         try:
             with safe_open(path, "np") as file:

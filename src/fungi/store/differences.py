@@ -1,23 +1,27 @@
-"""Describe the differences between two records for people: causes without their consequences, long texts shortened."""
+"""Describe the differences between two records for people: only the causes, with shortened hashes."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 _ARGUMENT = re.compile(r"(\w+)=(\([^()]*\)|[^,()]+)")
-_FOLLOWS = ("input", "weights_hash", "support_hash", "dataset_fingerprint", "projection_hash")
-"""Facts that follow from others. They are named only if no other fact differs."""
+_CONSEQUENCES = ("input", "weights_hash", "support_hash", "dataset_fingerprint", "projection_hash")
+"""Entries that follow from other entries. They are named only if no other entry differs."""
 _HASH = re.compile(r"[0-9a-f]{24,}")
 ABSENT = "absent"
 
 
 def arguments_of(text: str) -> dict[str, str]:
-    """Return the arguments in a text like `Views(size=224, crops=(1, 2))`, by name."""
+    """Return the arguments, by name, in a text such as `Views(size=224, crops=(1, 2))`."""
     return dict(_ARGUMENT.findall(text))
 
 
 def differing_parts(old: Any, new: Any) -> tuple[Any, Any]:
-    """Return both values; of dictionaries only entries that differ, of texts like calls only arguments that differ."""
+    """Return the differing parts of both values.
+
+    These are the differing entries of dictionaries, the differing arguments of texts such as `Views(size=224)`, and the
+    values themselves in other cases.
+    """
     if isinstance(old, str) and isinstance(new, str) and arguments_of(old) and arguments_of(new):
         before, after = differing_parts(arguments_of(old), arguments_of(new))
         return _as_arguments(before), _as_arguments(after)
@@ -31,11 +35,11 @@ def _as_arguments(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items()) or "nothing else"
 
 
-def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return the differences of two nested records, as in `profile: clean -> published; temperature: 3 -> 15`."""
-    old, new = _flat(there), _flat(here)
+def difference_in_words(old_record: Mapping[str, Any], new_record: Mapping[str, Any]) -> str:
+    """Return the differences of two nested records, e.g. `profile: clean -> published; temperature: 3 -> 15`."""
+    old, new = _flat(old_record), _flat(new_record)
     differing = [name for name in {**old, **new} if old.get(name, ABSENT) != new.get(name, ABSENT)]
-    causes = [name for name in differing if name.rpartition(".")[2] not in _FOLLOWS] or differing
+    causes = [name for name in differing if name.rpartition(".")[2] not in _CONSEQUENCES] or differing
     changes = []
     for name in causes:
         before, after = map(shortened, differing_parts(old.get(name, ABSENT), new.get(name, ABSENT)))
@@ -44,12 +48,12 @@ def difference_in_words(there: Mapping[str, Any], here: Mapping[str, Any]) -> st
 
 
 def shortened(value: Any) -> Any:
-    """Return the beginning of a hash; anything else as it is."""
+    """Return the first twelve digits of a hash; return other values unchanged."""
     return value[:12] if isinstance(value, str) and _HASH.fullmatch(value) else value
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as a flat one, with dotted names."""
+    """Return nested dictionaries as one flat dictionary with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}

@@ -1,7 +1,7 @@
-"""Arrays in files of other programs: .npy, .npz, PyTorch files (tensors alone, nothing is executed) and HDF5.
+"""Read arrays in files of other programs: .npy, .npz, PyTorch files (only tensors; no code is executed) and HDF5.
 
-The format is read from the first bytes of a file, not from its name. A file that can't be read is reported and never
-called something to delete: it may be the only copy.
+The first bytes of a file determine its format, not its name. Messages about damaged files never advise to delete them,
+because they may be the only copies.
 """
 
 import zipfile
@@ -21,26 +21,26 @@ from fungi.store.reading import TARGETS, FeatureArray, open_array, open_hdf5, re
 
 Format = Literal["HDF5", "npy", "npz", "PyTorch"]
 FEATURE_KEYS = ("embeddings", "features", "feats", "image_features", "x", "X")
-"""Names that other programs give to the one array of features, in the order in which they are looked for."""
+"""Usual names of features in files of other programs; the first name in a file counts."""
 TARGET_KEYS = (TARGETS, "labels", "label", "target", "y", "Y")
-"""The same for labels."""
-WHOLE_FILE = ""
-"""Key of the only array of a file that has no keys (.npy, a saved tensor)."""
+"""Usual names of labels in files of other programs; the first name in a file counts."""
+NO_KEY = ""
+"""Key of the only array of a file without keys (.npy, a saved tensor)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignArray(FeatureArray):
-    """One array `[n d]` of a file that is not HDF5; it is held in memory while it is used."""
+    """An array `[n d]` of a file that is not HDF5. It stays in memory while it is used."""
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
-        """Return the rows `start` to `stop`."""
+        """Return the rows `start:stop`."""
         return np.array(load_array(self.path, self.key)[start:stop], dtype=np.float32)  # a copy: files are read-only
 
 
 def format_of(path: Path) -> Format:
     """Return the format of a file, by its first bytes. Raises FungiError for a format that is not supported."""
     if not path.is_file():
-        raise MissingFilesError(f"{path} is not there. Check the path; of an array in a file write FILE:KEY.")
+        raise MissingFilesError(f"{path} does not exist. Check the path. For an array in a file, write FILE:KEY.")
     with path.open("rb") as file:
         head = file.read(8)
     if head == b"\x89HDF\r\n\x1a\n":
@@ -56,8 +56,8 @@ def format_of(path: Path) -> Format:
     if head.startswith(b"\x80") and path.suffix in (".pt", ".pth", ".bin"):
         return "PyTorch"
     raise FungiError(
-        f"{path} is no file of arrays: it is none of HDF5, .npy, .npz and PyTorch's .pt, or its beginning is damaged."
-        " It is left as it is; check that it was copied in full."
+        f"{path} is not an HDF5, .npy, .npz or .pt file, or its beginning is damaged. Check that it was copied"
+        " completely. The file was not changed."
     )
 
 
@@ -85,7 +85,7 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_array(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
-    """Return a whole array; texts as a numpy array of str. Raises FungiError if the file has no such array."""
+    """Return an array; texts become an array of str. Raises FungiError if the file does not have the array."""
     if format_of(path) == "HDF5":
         with _hdf5(path) as file:
             if not isinstance(file.get(key), h5py.Dataset):
@@ -98,28 +98,28 @@ def load_array(path: Path, key: str) -> Shaped[np.ndarray, "..."]:
     return arrays[key]
 
 
-def choose_key(path: Path, usual: tuple[str, ...], dimensions: int) -> str:
-    """Return the key of an array that the user did not name: a usual name, or the key of the only array.
+def choose_key(path: Path, usual_keys: tuple[str, ...], dimensions: int) -> str:
+    """Return the key of an array that the user did not name: a usual key, or the key of the only possible array.
 
-    dimensions: number of axes of the array. Raises FungiError with the arrays of the file if several could be meant.
+    dimensions: number of axes of the array. Raises FungiError if several arrays are possible.
     """
     shapes = shapes_of(path)
-    fitting = [key for key, shape in shapes.items() if len(shape) == dimensions]
-    for key in (*usual, *([] if len(fitting) != 1 else fitting)):
+    possible = [key for key, shape in shapes.items() if len(shape) == dimensions]
+    for key in (*usual_keys, *(possible if len(possible) == 1 else ())):
         if key in shapes:
             return key
-    raise FungiError(f"{path} holds {_listed(shapes)}: say which array is meant, as in {path}:KEY.")
+    raise FungiError(f"{path} contains {_names_and_shapes(shapes)}. Name the array: {path}:KEY.")
 
 
-def open_any(path: Path, key: str | None = None, usual: tuple[str, ...] = FEATURE_KEYS) -> FeatureArray:
-    """Open the array `[n d]` of a file of any format; without a key the one with a usual name, or the only one."""
-    kind = format_of(path)
-    key = choose_key(path, usual, 2) if key is None else key
-    if kind == "HDF5":
+def open_any(path: Path, key: str | None = None, usual_keys: tuple[str, ...] = FEATURE_KEYS) -> FeatureArray:
+    """Return an array `[n d]` of a file of any format; without a key, the array that `choose_key` returns."""
+    file_format = format_of(path)
+    key = choose_key(path, usual_keys, 2) if key is None else key
+    if file_format == "HDF5":
         return open_array(path, key)
     shape = np.shape(load_array(path, key))
     if len(shape) != 2:
-        raise FungiError(f"{path}: array {key!r} has shape {shape}, expected [rows features].")
+        raise FungiError(f"{path}: array {key!r} has shape {shape}, but features have shape [n d].")
     return ForeignArray(path=path, key=key, rows=shape[0], dim=shape[1], provenance=None, layer=None)
 
 
@@ -134,7 +134,7 @@ def targets_of(text: str | Path) -> Integer[np.ndarray, " n"]:
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iu" or labels.size != labels.shape[0]:
         raise FungiError(
-            f"{path}:{key} holds {labels.dtype} of shape {labels.shape}, expected one whole number per row as labels."
+            f"{path}:{key} contains {labels.dtype} of shape {labels.shape}, but labels are one whole number per row."
         )
     return labels.reshape(-1).astype(np.int64)
 
@@ -153,18 +153,18 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, modified_ns: int) -> Mapping[str, np.ndarray]:
-    kind = format_of(path)
+    file_format = format_of(path)
     try:
-        if kind == "npy":
-            return {WHOLE_FILE: np.load(path, mmap_mode="r", allow_pickle=False)}
-        if kind == "npz":
+        if file_format == "npy":
+            return {NO_KEY: np.load(path, mmap_mode="r", allow_pickle=False)}
+        if file_format == "npz":
             with np.load(path, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         return dict(_tensors(_torch_content(path), ""))
     except FungiError:
         raise
     except Exception as error:
-        raise _unreadable(path, kind, error) from None
+        raise _unreadable(path, file_format, error) from None
 
 
 def _arrays(path: Path) -> Mapping[str, np.ndarray]:
@@ -180,7 +180,7 @@ def _torch_content(path: Path) -> Any:
         if "weights_only" not in str(error) and "Unsupported" not in str(error):
             raise
         raise FungiError(
-            f"{path} holds more than tensors, and reading it could execute code. Save the tensors alone:"
+            f"{path} contains more than tensors, and reading it could execute code. Save only the tensors:"
             " torch.save({'features': features, 'labels': labels}, 'features.pt')."
         ) from None
 
@@ -198,17 +198,22 @@ def _tensors(content: Any, key: str) -> list[tuple[str, np.ndarray]]:
     return [pair for name, part in parts for pair in _tensors(part, f"{key}/{name}" if key else str(name))]
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> FungiError:
+def _unreadable(path: Path, file_format: str, error: Exception) -> FungiError:
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return FungiError(
-        f"{path} can't be read as {kind} ({reason}). It is left as it is; check that it was copied in full."
+        f"{path} can't be read as {file_format} ({reason}). Check that it was copied completely. The file was not"
+        " changed."
     )
 
 
 def _no_such_array(path: Path, key: str) -> FungiError:
-    return FungiError(f"{path} holds no array {key!r}. It holds {_listed(shapes_of(path))}. Write FILE:KEY.")
+    content = _names_and_shapes(shapes_of(path))
+    return FungiError(f"{path} has no array {key!r}. It contains {content}. Write FILE:KEY.")
 
 
-def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    shown = [f"{key or 'one array'} {list(shape)}" for key, shape in list(shapes.items())[:12]]
-    return ", ".join(shown) + (", ..." if len(shapes) > 12 else "") if shown else "no array"
+def _names_and_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Return a text with the first twelve arrays of a file."""
+    texts = [f"{key or 'one array'} {list(shape)}" for key, shape in list(shapes.items())[:12]]
+    if len(shapes) > 12:
+        texts.append("...")
+    return ", ".join(texts) or "no array"

@@ -1,11 +1,10 @@
-"""Refusals: which feature arrays may be joined, judged by their provenances.
+"""Check by their provenances whether feature arrays may be used together.
 
-Two directions, two sets of facts that have to be equal:
-
-* side by side - different features of one split, concatenated: the same rows of the same dataset, seen by the same
-  weights; gradients also of the same layer through the same projection;
-* one above the other - one feature of two splits, where one is fitted and the other scored: the same weights, layer,
-  projection, objective, heads.
+* Different features of one split are concatenated. They need the same rows, dataset and weights, and gradients need the
+  same layer and projection (`SAME_SPLIT`).
+* One feature of two splits is fitted on one split and scored on the other. Both need the same weights, layer,
+  projection, objective and heads (`SAME_FEATURE`).
+* Scores of several runs are averaged. The runs need the same settings, but different seeds (`SAME_SETTINGS`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,11 +18,11 @@ from fungi.store.reading import FeatureArray
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact that has to be equal. of: function that returns it; way_out: what the user can do if it differs."""
+    """A fact about arrays that has to be equal. of: function that returns it. advice: what to do if it differs."""
 
     name: str
     of: Callable[[FeatureArray], Any]
-    way_out: str = "Extract both with the same settings."
+    advice: str = "Extract both with the same settings."
 
 
 def _from_provenance(field: str) -> Callable[[FeatureArray], Any]:
@@ -35,12 +34,12 @@ def _from_layer(field: str) -> Callable[[FeatureArray], Any]:
 
 
 def _seed_of_gradients(array: FeatureArray) -> int | None:
-    """Embeddings involve no randomness, so that their seed joins with any."""
+    """Return the seed of gradients; None for embeddings, which do not depend on the seed."""
     return None if array.provenance is None or array.layer is None else array.provenance.seed
 
 
-def _drawn_weights(array: FeatureArray) -> bool:
-    """Return whether the weights were drawn from the run's seed, so that they differ as seeds do."""
+def _has_random_weights(array: FeatureArray) -> bool:
+    """Return whether the weights were drawn from the seed, so that they differ between seeds."""
     return array.provenance is not None and array.provenance.weights_source.startswith("random")
 
 
@@ -55,19 +54,19 @@ _SAME_GRADIENT = (
     Fact("bias", _from_layer("bias")),
     Fact("projection", _from_layer("projection_hash"), "Pass the same --projection-matrix to both extractions."),
 )
-SIDE_BY_SIDE = (
+SAME_SPLIT = (
     *_SAME_MODEL,
     Fact("input", _from_provenance("input")),
     Fact("split", _from_provenance("split")),
     Fact(
         "dataset fingerprint",
         _from_provenance("dataset_fingerprint"),
-        "The rows are not the same samples in one order, or their content was changed in between.",
+        "The rows are other samples, or in another order, or the content of samples has changed.",
     ),
-    Fact("row count", lambda array: array.rows, "They have to hold the same samples in the same order."),
+    Fact("row count", lambda array: array.rows, "Both need the same samples in the same order."),
     *_SAME_GRADIENT,
 )
-ONE_ABOVE_THE_OTHER = (
+SAME_FEATURE = (
     *_SAME_MODEL,
     Fact("feature", _from_provenance("feature")),
     Fact("feature size", lambda array: array.dim),
@@ -83,9 +82,12 @@ ONE_ABOVE_THE_OTHER = (
     Fact("supporting data (negatives, prototypes)", _from_provenance("support_hash")),
 )
 
-RUN_BESIDE_RUN = (
+SAME_SETTINGS = (
     Fact("backbone", _from_provenance("backbone")),
-    Fact("backbone weights", lambda array: None if _drawn_weights(array) else _from_provenance("weights_hash")(array)),
+    Fact(
+        "backbone weights",
+        lambda array: None if _has_random_weights(array) else _from_provenance("weights_hash")(array),
+    ),
     Fact("profile", _from_provenance("profile")),
     Fact("dataset", _from_provenance("dataset")),
     Fact("input", _from_provenance("input")),
@@ -98,38 +100,40 @@ RUN_BESIDE_RUN = (
 def check_splits(splits: Mapping[str, Mapping[str, FeatureArray]]) -> None:
     """Raise RefusedJoinError unless the features of all splits may be joined.
 
-    splits: split -> feature name -> array. The same feature names in every split.
+    splits: split -> feature name -> array. All splits have the same feature names.
     """
     for features in splits.values():
-        _check_equal(features.values(), SIDE_BY_SIDE)
+        _check_equal(features.values(), SAME_SPLIT)
     first, *others = splits.values()
     for other in others:
         for name, array in first.items():
-            _check_equal([array, other[name]], ONE_ABOVE_THE_OTHER)
+            _check_equal([array, other[name]], SAME_FEATURE)
 
 
 def check_runs(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
-    """Raise RefusedJoinError unless the runs are equal extractions with different seeds: a mean of others says nothing.
+    """Raise RefusedJoinError unless the runs are extractions with the same settings and different seeds.
+
+    Otherwise, a mean over the runs would have no meaning.
 
     runs: root folder -> split -> feature name -> array.
     """
-    (first, splits), *others = runs.items()
-    for other, others_splits in others:
-        for split, features in splits.items():
-            here = others_splits.get(split, {})
-            if features.keys() != here.keys():
+    (first_root, first_splits), *others = runs.items()
+    for root, splits in others:
+        for split, first_features in first_splits.items():
+            features = splits.get(split, {})
+            if first_features.keys() != features.keys():
                 raise RefusedJoinError(
-                    f"features differ: {', '.join(features)} in {first}, {', '.join(here)} in {other} ({split})."
-                    " Name those to evaluate with --features."
+                    f"features differ: {', '.join(first_features)} in {first_root}, {', '.join(features)} in {root}"
+                    f" ({split}). Name the features to evaluate with --features."
                 )
-            for name, array in features.items():
-                _check_equal([array, here[name]], RUN_BESIDE_RUN)
+            for name, array in first_features.items():
+                _check_equal([array, features[name]], SAME_SETTINGS)
     _refuse_copies(runs)
 
 
 def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
-    """Raise RefusedJoinError for two folders whose gradients have the same seed and projection: they are copies."""
-    seen: dict[Any, str] = {}
+    """Raise RefusedJoinError if the gradients in two folders have the same seed and projection and so are copies."""
+    root_of: dict[Any, str] = {}
     for root, splits in runs.items():
         features = next(iter(splits.values()))
         origin = tuple(
@@ -137,32 +141,32 @@ def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]])
             for name, array in features.items()
             if array.provenance and array.layer
         )
-        if origin and origin in seen:
+        if origin and origin in root_of:
             raise RefusedJoinError(
-                f"{seen[origin]} and {root} hold the same extraction, of one seed and projection: a deviation over"
-                " copies says nothing. Name folders of different seeds."
+                f"{root_of[origin]} and {root} contain the same extraction, with the same seed and projection. A"
+                " deviation over copies has no meaning. Name folders of different seeds."
             )
-        seen[origin] = root
+        root_of[origin] = root
 
 
 def check_targets(rows: int, targets_path: object, array: FeatureArray) -> None:
-    """Raise RefusedJoinError if there are more or fewer labels than feature rows."""
+    """Raise RefusedJoinError if the numbers of labels and feature rows differ."""
     if rows != array.rows:
         raise RefusedJoinError(
             f"row count differs: {rows} in {targets_path}:targets, {array.rows} in {array}."
-            " Labels and features have to be of the same split."
+            " Labels and features must belong to the same split."
         )
 
 
 def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
-    """Compare each array with the first array that records the fact; arrays that do not record it are not compared."""
-    listed = list(arrays)
+    """Raise RefusedJoinError if a fact differs between arrays. Arrays that do not record the fact are not compared."""
+    arrays = list(arrays)
     for fact in facts:
-        known = [(array, fact.of(array)) for array in listed if fact.of(array) is not None]
-        for array, value in known[1:]:
-            reference, expected = known[0]
-            if value != expected:
-                first, second = (shortened(part) for part in differing_parts(expected, value))
+        values = [(array, fact.of(array)) for array in arrays if fact.of(array) is not None]
+        for array, value in values[1:]:
+            first_array, first_value = values[0]
+            if value != first_value:
+                first_part, part = (shortened(part) for part in differing_parts(first_value, value))
                 raise RefusedJoinError(
-                    f"{fact.name} differs: {first!r} in {reference}, {second!r} in {array}. {fact.way_out}"
+                    f"{fact.name} differs: {first_part!r} in {first_array}, {part!r} in {array}. {fact.advice}"
                 )

@@ -1,4 +1,4 @@
-"""Paths of all files below the root folder. No other module builds such a path (docs/files.md describes the files)."""
+"""Paths of all files below the root folder. Only this module builds such paths (docs/files.md describes the files)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Layout:
         return self.root.joinpath("embeddings", dataset, backbone, f"{split}.h5")
 
     def gradients(self, dataset: str, backbone: str, objective: str, split: str) -> Path:
-        """Return the file of the projected gradients of an objective for a split; it has one array per layer."""
+        """Return the file of the projected gradients of an objective for a split. It has one array per layer."""
         return self.root.joinpath("gradients", dataset, backbone, f"{objective}-{split}.h5")
 
     def features(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
@@ -37,24 +37,24 @@ class Layout:
         return self.gradients(dataset, backbone, feature, split)
 
     def objectives(self, dataset: str, backbone: str, split: str) -> list[str]:
-        """Return the objectives that have gradients of a split, in this layout or in that of the original harness."""
+        """Return the objectives with gradients of a split, in this layout or in the layout of the original harness."""
         ending = f"-{split}.h5"
         folders = (self.root / "gradients" / dataset / backbone, self._original(dataset, backbone))
         files = [path for folder in folders for path in sorted(folder.glob(f"*{ending}"))]
         return list(dict.fromkeys(path.name.removesuffix(ending) for path in files))
 
     def _original(self, dataset: str, backbone: str) -> Path:
-        """Return the folder in which the original harness keeps gradients; its paths have no level `gradients`."""
+        """Return the folder of gradients of the original harness. Its paths have no level `gradients`."""
         return self.root / dataset / backbone
 
     def existing(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
-        """Return the file of a feature for reading: ours, or that of the original harness if only that exists."""
-        ours = self.features(feature, dataset, backbone, split)
-        theirs = self._original(dataset, backbone) / ours.name
-        return theirs if feature != EMBEDDINGS and theirs.is_file() and not ours.exists() else ours
+        """Return the file to read a feature from: our file, or the file of the original harness if only this exists."""
+        path = self.features(feature, dataset, backbone, split)
+        original = self._original(dataset, backbone) / path.name
+        return original if feature != EMBEDDINGS and original.is_file() and not path.exists() else path
 
     def projection(self, name: str) -> Path:
-        """Return the file of a projection matrix that is drawn if the user gives none."""
+        """Return the file of a default projection matrix."""
         return self.root / "projections" / f"{name}.pth"
 
     def support(self, dataset: str, backbone: str, objective: str, key: str) -> Path:
@@ -62,7 +62,7 @@ class Layout:
         return self.root.joinpath("support", dataset, backbone, f"{objective}-{key}.safetensors")
 
     def blocks(self, feature_file: Path, key: str) -> Path:
-        """Return the folder of the blocks of a feature file. key: name of the way to compute it (`Manifest.key`)."""
+        """Return the folder of the blocks of a feature file. key: `Manifest.key`."""
         return self.root.joinpath("blocks", feature_file.relative_to(self.root).with_suffix(""), key)
 
     def written_folders(self, dataset: str = "", backbone: str = "") -> list[Path]:
@@ -78,7 +78,7 @@ class Layout:
 
     @property
     def compiled(self) -> Path:
-        """Return the folder of compiled code; each model of a GPU has its own folder there."""
+        """Folder of compiled code. It has a subfolder for each model of GPU."""
         return self.root / "compiled"
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:

@@ -1,4 +1,4 @@
-"""The provenance: the origin of every array, stored in the attributes of its HDF5 file."""
+"""The provenance: the record of the origin of a feature file, stored in its HDF5 attributes."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 
-WITNESSES = (
+INFORMATION = (
     "weights_source",
     "settings",
     "versions",
@@ -24,7 +24,7 @@ WITNESSES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProvenance:
-    """Attributes of one array of a gradient file."""
+    """Provenance of an array of a gradient file: its layer and its projection."""
 
     layer: str
     bias: bool
@@ -35,12 +35,12 @@ class LayerProvenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Attributes of a feature file: facts that decide its numbers, and others for people (`WITNESSES`).
+    """Provenance of a feature file: facts that decide its numbers, and information for people (`INFORMATION`).
 
-    feature: `embeddings` or the objective; objective_settings: temperatures, views, heads.
-    code_versions: the versions of this program that computed its rows; several where a mix was accepted.
+    feature: `embeddings`, or the objective. objective_settings: temperatures, views, heads.
+    code_versions: versions of this program that computed the rows; several only if the user accepted this.
     views: `published`, or the name of the view plan that decides all options of the views (`fungi.views.plans`).
-    computed_on: kinds of devices that computed its rows, and whether code was compiled there.
+    computed_on: models of the devices that computed the rows, and whether code was compiled there.
     skipped_samples: ids of items that were left out because they can't be read; the fingerprint covers the others.
     support_hash: hash of the negatives or prototypes of the objective; empty if it needs none.
     """
@@ -71,16 +71,16 @@ class Provenance:
     complete: bool = True
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide the numbers: equal identities mean the same file."""
-        kept = {name: value for name, value in asdict(self).items() if name not in WITNESSES}
-        return json.loads(json.dumps(kept, default=str))  # as it is read from a file: with lists, not tuples
+        """Return the fields that decide the numbers. Files with equal identities have the same content."""
+        deciding = {name: value for name, value in asdict(self).items() if name not in INFORMATION}
+        return json.loads(json.dumps(deciding, default=str))  # converts tuples to lists, as in a record from a file
 
 
 _AS_JSON = ("objective_settings", "settings", "versions", "code_versions", "computed_on", "skipped_samples")
 
 
 def write_provenance(file: "h5py.File", provenance: Provenance) -> None:
-    """Store the record as one attribute per field."""
+    """Store the provenance of a file as one attribute per field."""
     for name, value in asdict(provenance).items():
         file.attrs[name] = json.dumps(value, sort_keys=True) if name in _AS_JSON else value
 
@@ -99,14 +99,16 @@ def read_provenance(file: "h5py.File") -> Provenance | None:
 
 
 def write_layer_provenance(array: "h5py.Dataset", provenance: LayerProvenance) -> None:
-    """Store the record of an array of a gradient file as attributes."""
+    """Store the provenance of an array of a gradient file as attributes."""
     for name, value in asdict(provenance).items():
         array.attrs[name] = value
 
 
 def read_layer_provenance(array: "h5py.Dataset") -> LayerProvenance | None:
-    """Return the record of an array of a gradient file; None for files of the original harness."""
+    """Return the provenance of an array of a gradient file; None for files of the original harness."""
     if "projection_hash" not in array.attrs:
         return None
-    values = {known.name: array.attrs[known.name] for known in fields(LayerProvenance)}
-    return LayerProvenance(**{name: v.item() if hasattr(v, "item") else v for name, v in values.items()})
+    values = {field.name: array.attrs[field.name] for field in fields(LayerProvenance)}
+    return LayerProvenance(
+        **{name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
+    )

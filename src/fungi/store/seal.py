@@ -1,14 +1,14 @@
-"""Checksums of a finished feature file, appended after its HDF5 part, where HDF5 ignores them.
+"""The seal: checksums of a feature file, appended after its HDF5 part, where HDF5 ignores them.
 
-HDF5 offers a checksum per chunk (fletcher32), but none for its own headers, and a damaged header can crash the library.
-This seal covers every byte and is checked with plain reads before HDF5 sees the file:
+HDF5 has a checksum per chunk (fletcher32), but none for its own headers, and a damaged header can crash the library.
+The seal covers every byte, and is checked before HDF5 opens the file:
 
     [HDF5 part] [JSON: checksums] [CRC-32 of the JSON, its length, MAGIC]
 
-Each array has one CRC-32 per mebibyte of rows, so that a reader of a few rows checks only these rows; all other
-bytes (attributes, sample ids, class names) share one CRC-32. It detects every flipped bit and every run of up to 32
-damaged bits, but does not protect against deliberate changes. Other programs read the file as if there were no seal. A
-file without a seal (of the original harness, or edited with another program) is read without a check.
+Each array has one CRC-32 per mebibyte of rows, so that a reader of a few rows checks only these rows. All other bytes
+(attributes, sample ids, class names) share one CRC-32. A CRC-32 detects every flipped bit and every run of up to 32
+damaged bits, but does not protect against deliberate changes. Other programs ignore the seal. A file without a seal (of
+the original harness, or edited with another program) is read without a check.
 """
 
 import json
@@ -30,14 +30,14 @@ _END = struct.Struct("<IQ8s")
 
 
 class DamagedFileError(FungiError):
-    """A file of this program does not have the content that it was written with."""
+    """The content of a file of this program has changed since it was written."""
 
 
 @dataclass
 class ArrayChecksums:
-    """Position of the rows of an array in the file, and one CRC-32 for every `segment_rows` rows.
+    """Position of the rows of an array in the file, and one CRC-32 per segment of `segment_rows` rows.
 
-    Rows have to be passed to `add` in order. The last segment may be shorter.
+    Pass rows to `add` in order. The last segment may be shorter.
     """
 
     offset: int
@@ -52,7 +52,7 @@ class ArrayChecksums:
 
     @property
     def stop(self) -> int:
-        """The first byte after the array."""
+        """Position of the first byte after the array."""
         return self.offset + self.rows * self.row_bytes
 
     def add(self, content: memoryview) -> None:
@@ -67,29 +67,26 @@ class ArrayChecksums:
             content = content[len(part) :]
 
     def segments(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the first row, and the row after the last, of the segments that hold the rows `start:stop`."""
-        return (
-            start // self.segment_rows * self.segment_rows,
-            min(-(-stop // self.segment_rows) * self.segment_rows, self.rows),
-        )
+        """Return the first row, and the row after the last row, of the segments that contain the rows `start:stop`."""
+        first = start // self.segment_rows * self.segment_rows
+        last = -(-stop // self.segment_rows) * self.segment_rows
+        return first, min(last, self.rows)
 
     def check(self, path: Path, key: str, start: int, content: memoryview) -> None:
-        """Check the bytes of whole segments from row `start` on. Raises DamagedFileError if they have changed."""
+        """Check the bytes of complete segments from row `start`. Raises DamagedFileError if they have changed."""
         segment_bytes = self.segment_rows * self.row_bytes
         for number, first in enumerate(range(0, len(content), segment_bytes), start // self.segment_rows):
             if crc32(content[first : first + segment_bytes]) != self.values[number]:
                 row = number * self.segment_rows
                 last = min(row + self.segment_rows, self.rows) - 1
-                raise damaged(
-                    path, f"rows {row} to {last} of {key!r} do not have the checksum that they were written with"
-                )
+                raise damaged(path, f"the checksum of rows {row} to {last} of {key!r} is wrong")
 
 
 @dataclass(frozen=True)
 class Seal:
     """The checksums of a file.
 
-    size: bytes of its HDF5 part; rest: CRC-32 of all bytes of that part outside the arrays.
+    size: number of bytes of its HDF5 part. rest: CRC-32 of all bytes of this part outside the arrays.
     """
 
     size: int
@@ -102,9 +99,9 @@ def bytes_of(values: Shaped[np.ndarray, "..."]) -> memoryview:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
-def damaged(path: Path, what: str) -> DamagedFileError:
-    """Return the error for a feature file that is not as it was written."""
-    return DamagedFileError(f"{path} is damaged: {what}. Run the stage that wrote it again with --overwrite.")
+def damaged(path: Path, reason: str) -> DamagedFileError:
+    """Return the error for a feature file whose content has changed since it was written."""
+    return DamagedFileError(f"{path} is damaged: {reason}. Run the stage that wrote it again with --overwrite.")
 
 
 def write_seal(path: Path, arrays: dict[str, ArrayChecksums]) -> None:
@@ -112,7 +109,9 @@ def write_seal(path: Path, arrays: dict[str, ArrayChecksums]) -> None:
     with path.open("r+b") as file:
         size = file.seek(0, 2)
         rest = _checksum_of_rest(file, size, arrays.values())
-        records = {name: {k: v for k, v in asdict(array).items() if k != "_filled"} for name, array in arrays.items()}
+        records = {name: asdict(array) for name, array in arrays.items()}
+        for record in records.values():
+            del record["_filled"]
         text = json.dumps({"size": size, "rest": rest, "arrays": records}).encode()
         file.seek(size)
         file.write(text + _END.pack(crc32(text), len(text), MAGIC))
@@ -140,12 +139,12 @@ def read_seal(path: Path) -> Seal | None:
         values = json.loads(text)
         arrays = {name: ArrayChecksums(**array) for name, array in values["arrays"].items()}
         if values["size"] != size or values["rest"] != _checksum_of_rest(file, size, arrays.values()):
-            raise damaged(path, "its attributes do not have the checksum that they were written with")
+            raise damaged(path, "the checksum of its attributes is wrong")
     return Seal(size, values["rest"], arrays)
 
 
 def check_arrays(path: Path) -> None:
-    """Check every byte of a file with a seal. Raises DamagedFileError if one has changed."""
+    """Check every byte of a file with a seal. Raises DamagedFileError if a byte has changed."""
     seal = read_seal(path)
     if seal is None:
         return
@@ -165,8 +164,10 @@ def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums
 
 
 def checksum_of_range(file: BinaryIO, start: int, stop: int, checksum: int = 0) -> int:
-    """Return the CRC-32 of the bytes `start:stop` of a file, continued from `checksum`; of fewer if the file is
-    shorter."""
+    """Return the CRC-32 of the bytes `start:stop` of a file, continued from `checksum`.
+
+    If the file ends before `stop`, the CRC-32 covers only the bytes up to its end.
+    """
     file.seek(start)
     while start < stop and (part := file.read(min(SEGMENT_BYTES, stop - start))):
         checksum, start = crc32(part, checksum), start + len(part)
@@ -183,6 +184,6 @@ def ranges_outside(size: int, arrays: Iterable[ArrayChecksums]) -> Iterator[tupl
 
 
 def checksum_of_record(values: dict[str, Any]) -> str:
-    """Return eight hexadecimal digits for a record of JSON values, its entry `checksum` left out."""
-    kept = {name: value for name, value in values.items() if name != "checksum"}
-    return f"{crc32(json.dumps(kept, sort_keys=True).encode()):08x}"
+    """Return the CRC-32, as eight hexadecimal digits, of a record of JSON values without its entry `checksum`."""
+    content = {name: value for name, value in values.items() if name != "checksum"}
+    return f"{crc32(json.dumps(content, sort_keys=True).encode()):08x}"

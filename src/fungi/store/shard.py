@@ -9,17 +9,17 @@ MOST_SHARDS = 100_000
 
 @dataclass(frozen=True)
 class Shard:
-    """Part I of N equal parts of the work (`I/N`, counted from 1): blocks I, I+N, I+2N, ..., also counted from 1."""
+    """Part I of N equal parts of the work: blocks I, I+N, I+2N, ... Parts and blocks are counted from 1."""
 
     index: int = 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Return the shard that a text such as `2/8` describes. Raises FungiError for any other text."""
+        """Return the shard for a text such as `2/8`. Raises FungiError for other texts."""
         index, slash, count = text.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            raise FungiError(f"--shard {text!r} is not I/N with I from 1 to N, as in 1/4, 2/4, 3/4, 4/4.")
+            raise FungiError(f"--shard {text!r} is not I/N with I from 1 to N, e.g. 1/4, 2/4, 3/4, 4/4.")
         if int(count) > MOST_SHARDS:
             raise FungiError(f"--shard {text!r}: there are at most {MOST_SHARDS} shards.")
         return cls(int(index), int(count))

@@ -1,8 +1,8 @@
-"""HDF5 files whose layout HDF5 determines in memory, while rows and headers are written with plain writes.
+"""Write HDF5 files so that HDF5 itself only writes headers to memory, never to the disk.
 
-On a full disk, HDF5 can't close its file and ends the whole process. Here the library never touches the disk: it writes
-its headers into memory and reports the place of each array. Rows and headers then go to the file as plain writes, which
-fail with an OSError that a message can name.
+On a full disk, HDF5 can't close its file and ends the process. Therefore the library writes its headers to memory and
+reports the position of each array in the file. We then write rows and headers to the file, and a full disk raises an
+OSError.
 """
 
 import io
@@ -22,14 +22,14 @@ PAGE = 4096
 
 
 class _Headers(io.RawIOBase):
-    """A file in memory that keeps only the pages that were written: arrays that are laid out but empty take no room.
+    """A file in memory that stores only written pages, so that empty arrays need no memory.
 
-    HDF5 hands over memory views of Cython's own type.
+    Data of HDF5 are memory views of a type of Cython.
     """
 
     def __init__(self) -> None:
         self.pages: dict[int, bytearray] = {}
-        self.size = self._place = 0
+        self.size = self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -41,32 +41,32 @@ class _Headers(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
-        return self._place
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def truncate(self, size: int | None = None) -> int:
-        self.size = self._place if size is None else size
+        self.size = self._position if size is None else size
         return self.size
 
     def write(self, data: Any) -> int:
-        for number, first, start, stop in self._parts(len(data)):
+        for number, offset, start, stop in self._parts(len(data)):
             page = self.pages.setdefault(number, bytearray(PAGE))
-            page[start:stop] = data[first : first + stop - start]
-        self._place += len(data)
-        self.size = max(self.size, self._place)
+            page[start:stop] = data[offset : offset + stop - start]
+        self._position += len(data)
+        self.size = max(self.size, self._position)
         return len(data)
 
     def readinto(self, buffer: Any) -> int:
-        size = max(0, min(len(buffer), self.size - self._place))
-        for number, first, start, stop in self._parts(size):
-            buffer[first : first + stop - start] = self.pages.get(number, bytes(PAGE))[start:stop]
-        self._place += size
+        size = max(0, min(len(buffer), self.size - self._position))
+        for number, offset, start, stop in self._parts(size):
+            buffer[offset : offset + stop - start] = self.pages.get(number, bytes(PAGE))[start:stop]
+        self._position += size
         return size
 
-    def written(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    def written_pages(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
         """Yield the position and content of each written page within `start:stop`."""
         first = start // PAGE
         for number in range(first, -(-stop // PAGE)):
@@ -76,20 +76,20 @@ class _Headers(io.RawIOBase):
 
     def _parts(self, size: int) -> Iterator[tuple[int, int, int, int]]:
         """Yield the next `size` bytes by page: number of the page, offset in the data, start and stop in the page."""
-        first = 0
-        while first < size:
-            number, start = divmod(self._place + first, PAGE)
-            stop = min(PAGE, start + size - first)
-            yield number, first, start, stop
-            first += stop - start
+        offset = 0
+        while offset < size:
+            number, start = divmod(self._position + offset, PAGE)
+            stop = min(PAGE, start + size - offset)
+            yield number, offset, start, stop
+            offset += stop - start
 
 
 @dataclass
 class Skeleton:
-    """A file that is being laid out.
+    """An HDF5 file whose headers are in memory and whose rows are on the disk.
 
-    Inside `laid_out`: `add` arrays to it, fill each with `append_rows`, and give `file` its attributes and texts.
-    Afterwards `write_headers` completes the file on disk.
+    Use it inside `new_skeleton`: `add` arrays, write their rows with `append_rows`, and set the attributes of `file`.
+    After the block, `write_headers` completes the file on the disk.
     """
 
     file: h5py.File
@@ -98,7 +98,7 @@ class Skeleton:
     _next_rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
-        """Add an array. Its place in the file is reserved at once; `append_rows` fills it."""
+        """Add an array, and return it. Its position in the file is fixed now; `append_rows` writes its rows."""
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_layout(h5py.h5d.CONTIGUOUS)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -111,7 +111,7 @@ class Skeleton:
         return array
 
     def add_texts(self, name: str, texts: Sequence[str]) -> None:
-        """Add an array of texts, utf-8 of variable length. HDF5 keeps them among its headers."""
+        """Add an array of texts, in UTF-8 with variable length. HDF5 stores them with its headers."""
         kind = h5py.string_dtype("utf-8")
         self.file.create_dataset(name, data=np.array(texts, dtype=object), dtype=kind, track_times=False)
 
@@ -129,16 +129,16 @@ class Skeleton:
         """Write everything except the arrays, and then all checksums."""
         with path.open("r+b") as file:
             for start, stop in ranges_outside(self.headers.size, self.arrays.values()):
-                for place, content in self.headers.written(start, stop):
-                    file.seek(place)
+                for position, content in self.headers.written_pages(start, stop):
+                    file.seek(position)
                     file.write(content)
             file.truncate(self.headers.size)
         write_seal(path, self.arrays)
 
 
 @contextmanager
-def laid_out() -> Iterator[Skeleton]:
-    """Yield an empty file to lay out; when the block ends its headers are complete."""
+def new_skeleton() -> Iterator[Skeleton]:
+    """Yield an empty file. Its headers are complete at the end of the block."""
     headers = _Headers()
     with h5py.File(headers, "w") as file:
         yield Skeleton(file, headers)

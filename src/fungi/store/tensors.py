@@ -1,4 +1,4 @@
-"""Small files of tensors (safetensors) with a checksum among their labels: indexes, scores of blocks."""
+"""Small files of tensors (safetensors) with labels and a checksum, for indexes and scores of blocks."""
 
 import json
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from jaxtyping import Shaped
 from fungi.store.seal import bytes_of
 
 CHECKSUM = "checksum"
-"""Label that holds the checksum."""
+"""Name of the label with the checksum."""
 
 
 def checksum_of_tensors(tensors: Mapping[str, Shaped[np.ndarray, "..."]], labels: Mapping[str, str]) -> str:
-    """Return the CRC-32 of names, types, shapes and values of tensors, and of all labels but `checksum`.
+    """Return the CRC-32, as eight hexadecimal digits, of names, types, shapes and values of tensors, and of the labels.
 
-    It is written as eight hexadecimal digits.
+    The label `checksum` itself is left out.
     """
     shapes = {name: [values.dtype.str, list(values.shape)] for name, values in tensors.items()}
-    kept = {name: value for name, value in labels.items() if name != CHECKSUM}
-    checksum = crc32(json.dumps([shapes, kept], sort_keys=True).encode())
+    other_labels = {name: value for name, value in labels.items() if name != CHECKSUM}
+    checksum = crc32(json.dumps([shapes, other_labels], sort_keys=True).encode())
     for _, values in sorted(tensors.items()):
         checksum = crc32(bytes_of(values), checksum)
     return f"{checksum:08x}"
@@ -33,9 +33,9 @@ def save_tensors(
     """Write tensors and labels, with their checksum."""
     from safetensors.numpy import save_file
 
-    kept = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
-    own = dict(labels or {})
-    save_file(kept, path, metadata=own | {CHECKSUM: checksum_of_tensors(kept, own)})
+    arrays = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+    metadata = dict(labels or {})
+    save_file(arrays, path, metadata=metadata | {CHECKSUM: checksum_of_tensors(arrays, metadata)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
