@@ -1,10 +1,10 @@
 """FUNGI: Features from UNsupervised GradIents.
 
-One package per step of the method; imports only point rightwards:
+Each step of the method is a package. A package imports only packages to its left:
 
     data -> views -> backbones -> objectives -> gradients -> store -> combine -> evaluators -> results -> report
 
-Common ground for all of them: `axes` (the legend of axis letters), `errors`, `registry`, `settings`, `runtime`.
+All of them can import `axes` (the legend of axis letters), `errors`, `registry`, `settings` and `runtime`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ __version__ = "0.3.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`from fungi import FUNGIWrapper`, and torch is imported only then: commands start without it."""
+    """Import `FUNGIWrapper` at its first use, because it imports torch, which would make commands start slowly."""
     if name == "FUNGIWrapper":
         from fungi.wrapper import FUNGIWrapper
 
@@ -25,5 +25,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Name what the package offers, `FUNGIWrapper` included, without importing torch."""
+    """Return the names of the package, including `FUNGIWrapper`, without importing torch."""
     return sorted([*globals(), "FUNGIWrapper"])

@@ -1,4 +1,4 @@
-"""`python -m fungi COMMAND ...`: the command line where the `fungi` script is not installed."""
+"""`python -m fungi COMMAND ...`: run the command line without the installed script `fungi`."""
 
 from fungi.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Legend of axis letters. A letter means the same in every room.
+"""Legend of axis letters. A letter has the same meaning in every package.
 
 | letter | axis | | letter | axis |
 |---|---|---|---|---|
@@ -12,6 +12,6 @@
 | m | views of all samples, b x v | | s | positions of a layer, v x t |
 | g | entries of a gradient, o x (i + 1) | | | |
 
-Public tensors carry their axes in the signature, `Float[Tensor, "b p"]`; the tests check them at run time.
+Signatures of public functions state the axes, `Float[Tensor, "b p"]`, and the tests check them at run time.
 If a tensor has a single axis, its name starts with a space: `Float[Tensor, " b"]`.
 """

@@ -2,16 +2,16 @@
 
 A row names a module, which is imported when the command is called. The module defines
 
-    DESCRIPTION      the text of its --help
-    run(settings)    does the work; the class that annotates its parameter defines the flags
-    show(settings, result)   optional: prints the result of `run`; demos and other callers use the result itself
+    DESCRIPTION              text of --help
+    run(settings)            does the work; the class that annotates its parameter defines the flags
+    show(settings, result)   optional: prints the result of `run`
 
-or, where it does not take flags of its own, `main(arguments) -> exit status`. Modules import what is slow to import
-inside their functions, so that help is instant.
+or, if the command passes its arguments to another command, `main(arguments) -> exit status`. Modules import slow
+libraries inside functions, so that help is fast.
 
-A command with a `stage` runs over the grid. Flags for the axes of the grid (--root, --dataset, --backbone, --split,
---shard, --data-dir) are passed on where its settings have them; `outputs()` of the settings names the files that show
-it to be done.
+A command with a `stage` runs over the grid. The grid passes the flags --root, --dataset, --backbone, --split, --shard
+and --data-dir to the command if its settings have them. The method `outputs()` of the settings returns the files that
+exist after the command has finished.
 """
 
 import sys
@@ -40,57 +40,59 @@ SEGMENTATION = ("mIoU",)
 class Command:
     """A row of the table.
 
-    name: key of the table, also accepted on the command line. group: its heading in `fungi --help`.
-    help: one line. spelled: how it is typed after `fungi`, where that is not its name (`udi pretrain`).
-    file: the top-level file that runs the same command; messages name it.
+    name: key of the table, also accepted on the command line.
+    group: heading of the command in `fungi --help`.
+    help: one line for `fungi --help`.
+    typed_as: words after `fungi`, if they differ from the name (`udi pretrain`).
+    file: top-level file that runs the same command; messages name it.
     stage: stage of the grid; None for a command that does not run over the grid.
-    metrics: an evaluation of the grid runs over the datasets that have one of these metrics.
+    metrics: metrics of the datasets over which an evaluation of the grid runs.
     """
 
     name: str
     module: str
     group: Group
     help: str
-    spelled: str = ""
+    typed_as: str = ""
     file: str = ""
     stage: Stage | None = None
     metrics: tuple[str, ...] = CLASSIFICATION
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What is typed after `fungi`."""
-        return tuple((self.spelled or self.name).split())
+        """Words of the command after `fungi`."""
+        return tuple((self.typed_as or self.name).split())
 
     @property
     def program(self) -> str:
-        """Return the name of the command in messages."""
+        """Name of the command in messages."""
         return self.file or " ".join(("fungi", *self.words))
 
     @property
     def settings_type(self) -> type[Any]:
-        """Return the class that defines its flags: the annotation of the parameter of `run`."""
+        """Class that defines the flags: the annotation of the parameter of `run`."""
         (parameter,) = signature(self._load().run).parameters.values()
         assert isinstance(parameter.annotation, type), f"{self.module}.run needs an annotation"
         return parameter.annotation
 
     def parse(self, flags: Sequence[str]) -> Any:
-        """Return the settings that `flags` describe. Raises FungiError for flags that are wrong."""
+        """Return the settings for `flags`. Raises FungiError for wrong flags."""
         return parse(self.settings_type, flags, program=self.program, description=self._load().DESCRIPTION)
 
     def main(self, arguments: Sequence[str] | None = None, *, program: str | None = None) -> int:
-        """Run the command with `arguments` (by default those of the process) and return the exit status.
+        """Run the command with `arguments` (default: those of the process), and return the exit status.
 
-        program: the name of the command in messages.
+        program: name of the command in messages; by default `self.program`.
         """
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         module = self._load()
         if hasattr(module, "main"):
             return int(module.main(arguments))
         show = getattr(module, "show", None)
-        work = (lambda settings: show(settings, module.run(settings))) if show else module.run
-        called = program or self.program
-        description = module.DESCRIPTION.replace(f"python {self.file}", called) if self.file else module.DESCRIPTION
-        return run_command(self.settings_type, work, program=called, description=description, arguments=arguments)
+        run = (lambda settings: show(settings, module.run(settings))) if show else module.run
+        program = program or self.program
+        description = module.DESCRIPTION.replace(f"python {self.file}", program) if self.file else module.DESCRIPTION
+        return run_command(self.settings_type, run, program=program, description=description, arguments=arguments)
 
     def _load(self) -> ModuleType:
         return import_module(self.module)
@@ -100,8 +102,10 @@ _TABLE = (
     Command(
         "demo", "fungi.demos.vision", "First steps", "run the method on embedded pictures, from images to a kNN table"
     ),
-    Command("demo-text", "fungi.demos.text", "First steps", "the same for texts that come with Python", "demo text"),
-    Command("demo-audio", "fungi.demos.audio", "First steps", "the same for synthetic sounds", "demo audio"),
+    Command(
+        "demo-text", "fungi.demos.text", "First steps", "run the method on texts that come with Python", "demo text"
+    ),
+    Command("demo-audio", "fungi.demos.audio", "First steps", "run the method on synthetic sounds", "demo audio"),
     Command(
         "demo-segmentation",
         "fungi.demos.segmentation",
@@ -117,7 +121,7 @@ _TABLE = (
         "demo udi",
     ),
     Command(
-        "similar", "fungi.similar.find_similar", "First steps", "show the pictures of a folder most similar to a query"
+        "similar", "fungi.similar.find_similar", "First steps", "show the most similar pictures of a folder to a query"
     ),
     Command("list", "fungi.cli.enumerate", "First steps", "list datasets, backbones, objectives and commands"),
     Command(
@@ -150,9 +154,9 @@ _TABLE = (
         "import",
         "fungi.importing.import_features",
         "Features",
-        "turn features that another program computed into feature files",
+        "write features that another program computed as feature files",
     ),
-    Command("clean", "fungi.extraction.clean", "Features", "remove the leftovers of killed processes"),
+    Command("clean", "fungi.extraction.clean", "Features", "remove files that killed processes left behind"),
     Command(
         "knn",
         "fungi.scoring.knn_concat",
@@ -221,7 +225,7 @@ _TABLE = (
         "report",
         "fungi.report.write_report",
         "Paper and reports",
-        "write tables and plots of results, beside the published numbers",
+        "write tables and plots of results, with the published numbers",
         file="report.py",
         stage="report",
     ),
@@ -232,10 +236,10 @@ _TABLE = (
         "show the samples that one feature classifies correctly and another does not",
     ),
     Command("submit", "fungi.grid.submit", "Cluster", "submit the grid to SLURM"),
-    Command("status", "fungi.grid.status", "Cluster", "show how far the grid is"),
+    Command("status", "fungi.grid.status", "Cluster", "show the progress of the grid"),
     Command("prefetch", "fungi.grid.prefetch", "Cluster", "download and verify weights and datasets of the grid"),
     Command(
-        "run-elements", "fungi.grid.run_elements", "Cluster", "run one task's part of the grid; job scripts call this"
+        "run-elements", "fungi.grid.run_elements", "Cluster", "run a command for elements of the grid, in job files"
     ),
     Command(
         "pretrain",
@@ -298,7 +302,7 @@ COMMANDS = {command.name: command for command in _TABLE}
 
 
 def grid_command(name: str) -> Command:
-    """Return a command that runs over the grid. Raises FungiError for any other name."""
+    """Return a command that runs over the grid. Raises FungiError for other names."""
     if name not in COMMANDS or COMMANDS[name].stage is None:
         raise unknown_name("command of the grid", name, grid_commands())
     return COMMANDS[name]

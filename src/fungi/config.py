@@ -1,8 +1,8 @@
-"""Configurations of the library's extractors: plain dataclasses under the published names, and for every other
-objective one that is derived from it, `<Objective>Config`.
+"""Configurations of the extractors of the library.
 
-Each has `get_extractor(base_params)`; a configuration of your own needs nothing else. Defaults are the paper's, also
-where the published library has others (KL temperature 1, 64 negatives).
+KL, DINO and SimCLR have dataclasses with the published names. For every other objective, `<Objective>Config` is derived
+from the objective. A configuration of your own needs only a method `get_extractor(base_params)`. Defaults are the
+values of the paper, although some differ in the published library (KL temperature 1, 64 negatives).
 """
 
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -18,41 +18,43 @@ if TYPE_CHECKING:
     from fungi.gradients.base_extractor import BaseGradientExtractor
 
 
-_OF_THE_MODEL = {"patch_size": 0}
-"""Options of views that are read from the model unless the user sets them."""
+_MODEL_OPTIONS = {"patch_size": 0}
+"""Options of views that are read from the model if their value is 0."""
 
 
-_LEFT_TO_THE_PLAN = ("global_size", "local_size", "view_size", "patch_side", "per_side")
-"""Sizes and numbers of views that are 0 where the wrapper's `views` decides."""
+_PLAN_OPTIONS = ("global_size", "local_size", "view_size", "patch_side", "per_side")
+"""Sizes and numbers of views. If their value is 0, the plan of views (`views` of the wrapper) decides."""
 
 
 _FROM_ONE = {"within": (1, LARGEST)}
 
 
 class ExtractorConfig:
-    """Base of the configurations of this module, which name their extractor in `fungi.gradients`."""
+    """Base of the configurations of this module. extractor: name of the extractor in `fungi.gradients`."""
 
     extractor: ClassVar[str]
 
     def get_extractor(self, base_params: dict[str, Any]) -> "BaseGradientExtractor":
-        """Return the extractor, from the arguments that all extractors of a wrapper share and these settings.
+        """Return the extractor for these settings. base_params: arguments that all extractors of a wrapper share.
 
         Raises FungiError for a value of another type, or outside the bounds of its field.
         """
-        gradients, kind = import_module("fungi.gradients"), type(self)
+        gradients, config_type = import_module("fungi.gradients"), type(self)
         settings = {setting.name: getattr(self, setting.name) for setting in fields(self)}  # type: ignore[arg-type]
-        settings = converted(kind, settings, called=(kind.__name__ + "({}=...)").format)
-        settings = {name: value for name, value in settings.items() if value or name not in _LEFT_TO_THE_PLAN}
+        settings = converted(config_type, settings, label=(config_type.__name__ + "({}=...)").format)
+        settings = {name: value for name, value in settings.items() if value or name not in _PLAN_OPTIONS}
         return getattr(gradients, self.extractor)(**(base_params | settings))
 
 
 @dataclass
 class KLConfig(ExtractorConfig):
-    """KL (paper, table 17).
+    """Configuration of KL (paper, table 17).
 
-    temperature: of the softmax; latent_dim: output size of the head; direction: `uniform_to_pred`, as the published
-    code computes it, or `pred_to_uniform`, as the paper prints it; normalize: embeddings before the head; project: use
-    a head at all (table 6).
+    temperature: temperature of the softmax.
+    latent_dim: output size of the head.
+    direction: `uniform_to_pred` is the divergence in the published code, `pred_to_uniform` the one in the paper.
+    normalize: L2-normalise embeddings before the head.
+    project: use a head (table 6).
     """
 
     extractor = "KLGradientsExtractor"
@@ -66,12 +68,16 @@ class KLConfig(ExtractorConfig):
 
 @dataclass
 class DINOConfig(ExtractorConfig):
-    """DINO (paper, table 17).
+    """Configuration of DINO (paper, table 17).
 
-    teacher_temperature, student_temperature: of the softmaxes; latent_dim: output size of both heads; shared_head: one
-    head for both, augmentation: `crops` alone or the full `dino` recipe (table 15); global_crops, local_crops: numbers
-    of views; global_size, local_size: side in pixels at which they are encoded, 0 leaves it to the wrapper's `views`;
-    skip_same_view: leave out the pairs of a crop with itself; normalize, project: as for KL.
+    teacher_temperature, student_temperature: temperatures of the softmaxes.
+    latent_dim: output size of both heads.
+    shared_head: use the same head for teacher and student.
+    augmentation: only `crops`, or all augmentations of `dino` (table 15).
+    global_crops, local_crops: numbers of views.
+    global_size, local_size: side in pixels of the encoded views; 0: `views` of the wrapper decides.
+    skip_same_view: leave out the pairs of a crop with itself.
+    normalize, project: as for KL.
     """
 
     extractor = "DINOGradientsExtractor"
@@ -92,17 +98,22 @@ class DINOConfig(ExtractorConfig):
 
 @dataclass
 class SimCLRConfig(ExtractorConfig):
-    """SimCLR (paper, table 17).
+    """Configuration of SimCLR (paper, table 17).
 
-    num_patches: patches where they do not overlap, a square number: 4 is a grid of 2 x 2; stride_scale: steps per
-    patch side, 6 makes 49 overlapping patches of those 4; patch_side: side of a patch in pixels, per_side: number of
-    patches along a side, view_size: side in pixels at which they are encoded, 0 leaves each to the wrapper's `views`;
-    comparison_batch_size: images in the negative batch;
-    comparison_batch_encoding_batch_size: how many of them are encoded together; self_similarity_constant: taken for the
-    sake of published code and not used, a view's similarity to itself is masked out exactly.
-    hard_negatives: PIL images that take the first places of the negative batch; negatives_mixing, mixing_k: mix every
-    view with its nearest negatives; exclude_self_from_negatives: leave out negatives of the image itself.
-    views: `patches`, or `random-crops` or `default` with `n_views` of them.
+    self_similarity_constant: accepted because published code passes it, but not used; the similarity of a view to
+        itself is masked out exactly.
+    comparison_batch_size: number of images in the negative batch.
+    comparison_batch_encoding_batch_size: number of these images that are encoded together.
+    latent_dim: output size of the head.
+    num_patches: number of patches without overlap, a square number: 4 is a grid of 2 x 2.
+    stride_scale: number of steps per side of a patch; with 6, the 4 patches become 49 overlapping patches.
+    patch_side, per_side, view_size: side of a patch in pixels, number of patches along a side of the image, and side in
+        pixels of the encoded views; 0: `views` of the wrapper decides.
+    hard_negatives: PIL images that come first in the negative batch.
+    negatives_mixing, mixing_k: mix every view with its `mixing_k` nearest negatives.
+    exclude_self_from_negatives: leave out negatives of the image itself.
+    views, n_views: `patches`, or `n_views` views of the kind `random-crops` or `default`.
+    normalize, project: as for KL.
     """
 
     extractor = "SimCLRGradientsExtractor"
@@ -128,7 +139,7 @@ class SimCLRConfig(ExtractorConfig):
 
 
 def __getattr__(name: str) -> Any:
-    """Return `<Objective>Config` for an objective that has no class above."""
+    """Return `<Objective>Config` for an objective without a class in this module."""
     if name.endswith("Config"):
         objective = import_module("fungi.objectives.base").objective_of_class(name.removesuffix("Config"))
         if objective is not None:
@@ -138,16 +149,16 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _derived(objective: Any) -> type[ExtractorConfig]:
-    """Return the configuration of an objective: its settings and the options of its views, with the same defaults."""
+    """Return a configuration class with the settings of an objective and the options of its views."""
     settings = {setting.name: (setting.type, setting.default) for setting in fields(objective)}
     options = options_of(KINDS, objective.views) if objective.views in KINDS else {}
-    own = objective.view_defaults | _OF_THE_MODEL
-    described = {name: (option.type, own.get(name, option.default)) for name, option in options.items()} | settings
-    named = {"__doc__": objective.__doc__, "__module__": __name__}
+    defaults = objective.view_defaults | _MODEL_OPTIONS
+    view_settings = {name: (option.type, defaults.get(name, option.default)) for name, option in options.items()}
+    names = {"__doc__": objective.__doc__, "__module__": __name__}
     return make_dataclass(
         f"{objective.__name__}Config",
-        [(name, kind, field(default=default)) for name, (kind, default) in described.items()],
+        [(name, kind, field(default=default)) for name, (kind, default) in (view_settings | settings).items()],
         bases=(ExtractorConfig,),
-        namespace={"extractor": f"{objective.__name__}GradientsExtractor"} | named,
+        namespace={"extractor": f"{objective.__name__}GradientsExtractor"} | names,
         kw_only=True,
     )

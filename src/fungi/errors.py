@@ -1,15 +1,15 @@
-"""Errors that a user can cause: one line with the cause, the place and the way out."""
+"""Errors that a user can cause. Their message is one line with cause, place and solution."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class FungiError(ValueError):
-    """An error that the user can mend. The command line prints its text without a stack trace and exits with 2."""
+    """An error that the user can correct. The command line prints its message without a stack trace; exit status 2."""
 
 
 class MissingFilesError(FungiError):
-    """A file or folder that has to exist does not."""
+    """A required file or folder does not exist."""
 
 
 class UnreadableItemError(FungiError):
@@ -21,19 +21,19 @@ class RefusedJoinError(FungiError):
 
 
 LISTED_CHARACTERS = 160
-"""Length of a list of names in a message; the rest of the names is counted."""
+"""Largest length of a list of names in a message. Only the number of further names is given."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> FungiError:
-    """Return the error for a name that is not in an enumeration: with the nearest names, or else the known ones."""
+    """Return the error for an unknown name. The message has the most similar names, or all known names."""
     names = sorted(known)
     return FungiError(f"unknown {kind} {name!r}.{did_you_mean(name, names) or f' Known: {listed(names)}.'}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the nearest names as a question, with a blank before it; empty if no name is near."""
-    near = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    """Return ` Did you mean ...?` with the most similar names; empty if no name is similar."""
+    similar = get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
 
 
 def counted(number: int | float, noun: str) -> str:
@@ -48,10 +48,10 @@ def counted(number: int | float, noun: str) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Return names joined by commas: as many as fit into a message, and the number of the others."""
-    shown: list[str] = []
-    every = list(names)
-    for name in every:
-        if shown and len(", ".join([*shown, name])) > LISTED_CHARACTERS:
-            return f"{', '.join(shown)} and {len(every) - len(shown)} more"
-        shown.append(name)
-    return ", ".join(shown) or "none"
+    names = list(names)
+    listed_names: list[str] = []
+    for name in names:
+        if listed_names and len(", ".join([*listed_names, name])) > LISTED_CHARACTERS:
+            return f"{', '.join(listed_names)} and {len(names) - len(listed_names)} more"
+        listed_names.append(name)
+    return ", ".join(listed_names) or "none"

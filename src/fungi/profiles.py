@@ -1,6 +1,6 @@
-"""Profiles: `clean` computes what the method says, `published` what the authors' experiment code computed.
+"""Profiles: `clean` is the method of the paper, `published` is the experiment code of the authors.
 
-Each difference that can change an accuracy is one switch (spec vision 10.4). The profile is part of the provenance of
+Each deviation that can change an accuracy is a switch (spec vision 10.4). The profile is part of the provenance of
 every file, so that features of different profiles are never joined.
 """
 
@@ -14,14 +14,14 @@ from fungi.errors import unknown_name
 class Profile:
     """Switches of a profile.
 
-    attention_input: pair the gradient at the output of an attention's output projection with the *input of the
-        attention module* instead of the input of the projection (deviation V1).
+    attention_input: multiply the gradient at the output of the attention's output projection with the *input of the
+        attention module*, instead of the input of the projection (deviation V1).
     published_transform: use the evaluation transform of the published code (deviation V2).
-    imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics whatever the backbone (V3).
-    published_labels: read labels as the published loaders do, where these differ from the dataset (T3).
-    first_token_gradient: keep only the first token's part of the gradient, for backbones whose published code did so
-        although the embedding depends on more tokens (U2).
-    stratified_texts: draw few-shot rows of texts with the classes' shares, not as many of each class (T4).
+    imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics for every backbone (V3).
+    published_labels: use the labels of the published loaders, if they differ from the dataset (T3).
+    first_token_gradient: use only the part of the first token in the gradient, for backbones whose published code did
+        so although the embedding depends on more tokens (U2).
+    stratified_texts: draw few-shot rows of texts in proportion to the classes, not the same number per class (T4).
     """
 
     name: str
@@ -56,14 +56,15 @@ def choose_profile(name: str) -> Profile:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseProfile:
-    """Deviations of the published segmentation code, one switch for each (spec dense 6).
+    """Switches of a profile of segmentation, one for each deviation of the published code (spec dense 6).
 
-    denominator_temperature: divide the similarities inside the log-sum-exp by the temperature, too (H2).
-    std_typo: use 0.255 in place of 0.225 as the third standard deviation of ImageNet's statistics (H5).
-    neighbour_layout: real neighbours as negatives, or rows that interleave the entries of five neighbours (H1).
-    zero_rows: search the bank with the rows that were never filled (H6).
+    denominator_temperature: also divide the similarities inside the log-sum-exp by the temperature (H2).
+    std_typo: use 0.255 instead of 0.225 as the third standard deviation of ImageNet's statistics (H5).
+    neighbour_layout: `real` uses neighbours as negatives, `published` rows that mix the entries of five neighbours
+    (H1).
+    zero_rows: also search the rows of the bank that were never filled (H6).
     class_matching: also report the mIoU after the best matching of classes (H4).
-    projection_kind: kind of the projection of gradients.
+    projection_kind: kind of the projection matrix of gradients.
     """
 
     denominator_temperature: bool = True
@@ -89,7 +90,7 @@ DENSE_PROFILES = {
 
 @dataclass(frozen=True)
 class Numbers:
-    """Published values of a setting of segmentation: bank size, epochs, neighbours, temperature (spec dense 5)."""
+    """Published values of a segmentation setting: bank size, epochs, neighbours, temperature (spec dense 5)."""
 
     memory_size: int
     augmentation_epochs: int

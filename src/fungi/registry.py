@@ -2,10 +2,10 @@
 
 There are two ways to discover entries:
 
-* eager - the first look-up imports every module of the package, and each module registers its entries. For packages
-  whose modules import quickly (datasets, backbones);
-* lazy - the name of an entry is the file name of its module, so that names are known without any import. For packages
-  that need torch (objectives).
+* eager: the first look-up imports every module of the package, and each module registers its entries. This is for
+  packages whose modules import quickly (datasets, backbones);
+* lazy: the file name of a module is the name of its entry, so that names are known without imports. This is for
+  packages that import torch (objectives).
 """
 
 import importlib
@@ -23,9 +23,9 @@ Arguments = ParamSpec("Arguments")
 class Registry(Generic[Entry]):
     """Named entries of one kind, discovered in `package`.
 
-    kind: word for an entry, for messages. common: modules without entries, besides those that start with an underscore.
-    own: `module:function`, which creates an entry from a user's description (`NAME=kind:PLACE`); it is imported at its
-    first use.
+    kind: word for an entry in messages. lazy: see the module. common: modules without entries; modules that start with
+    an underscore have no entries either. own: `module:function` of the function that creates an entry from the
+    description of a user (`NAME=kind:PLACE`); it is imported at its first use.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Registry(Generic[Entry]):
         self._discovered = False
 
     def register(self, name: str, entry: Entry) -> Entry:
-        """Add an entry and return it. No name may be registered twice."""
+        """Add an entry and return it. Each name can be registered only once."""
         assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
         self._entries[name] = entry
         return entry
 
-    def registering(self, make: Callable[Arguments, Entry]) -> Callable[Arguments, Entry]:
-        """Return a function that creates an entry by `make` and registers it under the entry's `name`."""
+    def registering(self, create: Callable[Arguments, Entry]) -> Callable[Arguments, Entry]:
+        """Return a function that calls `create` and registers the new entry under its attribute `name`."""
 
-        def registered(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Entry:
-            entry: Any = make(*args, **kwargs)
+        def create_and_register(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Entry:
+            entry: Any = create(*args, **kwargs)
             return self.register(entry.name, entry)
 
-        return registered
+        return create_and_register
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
@@ -62,7 +62,7 @@ class Registry(Generic[Entry]):
         return sorted(self._entries)
 
     def __getitem__(self, name: str) -> Entry:
-        """Return the entry. Raises FungiError with the nearest names for an unknown name."""
+        """Return the entry. Raises FungiError with the most similar names for an unknown name."""
         if name not in self._entries:
             self._discover(only=name)
         if name not in self._entries:
@@ -70,7 +70,7 @@ class Registry(Generic[Entry]):
         return self._entries[name]
 
     def own(self, description: str, *details: Any) -> Entry:
-        """Return the entry that a user describes. Raises FungiError if the description cannot be understood."""
+        """Return the entry for the description of a user. Raises FungiError for an invalid description."""
         module, _, function = self._own.partition(":")
         entry: Entry = getattr(importlib.import_module(module), function)(description, *details)
         return entry
@@ -96,7 +96,7 @@ class Registry(Generic[Entry]):
 
 @cache
 def _modules_in(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the public modules in folders; cached, because a grid needs them thousands of times."""
+    """Return the names of the public modules in folders. Cached, because a grid needs them thousands of times."""
     return tuple(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 
 

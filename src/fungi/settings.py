@@ -1,14 +1,14 @@
-"""Settings of commands: one frozen dataclass defines the flags; parser, defaults, help and provenance derive from it.
+"""Settings of commands. A frozen dataclass defines the flags of a command, their defaults and help, and the provenance.
 
     @dataclass(frozen=True, kw_only=True)
     class ExtractSettings:
-        dataset: str = setting("digits", "dataset to read; `fungi list datasets` names them")
+        dataset: str = setting("digits", "dataset to read; `fungi list datasets` prints all names")
         batch_size: int = setting(64, "number of images per batch", within=(1, 65_536))
         splits: tuple[str, ...] = setting(("train", "test"), "splits to extract")
 
-Supported types: str, int, float, bool (`--flag / --no-flag`), Path, Literal (choices), any of these `| None`, and
-`tuple[X, ...]` (several values). Every number has bounds, so that a typing error cannot exhaust a machine. Other checks
-belong in `__post_init__` and raise FungiError before any model loads.
+Supported types are str, int, float, bool (`--flag / --no-flag`), Path, Literal (choices), each of these with `| None`,
+and `tuple[X, ...]` (several values). Every number has bounds, so that a mistyped number can't exhaust the memory. Other
+checks belong in `__post_init__` and raise FungiError before a model is loaded.
 """
 
 import argparse
@@ -27,8 +27,8 @@ Settings = TypeVar("Settings")
 
 
 Decides = Literal["scores", "contents", "nothing"]
-"""What a setting of an evaluation decides: `scores` (their values), `contents` (which scores a result file holds), or
-`nothing` (only where and how they are computed)."""
+"""Effect of a setting of an evaluation: on the values of `scores`, on the `contents` of the result file (the list of
+scores), or on `nothing` (it only decides where and how scores are computed)."""
 
 Bounds = tuple[int | float, int | float]
 """Smallest and largest allowed value."""
@@ -44,10 +44,10 @@ HEADINGS: dict[Topic, str] = {
     "explicit": "feature files by name, in place of --dataset and --backbone",
     "scheduler": "job scheduler",
 }
-"""Topic of a setting -> its heading in help, in this order."""
+"""Topic of a setting -> its heading in help. Help shows the headings in this order."""
 
 SEEDS: Bounds = (0, 2**32 - 1)
-"""Bounds of seeds that every random generator in use accepts (scikit-learn's takes 32 bits)."""
+"""Bounds of seeds that all random generators accept (scikit-learn accepts 32 bits)."""
 
 
 def setting(
@@ -62,28 +62,29 @@ def setting(
     mark: str | None = None,
     topic: Topic = "own",
 ) -> Any:
-    """Return a field of a settings class with its default, its help text and, where the name differs, flag and aliases.
+    """Return a field of a settings class.
 
-    flag: the flag that help and documents name; empty for a field that no flag sets. aliases: older names of the flag.
-    within: bounds of a number, or of each of several numbers. Every number needs them (a test checks it).
-    first_word: a command line may begin with the value, without the flag.
-    decides: the part of a result's identity that the setting takes part in; by default the scores.
-    mark: the word before an unusual value in the name of a result file; by default the name of the field.
-    topic: heading of the setting in help; by default the command's own.
+    flag: flag in help and documents; by default the name of the field. Empty: no flag sets the field.
+    aliases: other names of the flag, e.g. in the published code.
+    within: bounds of a number, or of each of several numbers. Every number needs bounds (a test checks it).
+    first_word: whether the value may also be the first word of the command line, without the flag.
+    decides: effect of the setting on results.
+    mark: word before an unusual value in the name of a result file; by default the name of the field.
+    topic: topic of the setting, which decides its heading in help.
     """
     metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
     metadata |= {"decides": decides, "mark": mark, "topic": topic}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def like(kind: type, name: str) -> Any:
-    """Return a copy of a field of another settings class: the same default, help and bounds."""
-    (field,) = (field for field in dataclasses.fields(kind) if field.name == name)
+def like(settings_type: type, name: str) -> Any:
+    """Return a copy of a field of another settings class, with the same default, help and bounds."""
+    (field,) = (field for field in dataclasses.fields(settings_type) if field.name == name)
     return dataclasses.field(default=field.default, metadata=field.metadata)
 
 
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None, topic: Topic = "own") -> Any:
-    """Return a field without a default: the command line has to set it."""
+    """Return a field without a default, which the command line has to set."""
     metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "decides": "scores", "mark": None}
     metadata |= {"topic": topic}
     return dataclasses.field(metadata=metadata)
@@ -100,20 +101,20 @@ class _Parser(argparse.ArgumentParser):
         raise FungiError(f"{message}. See {self.prog} --help.")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Write help. argparse would ignore that a disk is full."""
+        """Write help. argparse itself would ignore errors such as a full disk."""
         (file or sys.stderr).write(message)
 
 
 @cache
 def build_parser(settings_type: type, *, program: str, description: str) -> argparse.ArgumentParser:
-    """Return the command-line parser of a settings class. Cached: a grid parses thousands of command lines."""
+    """Return the command-line parser of a settings class. Cached, because a grid parses thousands of command lines."""
     fields = dataclasses.fields(settings_type)
-    needed = [field for field in fields if field.default is dataclasses.MISSING]
-    usage = [f"{flag_of(field)} {field.name.upper()}" for field in needed]
+    required_fields = [field for field in fields if field.default is dataclasses.MISSING]
+    usage = [f"{flag_of(field)} {field.name.upper()}" for field in required_fields]
     parser = _Parser(
         prog=program,
         description=description,
-        usage=" ".join([program, *usage, "[--flag ...]"]),  # required flags; the others stand below
+        usage=" ".join([program, *usage, "[--flag ...]"]),  # only required flags; help lists the others below
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -128,9 +129,9 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
             *flags,
             dest=field.name,
             default=argparse.SUPPRESS,
-            required=field in needed,
+            required=field in required_fields,
             help=help_of(field),
-            **_shape_of(hints[field.name]),
+            **_argparse_options(hints[field.name]),
         )
     return parser
 
@@ -138,7 +139,7 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
 def parse(
     settings_type: type[Settings], arguments: Sequence[str] | None, *, program: str, description: str
 ) -> Settings:
-    """Return the settings that a command line describes. Raises FungiError for unknown flags and wrong values."""
+    """Return the settings for a command line. Raises FungiError for unknown flags and wrong values."""
     parser = build_parser(typing.cast(type, settings_type), program=program, description=description)
     words = list(sys.argv[1:] if arguments is None else arguments)
     fields = {field.name: field for field in dataclasses.fields(typing.cast(typing.Any, settings_type))}
@@ -148,13 +149,13 @@ def parse(
     values, unknown = parser.parse_known_args(words)
     if unknown:
         flags = [flag for field in fields.values() for flag in (flag_of(field), *field.metadata.get("aliases", ()))]
-        near = did_you_mean(unknown[0].partition("=")[0], flags)
-        raise FungiError(f"unknown argument: {' '.join(unknown)}.{near} See {program} --help.")
-    return settings_type(**converted(settings_type, vars(values), text=True, called=lambda name: flag_of(fields[name])))
+        suggestion = did_you_mean(unknown[0].partition("=")[0], flags)
+        raise FungiError(f"unknown argument: {' '.join(unknown)}.{suggestion} See {program} --help.")
+    return settings_type(**converted(settings_type, vars(values), text=True, label=lambda name: flag_of(fields[name])))
 
 
 def topic_of(field: "dataclasses.Field[Any]") -> Topic:
-    """Return the topic of a field, the key of its heading in help."""
+    """Return the topic of a field of a settings class."""
     return field.metadata.get("topic", "own")
 
 
@@ -169,18 +170,18 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 
 def help_of(field: "dataclasses.Field[Any]") -> str:
-    """Return the help text of a field with its default, as argparse wants it (`%%` for `%`)."""
+    """Return the help text of a field with its default, in the format of argparse (`%%` for `%`)."""
     default = None if field.default is dataclasses.MISSING else field.default
-    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    suffix = "" if default in (None, (), "") else f" (default: {shown})"
+    text = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    suffix = "" if default in (None, (), "") else f" (default: {text})"
     return (field.metadata.get("help", "") + suffix).replace("%", "%%")
 
 
-def _shape_of(hint: Any) -> dict[str, Any]:
-    """Return argparse's options for a type: two flags, several values, choices. Values stay texts."""
-    plain = typing.get_args(hint)[0] if is_optional(hint) else hint
-    if plain is bool:
+def _argparse_options(hint: Any) -> dict[str, Any]:
+    """Return the options of argparse for a type: a pair of flags, several values, choices. Values remain texts."""
+    value_type = typing.get_args(hint)[0] if is_optional(hint) else hint
+    if value_type is bool:
         return {"action": argparse.BooleanOptionalAction}
-    choices = choices_of(plain)
-    shape = {"nargs": "*"} if typing.get_origin(plain) is tuple else {}
-    return shape | ({"metavar": "{" + ",".join(map(str, choices)) + "}"} if choices else {})
+    choices = choices_of(value_type)
+    options = {"nargs": "*"} if typing.get_origin(value_type) is tuple else {}
+    return options | ({"metavar": "{" + ",".join(map(str, choices)) + "}"} if choices else {})

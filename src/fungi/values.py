@@ -1,6 +1,6 @@
-"""Convert values from users to the types of a dataclass's fields, and refuse those that do not fit.
+"""Convert values of users to the types of the fields of a dataclass, and refuse values that do not fit.
 
-Flags, variables and keys of a grid, and options of objectives and views are all converted here.
+Flags, variables and keys of a grid, and options of objectives and views use these functions.
 """
 
 import dataclasses
@@ -16,53 +16,56 @@ from typing import Any, Literal
 from fungi.errors import FungiError, did_you_mean
 
 LARGEST = 10**6
-"""Upper bound of options without bounds of their own (temperatures, numbers of views or negatives, sizes in pixels)."""
+"""Upper bound of options that have no bounds (temperatures, numbers of views or negatives, sizes in pixels)."""
 
 _NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", Path: "a path"}
 
 
 def converted(
-    kind: type,
+    dataclass: type,
     values: Mapping[str, Any],
     *,
     text: bool = False,
-    called: Callable[[str], str] = "option {!r}".format,
+    label: Callable[[str], str] = "option {!r}".format,
 ) -> dict[str, Any]:
-    """Return the values with the types of the fields of `kind`.
+    """Return the values with the types of the fields of a dataclass.
 
-    A whole number is accepted for a number, and a list for a tuple. Types other than the plain ones are left alone.
-    text: whether numbers, and several values, may come as text, as on a command line.
-    called: how messages call a field. Raises FungiError with the name of the field, its type or bounds, and the value.
+    A whole number is accepted for a number, and a list for a tuple. Values of other types are not checked.
+
+    text: whether numbers and lists may be texts, as on a command line. label: function that returns the name of a field
+    in messages. Raises FungiError with the field, its type or bounds, and the value.
     """
-    hints, fitting = type_hints(kind), {}
-    bounds = {field.name: field.metadata.get("within") for field in dataclasses.fields(kind)}
+    hints, converted_values = type_hints(dataclass), {}
+    bounds = {field.name: field.metadata.get("within") for field in dataclasses.fields(dataclass)}
     for name, value in values.items():
         try:
-            fit = _fit(value, hints[name], text)
+            new_value = _converted_value(value, hints[name], text)
         except TypeError:
-            shown = " ".join(value) if text and isinstance(value, list) else value
-            near = did_you_mean(str(shown), map(str, choices_of(hints[name])))
-            raise FungiError(f"{called(name)} takes {_in_words(hints[name], text)}, not {shown!r}.{near}") from None
-        least, most = bounds[name] or (-LARGEST, LARGEST)
-        for number in fit if bounds[name] and isinstance(fit, tuple) else (fit,):
-            if isinstance(number, int | float) and not least <= number <= most:  # so that nan is refused too
-                raise FungiError(f"{called(name)} has to be at least {least} and at most {most}, not {number}.")
-        fitting[name] = fit
-    return fitting
+            original = " ".join(value) if text and isinstance(value, list) else value
+            suggestion = did_you_mean(str(original), map(str, choices_of(hints[name])))
+            raise FungiError(
+                f"{label(name)} takes {_in_words(hints[name], text)}, not {original!r}.{suggestion}"
+            ) from None
+        smallest, largest = bounds[name] or (-LARGEST, LARGEST)
+        for number in new_value if bounds[name] and isinstance(new_value, tuple) else (new_value,):
+            if isinstance(number, int | float) and not smallest <= number <= largest:  # also refuses nan
+                raise FungiError(f"{label(name)} has to be at least {smallest} and at most {largest}, not {number}.")
+        converted_values[name] = new_value
+    return converted_values
 
 
 @cache
-def type_hints(kind: type) -> dict[str, Any]:
-    """Return field -> type. Cached, since a grid converts thousands of command lines."""
-    return typing.get_type_hints(kind)
+def type_hints(dataclass: type) -> dict[str, Any]:
+    """Return field -> type. Cached, because a grid converts thousands of command lines."""
+    return typing.get_type_hints(dataclass)
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
-    """Return the values of a Literal, also of one inside another type; empty where there is none."""
+    """Return the values of a Literal, which may be inside another type; empty for types without a Literal."""
     inner = typing.get_args(hint)
-    return (
-        inner if typing.get_origin(hint) is Literal else tuple(choice for part in inner for choice in choices_of(part))
-    )
+    if typing.get_origin(hint) is Literal:
+        return inner
+    return tuple(choice for part in inner for choice in choices_of(part))
 
 
 def is_optional(hint: Any) -> bool:
@@ -70,17 +73,17 @@ def is_optional(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def _fit(value: Any, hint: Any, text: bool) -> Any:
-    """Return the value as the type. Raises TypeError if it does not fit."""
+def _converted_value(value: Any, hint: Any, text: bool) -> Any:
+    """Return a value with the type of a hint. Raises TypeError if it does not fit."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
-        return _fit(value, inner[0], text)
+        return _converted_value(value, inner[0], text)
     if origin is tuple:
         values = value.split() if text and isinstance(value, str) else value
         if not isinstance(values, tuple | list) or (inner[-1] is not ... and len(inner) != len(values)):
             raise TypeError
         hints = inner[:1] * len(values) if inner[-1] is ... else inner
-        return tuple(_fit(part, kind, text) for part, kind in zip(values, hints, strict=True))
+        return tuple(_converted_value(part, kind, text) for part, kind in zip(values, hints, strict=True))
     if text and hint in (int, float) and isinstance(value, str):
         with suppress(ValueError):
             value = hint(value)
@@ -101,7 +104,7 @@ def _fit(value: Any, hint: Any, text: bool) -> Any:
 
 
 def _expanded(value: str | Path) -> Path:
-    """Return the path with `~` replaced by the home folder, where that is known."""
+    """Return the path with `~` replaced by the home folder, if the home folder is known."""
     try:
         return Path(value).expanduser()
     except RuntimeError:
@@ -109,6 +112,7 @@ def _expanded(value: str | Path) -> Path:
 
 
 def _in_words(hint: Any, text: bool) -> str:
+    """Return a type in words, e.g. `a whole number`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
         return _in_words(inner[0], text)
@@ -120,5 +124,5 @@ def _in_words(hint: Any, text: bool) -> str:
         count = "a list" if inner[-1] is ... else f"{len(inner)} values"
         if inner[0] is Any:
             return count
-        return f"{count} of names" if inner[0] is str else f"{count} of {_in_words(inner[0], text)} each, as in (1, 2)"
+        return f"{count} of names" if inner[0] is str else f"{count} of {_in_words(inner[0], text)} each, e.g. (1, 2)"
     return "a table of texts" if origin is Mapping else _NAMES.get(hint, str(hint))

@@ -4,7 +4,7 @@
     fungi.setup(train_dataset)
     features = fungi([image, ...])
 
-The features come from the same engine as those of the command-line stages. See docs/library.md.
+The wrapper uses the same engine as the commands, so the features are the same. See docs/library.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,24 +61,24 @@ class FUNGIWrapper:
     model: any module that maps images `[b, 3, input_dim, input_dim]` to embeddings `[b, d]`. It is moved to `device`
         and not changed otherwise; several wrappers may share it.
     target_layer: path to a linear or convolution layer, `blocks.11.attn.proj`, or to a part of a fused qkv layer,
-        `blocks.11.attn.qkv[v]`. Several paths concatenate the gradients of several layers.
+        `blocks.11.attn.qkv[v]`. With several paths, the gradients of the layers are concatenated.
     device: device of the model and of the features.
     projection: matrix `[p, G]` with entries +1/-1 in any dtype, or a dict from layer name to matrix for layers of
-        different sizes. None draws a binary matrix from `seed` with p = d, as the stages do. The name of another kind
-        (`khatri-rao`) draws a matrix of that kind.
+        different sizes. With None, a binary matrix with p = d is drawn from `seed`, as in the commands. The name of
+        another kind (`khatri-rao`) draws a matrix of this kind.
     input_dim: side of the model's input in pixels.
     use_fp16, fp16_dtype: whether the model computes in half precision, and its dtype.
     extractor_configs: the objectives, in the order of the features.
 
     Keyword arguments that the published library does not have:
 
-    include_embeddings: start features with the L2-normalised embedding, which shares its forward pass with KL.
+    include_embeddings: put the L2-normalised embedding before the gradients. It shares its forward pass with KL.
     seed: seed of heads, projection, negatives and views.
-    image_input: resizing and statistics. Default: those of the timm model, else ImageNet's.
-    views_per_forward: number of views per forward pass.
+    image_input: resizing and statistics. By default those of the timm model, or of ImageNet for other models.
+    views_per_forward: number of views per forward pass; 0: choose it by the device.
     bias: append the gradient of the layer's bias.
-    views: `published` enlarges crops to `input_dim`; `native` encodes crops at their own size, for a quarter of the
-        forwards; `budget` uses fewer crops, for an eighth.
+    views: `published` enlarges crops to `input_dim`; `native` does not enlarge crops, for a quarter of the forward
+        passes; `budget` also uses fewer crops, for an eighth.
     compile: compile the layers before the target layer with torch.compile. The first batch takes tens of seconds, later
         batches are faster. A GPU's code is kept in ~/.cache/fungi/compiled, or where TORCHINDUCTOR_CACHE_DIR says.
 
@@ -123,8 +123,8 @@ class FUNGIWrapper:
         if views not in PLANS:
             raise unknown_name("choice of views", str(views), PLANS)
         self.reduction: Reduction | None = None
-        trial = torch.zeros(1, 3, input_dim, input_dim, device=self.device)
-        self.embeddings_dim = embedding_dim_of(self.model, self.layers, trial)
+        black_image = torch.zeros(1, 3, input_dim, input_dim, device=self.device)
+        self.embeddings_dim = embedding_dim_of(self.model, self.layers, black_image)
         warn_of_class_scores(self.model, self.embeddings_dim)
         projection = checked_projection(projection)
         settings = EngineSettings(self.device, self.dtype, projection, seed, views_per_forward, bias)
@@ -166,8 +166,8 @@ class FUNGIWrapper:
         """Draw the negatives and prototypes of the objectives. Call this method before the extraction.
 
         dataset: training images, items (PIL image, label). Only the drawn images are read.
-        check_independence: check that the gradient of an image is the same alone and in a batch. Raises FungiError with
-            the name of the extractor if it is not.
+        check_independence: whether to check that the gradient of an image does not depend on the batch. If it does,
+            this raises FungiError with the name of the extractor.
         """
         for extractor in self.extractors:
             logger.info(f"setting up {type(extractor).__name__.removesuffix('GradientsExtractor')}")
@@ -191,15 +191,15 @@ class FUNGIWrapper:
 
     @default_torch_settings()
     def extract(self, dataset: Any, *, batch_size: Any = 64, num_workers: Any = -1) -> Float[Tensor, "n f"]:
-        """Return the features of a collection, in order, on the CPU. They equal those of `forward`.
+        """Return the features of a collection, in order, on the CPU. They are the same as those of `forward`.
 
         dataset: items are PIL images, pairs (image, label), or dicts with an `image`. num_workers: number of processes
-        that decode and crop; -1 means none on a CPU, and the number of cores minus one on a GPU.
+        that decode and crop; -1: none on a CPU, and the number of cores less one on a GPU.
         """
         return torch.cat(list(self.batches(as_samples(dataset), batch_size, num_workers)))
 
     def batches(self, samples: Samples, batch_size: Any, num_workers: Any = -1) -> Iterator[Float[Tensor, "b f"]]:
-        """Yield the features of each batch, on the CPU. Arguments are those of `extract`."""
+        """Yield the features of each batch, on the CPU. The arguments are as for `extract`."""
         whole_number("batch_size", batch_size, 1)
         whole_number("num_workers", num_workers, -1)
         rows = row_batches(0, len(samples), batch_size)
@@ -212,11 +212,11 @@ class FUNGIWrapper:
             pin_memory=self.device.type == "cuda",
             by_content=True,
         )
-        started = perf_counter()
-        for number, prepared in enumerate(progress(loaded, list(map(len, rows)), label="features")):
-            features = self._features(prepared).cpu()
-            if number == 0:
-                log_cost(len(samples), features, perf_counter() - started)
+        start = perf_counter()
+        for index, batch in enumerate(progress(loaded, list(map(len, rows)), label="features")):
+            features = self._features(batch).cpu()
+            if index == 0:
+                log_cost(len(samples), features, perf_counter() - start)
             yield features
 
     @default_torch_settings()
@@ -240,14 +240,14 @@ class FUNGIWrapper:
 
     @default_torch_settings()
     def setup_dense(self, dataset: Any = None, *, bank: str | Path | None = None, batch_size: int = 8) -> None:
-        """Set the bank of negatives for `dense`. Give either `dataset` or `bank`.
+        """Set the bank of negatives for `dense`. Pass either `dataset` or `bank`.
 
-        dataset: training images; their patches are kept in memory. bank: folder of embeddings that `fungi segment`
-        wrote (below `<root>/banks`). Raises FungiError for a model without patch tokens.
+        dataset: training images; their patches are kept in memory. bank: folder of a bank of embeddings that `fungi
+        segment` wrote (below `<root>/banks`). Raises FungiError for a model without patch tokens.
         """
         extractor = dense_extractor(self.engine, self.image_input, self.seed)
         if (dataset is None) == (bank is None):
-            raise FungiError("setup_dense takes training images, or the folder of a bank: give one of them.")
+            raise FungiError("setup_dense takes training images or the folder of a bank. Pass one of them.")
         if bank is not None:
             support = support_from_bank(extractor, Path(bank))
         else:
@@ -259,9 +259,9 @@ class FUNGIWrapper:
         """Return the features of the patches of PIL images, `[b t 2d]` float32 on the device, in row-major order.
 
         The feature of a patch is `normalise(cat[token, gradient])`, with both parts L2-normalised. The gradient is the
-        patch's term of SimCLR's gradient at the first target layer (spec dense 4). Images are resized to `input_dim` x
-        `input_dim`; their aspect ratio is not kept. `fungi segment` gives the same values with the same model,
-        projection, seed and bank.
+        term of the patch in SimCLR's gradient at the first target layer (spec dense 4). Images are resized to
+        `input_dim` x `input_dim`, without regard to their aspect ratio. `fungi segment` gives the same values for the
+        same model, projection, seed and bank.
         """
         if self._dense is None:
             raise FungiError("call setup_dense(training images) before dense(images).")
@@ -284,48 +284,47 @@ class FUNGIWrapper:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Return the parts of a feature in order, before any PCA: name -> size.
+        """Name -> size of the parts of a feature, in order and before a PCA.
 
-        A part has the name of its objective (`kl`, `dino`; `kl-2` for the second of one kind), followed by its layer
-        where there are several (`kl.blocks_0_attn_proj`).
+        A part has the name of its objective (`kl`, `dino`; `kl-2` for a second KL), followed by its layer if there are
+        several layers (`kl.blocks_0_attn_proj`).
         """
         sizes = {"embeddings": self.embeddings_dim} if self.include_embeddings else {}
-        kinds = [objective_name(extractor) for extractor in self.extractors]
-        for number, kind in enumerate(kinds):
-            earlier = kinds[:number].count(kind)
-            objective = f"{kind}-{earlier + 1}" if earlier else kind
+        objectives = [objective_name(extractor) for extractor in self.extractors]
+        for index, objective in enumerate(objectives):
+            earlier = objectives[:index].count(objective)
+            part = f"{objective}-{earlier + 1}" if earlier else objective
             for layer, projector in self.engine.projectors.items():
-                name = objective if len(self.engine.projectors) == 1 else f"{objective}.{layer}"
+                name = part if len(self.engine.projectors) == 1 else f"{part}.{layer}"
                 sizes[name] = projector.matrix.projection_dim
         return sizes
 
     @cached_property
     def _computed_features(self) -> list[Feature]:
-        """Return the features to compute. The name of a gradient feature is the index of its extractor."""
+        """Features to compute. The name of a gradient feature is the index of its extractor."""
         gradients = [
-            Feature(str(number), extractor.views, extractor.engine, extractor.loss)
-            for number, extractor in enumerate(self.extractors)
+            Feature(str(index), extractor.views, extractor.engine, extractor.loss)
+            for index, extractor in enumerate(self.extractors)
         ]
         if not self.include_embeddings:
             return gradients
-        own = GradientEngine(self.model, device=self.device, views_per_forward=self.views_per_forward)
-        return [embedding_feature(own, self.engine, self.image_input.views("plain")), *gradients]
+        float32_engine = GradientEngine(self.model, device=self.device, views_per_forward=self.views_per_forward)
+        return [embedding_feature(float32_engine, self.engine, self.image_input.views("plain")), *gradients]
 
     def _generators(self) -> list[ViewGenerator]:
         return list({feature.views.identity: feature.views for feature in self._computed_features}.values())
 
     @default_torch_settings()
-    def _features(self, prepared: Batch) -> Float[Tensor, "b f"]:
-        """Return the features of prepared views."""
-        computed, check = compute(prepared, self._computed_features), FiniteCheck()
-        check.add(computed)
+    def _features(self, batch: Batch) -> Float[Tensor, "b f"]:
+        """Return the features of a batch of views. Raises FungiError if they are not finite."""
+        arrays_of, check = compute(batch, self._computed_features), FiniteCheck()
+        check.add(arrays_of)
         for name, rows in check.bad_rows().items():
-            what = name if name == EMBEDDINGS else f"the gradient of {type(self.extractors[int(name)]).__name__}"
-            half = " Half precision may have overflowed: use bfloat16 or float32."
-            raise FungiError(
-                f"{what} is not finite for images {', '.join(map(str, rows[:5]))} of the batch."
-                + half * (self.dtype == torch.float16)
-            )
-        parts = [l2_normalized(part) for arrays in computed.values() for part in arrays.values()]
+            feature = name if name == EMBEDDINGS else f"the gradient of {type(self.extractors[int(name)]).__name__}"
+            is_half = self.dtype == torch.float16
+            advice = " Half precision may have overflowed: use bfloat16 or float32." if is_half else ""
+            images = ", ".join(map(str, rows[:5]))
+            raise FungiError(f"{feature} is not finite for images {images} of the batch.{advice}")
+        parts = [l2_normalized(part) for arrays in arrays_of.values() for part in arrays.values()]
         features = torch.cat(parts, dim=1)
         return features if self.reduction is None else self.reduction({"features": features}, self.device)

@@ -37,56 +37,71 @@ CALLS = {
     "bfloat16-model": (lambda: make(model=build("timm").bfloat16()), "weights are bfloat16"),
     "double-model": (lambda: make(model=build("timm").double()), "weights are float64"),
     "no-model": (lambda: make(model="dino_vitb16"), r"the model is a str, not a torch\.nn\.Module"),
-    "one-config": (lambda: make(extractor_configs=SMALL), r"is one configuration; give a list of them: \[KLConfig"),
-    "a-class": (lambda: make(extractor_configs=[KLConfig]), "has KLConfig, which is no configuration.*Give objects"),
-    "a-name": (lambda: make(extractor_configs=["kl"]), "has str, which is no configuration"),
-    "no-configs": (lambda: make(extractor_configs=None), "extractor_configs is a NoneType; give a list"),
-    "device": (lambda: make(device="cuad"), "device 'cuad' is no device of torch"),
-    "no-device": (lambda: make(device=None), "device None is no device|device 'cpu'"),
+    "one-config": (lambda: make(extractor_configs=SMALL), r"is a single configuration\. Pass a list: \[KLConfig"),
+    "a-class": (lambda: make(extractor_configs=[KLConfig]), "has KLConfig, which is not a configuration.*Pass objects"),
+    "a-name": (lambda: make(extractor_configs=["kl"]), "has str, which is not a configuration"),
+    "no-configs": (lambda: make(extractor_configs=None), "extractor_configs is a NoneType. Pass a list"),
+    "device": (lambda: make(device="cuad"), "device 'cuad' is not a device of torch"),
+    "no-device": (lambda: make(device=None), "device None is not a device|device 'cpu'"),
     "no-gpu": (lambda: make(device="cuda:99"), r"device 'cuda:99': torch sees \d GPUs here"),
-    "layer": (lambda: make(target_layer=None), "target_layer is None; give a path"),
-    "layers": (lambda: make(target_layer=[1]), r"target_layer is \[1\]; give a path"),
-    "input-dim": (lambda: make(input_dim=0), "input_dim is 0; a whole number from 1 on"),
-    "seed": (lambda: make(seed=-1), "seed is -1; a whole number from 0 on"),
+    "layer": (lambda: make(target_layer=None), "target_layer is None. Pass a path"),
+    "layers": (lambda: make(target_layer=[1]), r"target_layer is \[1\]\. Pass a path"),
+    "input-dim": (lambda: make(input_dim=0), "input_dim is 0. Pass a whole number, at least 1"),
+    "seed": (lambda: make(seed=-1), "seed is -1. Pass a whole number, at least 0"),
     "views": (lambda: make(views_per_forward=-1), "views_per_forward is -1"),
     "half-type": (
         lambda: make(use_fp16=True, fp16_dtype=torch.int8),
-        r"fp16_dtype is torch\.int8; use torch\.bfloat16",
+        r"fp16_dtype is torch\.int8\. Use torch\.bfloat16",
     ),
-    "numpy-projection": (lambda: make(projection=SIGNS.numpy()), "the projection is a ndarray; a tensor"),
-    "flat-projection": (lambda: make(projection=SIGNS[0]), r"the projection is a tensor \[600\]; a tensor \[p, G\]"),
+    "numpy-projection": (lambda: make(projection=SIGNS.numpy()), "the projection is a ndarray. Pass a tensor"),
+    "flat-projection": (
+        lambda: make(projection=SIGNS[0]),
+        r"the projection is a tensor \[600\]\. Pass a tensor \[p, G\]",
+    ),
     "random-projection": (lambda: make(projection=torch.randn(6, 600)), r"entries other than \+1 and -1"),
     "zero-projection": (lambda: make(projection=torch.zeros(6, 600)), r"entries other than \+1 and -1"),
     "bits-projection": (lambda: make(projection=(SIGNS > 0).to(torch.uint8)), r"entries other than \+1 and -1"),
     "nan-projection": (lambda: make(projection=SIGNS / 0 * 0), r"entries other than \+1 and -1"),
     "named-projection": (lambda: make(projection={"attn_proj": SIGNS * 2}), r"entries other than \+1 and -1"),
-    "one-image": (lambda: make()(pictures(1)[0]), r"the images are a Image; give a list of PIL images, as in"),
+    "one-image": (
+        lambda: make()(pictures(1)[0]),
+        r"the images are a Image\. Pass a list of PIL images, e\.g\. wrapper",
+    ),
     "image-batch": (
         lambda: make()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),
-        "the images are a Tensor; give a list",
+        "the images are a Tensor. Pass a list",
     ),
     "arrays": (lambda: make()([np.zeros((8, 8, 3), np.uint8)]), "image 0 is a ndarray, not a PIL image"),
     "no-images": (lambda: make()(None), "the images are a NoneType"),
-    "batch-size": (lambda: make().extract(pictures(2), batch_size=0), "batch_size is 0; a whole number from 1 on"),
-    "batch-text": (lambda: make().extract(pictures(2), batch_size="8"), "batch_size is '8'; a whole number"),
-    "workers": (lambda: make().extract(pictures(2), num_workers=-2), "num_workers is -2; a whole number from -1 on"),
+    "batch-size": (
+        lambda: make().extract(pictures(2), batch_size=0),
+        "batch_size is 0. Pass a whole number, at least 1",
+    ),
+    "batch-text": (lambda: make().extract(pictures(2), batch_size="8"), "batch_size is '8'. Pass a whole number"),
+    "workers": (
+        lambda: make().extract(pictures(2), num_workers=-2),
+        "num_workers is -2. Pass a whole number, at least -1",
+    ),
     "pca-batch": (lambda: make().fit_pca(pictures(2), 2, batch_size=0), "batch_size is 0"),
-    "pca-dim": (lambda: make().fit_pca(pictures(2), 0), "dim is 0; a whole number from 1 on"),
-    "pca-share": (lambda: make().fit_pca(pictures(2), 0.9), "dim is 0.9; a whole number from 1 on"),
-    "pca-numpy": (lambda: make().fit_pca(np.zeros((9, 24)), 2), r"features are a ndarray; give a tensor.*from_numpy"),
+    "pca-dim": (lambda: make().fit_pca(pictures(2), 0), "dim is 0. Pass a whole number, at least 1"),
+    "pca-share": (lambda: make().fit_pca(pictures(2), 0.9), "dim is 0.9. Pass a whole number, at least 1"),
+    "pca-numpy": (lambda: make().fit_pca(np.zeros((9, 24)), 2), r"features are a ndarray\. Pass a tensor.*from_numpy"),
     "pca-uint8": (lambda: make().fit_pca(torch.zeros(9, 24, dtype=torch.uint8), 2), r"features are uint8 \[9, 24\]"),
     "pca-width": (lambda: make().fit_pca(torch.zeros(9, 7), 2), "of size 24 before the PCA, but `data` has size 7"),
     "setup-number": (
         lambda: make().setup(3, check_independence=True),
         "has no length",
     ),
-    "index-numpy": (lambda: faiss_index(np.zeros((9, 4), np.float32)), "features are a ndarray; give a tensor"),
+    "index-numpy": (lambda: faiss_index(np.zeros((9, 4), np.float32)), "features are a ndarray. Pass a tensor"),
     "index-uint8": (lambda: faiss_index(torch.zeros(9, 4, dtype=torch.uint8)), "features are uint8"),
     "query-width": (
         lambda: nearest_images(faiss_index(torch.ones(9, 4)), torch.ones(2, 3), 1),
-        "have 3 entries, those of the index 4",
+        "have 3 entries, but the features in the index have 4",
     ),
-    "query-k": (lambda: nearest_images(faiss_index(torch.ones(9, 4)), torch.ones(2, 4), 0), "k is 0; a whole number"),
+    "query-k": (
+        lambda: nearest_images(faiss_index(torch.ones(9, 4)), torch.ones(2, 4), 0),
+        "k is 0. Pass a whole number",
+    ),
 }
 
 
@@ -154,7 +169,7 @@ def warnings_of(model: nn.Module, layer: str, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize("name", ["fc", "head", "classifier"])
 def test_class_scores_instead_of_an_embedding_give_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
     warnings = warnings_of(Classifier(name, 1000), "last", caplog)
-    assert f"the outputs of its layer {name!r}: those look like class scores" in warnings
+    assert f"the outputs of its layer {name!r}, which look like class scores" in warnings
     assert f"model.{name} = torch.nn.Identity()" in warnings
 
 
@@ -163,7 +178,7 @@ def test_a_classifier_of_timm_gives_a_warning_and_an_encoder_does_not(caplog: py
 
     options = {"img_size": SIZE, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
     classifier = timm.create_model("vit_tiny_patch16_224", pretrained=False, **options)
-    assert "'head': those look like class scores" in warnings_of(classifier, "blocks.1.attn.proj", caplog)
+    assert "'head', which look like class scores" in warnings_of(classifier, "blocks.1.attn.proj", caplog)
     assert warnings_of(build("timm"), "blocks.1.attn.proj", caplog) == ""
     assert warnings_of(Classifier("projection", 16), "last", caplog) == ""
     clip = timm.create_model("vit_base_patch16_clip_224.openai", pretrained=False, **options, num_classes=16)

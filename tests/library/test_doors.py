@@ -136,7 +136,7 @@ def test_the_tags_of_the_transformer_exclude_tables() -> None:
 
 
 def test_arrays_that_are_not_images_are_refused() -> None:
-    with pytest.raises(FungiError, match=r"an array of float64 with 2 axes holds no images; give uint8"):
+    with pytest.raises(FungiError, match=r"an array of float64 with 2 axes does not contain images\. Pass uint8"):
         transformer().fit(np.zeros((3, 4)))
 
 

@@ -90,7 +90,9 @@ class OwnConfig:
 def test_loading_needs_the_types_of_custom_configurations(tmp_path: Path) -> None:
     wrapper = wrap(configs=[OwnConfig(2.0)])
     wrapper.save(tmp_path)
-    with pytest.raises(FungiError, match=r"an objective of your own, OwnConfig.*config_types=\[OwnConfig\]"):
+    with pytest.raises(
+        FungiError, match=r"a configuration that is not part of this package, OwnConfig.*config_types=\[OwnConfig\]"
+    ):
         FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
     loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu", config_types=[OwnConfig])
     assert isinstance(loaded.extractors[0], OwnExtractor)
@@ -103,7 +105,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     other = build("timm")
     with torch.no_grad():
         next(other.parameters()).add_(1e-3)
-    with pytest.raises(FungiError, match=r"saved with a model of weights \w{12}, the given model has \w{12}"):
+    with pytest.raises(FungiError, match=r"saved for a model with weights \w{12}, but this model has weights \w{12}"):
         FUNGIWrapper.load(tmp_path, other, "cpu")
 
 
@@ -116,12 +118,12 @@ def test_settings_that_cannot_be_saved_are_refused(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FungiError, match="holds no saved extractor"):
+    with pytest.raises(FungiError, match="does not contain a saved wrapper"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
     ready().save(tmp_path)
     content = json.loads((tmp_path / SETTINGS).read_text())
     (tmp_path / SETTINGS).write_text(json.dumps({**content, "format": 99}))
-    with pytest.raises(FungiError, match="has format 99, this version reads 3"):
+    with pytest.raises(FungiError, match="has format 99, but this version reads 3"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
     (tmp_path / TENSORS).write_bytes(b"no tensors")
     with pytest.raises(FungiError, match="is damaged"):
@@ -171,7 +173,7 @@ def test_a_changed_extractor_is_refused(tamper: Any, saved: tuple[FUNGIWrapper, 
     wrapper, folder = saved
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     tamper(tmp_path)
-    with pytest.raises(FungiError, match=r"is not as it was saved: .* don't have the hash it carries"):
+    with pytest.raises(FungiError, match=r"has changed since it was saved: the hash .* is wrong"):
         FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
 
 

@@ -71,7 +71,7 @@ def test_a_bank_with_another_provenance_is_refused(
     stage = prepare(plain(tmp_path, squares, **flags))
     bank = stage.bank(feature, None if feature == "embeddings" else stage.support)
     wrapper = wrapper_with(None)
-    with pytest.raises(FungiError, match=f"{bank.folder} does not fit: its {cause}.* Give a bank of embeddings"):
+    with pytest.raises(FungiError, match=f"{bank.folder} does not fit: its {cause}.* Pass a bank of embeddings"):
         wrapper.setup_dense(bank=bank.folder)
 
 

@@ -87,7 +87,7 @@ def test_damaged_rows_are_named_and_others_are_still_read(key, file):
     with file.open("r+b") as raw:
         raw.seek(array.offset + row * array.row_bytes)
         raw.write(b"\xff\xff")
-    with pytest.raises(DamagedFileError, match=f"damaged: rows .* to {row} of '{key}'"):
+    with pytest.raises(DamagedFileError, match=f"damaged: the checksum of rows .* to {row} of '{key}'"):
         check_arrays(file)
     with pytest.raises(DamagedFileError, match=str(row)):
         open_array(file, key).read(row, row + 1) if key == "embeddings" else read_targets(file)

@@ -1,1 +1,1 @@
-"""Parts of the library around `FUNGIWrapper`: saving, PCA, checks, use with scikit-learn, `datasets` and faiss."""
+"""Parts of the library around `FUNGIWrapper`: saving, PCA, checks, adapters to scikit-learn, `datasets` and faiss."""

@@ -1,4 +1,4 @@
-"""Check the arguments of the library before anything is computed; each error says how to correct the argument."""
+"""Check the arguments of the library before anything is computed. Every error says how to correct the argument."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,34 +15,34 @@ from fungi.runtime.log import logger
 from fungi.views.image import ImageInput
 
 CLASSIFIER_NAMES = ("fc", "head", "heads", "classifier", "logits")
-"""Usual names of the layer that turns features into class scores."""
+"""Usual names of the layer that computes class scores."""
 
 
 def checked_model(model: Any) -> nn.Module:
     """Return the model. Raises FungiError if it is not a module, or if its weights are not float32."""
     if not isinstance(model, nn.Module):
         raise FungiError(f"the model is a {type(model).__name__}, not a torch.nn.Module.")
-    other_dtypes = {p.dtype for p in model.parameters() if p.dtype.is_floating_point and p.dtype != torch.float32}
-    if other_dtypes:
-        dtype = str(other_dtypes.pop()).removeprefix("torch.")
+    dtypes = {weight.dtype for weight in model.parameters() if weight.dtype.is_floating_point} - {torch.float32}
+    if dtypes:
+        dtype = str(dtypes.pop()).removeprefix("torch.")
         raise FungiError(
-            f"the model's weights are {dtype}. Give it in float32, model.float(), and compute in half precision with "
-            "use_fp16=True: losses and gradients then stay float32."
+            f"the model's weights are {dtype}. Pass model.float(). For half precision, use use_fp16=True: losses and"
+            " gradients are then still computed in float32."
         )
     return model
 
 
 def without_parallel(model: nn.Module) -> tuple[nn.Module, str]:
-    """Return (model inside DataParallel, DistributedDataParallel and torch.compile, prefix of its layer paths).
+    """Return the model inside DataParallel, DistributedDataParallel and torch.compile, and the prefix of its layers.
 
-    Only the inner model has the transform, the width and the shortcut; the outer ones distribute batches over devices.
+    Only the inner model has a transform, a width and the pooled-token path.
     """
     prefix = ""
     while True:
-        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
-        attribute = "module" if parallel else "_orig_mod"
+        is_parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        attribute = "module" if is_parallel else "_orig_mod"
         inner = getattr(model, attribute, None)
-        if not isinstance(inner, nn.Module) or not (parallel or type(model).__name__ == "OptimizedModule"):
+        if not isinstance(inner, nn.Module) or not (is_parallel or type(model).__name__ == "OptimizedModule"):
             return model, prefix
         model, prefix = inner, f"{prefix}{attribute}."
 
@@ -52,7 +52,7 @@ def checked_device(device: Any) -> torch.device:
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError):
-        raise FungiError(f"device {device!r} is no device of torch. Use 'cpu', 'cuda' or 'cuda:N'.") from None
+        raise FungiError(f"device {device!r} is not a device of torch. Use 'cpu', 'cuda' or 'cuda:N'.") from None
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise FungiError(
             f"device {str(resolved)!r}: torch sees {counted(torch.cuda.device_count(), 'GPU')} here. Use 'cpu'."
@@ -74,7 +74,7 @@ def checked_projection(projection: Any) -> Any:
             continue
         if not isinstance(matrix, Tensor) or matrix.dim() != 2:
             shape = f"tensor {list(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
-            raise FungiError(f"the projection is a {shape}; a tensor [p, G] with entries +1 and -1 is needed.")
+            raise FungiError(f"the projection is a {shape}. Pass a tensor [p, G] with entries +1 and -1.")
     return projection
 
 
@@ -82,21 +82,21 @@ def checked_layers(target_layer: Any) -> tuple[str, ...]:
     """Return the paths of the target layers. Raises FungiError if they are not strings."""
     layers = (target_layer,) if isinstance(target_layer, str) else target_layer
     if not isinstance(layers, Sequence) or not all(isinstance(layer, str) for layer in layers):
-        raise FungiError(f"target_layer is {target_layer!r}; give a path, as in 'blocks.11.attn.proj', or several.")
+        raise FungiError(f"target_layer is {target_layer!r}. Pass a path such as 'blocks.11.attn.proj', or several.")
     return tuple(layers)
 
 
 def checked_configs(configs: Any) -> tuple[Any, ...]:
     """Return the configurations. Raises FungiError for a single configuration and for other objects."""
     if hasattr(configs, "get_extractor"):
-        raise FungiError(f"extractor_configs is one configuration; give a list of them: [{_name_of(configs)}(...)].")
+        raise FungiError(f"extractor_configs is a single configuration. Pass a list: [{_name_of(configs)}(...)].")
     if not isinstance(configs, Sequence):
-        raise FungiError(f"extractor_configs is a {type(configs).__name__}; give a list, as in [KLConfig()].")
+        raise FungiError(f"extractor_configs is a {type(configs).__name__}. Pass a list, e.g. [KLConfig()].")
     for config in configs:
         if isinstance(config, type) or not callable(getattr(config, "get_extractor", None)):
             raise FungiError(
-                f"extractor_configs has {_name_of(config)}, which is no configuration: it has no get_extractor. "
-                "Give objects, as in [KLConfig(), DINOConfig()]."
+                f"extractor_configs has {_name_of(config)}, which is not a configuration: it has no get_extractor. "
+                "Pass objects, e.g. [KLConfig(), DINOConfig()]."
             )
     return tuple(configs)
 
@@ -105,43 +105,43 @@ def checked_images(images: Any) -> list[Any]:
     """Return the images as a list. Raises FungiError for a single image and for an empty list."""
     if isinstance(images, Tensor) or not hasattr(images, "__iter__"):
         raise FungiError(
-            f"the images are a {type(images).__name__}; give a list of PIL images, as in wrapper([image]), without a "
-            "transform: each objective makes its own views."
+            f"the images are a {type(images).__name__}. Pass a list of PIL images, e.g. wrapper([image]), without a "
+            "transform, because each objective computes its own views."
         )
-    as_list = list(images)
-    if not as_list:
+    images = list(images)
+    if not images:
         raise FungiError("the list of images is empty.")
-    return as_list
+    return images
 
 
 def whole_number(name: str, value: Any, smallest: int) -> int:
-    """Return an argument that is a number of things. Raises FungiError if it is not a whole number or too small."""
+    """Return an argument that must be a whole number. Raises FungiError if it is not, or if it is too small."""
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise FungiError(f"{name} is {value!r}; a whole number from {smallest} on is needed.")
+        raise FungiError(f"{name} is {value!r}. Pass a whole number, at least {smallest}.")
     return value
 
 
 def half_dtype(dtype: Any) -> torch.dtype:
     """Return the dtype of half precision. Raises FungiError for another dtype."""
     if dtype not in (torch.bfloat16, torch.float16):
-        raise FungiError(f"fp16_dtype is {dtype}; use torch.bfloat16 or torch.float16.")
+        raise FungiError(f"fp16_dtype is {dtype}. Use torch.bfloat16 or torch.float16.")
     return dtype
 
 
 def checked_features(features: Any) -> Float[Tensor, "n f"]:
-    """Return features unchanged. Raises FungiError if they are not a matrix of floating numbers."""
+    """Return the features unchanged. Raises FungiError if they are not a matrix of floating-point numbers."""
     if not isinstance(features, Tensor):
-        raise FungiError(f"features are a {type(features).__name__}; give a tensor, as in torch.from_numpy(features).")
+        raise FungiError(f"features are a {type(features).__name__}. Pass a tensor, e.g. torch.from_numpy(features).")
     if features.dim() != 2 or not features.dtype.is_floating_point:
-        kind = str(features.dtype).removeprefix("torch.")
-        raise FungiError(f"features are {kind} {list(features.shape)}; floating numbers [n, f] are needed.")
+        dtype = str(features.dtype).removeprefix("torch.")
+        raise FungiError(f"features are {dtype} {list(features.shape)}. Pass floating-point numbers [n, f].")
     return features
 
 
 def warn_of_class_scores(model: nn.Module, embeddings_dim: int) -> None:
     """Log a warning if the embeddings are the outputs of a layer with the usual name of a classifier.
 
-    CLIP models of timm are left out: their projection to the joint space has such a name, but is no classifier.
+    CLIP models of timm get no warning: the projection to their joint space has such a name, but is not a classifier.
     """
     architecture = str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", ""))
     linear = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
@@ -150,9 +150,9 @@ def warn_of_class_scores(model: nn.Module, embeddings_dim: int) -> None:
     name, last = linear[-1]
     if last.out_features == embeddings_dim != last.in_features and set(name.split(".")) & set(CLASSIFIER_NAMES):
         logger.warning(
-            f"the model's embedding has {embeddings_dim} entries, the outputs of its layer {name!r}: those look like "
-            f"class scores. FUNGI needs the {last.in_features} features before that layer: replace the layer, "
-            f"model.{name} = torch.nn.Identity(), or make the model without it (timm: num_classes=0)."
+            f"the model's embedding has {embeddings_dim} entries, the outputs of its layer {name!r}, which look like "
+            f"class scores. FUNGI needs the {last.in_features} features before this layer: replace the layer, "
+            f"model.{name} = torch.nn.Identity(), or create the model without it (timm: num_classes=0)."
         )
 
 
@@ -161,26 +161,27 @@ def _name_of(config: Any) -> str:
 
 
 def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
-    """Return the evaluation transform (statistics, crop, interpolation) of the model if timm knows it, else ImageNet's.
+    """Return the evaluation transform (statistics, crop, interpolation) of a model.
 
-    If the model contains a single model of timm that sees the images first, the transform of that model is used, with a
-    warning. A warning also tells the user if ImageNet's transform is used for such a model.
+    This is the transform of timm for a model of timm. If the model contains one model of timm, which gets the images
+    first, its transform is used, with a warning. Other models get the transform of ImageNet, with a warning if they
+    contain a model of timm.
     """
     timm_models = {path: module for path, module in model.named_modules() if _has_transform(module)}
     if not timm_models:
         return ImageInput.square(input_dim)
     path, first = next(iter(timm_models.items()))
-    if path and (len(timm_models) > 1 or _something_before(model, path)):
+    if path and (len(timm_models) > 1 or _has_earlier_module(model, path)):
         logger.warning(
-            f"the transform of this {type(model).__name__} is not known, because other modules than its model of timm "
-            f"{path!r} also process the images. ImageNet's transform is used. Pass image_input for another one."
+            f"the transform of this {type(model).__name__} is not known, because not only its model of timm {path!r} "
+            "processes the images. ImageNet's transform is used. Pass image_input for another transform."
         )
         return ImageInput.square(input_dim)
     image_input = timm_input(first.pretrained_cfg, input_dim)
     if path:
         logger.warning(
-            f"the transform is that of the model of timm {path!r} inside this {type(model).__name__}: {image_input}. "
-            "Pass image_input for another one."
+            f"this {type(model).__name__} gets the transform of its model of timm {path!r}: {image_input}. "
+            "Pass image_input for another transform."
         )
     return image_input
 
@@ -189,13 +190,13 @@ def _has_transform(module: Any) -> bool:
     return "mean" in (getattr(module, "pretrained_cfg", None) or {})
 
 
-def _something_before(model: nn.Module, path: str) -> bool:
-    """Return whether an `nn.Sequential` around the module at `path` calls another module before it."""
+def _has_earlier_module(model: nn.Module, path: str) -> bool:
+    """Return whether an `nn.Sequential` around the module at `path` calls another module before this module."""
     names = path.split(".")
     parents = [model.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
     for parent, name in zip(parents, names, strict=True):
         if isinstance(parent, nn.Sequential):
-            before = list(parent.children())[: list(dict(parent.named_children())).index(name)]
-            if not all(isinstance(module, nn.Identity) for module in before):
+            index = list(dict(parent.named_children())).index(name)
+            if not all(isinstance(module, nn.Identity) for module in list(parent.children())[:index]):
                 return True
     return False

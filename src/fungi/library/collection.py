@@ -1,4 +1,4 @@
-"""Helpers for the features of a collection of images: decoding processes, cost, names of the parts, and the PCA."""
+"""Functions for the features of a collection of images: decoding processes, cost, names of objectives, and PCA."""
 
 import logging
 
@@ -13,13 +13,13 @@ from fungi.runtime.cores import usable_cores
 from fungi.runtime.log import logger, size_in_words, time_in_words
 
 LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
-"""Above these limits the cost is logged as a warning, which Python shows by default; below, as information."""
+"""Limits above which the cost is logged as a warning, which Python shows by default. Lower costs are logged as info."""
 
 
 def decoding_workers(num_workers: int, device: torch.device, batches: int) -> int:
     """Return the number of decoding processes.
 
-    For -1 it is 0 on a CPU, whose cores are busy with the model, and the number of cores minus one on a GPU, but never
+    For -1, this is 0 on a CPU, whose cores compute the model. On a GPU, it is the number of cores less one, but not
     more than the number of batches.
     """
     if num_workers >= 0:
@@ -34,20 +34,19 @@ def objective_name(extractor: object) -> str:
 
 
 def log_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> None:
-    """Log the time and memory for `rows` images. seconds: time of the first batch, decoding included."""
+    """Log the expected time and memory for `rows` images. seconds: time of the first batch, including decoding."""
     batch_rows, width = first_batch.shape
-    expected, size = seconds * rows / batch_rows, 4 * rows * width
-    level = logging.WARNING if expected > LONG_SECONDS or size > LARGE_BYTES else logging.INFO
-    time = time_in_words(expected)
+    expected_seconds, size = seconds * rows / batch_rows, 4 * rows * width
+    level = logging.WARNING if expected_seconds > LONG_SECONDS or size > LARGE_BYTES else logging.INFO
     logger.log(
         level,
-        f"{counted(rows, 'image')} at {batch_rows / seconds:.1f} a second: about {time}; features [{rows}, {width}]: "
-        f"{size_in_words(size)}",
+        f"{counted(rows, 'image')} at {batch_rows / seconds:.1f} per second: about {time_in_words(expected_seconds)};"
+        f" features [{rows}, {width}]: {size_in_words(size)}",
     )
 
 
 def fit_reduction(features: Float[Tensor, "n f"], dim: int, device: torch.device) -> Reduction:
-    """Fit the PCA of the evaluations on features whose parts are already normalised."""
+    """Fit the PCA of the evaluations to features whose parts are already normalised."""
     array = ArrayInMemory(features.float().cpu().numpy())
     source = FeatureSource({"features": array}, unnormalized=frozenset({"features"}))
     reduction = Reducer(source, dim, device).fit(("features",))

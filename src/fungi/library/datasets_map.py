@@ -1,4 +1,4 @@
-"""FUNGI features as a column of a `datasets` dataset."""
+"""Add FUNGI features as a column to a dataset of the library `datasets`."""
 
 import hashlib
 from typing import Any
@@ -11,11 +11,11 @@ from fungi.wrapper import FUNGIWrapper
 def add_features(
     dataset: Any, wrapper: FUNGIWrapper, *, image_column: str = "image", column: str = "fungi", batch_size: int = 32
 ) -> Any:
-    """Return a dataset with an additional column: the features of its images, float32 vectors.
+    """Return the dataset with an additional column, the features of its images as float32 vectors.
 
-    dataset: of the library `datasets`, with a column of images. The result is cached under a hash of the data and the
-    wrapper, so that the same features are computed only once. Raises FungiError if the image column does not exist, or
-    if the new column already exists.
+    dataset: a dataset of the library `datasets` with a column of images. The result is cached under a hash of the data
+    and the wrapper, so that the same features are computed only once. Raises FungiError if the image column does not
+    exist, or if the new column already exists.
     """
     if image_column not in dataset.column_names:
         raise FungiError(
@@ -23,7 +23,7 @@ def add_features(
             "Name the column of images with image_column."
         )
     if column in dataset.column_names:
-        raise FungiError(f"the dataset has a column {column!r} already. Choose another name with column.")
+        raise FungiError(f"the dataset already has a column {column!r}. Choose another name with column.")
     from datasets import Features, List, Value
 
     size = sum(wrapper.parts.values()) if wrapper.reduction is None else wrapper.reduction.dim

@@ -1,4 +1,4 @@
-"""Features of patches for the library, computed by the extractor of `fungi segment` with a wrapper's model."""
+"""Features of patches for the library, with the extractor of `fungi segment` and the model of a wrapper."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,10 @@ from fungi.views.scenes import Scene, SceneView
 
 
 def dense_extractor(engine: GradientEngine, image_input: ImageInput, seed: int) -> DenseExtractor:
-    """Return the extractor for a model and its first gradient source. Raises FungiError if it has no patch tokens."""
+    """Return the extractor for the model and the first target layer of an engine.
+
+    Raises FungiError if the model has no patch tokens.
+    """
     target = engine.targets[0]
     views = SceneView(size=image_input.size, statistics=image_input.statistics, seed=seed)
     projector = engine.projectors[target.name]
@@ -32,16 +35,16 @@ def dense_extractor(engine: GradientEngine, image_input: ImageInput, seed: int) 
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """Extract the features of the patches of images.
+    """A function that returns the features of the patches of images.
 
-    support: the bank of patches from which the loss takes its negatives.
+    support: bank of patches, from which the loss takes its negatives.
     """
 
     extractor: DenseExtractor
     support: Support
 
     def __call__(self, images: Sequence[Image.Image]) -> Float[Tensor, "b t f"]:
-        """Return token and gradient of each patch, side by side; patches are in row-major order."""
+        """Return the concatenated token and gradient of each patch. Patches are in row-major order."""
         batch = _collated(self.extractor.views, images)
         device = self.extractor.engine.device
         return self.extractor.features(
@@ -50,36 +53,36 @@ class DenseFeatures:
 
 
 def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: int) -> Support:
-    """Return a support with all patches of the training images, held in memory."""
+    """Return a support with all patches of the training images, in memory."""
     parts = []
     batches = row_batches(0, len(train), batch_size)
-    for rows_of_batch in progress(batches, list(map(len, batches)), label="patches"):
-        images = [train.load(row) for row in rows_of_batch]
+    for rows in progress(batches, list(map(len, batches)), label="patches"):
+        images = [train.load(row) for row in rows]
         pixels = _collated(extractor.views, images)["image"].to(extractor.engine.device)
         parts.append(extractor.features("embeddings", pixels, []).flatten(0, 1).cpu().numpy())
-    rows = PatchRows(np.concatenate(parts))
-    return Support(rows, BankSearch(rows, extractor.engine.device))
+    patches = PatchRows(np.concatenate(parts))
+    return Support(patches, BankSearch(patches, extractor.engine.device))
 
 
 def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
     """Return a support with the bank of embeddings that `fungi segment` wrote to a folder.
 
-    Raises RefusedJoinError if feature, profile, input size, statistics or weights differ from the wrapper's.
+    Raises RefusedJoinError if the bank and the wrapper differ in feature, profile, input size, statistics or weights.
     """
     bank = open_bank(folder)
     expected = {"feature": "embeddings", **record_of(extractor, "clean")}
     for name, value in expected.items():
         if (bank_value := bank.manifest.provenance.get(name)) != value:
             raise RefusedJoinError(
-                f"the bank {folder} does not fit: its {name.replace('_', ' ')} is {bank_value}, here it is {value}. "
-                "Give a bank of embeddings that fungi segment wrote for this model and input size, or training images."
+                f"the bank {folder} does not fit: its {name.replace('_', ' ')} is {bank_value}, not {value}. "
+                "Pass a bank of embeddings that fungi segment wrote for this model and input size, or training images."
             )
     return Support(bank, BankSearch(bank, extractor.engine.device))
 
 
 def _collated(views: SceneView, images: Sequence[Image.Image]) -> dict[str, Any]:
-    def scene(place: int, image: Image.Image) -> Scene:
+    def scene(index: int, image: Image.Image) -> Scene:
         empty_mask: Integer[np.ndarray, "h w"] = np.zeros((image.height, image.width), dtype=np.uint8)
-        return Scene(image, empty_mask, f"image {place}")
+        return Scene(image, empty_mask, f"image {index}")
 
-    return views.collate([views.prepare(scene(place, image)) for place, image in enumerate(images)])
+    return views.collate([views.prepare(scene(index, image)) for index, image in enumerate(images)])

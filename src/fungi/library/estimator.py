@@ -18,15 +18,16 @@ from fungi.wrapper import FUNGIWrapper
 
 
 class FungiTransformer(TransformerMixin, BaseEstimator):
-    """Turn images into features `[n, f]`, float32.
+    """A transformer from images to features `[n, f]`, float32.
 
-    model, target_layer, input_dim, extractor_configs, include_embeddings, image_input, seed: as for `FUNGIWrapper`; if
+    model, target_layer, input_dim, extractor_configs, include_embeddings, image_input, seed: as for `FUNGIWrapper`. If
         extractor_configs is None, KL is the only objective.
-    device: `cpu`, `cuda`, ... pca_dim: size of the features after a PCA, or None for no PCA.
+    device: `cpu`, `cuda`, ...
+    pca_dim: size of the features after a PCA; None for no PCA.
     batch_size, num_workers: as for `FUNGIWrapper.extract`.
 
     Images are a sequence of PIL images, or a uint8 array `[n, h, w, 3]` or `[n, h, w]`. `fit` draws the negatives of
-    SimCLR and fits the PCA on its images. After `fit`, the attribute `wrapper_` holds the `FUNGIWrapper`.
+    SimCLR and fits the PCA. After `fit`, the attribute `wrapper_` is the `FUNGIWrapper`.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None) -> "FungiTransformer":
-        """Draw the negatives of the objectives and fit the PCA, both from training images; labels are not used."""
+        """Draw the negatives of the objectives and fit the PCA on training images. Labels are not used."""
         images = as_images(X)
         self.wrapper_ = FUNGIWrapper(
             self.model,
@@ -85,10 +86,10 @@ class FungiTransformer(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         reduction = self.wrapper_.reduction
         sizes = self.wrapper_.parts if reduction is None else {"pca": reduction.dim}
-        return np.array([f"{part}_{place}" for part, size in sizes.items() for place in range(size)], dtype=object)
+        return np.array([f"{part}_{index}" for part, size in sizes.items() for index in range(size)], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
-        """Return tags which say that the input is images, not tables, and that features are always float32."""
+        """Return scikit-learn's tags: the input is images, not tables, and features are always float32."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -105,7 +106,7 @@ def as_images(X: Any) -> Sequence[Any]:
         return X
     if X.dtype != np.uint8 or X.ndim not in (3, 4):
         raise FungiError(
-            f"an array of {X.dtype} with {X.ndim} axes holds no images; give uint8 [n, h, w, 3] or [n, h, w], "
+            f"an array of {X.dtype} with {X.ndim} axes does not contain images. Pass uint8 [n, h, w, 3] or [n, h, w], "
             "or a list of PIL images."
         )
     return [Image.fromarray(np.ascontiguousarray(image)) for image in X]

@@ -1,6 +1,6 @@
 """Check that a loss does not mix the samples of a batch.
 
-With such a loss, features would depend on the other images of the batch, and accuracies on the batch size.
+If a loss mixes samples, features depend on the other images of the batch, and accuracies on the batch size.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from fungi.gradients.core import Feature, compute
 from fungi.views.loading import batch_of
 
 LEAST_COSINE = 1 - 1e-4
-"""Smallest cosine of gradients that count as equal: float32 rounds to about 1e-7, products in TF32 to 1e-6."""
+"""Smallest cosine of equal gradients. Rounding changes it by about 1e-7 (float32) or 1e-6 (products in TF32)."""
 
 
 def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> None:
@@ -27,16 +27,17 @@ def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.
     images: at least two different images.
     """
     if len(images) < 2:
-        raise FungiError("at least two images are needed to find out whether a loss mixes samples.")
-    together = _gradients(extractor, images)
-    alone = torch.cat([_gradients(extractor, [image]) for image in images])
-    if not bool(together.any(dim=1).all()):
-        raise FungiError(f"the loss of {type(extractor).__name__} has no gradient at all for some of the images.")
-    cosine = float(cosine_similarity(together.double(), alone.double()).min())
+        raise FungiError("the check whether a loss mixes samples needs at least two images.")
+    batch_gradients = _gradients(extractor, images)
+    single_gradients = torch.cat([_gradients(extractor, [image]) for image in images])
+    if not bool(batch_gradients.any(dim=1).all()):
+        raise FungiError(f"the gradient of the loss of {type(extractor).__name__} is zero for some of the images.")
+    cosine = float(cosine_similarity(batch_gradients.double(), single_gradients.double()).min())
     if cosine < LEAST_COSINE:
         raise FungiError(
-            f"the loss of {type(extractor).__name__} mixes the samples of a batch: an image's gradient in a batch of "
-            f"{len(images)} and alone have cosine {cosine:.4f}. Compute one loss per sample, and only then the mean."
+            f"the loss of {type(extractor).__name__} mixes the samples of a batch: the gradients of an image in a "
+            f"batch of {len(images)} and without other images have cosine {cosine:.4f}. Compute one loss per sample, "
+            "and then the mean."
         )
 
 

@@ -1,6 +1,6 @@
-"""Save an extractor to a folder: `extractor.json` (settings) and `tensors.safetensors` (all random or fitted tensors).
+"""Save a wrapper to a folder: `extractor.json` (settings) and `tensors.safetensors` (all random or fitted tensors).
 
-No pickle is used. The weights of the model are not saved, only their hash; loading with another model is refused.
+This does not use pickle. Only the hash of the model's weights is saved; loading with other weights is refused.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ UNHASHED = ("versions", "hash")
 """Entries of `extractor.json` that are not part of the hash, because they do not decide the features."""
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
 MATRIX = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
-"""Saved fields of a projection matrix; its bits are saved once, under its hash."""
+"""Saved fields of a projection matrix. Its entries are saved once, under its hash."""
 REDUCTION = ("names", "dim", "skipped", "explained_variance", "pca_dim")
 
 
 def save_wrapper(wrapper: Any, folder: Path) -> None:
-    """Write a wrapper to a folder. Raises FungiError for configurations that JSON cannot hold."""
+    """Write a wrapper to a folder. Raises FungiError for configurations that can't be written as JSON."""
     settings, tensors = _settings(wrapper), _tensors(wrapper)
     text = json.dumps({**settings, "versions": package_versions(), "hash": _digest(settings, tensors)}, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def save_wrapper(wrapper: Any, folder: Path) -> None:
 
 
 def fingerprint(wrapper: Any) -> str:
-    """Return the SHA-256 of everything that decides the features; it is equal for a wrapper and its loaded copy."""
+    """Return the SHA-256 of everything that decides the features. A wrapper and its loaded copy have the same hash."""
     return _digest(_settings(wrapper), _tensors(wrapper))
 
 
@@ -68,17 +68,20 @@ def _settings(wrapper: Any) -> dict[str, Any]:
         "image_input": dataclasses.asdict(wrapper.image_input),
         "views_per_forward": wrapper.views_per_forward,
         "views": wrapper.views,
-        "configs": [_described(config) for config in wrapper.extractor_configs],
-        "projections": {name: _attributes(p.matrix, MATRIX) for name, p in wrapper.engine.projectors.items()},
+        "configs": [_content_of(config) for config in wrapper.extractor_configs],
+        "projections": {
+            name: _attributes(projector.matrix, MATRIX) for name, projector in wrapper.engine.projectors.items()
+        },
         "reduction": None if wrapper.reduction is None else _attributes(wrapper.reduction, REDUCTION),
         "weights_hash": hash_weights(wrapper.model),
     }
 
 
 def _tensors(wrapper: Any) -> dict[str, Tensor]:
-    tensors = {f"projection.{p.matrix.hash}": p.matrix.packed for p in wrapper.engine.projectors.values()}
-    for number, extractor in enumerate(wrapper.extractors):
-        tensors |= {f"extractor.{number}.{name}": tensor for name, tensor in extractor.state().items()}
+    matrices = [projector.matrix for projector in wrapper.engine.projectors.values()]
+    tensors = {f"projection.{matrix.hash}": matrix.packed for matrix in matrices}
+    for index, extractor in enumerate(wrapper.extractors):
+        tensors |= {f"extractor.{index}.{name}": tensor for name, tensor in extractor.state().items()}
     if wrapper.reduction is not None:
         weights = {f"reduction.{name}": tensor for name, tensor in wrapper.reduction.weights.items()}
         tensors |= {**weights, "reduction_offset": wrapper.reduction.offset}
@@ -86,19 +89,23 @@ def _tensors(wrapper: Any) -> dict[str, Tensor]:
 
 
 def load_wrapper(
-    make: Callable[..., Any], folder: Path, model: nn.Module, device: torch.device | str, config_types: Sequence[type]
+    wrapper_type: Callable[..., Any],
+    folder: Path,
+    model: nn.Module,
+    device: torch.device | str,
+    config_types: Sequence[type],
 ) -> Any:
-    """Build a wrapper from a folder; see `FUNGIWrapper.load`. make: the class of the wrapper."""
+    """Return the wrapper in a folder, an instance of `wrapper_type`; see `FUNGIWrapper.load`."""
     content, tensors = _read(folder)
     weights_hash = hash_weights(without_parallel(checked_model(model))[0])
     if weights_hash != content["weights_hash"]:
         raise FungiError(
-            f"{folder} was saved with a model of weights {content['weights_hash'][:12]}, the given model has "
-            f"{weights_hash[:12]}: its features would differ. Load the same model."
+            f"{folder} was saved for a model with weights {content['weights_hash'][:12]}, but this model has weights "
+            f"{weights_hash[:12]}, and its features would differ. Pass the same model."
         )
     dtype = DTYPES[content["dtype"]]
     image_input = _image_input(content["image_input"])
-    wrapper = make(
+    wrapper = wrapper_type(
         model,
         content["layers"],
         device,
@@ -106,7 +113,7 @@ def load_wrapper(
         image_input.size,
         dtype != torch.float32,
         dtype if dtype != torch.float32 else torch.bfloat16,
-        [_config(described, config_types, folder) for described in content["configs"]],
+        [_config(config_content, config_types, folder) for config_content in content["configs"]],
         include_embeddings=content["include_embeddings"],
         seed=content["seed"],
         image_input=image_input,
@@ -114,39 +121,39 @@ def load_wrapper(
         views_per_forward=content["views_per_forward"],
         views=content["views"],
     )
-    for number, extractor in enumerate(wrapper.extractors):
-        extractor.restore(_below(tensors, f"extractor.{number}."))
+    for index, extractor in enumerate(wrapper.extractors):
+        extractor.restore(_with_prefix(tensors, f"extractor.{index}."))
     if content["reduction"] is not None:
-        facts = {**content["reduction"], "names": tuple(content["reduction"]["names"])}
-        weights = {name: tensor.to(wrapper.device) for name, tensor in _below(tensors, "reduction.").items()}
-        wrapper.reduction = Reduction(**facts, weights=weights, offset=tensors["reduction_offset"].to(wrapper.device))
+        fields = {**content["reduction"], "names": tuple(content["reduction"]["names"])}
+        weights = {name: tensor.to(wrapper.device) for name, tensor in _with_prefix(tensors, "reduction.").items()}
+        wrapper.reduction = Reduction(**fields, weights=weights, offset=tensors["reduction_offset"].to(wrapper.device))
     return wrapper
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name in (SETTINGS, TENSORS):
         if not (folder / name).is_file():
-            raise MissingFilesError(f"there is no {folder / name}: {folder} holds no saved extractor.")
+            raise MissingFilesError(f"there is no {folder / name}: {folder} does not contain a saved wrapper.")
     try:
         content, tensors = json.loads((folder / SETTINGS).read_text(encoding="utf-8")), load_file(folder / TENSORS)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise FungiError(f"{folder} is damaged ({error}). Save the extractor anew.") from None
+        raise FungiError(f"{folder} is damaged ({error}). Save the wrapper again.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         version = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise FungiError(f"{folder} has format {version}, this version reads {FORMAT}.")
+        raise FungiError(f"{folder} has format {version}, but this version reads {FORMAT}. Save the wrapper again.")
     settings = {name: value for name, value in content.items() if name not in UNHASHED}
     if _digest(settings, tensors) != content.get("hash"):
         raise FungiError(
-            f"{folder} is not as it was saved: its settings and tensors don't have the hash it carries. "
-            "Save the extractor anew."
+            f"{folder} has changed since it was saved: the hash of its settings and tensors is wrong. "
+            "Save the wrapper again."
         )
     return settings, tensors
 
 
-def _described(config: Any) -> dict[str, Any]:
-    """Return the class name and the settings of a configuration. Raises FungiError if they cannot be saved."""
+def _content_of(config: Any) -> dict[str, Any]:
+    """Return the class name and the settings of a configuration. Raises FungiError if they can't be saved."""
     if not dataclasses.is_dataclass(config):
-        raise FungiError(f"{type(config).__name__} can't be saved: make it a dataclass.")
+        raise FungiError(f"{type(config).__name__} can't be saved: it must be a dataclass.")
     names = [field.name for field in dataclasses.fields(config) if field.metadata.get("saved", True)]
     values = _attributes(config, names)
     try:
@@ -156,16 +163,17 @@ def _described(config: Any) -> dict[str, Any]:
     return {"type": type(config).__name__, "settings": values}
 
 
-def _config(described: Mapping[str, Any], config_types: Sequence[type], folder: Path) -> Any:
+def _config(content: Mapping[str, Any], config_types: Sequence[type], folder: Path) -> Any:
     """Return the configuration. Its class is from this package or the caller, so that a file can't run other code."""
-    user_types = {kind.__name__: kind for kind in config_types}
-    config_type: Any = user_types.get(described["type"]) or getattr(configurations, described["type"], None)
+    user_types = {config_type.__name__: config_type for config_type in config_types}
+    name = content["type"]
+    config_type: Any = user_types.get(name) or getattr(configurations, name, None)
     if not (isinstance(config_type, type) and dataclasses.is_dataclass(config_type)):
         raise FungiError(
-            f"{folder} has an objective of your own, {described['type']}. "
-            f"Pass its class: load(..., config_types=[{described['type']}])."
+            f"{folder} has a configuration that is not part of this package, {name}. "
+            f"Pass its class: load(..., config_types=[{name}])."
         )
-    return config_type(**described["settings"])
+    return config_type(**content["settings"])
 
 
 def _attributes(source: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -173,12 +181,12 @@ def _attributes(source: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _projections(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, ProjectionMatrix]:
-    """Return the projection matrix of each layer; layers with the same matrix share one object."""
+    """Return the projection matrix of each layer. Layers with the same matrix share one object."""
     matrices = {}
-    for facts in content.values():
-        fields = {name: value for name, value in facts.items() if name != "hash"}
-        matrices[facts["hash"]] = ProjectionMatrix(**fields, packed=tensors[f"projection.{facts['hash']}"])
-    return {name: matrices[facts["hash"]] for name, facts in content.items()}
+    for record in content.values():
+        fields = {name: value for name, value in record.items() if name != "hash"}
+        matrices[record["hash"]] = ProjectionMatrix(**fields, packed=tensors[f"projection.{record['hash']}"])
+    return {layer: matrices[record["hash"]] for layer, record in content.items()}
 
 
 def _image_input(values: Mapping[str, Any]) -> ImageInput:
@@ -186,5 +194,6 @@ def _image_input(values: Mapping[str, Any]) -> ImageInput:
     return ImageInput(**{**values, **{name: tuple(map(tuple, pair)) for name, pair in pairs.items()}})
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names have a prefix, by their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

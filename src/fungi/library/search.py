@@ -16,7 +16,8 @@ Metric = Literal["cosine", "euclidean"]
 
 
 def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
-    """Return an exact faiss index of features `[n, f]`: `index.search(queries_for(features, metric), k)` searches it.
+    """Return an exact faiss index of features `[n, f]`. Search it with `nearest_images`, or with faiss:
+    `index.search(queries_for(features, metric), k)`.
 
     metric: `cosine`, the inner product of rows of length 1, or `euclidean`, the distance of the kNN evaluation.
     Raises FungiError if faiss is not installed.
@@ -29,7 +30,7 @@ def faiss_index(features: Any, metric: Metric = "cosine") -> Any:
 
 
 def queries_for(features: Float[Tensor, "q f"], metric: Metric = "cosine") -> Float[np.ndarray, "q f"]:
-    """Return features as an index of this metric needs them: float32, with rows of length 1 for `cosine`."""
+    """Return features in the form that an index with this metric needs: float32, with rows of length 1 for `cosine`."""
     rows = features.detach().float().cpu()
     return (l2_normalized(rows) if metric == "cosine" else rows).numpy()
 
@@ -40,7 +41,9 @@ def nearest_images(index: Any, features: Any, k: int) -> tuple[Float[Tensor, "q 
 
     whole_number("k", k, 1)
     if checked_features(features).shape[1] != index.d:
-        raise FungiError(f"the features have {features.shape[1]} entries, those of the index {index.d}.")
+        raise FungiError(
+            f"the features have {features.shape[1]} entries, but the features in the index have {index.d}."
+        )
     metric: Metric = "cosine" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "euclidean"
     scores, rows = index.search(queries_for(features, metric), min(k, index.ntotal))
     return torch.from_numpy(scores), torch.from_numpy(rows)

@@ -1,1 +1,1 @@
-"""Store features: blocks `[b p]`, the files `[n p]` that are assembled from them, their provenance, and checked reads."""
+"""Store features: write blocks `[b p]`, assemble them into files `[n p]` with provenance, and read these files."""
