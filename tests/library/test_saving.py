@@ -180,5 +180,5 @@ def test_a_changed_extractor_is_refused(tamper: Any, saved: tuple[FUNGIWrapper, 
 def test_settings_of_another_type_are_refused(tmp_path: Path) -> None:
     ready().save(tmp_path)
     (tmp_path / SETTINGS).write_text("[1, 2]")
-    with pytest.raises(FungiError, match="has format list, this version reads 3"):
+    with pytest.raises(FungiError, match="has format list, but this version reads 3"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")

@@ -80,5 +80,5 @@ def test_dense_features_need_a_setup_and_patch_tokens() -> None:
     wrapper = FUNGIWrapper(backbone.model, "blocks.3.attn.proj", "cpu", None, 32, extractor_configs=[KLConfig()])
     with pytest.raises(FungiError, match="call setup_dense"):
         wrapper.dense([Image.new("RGB", (32, 32))])
-    with pytest.raises(FungiError, match="give one of them"):
+    with pytest.raises(FungiError, match="Pass one of them"):
         wrapper.setup_dense()
