@@ -33,7 +33,7 @@ from fungi.gradients.projection import draw_projection, product_dtype
 from fungi.gradients.targets import find_target
 from fungi.runtime.device import autocast, choose_device, choose_dtype, keep_freed_memory
 from fungi.search.stored import BankSearch
-from fungi.segmentation.dense import DenseExtractor, Support, at_input_size, grid_of
+from fungi.segmentation.dense import DenseExtractor, Support, grid_of, set_input_size
 from fungi.segmentation.scoring import Predictor
 from fungi.store.banks import Bank, BankManifest, PatchRows
 from fungi.views.scenes import SceneView
@@ -59,7 +59,7 @@ def _measure_features(options: argparse.Namespace, device: torch.device) -> None
     """Print the time of dense features over bare forwards, for each kind of projection."""
     spec, dtype = BACKBONES[options.backbone], choose_dtype(options.dtype, device)
     backbone = load_backbone(options.backbone, random_init=True)
-    at_input_size(backbone.model, options.input_size)
+    set_input_size(backbone.model, options.input_size)
     model = backbone.model.to(device)
     target = find_target(model, spec.layer)
     views = SceneView(size=options.input_size, statistics=backbone.input.statistics)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fungi.ablations.ablate import NAMES, AblateSettings
-from fungi.ablations.bench import Bench, FewerRows
 from fungi.ablations.catalogue import ABLATIONS, nested
+from fungi.ablations.variations import FewerRows, VariationRunner
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split, resolve_dataset
 from fungi.gradients.projection import load_projection
@@ -84,7 +84,7 @@ def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.
 
 def test_times_without_a_projection_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ablate("times", tmp_path, "--projection-kind", "none") == 2
-    assert "leave out --projection-kind none" in capsys.readouterr().err
+    assert "remove --projection-kind none" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -110,14 +110,14 @@ def test_fewer_rows_are_spread_over_the_split() -> None:
 
 
 def test_a_context_opens_each_split_of_its_dataset_once() -> None:
-    bench = Bench(AblateSettings(rows=10, objective=("kl",), device="cpu"))
-    assert [len(bench.context.open_split(split)) for split in ("train", "test")] == [10, 10]
-    complete = replace(bench.context, dataset=resolve_dataset("digits"))
+    runner = VariationRunner(AblateSettings(rows=10, objective=("kl",), device="cpu"))
+    assert [len(runner.context.open_split(split)) for split in ("train", "test")] == [10, 10]
+    complete = replace(runner.context, dataset=resolve_dataset("digits"))
     assert len(complete.open_split("test")) == 540
     assert complete.open_split("test") is complete.open_split("test"), (
         "the split is opened only once, because listing a million files takes minutes"
     )
-    assert len(bench.context.open_split("test")) == 10
+    assert len(runner.context.open_split("test")) == 10
 
 
 @pytest.mark.slow
@@ -126,8 +126,8 @@ def test_scores_equal_those_of_the_knn_stage(tmp_path: Path) -> None:
     from fungi.scoring.knn_concat import KnnSettings
 
     settings = AblateSettings(root=tmp_path, rows=40, k=3, pca_dim=8, objective=("kl",), device="cpu")
-    bench = Bench(settings)
-    features = bench.gradients("default", 42) | bench.embeddings()
+    runner = VariationRunner(settings)
+    features = runner.gradients("default", 42) | runner.embeddings()
     root = tmp_path / "ablations"
     paths = {
         split: {name: features.arrays[split][name].path for name in ("kl", "embeddings")} for split in ("train", "test")
@@ -144,8 +144,8 @@ def test_scores_equal_those_of_the_knn_stage(tmp_path: Path) -> None:
     results = knn_concat.run(KnnSettings(**flags, k=3, pca_dim=8, output=tmp_path / "knn.json", device="cpu"))[
         "results"
     ]
-    assert bench.score(features, ["embeddings", "kl"]) == results["embeddings+kl"]["accuracy"]
-    assert bench.score(features, ["kl"]) == results["kl"]["accuracy"]
+    assert runner.score(features, ["embeddings", "kl"]) == results["embeddings+kl"]["accuracy"]
+    assert runner.score(features, ["kl"]) == results["kl"]["accuracy"]
 
 
 def test_tables_show_deviations_gaps_and_published_values() -> None:

@@ -214,7 +214,7 @@ def test_two_classes_are_ranked_by_the_probability_of_class_1(solver):
 
 def test_the_additional_memory_of_cyanure_is_logged_before_the_fit(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path)
-    monkeypatch.setattr(linear_scorer, "MUCH_MEMORY", 1000)
+    monkeypatch.setattr(linear_scorer, "LOGGED_MEMORY", 1000)
     flags = ["--root", str(tmp_path), "--features", "embeddings"]
     assert COMMANDS["linear"].main(flags) == 0
     assert "for 120 rows x 4 classes besides the features; --solver lbfgs does not." in capsys.readouterr().err

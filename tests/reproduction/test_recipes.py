@@ -9,7 +9,7 @@ import pytest
 
 from fungi.errors import FungiError
 from fungi.reproduction.outcome import our_value
-from fungi.reproduction.plan import Home, evaluation_step
+from fungi.reproduction.plan import StepSettings, evaluation_step
 from fungi.reproduction.recipe import Value, recipe, recipe_names, values_of
 from fungi.results.published import mean_datasets, published_tables
 
@@ -55,20 +55,20 @@ def test_every_result_in_the_text_of_the_author_response_has_a_recipe_or_is_quot
         assert all(bool(value.evaluations) != bool(value.quoted) for value in values)
     vit_h = next(value for value in values_of("prose-gains") if value.published == 2.1)
     omitted = {"cifar10", "cifar100", "food101", "imagenet-1k"}
-    assert {run.dataset for run in vit_h.evaluations} == set(mean_datasets()) - omitted
+    assert {evaluation.dataset for evaluation in vit_h.evaluations} == set(mean_datasets()) - omitted
 
 
 @pytest.mark.parametrize(("relative", "expected"), [(False, -10), (True, -20)])
 def test_a_gain_is_the_difference_of_two_entries_of_a_file(relative: bool, expected: float, tmp_path: Path) -> None:
     value = replace(values_of("prose-times")[-1], relative=relative)
-    home = Home(tmp_path, tmp_path, "clean", "cpu")
-    assert our_value(value, home) is None
-    (path,) = evaluation_step(value.evaluations[0], home).outputs
+    settings = StepSettings(tmp_path, tmp_path, "clean", "cpu")
+    assert our_value(value, settings) is None
+    (path,) = evaluation_step(value.evaluations[0], settings).outputs
     path.parent.mkdir(parents=True)
     path.write_text(ablation_result({"embeddings": [0.4, 0.6], "embeddings+kl": [0.4]}))
-    assert our_value(value, home) == (pytest.approx(expected), None)
+    assert our_value(value, settings) == (pytest.approx(expected), None)
     path.write_text(ablation_result({"embeddings": [0.4, 0.6]}))
-    assert our_value(value, home) is None
+    assert our_value(value, settings) is None
 
 
 def ablation_result(rows: dict[str, list[float]]) -> str:
@@ -102,7 +102,7 @@ def test_means_are_over_the_eleven_datasets() -> None:
     means = [
         value for value in values_of("paper-2") + values_of("paper-1") if value.column in ("full", "5-shot", "mean")
     ]
-    assert all(tuple(run.dataset for run in value.evaluations) == mean_datasets() for value in means)
+    assert all(tuple(evaluation.dataset for evaluation in value.evaluations) == mean_datasets() for value in means)
     assert len(means) == 56 + 8
 
 

@@ -8,14 +8,14 @@ import pytest
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.reproduction import submission
-from fungi.reproduction.plan import Home, Step, plan
+from fungi.reproduction.plan import Step, StepSettings, plan_of
 from fungi.reproduction.recipe import values_of
 from fungi.views.plans import PLANS
 
 PROJECT = Path(__file__).parents[2]
 
 
-def submitted(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> list[submission.Array]:
+def submitted(settings: StepSettings, name: str, monkeypatch: pytest.MonkeyPatch) -> list[submission.Array]:
     calls: list[submission.Array] = []
 
     def sbatch(array: submission.Array, place: submission.JobEnvironment) -> str:
@@ -24,7 +24,7 @@ def submitted(home: Home, name: str, monkeypatch: pytest.MonkeyPatch) -> list[su
 
     monkeypatch.setattr(submission, "sbatch", sbatch)
     monkeypatch.chdir(PROJECT)
-    submission.submit(plan(values_of(name), home), home, ["--partition=gpu"], "a100", {})
+    submission.submit(plan_of(values_of(name), settings), settings, ["--partition=gpu"], "a100", {})
     return calls
 
 
@@ -44,14 +44,14 @@ def tasks(array: submission.Array) -> list[Step]:
 
 
 def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = Home(tmp_path / "paper", tmp_path / "data", "clean")
-    extraction, evaluation = submitted(home, "paper-9", monkeypatch)
-    planned = plan(values_of("paper-9"), home)
+    settings = StepSettings(tmp_path / "paper", tmp_path / "data", "clean")
+    extraction, evaluation = submitted(settings, "paper-9", monkeypatch)
+    plan = plan_of(values_of("paper-9"), settings)
     assert {task.flags[: task.flags.index("--shard")] for task in tasks(extraction)} == {
-        step.flags for step in planned.extractions
+        step.flags for step in plan.extractions
     }
     assert [(task.command, task.flags) for task in tasks(evaluation)] == [
-        (step.command, step.flags) for step in planned.evaluations
+        (step.command, step.flags) for step in plan.evaluations
     ]
     assert "--dependency=afterany:101" in evaluation.command
     assert "--partition=gpu" in extraction.command
@@ -61,8 +61,8 @@ def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.slow
 def test_all_shards_of_a_step_are_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = Home(tmp_path / "paper", tmp_path / "data", "clean")
-    extraction = submitted(home, "figure-11", monkeypatch)[0]
+    settings = StepSettings(tmp_path / "paper", tmp_path / "data", "clean")
+    extraction = submitted(settings, "figure-11", monkeypatch)[0]
     shards: dict[tuple[str, ...], list[str]] = {}
     for task in tasks(extraction):
         position = task.flags.index("--shard")
@@ -74,22 +74,22 @@ def test_all_shards_of_a_step_are_submitted(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_finished_steps_are_not_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = Home(tmp_path / "paper", tmp_path / "data", "clean")
-    for step in plan(values_of("paper-9"), home).extractions[1:]:
+    settings = StepSettings(tmp_path / "paper", tmp_path / "data", "clean")
+    for step in plan_of(values_of("paper-9"), settings).extractions[1:]:
         for path in step.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    extraction, _ = submitted(home, "paper-9", monkeypatch)
+    extraction, _ = submitted(settings, "paper-9", monkeypatch)
     assert {task.flags[1] for task in tasks(extraction)} == {"cars"}
 
 
 def test_jobs_get_absolute_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = Home(Path("paper"), Path("data"), "clean")
+    settings = StepSettings(Path("paper"), Path("data"), "clean")
     monkeypatch.setattr(submission, "project_folder", lambda: PROJECT)
     calls: list[submission.Array] = []
     monkeypatch.setattr(submission, "sbatch", lambda array, place: calls.append(array) or "1")
     monkeypatch.chdir(tmp_path)
-    submission.submit(plan(values_of("rebuttal-30"), home), home, [], "a100", {})
+    submission.submit(plan_of(values_of("rebuttal-30"), settings), settings, [], "a100", {})
     (root,) = {step.flags[step.flags.index("--root") + 1] for step in tasks(calls[0])}
     assert root == str(tmp_path / "paper" / "clean")
 
@@ -124,7 +124,7 @@ def test_the_list_has_every_table_and_figure_and_fits_a_terminal(capsys: pytest.
 
 def test_another_plan_of_views_has_its_own_cost_flags_and_folders(tmp_path: Path) -> None:
     published, native = (
-        plan(values_of("paper-9"), Home(tmp_path, tmp_path, "clean", views=name)) for name in PLANS[:2]
+        plan_of(values_of("paper-9"), StepSettings(tmp_path, tmp_path, "clean", views=name)) for name in PLANS[:2]
     )
     assert not {path for step in native.extractions + native.evaluations for path in step.outputs} & {
         path for step in published.extractions + published.evaluations for path in step.outputs

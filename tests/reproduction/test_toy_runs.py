@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.ablations.bench import Bench
+from fungi.ablations.variations import VariationRunner
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split
 from fungi.reproduction.outcome import our_value, table_text
-from fungi.reproduction.plan import Home, Plan, plan
+from fungi.reproduction.plan import Plan, StepSettings, plan_of
 from fungi.reproduction.recipe import Evaluation, Value, recipe_names, values_of
 from fungi.reproduction.reproduce import run_step
 from tests.data.makers import makers
@@ -27,9 +27,9 @@ CLASSES, PER_CLASS = (0, 1, 2), {"train": 11, "test": 4}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """Write toy datasets (image folders, landmarks, scenes with masks, texts) and a masked autoencoder; yield their
-    `Home`."""
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepSettings]:
+    """Write toy datasets (image folders, landmarks, scenes with masks, texts) and a masked autoencoder; yield the
+    settings of steps that use them."""
     data_dir = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("oxford-landmarks", "paris-landmarks"):
@@ -46,8 +46,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         write_dataset(data_dir / "scenes")
         write_data(data_dir, {"train": 4, "test": 2})
         save_miniature(data_dir / "autoencoder")
-        patch.setattr(Bench, "images_per_second", lambda *_, **__: 100.0)  # measured for tests/ablations
-        yield Home(tmp_path_factory.mktemp("reproduction"), data_dir, "clean", "cpu")
+        patch.setattr(VariationRunner, "images_per_second", lambda *_, **__: 100.0)  # measured for tests/ablations
+        yield StepSettings(tmp_path_factory.mktemp("reproduction"), data_dir, "clean", "cpu")
 
 
 def toy(run: Evaluation, data_dir: Path) -> Evaluation:
@@ -79,19 +79,19 @@ def toy(run: Evaluation, data_dir: Path) -> Evaluation:
     return replace(run, dataset=dataset, backbone=backbone, flags=flags, seeds=run.seeds[:2])
 
 
-def toy_values(name: str, home: Home) -> list[Value]:
+def toy_values(name: str, settings: StepSettings) -> list[Value]:
     return [
-        replace(value, evaluations=tuple(dict.fromkeys(toy(run, home.data_dir) for run in value.evaluations)))
+        replace(value, evaluations=tuple(dict.fromkeys(toy(run, settings.data_dir) for run in value.evaluations)))
         for value in values_of(name)
     ]
 
 
-def run_plan(planned: Plan) -> None:
-    for step in planned.extractions:
+def run_plan(plan: Plan) -> None:
+    for step in plan.extractions:
         toy_flags = ("--set", "mae.patch_size=8") if "mae" in step.features else ()
         toy_flags = FEWER_NEGATIVES if "simclr" in step.features and step.backbone != "tiny-bert" else toy_flags
         assert run_step(replace(step, flags=(*step.flags, *toy_flags))) == 0
-    for step in planned.evaluations:
+    for step in plan.evaluations:
         if not step.is_done:
             assert run_step(step) == 0, step
         if step.command == "in-context":
@@ -109,18 +109,18 @@ def answer_all(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", recipe_names())
-def test_the_commands_of_a_recipe_compute_all_its_values(name: str, home: Home) -> None:
-    values = toy_values(name, home)
-    planned = plan(values, home)
-    run_plan(planned)
-    assert not any(planned.missing)
-    ours = {value: our_value(value, home) for value in values if value.published is not None and not value.quoted}
+def test_the_commands_of_a_recipe_compute_all_its_values(name: str, settings: StepSettings) -> None:
+    values = toy_values(name, settings)
+    plan = plan_of(values, settings)
+    run_plan(plan)
+    assert not any(plan.missing)
+    ours = {value: our_value(value, settings) for value in values if value.published is not None and not value.quoted}
     # The toy ablation omits SimCLR, which is part of the full feature in these tables.
     may_be_missing = {value for value in ours if value.table in ("rebuttal-30", "rebuttal-31", "rebuttal-32")}
     missing = [value for value, our in ours.items() if our is None and "simclr" not in value.row + value.combination]
     assert set(missing) <= may_be_missing, missing[:2]
     if any(our is not None for our in ours.values()):
-        assert "(" in table_text(values, home)
+        assert "(" in table_text(values, settings)
 
 
 def test_recipes_use_existing_commands() -> None:

@@ -16,7 +16,7 @@ from torchvision.transforms import RandomResizedCrop, functional
 from fungi.backbones.loading import load_backbone
 from fungi.objectives.base import random_linear
 from fungi.runtime.seeds import derive, seeded
-from fungi.segmentation.dense import at_input_size
+from fungi.segmentation.dense import set_input_size
 
 SIZE, PATCH, CLASSES, SEED = 40, 4, 3, 42
 SIDE = SIZE // PATCH
@@ -99,7 +99,7 @@ class Reference:
 
     def __init__(self, projection: torch.Tensor | None = None) -> None:
         self.model, self.projection = load_backbone("digits-vit").model, projection
-        at_input_size(self.model, SIZE)
+        set_input_size(self.model, SIZE)
         self.model.double()
         self.layer = self.model.blocks[-1].attn.proj
         self.head = random_linear(96, 96, SEED, "simclr").double()

@@ -9,7 +9,7 @@ import pytest
 from fungi.errors import FungiError
 from fungi.segmentation.memory_bank import bank_ends, patches_per_image
 from fungi.segmentation.passes import image_blocks, subset_rows
-from fungi.segmentation.settings import MOST_NEIGHBOURS
+from fungi.segmentation.settings import MAX_NEIGHBOURS
 from fungi.store import banks
 from fungi.store.banks import Bank, BankManifest, open_bank
 from fungi.store.seal import DamagedFileError
@@ -145,7 +145,7 @@ def test_patches_per_image_equal_the_published_numbers(memory_size: int, views: 
 
 
 def test_a_bank_without_a_patch_for_each_image_is_refused() -> None:
-    with pytest.raises(FungiError, match="--memory-size 4 is less than one patch for each of 5 training images"):
+    with pytest.raises(FungiError, match="--memory-size 4 is too small: the bank needs one patch for each of 5 views"):
         patches_per_image(4, 5, 1024)
 
 
@@ -153,7 +153,7 @@ def test_zero_rows_are_only_kept_on_request() -> None:
     blocks = image_blocks(10, [SceneView(size=8, statistics=HALF)], 4)
     assert bank_ends(blocks, 3, 32, zero_rows=False) == (12, 24, 30)
     assert bank_ends(blocks, 3, 32, zero_rows=True) == (12, 24, 30, 32)
-    assert bank_ends(blocks, 3, 10**9, zero_rows=True) == (12, 24, 30, 30 + MOST_NEIGHBOURS)  # no search finds more
+    assert bank_ends(blocks, 3, 10**9, zero_rows=True) == (12, 24, 30, 30 + MAX_NEIGHBOURS)  # no search finds more
 
 
 def test_a_subset_depends_only_on_dataset_size_and_seed() -> None:

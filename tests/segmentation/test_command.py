@@ -14,7 +14,7 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.segmentation import memory_bank
 from fungi.segmentation.evaluation import prepare
 from fungi.segmentation.segment import run
-from fungi.segmentation.settings import MOST_NEIGHBOURS, SegmentSettings
+from fungi.segmentation.settings import MAX_NEIGHBOURS, SegmentSettings
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import plain
 
@@ -54,7 +54,7 @@ def test_a_missing_mask_is_refused(squares: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         ({"neighbours": 4000}, "k = 4000 is too large: the bank has only 500 patches"),
-        ({"memory_size": 4}, "less than one patch for each of 5 training images"),
+        ({"memory_size": 4}, "one patch for each of 5 views"),
         ({"images": 6}, "--train-images 6 asks for more training images than there are: 5"),
         ({"input_size": 41}, "--input-size 41 is not a multiple"),
         ({"backbone": "tiny-bert"}, "takes text"),
@@ -195,7 +195,7 @@ def test_the_published_profile_keeps_zero_rows_of_the_data_efficient_setting(squ
         prepare(plain(tmp_path, f"squares=masks:{squares}", profile=profile, **flags)).ends()
         for profile in ("clean", "published")
     )
-    assert (clean[-1], published) == (300, (*clean, 300 + MOST_NEIGHBOURS))
+    assert (clean[-1], published) == (300, (*clean, 300 + MAX_NEIGHBOURS))
 
 
 @pytest.mark.slow

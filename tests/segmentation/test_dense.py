@@ -167,14 +167,14 @@ def test_negatives_are_the_neighbours_or_the_published_permutation() -> None:
     assert torch.equal(real.candidates(neighbours), neighbours[:, :2])
     block = neighbours[2].reshape(4, 5).T  # [K E] read as [E K], transposed
     assert torch.equal(published.candidates(neighbours)[2], block[:2])
-    assert (real.retrieved, published.retrieved) == (2, 5)
+    assert (real.neighbours, published.retrieved) == (2, 5)
 
 
 def test_about_half_of_the_candidates_are_kept_and_at_least_one() -> None:
-    drawn = DenseLoss().drawn(5_000, [1, 2])
+    drawn = DenseLoss().draw_negatives(5_000, [1, 2])
     assert abs(float(drawn.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five standard deviations
     assert not torch.equal(drawn[0], drawn[1])
-    assert DenseLoss(kept=0.0).drawn(4, [1]).sum() == 1
+    assert DenseLoss(kept=0.0).draw_negatives(4, [1]).sum() == 1
 
 
 def test_the_search_covers_only_tokens_with_a_negative() -> None:
@@ -187,7 +187,7 @@ def test_the_search_covers_only_tokens_with_a_negative() -> None:
         return exact(queries, k)
 
     dense.features("simclr", images(2), [1, 2], Support(keys, counting))
-    assert searched == [int(dense.loss.drawn(17, [1, 2]).any(dim=2).sum())]
+    assert searched == [int(dense.loss.draw_negatives(17, [1, 2]).any(dim=2).sum())]
     assert searched[0] < 34
 
 

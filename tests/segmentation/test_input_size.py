@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import TokenEncoder
 from fungi.errors import FungiError
-from fungi.segmentation.dense import at_input_size
+from fungi.segmentation.dense import set_input_size
 from tests.segmentation.tiny import PATCH, SIZE, WIDTH, extractor, images, random_support, tiny_vit
 
 FAST = ("udi", "udi-one", "dinov3")
@@ -41,11 +41,11 @@ def test_every_family_supports_another_size_or_is_refused(name: str) -> None:
         model = spec.build().eval()
     if name.startswith(REFUSED):
         with pytest.raises(FungiError, match="has no patch tokens in the space of its embedding"):
-            at_input_size(model, 448)
+            set_input_size(model, 448)
         return
     patch = model.patch_embed.patch_size[0]
     size = spec.input.size + 2 * patch
-    at_input_size(model, size)
+    set_input_size(model, size)
     with torch.no_grad():
         encoded = TokenEncoder(model)(torch.empty(2, 3, size, size, device="meta"))
     assert encoded.patches.shape == (2, (size // patch) ** 2, spec.embedding_dim)
@@ -63,7 +63,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_gives_features_at_another_size(kind: str, tmp_path: Path) -> None:
     model = tiny_vit(**KINDS[kind])
-    at_input_size(model, 32)
+    set_input_size(model, 32)
     width = model.head(torch.zeros(1, WIDTH)).shape[1]
     support = random_support(tmp_path / "bank", width=width)
     pixels = interpolate(images(2), scale_factor=2)
@@ -76,9 +76,9 @@ def test_each_kind_gives_features_at_another_size(kind: str, tmp_path: Path) -> 
 def test_positions_are_resized_as_in_the_hub_and_prefix_positions_are_kept(options: dict, prefix: int) -> None:
     model = tiny_vit(**options)
     before = model.pos_embed.detach().clone()
-    at_input_size(model, SIZE)
+    set_input_size(model, SIZE)
     assert torch.equal(model.pos_embed, before)
-    at_input_size(model, 32)
+    set_input_size(model, 32)
     hub = interpolate(as_map(before[:, prefix:]), scale_factor=(8.1 / 4, 8.1 / 4), mode="bicubic")
     torch.testing.assert_close(as_map(model.pos_embed.detach()[:, prefix:]), hub)
     assert torch.equal(model.pos_embed[:, :prefix], before[:, :prefix])
@@ -89,7 +89,7 @@ def test_positions_without_a_prefix_are_antialiased_if_there_are_registers(regis
     """The hub code of DINOv2 does this for models with registers. It makes a difference if the grid becomes smaller."""
     model = tiny_vit(registers=registers, no_embed_class=True)
     before = model.pos_embed.detach().clone()
-    at_input_size(model, 8)
+    set_input_size(model, 8)
     to = {"size": (2, 2), "antialias": True} if registers else {"scale_factor": (2.1 / 4, 2.1 / 4)}
     torch.testing.assert_close(as_map(model.pos_embed.detach()), interpolate(as_map(before), mode="bicubic", **to))
 
@@ -102,11 +102,11 @@ def as_map(positions: torch.Tensor) -> torch.Tensor:
 
 def test_other_sizes_and_models_are_refused() -> None:
     with pytest.raises(FungiError, match="--input-size 30 is not a multiple of the model's patches of 4"):
-        at_input_size(tiny_vit(), 30)
+        set_input_size(tiny_vit(), 30)
     with pytest.raises(FungiError, match="a Linear has no patch tokens"):
-        at_input_size(torch.nn.Linear(2, 2), 32)
+        set_input_size(torch.nn.Linear(2, 2), 32)
     with pytest.raises(FungiError, match=r"is fixed\. Use --input-size 16"):
-        at_input_size(OneSize(tiny_vit()), 32)
+        set_input_size(OneSize(tiny_vit()), 32)
 
 
 class OneSize(torch.nn.Module):

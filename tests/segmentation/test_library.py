@@ -12,7 +12,7 @@ from fungi.backbones.loading import load_backbone
 from fungi.config import KLConfig
 from fungi.errors import FungiError
 from fungi.gradients.projection import ProjectionMatrix, load_projection
-from fungi.segmentation.dense import at_input_size
+from fungi.segmentation.dense import set_input_size
 from fungi.segmentation.evaluation import prepare
 from fungi.segmentation.segment import run
 from fungi.store.banks import open_bank
@@ -24,7 +24,7 @@ from tests.segmentation.test_protocol import SIZE, plain
 
 def wrapper_with(projection: ProjectionMatrix | None) -> FUNGIWrapper:
     backbone = load_backbone("digits-vit")
-    at_input_size(backbone.model, SIZE)
+    set_input_size(backbone.model, SIZE)
     pixels = backbone.input.resized(SIZE)
     layer, configs = "blocks.3.attn.proj", [KLConfig()]
     return FUNGIWrapper(backbone.model, layer, "cpu", projection, SIZE, extractor_configs=configs, image_input=pixels)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fungi.ablations.settings import BenchSettings
+from fungi.ablations.settings import VariationSettings
 from fungi.errors import FungiError
 from fungi.results.result_file import ABLATION
 from fungi.results.settings import ResultSettings
@@ -19,10 +19,10 @@ DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and p
 projections: table 29 of the author response; pca: table 23; layers: figure 8; bias, qkv, multi-layer: tables 30 to 32;
 views: figure 12; heads: tables 6 and 15; objectives: figure 10; raw: table 28; throughput: table 22 of the paper;
 times: milliseconds of the projection and of PCA, as in the author response.
-Tables are also saved as <root>/results/ablation-NAME/<dataset>/<backbone>.json. Settings that decide a number and
-differ from the defaults are part of the name (ablation-NAME-rows200)."""
+Tables are also saved as <root>/results/ablation-NAME/<dataset>/<backbone>.json. If a setting can change the numbers and
+differs from its default, it is part of the name (ablation-NAME-rows200)."""
 
-Name = Literal[
+AblationName = Literal[
     "projections",
     "pca",
     "layers",
@@ -36,53 +36,53 @@ Name = Literal[
     "throughput",
     "times",
 ]
-NAMES: tuple[str, ...] = get_args(Name)
+NAMES: tuple[str, ...] = get_args(AblationName)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateSettings(ResultSettings, BenchSettings):
+class AblateSettings(ResultSettings, VariationSettings):
     """Flags of `fungi ablate`."""
 
-    ablation: tuple[Name, ...] = setting(("projections",), "ablations to run", decides="nothing")
+    ablation: tuple[AblationName, ...] = setting(("projections",), "ablations to run", decides="nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.ablation:
             raise FungiError(f"no ablation is named. Use --ablation with {', '.join(NAMES)}.")
         if self.output is not None and len(self.ablation) > 1:
-            raise FungiError("--output names one file, but each ablation writes its own: name only one ablation.")
+            raise FungiError("--output names one file, but each ablation writes its own file: name only one ablation.")
 
     @property
-    def single(self) -> "list[AblateSettings]":
+    def single_ablations(self) -> "list[AblateSettings]":
         """Return the settings of each ablation separately."""
         return [replace(self, ablation=(name,)) for name in self.ablation]
 
     @property
     def task_name(self) -> str:
-        """Return the task of the first ablation."""
+        """Return the name of the task of the first ablation."""
         return f"{ABLATION}-{self.ablation[0]}"
 
     def outputs(self) -> list[Path]:
         """Return the result file of each ablation."""
-        return [settings.result_path() for settings in self.single]
+        return [settings.result_path() for settings in self.single_ablations]
 
 
 def run(settings: AblateSettings) -> list[dict[str, Any]]:
     """Run the ablations that are not finished; return the contents of all result files."""
-    from fungi.ablations.bench import Bench
     from fungi.ablations.catalogue import ABLATIONS
+    from fungi.ablations.variations import VariationRunner
     from fungi.results.ablation_table import AblationTable
     from fungi.results.result_file import Run
 
-    bench, contents = Bench(settings), []
-    for single in settings.single:
-        entry = Run(label={}, features=bench.provenances())
+    runner, contents = VariationRunner(settings), []
+    for single in settings.single_ablations:
+        entry = Run(label={}, features=runner.provenances())
         result = single.open_result([entry])
         if not result.complete:
-            table = ABLATIONS[single.ablation[0]](bench)
+            table = ABLATIONS[single.ablation[0]](runner)
             entry.results, result.facts = table.results(), table.facts()
             result.finish()
         contents.append(result.content())
-        heading = f"{bench.context.backbone.spec.label} on {bench.context.dataset.name}, {bench.metric}, %"
+        heading = f"{runner.context.backbone.spec.label} on {runner.context.dataset.name}, {runner.metric}, %"
         print(f"\n{heading}: {AblationTable.from_content(contents[-1]).text()}\nwrote {result.path}")
     return contents

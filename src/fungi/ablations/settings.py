@@ -1,4 +1,4 @@
-"""Settings shared by all ablations."""
+"""Settings that all ablations share."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from fungi.settings import SEEDS, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings(GradientSettings):
-    """Flags shared by all ablations, in addition to those of the extraction."""
+class VariationSettings(GradientSettings):
+    """Flags that all ablations share: the flags of the extraction and the flags of kNN."""
 
     k: int = setting(20, "number of neighbours that vote", aliases=("--neighbours",), within=(1, 10**6))
     pca_dim: int = setting(
@@ -19,7 +19,7 @@ class BenchSettings(GradientSettings):
     seed: int = setting(42, "seed of a single run", flag="", within=SEEDS)
     seeds: tuple[int, ...] = setting(
         (),
-        "seeds of heads, projection, negatives and views; several give mean and deviation; 42 if absent",
+        "seeds of heads, projection, negatives and views; several seeds give mean and deviation; default: 42",
         flag="--seed",
         aliases=("--seeds",),
         within=SEEDS,
@@ -31,9 +31,9 @@ class BenchSettings(GradientSettings):
             object.__setattr__(self, "seed", self.seeds[0])
             object.__setattr__(self, "seeds", ())
         if self.split:
-            raise FungiError("ablations always use the train and test splits: leave out --split.")
+            raise FungiError("ablations always use the train and test splits: remove --split.")
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
-        """The seeds to repeat the ablation with."""
+        """The seeds of the repetitions of the ablation."""
         return self.seeds or (self.seed,)

@@ -15,7 +15,7 @@ from fungi.errors import RefusedJoinError
 from fungi.gradients.engine import GradientEngine
 from fungi.runtime.log import progress
 from fungi.search.stored import BankSearch
-from fungi.segmentation.dense import DenseExtractor, Support, record_of
+from fungi.segmentation.dense import DenseExtractor, Support, token_settings
 from fungi.store.banks import PatchRows, open_bank
 from fungi.views.image import ImageInput
 from fungi.views.loading import row_batches
@@ -70,7 +70,7 @@ def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
     Raises RefusedJoinError if the bank and the wrapper differ in feature, profile, input size, statistics or weights.
     """
     bank = open_bank(folder)
-    expected = {"feature": "embeddings", **record_of(extractor, "clean")}
+    expected = {"feature": "embeddings", **token_settings(extractor, "clean")}
     for name, value in expected.items():
         if (bank_value := bank.manifest.provenance.get(name)) != value:
             raise RefusedJoinError(

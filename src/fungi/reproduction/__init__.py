@@ -1,1 +1,1 @@
-"""Reproduce the tables and figures of the paper: the commands for each value, the missing commands, our values."""
+"""Reproduce the tables and figures of the paper: find the commands of each value, run them and compare the values."""

@@ -7,34 +7,34 @@ import numpy as np
 
 from fungi.data.base import DATASETS
 from fungi.errors import FungiError
-from fungi.reproduction.plan import Home, evaluation_step
+from fungi.reproduction.plan import StepSettings, evaluation_step
 from fungi.reproduction.recipe import Evaluation, Value
 from fungi.results.result_file import read_result
 from fungi.results.text import MISSING, markdown, plus_minus
 
 
-def our_value(value: Value, home: Home) -> tuple[float, float | None] | None:
-    """Return our mean for a published value, in its unit, and the deviation over seeds; None if a result is missing.
+def our_value(value: Value, settings: StepSettings) -> tuple[float, float | None] | None:
+    """Return our mean and its deviation over seeds, in the unit of the published value; None if a result is missing.
 
     The deviation is None for a single seed.
     """
-    measurements = [_measured(value, run, home) for run in value.evaluations]
+    measurements = [_measurement(value, evaluation, settings) for evaluation in value.evaluations]
     complete = [measurement for measurement in measurements if measurement is not None]
     if not complete or len(complete) < len(measurements):
         return None
     means, deviations = zip(*complete, strict=True)
-    # The deviation of a mean over datasets would need the scores of every seed, so only single datasets have one.
+    # The deviation of a mean over datasets needs the scores of every seed, so only single datasets have a deviation.
     deviation = deviations[0] if len(complete) == 1 else None
     scaled = None if deviation is None else value.scale * deviation
     return value.scale * float(np.mean(means)), scaled
 
 
-def table_text(values: Sequence[Value], home: Home) -> str:
+def table_text(values: Sequence[Value], settings: StepSettings) -> str:
     """Return a markdown table of our values, with the published values in brackets."""
     columns = list(dict.fromkeys(value.column for value in values))
     rows: dict[str, dict[str, str]] = {}
     for value in values:
-        rows.setdefault(value.row, {})[value.column] = _cell(value, our_value(value, home))
+        rows.setdefault(value.row, {})[value.column] = _cell(value, our_value(value, settings))
     cells = [[row, *(texts.get(column, MISSING) for column in columns)] for row, texts in rows.items()]
     return markdown(["ours (published)", *columns], cells)
 
@@ -46,31 +46,37 @@ def _cell(value: Value, ours: tuple[float, float | None] | None) -> str:
     return (MISSING if ours is None else plus_minus(*ours)) + published
 
 
-def _measured(value: Value, run: Evaluation, home: Home) -> tuple[float, float | None] | None:
+def _measurement(value: Value, evaluation: Evaluation, settings: StepSettings) -> tuple[float, float | None] | None:
     """Return mean and deviation of one evaluation; None if its file, or the entry in the file, is missing."""
-    outputs = evaluation_step(run, home).outputs
+    outputs = evaluation_step(evaluation, settings).outputs
     if not outputs or not outputs[0].exists():
         return None
     try:
-        measurement = _read(outputs[0], value, run, value.cell or value.combination)
+        mean, deviation = _read_entry(outputs[0], value, evaluation, value.cell or value.combination)
         if value.over is None:
-            return measurement
-        base = _read(outputs[0], value, run, value.over)[0]
-        return (measurement[0] - base) / (base if value.relative else 1.0), None
+            return mean, deviation
+        base, _ = _read_entry(outputs[0], value, evaluation, value.over)
+        return (mean - base) / (base if value.relative else 1.0), None
     except (FungiError, KeyError):
         return None
 
 
-def _read(path: Path, value: Value, run: Evaluation, entry: str | tuple[str, str]) -> tuple[float, float | None]:
-    """Return mean and deviation of an entry: a combination, or (row, column) of an ablation. Raises KeyError."""
+def _read_entry(
+    path: Path, value: Value, evaluation: Evaluation, entry: str | tuple[str, str]
+) -> tuple[float, float | None]:
+    """Return mean and deviation of an entry: a combination, or (row, column) of an ablation.
+
+    Raises KeyError if the file does not have the entry.
+    """
     if isinstance(entry, tuple):
         return _ablation_cell(path, entry)
-    metric = value.metric or (DATASETS[run.dataset].metric if run.dataset in DATASETS else "accuracy")
+    default_metric = DATASETS[evaluation.dataset].metric if evaluation.dataset in DATASETS else "accuracy"
+    metric = value.metric or default_metric
     scores = read_result(path)["results"][entry]
     return float(scores[metric]), scores.get(f"{metric}-std")
 
 
 def _ablation_cell(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
     row, column = cell
-    seeds = read_result(path)["results"][row][column]
-    return float(np.mean(seeds)), float(np.std(seeds)) if len(seeds) > 1 else None
+    scores = read_result(path)["results"][row][column]  # one score per seed
+    return float(np.mean(scores)), float(np.std(scores)) if len(scores) > 1 else None

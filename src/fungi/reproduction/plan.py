@@ -23,8 +23,8 @@ from fungi.views.plans import PUBLISHED, PlanName
 
 
 @dataclass(frozen=True)
-class Home:
-    """The folders, profile, plan of views and device that all commands of a plan share."""
+class StepSettings:
+    """The settings that all steps of a plan share: folders, profile, device and plan of views."""
 
     root: Path
     data_dir: Path
@@ -34,7 +34,7 @@ class Home:
 
     @property
     def folder(self) -> Path:
-        """Folder of the profile; another plan of views than the published one has a folder of its own."""
+        """The folder of the profile and, if it is not the published one, of the plan of views."""
         return self.root / (self.profile if self.views == PUBLISHED else f"{self.profile}-{self.views}")
 
     def features(self, seed: int) -> Path:
@@ -44,7 +44,10 @@ class Home:
 
 @dataclass(frozen=True)
 class Step:
-    """One command line. rows, features: number of rows and names of the features to extract; empty for evaluations."""
+    """One command line.
+
+    rows, features: number of rows and names of the features to extract; 0 and empty for evaluations.
+    """
 
     command: str
     flags: tuple[str, ...]
@@ -71,15 +74,16 @@ class Step:
 
     @property
     def gigabytes(self) -> float:
-        """Size of the feature files on disk."""
+        """The size of the feature files on disk."""
         spec = BACKBONES[self.backbone]
-        sizes = [spec.embedding_dim if name == EMBEDDINGS else spec.projection_dim for name in self.features]
-        return self.rows * 4 * sum(sizes) / 1e9
+        dims = [spec.embedding_dim if name == EMBEDDINGS else spec.projection_dim for name in self.features]
+        bytes_per_number = 4  # float32
+        return self.rows * sum(dims) * bytes_per_number / 1e9
 
 
 @cache
 def _outputs(command: str, flags: tuple[str, ...]) -> tuple[Path, ...]:
-    """Return the output files of a command line. The result is cached, because many values are in the same file."""
+    """Return the output files of a command line. The function is cached, because many values are in the same file."""
     return tuple(COMMANDS[command].parse(flags).outputs())
 
 
@@ -93,52 +97,57 @@ class Plan:
     @property
     def missing(self) -> tuple[list[Step], list[Step]]:
         """The extractions and the evaluations that are not done."""
-        return [step for step in self.extractions if not step.is_done], [
-            step for step in self.evaluations if not step.is_done
-        ]
+        extractions = [step for step in self.extractions if not step.is_done]
+        evaluations = [step for step in self.evaluations if not step.is_done]
+        return extractions, evaluations
 
 
-def plan(values: Iterable[Value], home: Home) -> Plan:
+def plan_of(values: Iterable[Value], settings: StepSettings) -> Plan:
     """Return the command lines that the values need, without duplicates."""
-    runs = list(dict.fromkeys(run for value in values for run in value.evaluations))
-    return Plan(tuple(_extractions(runs, home)), tuple(dict.fromkeys(evaluation_step(run, home) for run in runs)))
+    evaluations = list(dict.fromkeys(evaluation for value in values for evaluation in value.evaluations))
+    steps = dict.fromkeys(evaluation_step(evaluation, settings) for evaluation in evaluations)
+    return Plan(tuple(_extractions(evaluations, settings)), tuple(steps))
 
 
-def evaluation_step(run: Evaluation, home: Home) -> Step:
+def evaluation_step(evaluation: Evaluation, settings: StepSettings) -> Step:
     """Return the step that runs an evaluation."""
-    flags = ["--dataset", run.dataset, "--backbone", run.backbone, "--device", home.device]
-    if run.command in SCORED:
-        flags += ["--root", *(str(home.features(seed)) for seed in run.seeds), "--features", *run.features]
-        flags += ["--data-dir", str(home.data_dir)] if run.command in ("retrieval", "in-context") else []
+    command = evaluation.command
+    flags = ["--dataset", evaluation.dataset, "--backbone", evaluation.backbone, "--device", settings.device]
+    if command in SCORED:
+        flags += ["--root", *(str(settings.features(seed)) for seed in evaluation.seeds)]
+        flags += ["--features", *evaluation.features]
+        flags += ["--data-dir", str(settings.data_dir)] if command in ("retrieval", "in-context") else []
     else:
-        flags += ["--root", str(home.folder), "--data-dir", str(home.data_dir)]
-        flags += ["--profile", home.profile, *_views_flags(home, run.command)]
-    return Step(run.command, (*flags, *run.flags), run.backbone)
+        flags += ["--root", str(settings.folder), "--data-dir", str(settings.data_dir)]
+        flags += ["--profile", settings.profile, *_views_flags(settings, command)]
+    return Step(command, (*flags, *evaluation.flags), evaluation.backbone)
 
 
-def _extractions(runs: Sequence[Evaluation], home: Home) -> list[Step]:
+def _extractions(evaluations: Sequence[Evaluation], settings: StepSettings) -> list[Step]:
     """Return one extraction per dataset, backbone and seed, with all features that the evaluations read."""
-    features: dict[tuple[str, str, int], dict[str, None]] = {}
-    for run in runs:
-        for seed in run.seeds:
-            if run.command in SCORED:
-                features.setdefault((run.dataset, run.backbone, seed), {}).update(dict.fromkeys(run.features))
-    return [_extraction(*key, tuple(names), home) for key, names in features.items()]
+    features: dict[tuple[str, str, int], dict[str, None]] = {}  # dicts, because sets do not keep the order
+    for evaluation in evaluations:
+        for seed in evaluation.seeds:
+            if evaluation.command in SCORED:
+                key = evaluation.dataset, evaluation.backbone, seed
+                features.setdefault(key, {}).update(dict.fromkeys(evaluation.features))
+    return [_extraction(*key, tuple(names), settings) for key, names in features.items()]
 
 
-def _extraction(dataset: str, backbone: str, seed: int, features: tuple[str, ...], home: Home) -> Step:
+def _extraction(dataset: str, backbone: str, seed: int, features: tuple[str, ...], settings: StepSettings) -> Step:
     objectives = [name for name in features if name != EMBEDDINGS]
-    flags = ["--dataset", dataset, "--backbone", backbone, "--root", str(home.features(seed))]
-    flags += ["--data-dir", str(home.data_dir), "--profile", home.profile, "--seed", str(seed), "--device", home.device]
+    flags = ["--dataset", dataset, "--backbone", backbone, "--root", str(settings.features(seed))]
+    flags += ["--data-dir", str(settings.data_dir), "--profile", settings.profile]
+    flags += ["--seed", str(seed), "--device", settings.device]
     flags += ["--split", *DATASETS[dataset].splits] if dataset in DATASETS else ["--split", "train", "test"]
     command = "extract-gradients" if objectives else "extract"
     flags += ["--objective", *objectives, "--with-embeddings"] if objectives else []
-    flags += _views_flags(home, command)
+    flags += _views_flags(settings, command)
     rows = sum(size or 0 for size in DATASETS[dataset].sizes.values()) if dataset in DATASETS else 0
-    return Step(command, tuple(flags), backbone, rows, features, home.views)
+    return Step(command, tuple(flags), backbone, rows, features, settings.views)
 
 
-def _views_flags(home: Home, command: str) -> list[str]:
+def _views_flags(settings: StepSettings, command: str) -> list[str]:
     """Return `--views PLAN` for a command that makes views, unless the plan is the published one."""
     makes_views = command in ("extract-gradients", "ablate")
-    return ["--views", home.views] if makes_views and home.views != PUBLISHED else []
+    return ["--views", settings.views] if makes_views and settings.views != PUBLISHED else []

@@ -12,10 +12,10 @@
     cell = ["{gradient}", "accuracy"]     # (row, column) of the table of an ablation; replaces combination and metric
     quoted = "source"                     # the paper quotes this value from other work, so it is not reproduced
 
-Figures have no published values. Their recipes name `backbones`, `datasets` and `features`, or the tables with the same
-values (`like`). Values that are only in the text of the author response are listed in the recipe:
+Figures have no published values. Their recipes name `backbones`, `datasets`, `features` and further commands (`also`),
+or the tables with the same values (`like`). If a value is only in the text of the author response, its recipe lists it:
 
-    [[results]]                           # has the fields of a figure, the fields of an entry of a table, and:
+    [[results]]                           # fields of a figure and of an entry of a table, and these fields:
     row = "gain, all gradients"
     column = "5-shot"
     published = 4.4
@@ -44,7 +44,10 @@ PAPER_SEED = 42
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A command for one dataset and backbone. features: the features to read; empty if the command extracts them."""
+    """A command that scores one backbone on one dataset.
+
+    features: the features to read; empty if the command extracts them. seeds: the seeds of the extractions.
+    """
 
     command: str
     dataset: str
@@ -58,8 +61,9 @@ class Evaluation:
 class Value:
     """A published value, or a number of a figure. Our value is the mean over the evaluations.
 
-    published, std: in the unit of the table; None for figures. scale: factor from our unit to the unit of the table.
-    cell: (row, column) of the table of an ablation; if None, `metric` of `combination` is read.
+    published, std: value and deviation in the unit of the table; None for figures.
+    scale: factor from our unit to the unit of the table.
+    cell: (row, column) of the table of an ablation. If it is None, our value is `metric` of `combination`.
     over: combination or cell to subtract; None if the value is not a difference.
     relative: divide the difference by the subtracted value.
     quoted: source of a value that is not reproduced; empty for other values.
@@ -107,8 +111,8 @@ def values_of(name: str) -> list[Value]:
         return list(_table_values(name, content, tables[name]))
     if "like" in content:
         return [value for other in content["like"] for value in values_of(other)]
-    in_text = [_prose_value(name, content | entry) for entry in content.get("results", ())]
-    return in_text or list(_figure_values(name, content))
+    prose_values = [_prose_value(name, content | entry) for entry in content.get("results", ())]
+    return prose_values or list(_figure_values(name, content))
 
 
 def _table_values(name: str, content: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Value]:
@@ -124,6 +128,7 @@ def _table_values(name: str, content: Mapping[str, Any], table: Mapping[str, Any
 def _entry_for(
     name: str, entries: Sequence[Mapping[str, Any]], row: Mapping[str, Any], column: str
 ) -> Mapping[str, Any]:
+    """Return the first entry of the recipe that matches a published value."""
     for entry in entries:
         fits = all(row.get(field) == value for field, value in entry.get("rows", {}).items())
         if fits and fnmatchcase(column, entry.get("columns", "*")):
@@ -139,11 +144,9 @@ def _value(
     column: str,
     features: tuple[str, ...],
 ) -> Value:
-    words = {
-        field: {True: "yes", False: "no"}[value] if isinstance(value, bool) else value for field, value in row.items()
-    }
-    words["column"] = column
-    flags = tuple(shlex.split(entry["flags"].format(**words)))
+    texts = {field: _yes_or_no(value) if isinstance(value, bool) else value for field, value in row.items()}
+    texts["column"] = column
+    flags = tuple(shlex.split(entry["flags"].format(**texts)))
     command, seeds = entry["evaluation"], tuple(entry.get("seeds", (PAPER_SEED,)))
     evaluations = tuple(
         Evaluation(command, dataset, row["backbone"], features if command in SCORED else (), flags, seeds)
@@ -151,17 +154,21 @@ def _value(
     )
     return Value(
         table=name,
-        row=", ".join(str(words[field]) for field in row if field not in ("values", "std", "default")),
+        row=", ".join(str(texts[field]) for field in row if field not in ("values", "std", "default")),
         column=column,
         published=float(row["values"][column]),
         std=row.get("std", {}).get(column),
         evaluations=() if "quoted" in entry else evaluations,
         combination=row.get("combination") or "",
         metric=entry.get("metric"),
-        cell=tuple(text.format(**words) for text in entry["cell"]) if "cell" in entry else None,
+        cell=tuple(text.format(**texts) for text in entry["cell"]) if "cell" in entry else None,
         scale=float(entry.get("scale", 100)),
         quoted=entry.get("quoted", ""),
     )
+
+
+def _yes_or_no(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 SCORED = ("knn", "linear", "retrieval", "cluster", "analyse", "in-context")
@@ -169,10 +176,10 @@ SCORED = ("knn", "linear", "retrieval", "cluster", "analyse", "in-context")
 
 
 def _datasets(entry: Mapping[str, Any], table: Mapping[str, Any], column: str) -> Sequence[str]:
-    named = entry.get("datasets")
-    if named == ELEVEN or (named is None and column == "mean"):
+    datasets = entry.get("datasets")
+    if datasets == ELEVEN or (datasets is None and column == "mean"):
         return mean_datasets()
-    return named or [table.get("dataset") or column.partition("/")[0]]
+    return datasets or [table.get("dataset") or column.partition("/")[0]]
 
 
 def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
@@ -182,7 +189,7 @@ def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
         Evaluation(command, dataset, entry["backbone"], features, flags, (PAPER_SEED,))
         for dataset in _datasets(entry, {}, entry["column"])
     )
-    cell, over = (tuple(part) if isinstance(part := entry.get(key), list) else part for key in ("cell", "over"))
+    cell, over = (tuple(entry[key]) if isinstance(entry.get(key), list) else entry.get(key) for key in ("cell", "over"))
     return Value(
         table=name,
         row=entry["row"],
@@ -204,19 +211,19 @@ def _figure_values(name: str, content: Mapping[str, Any]) -> Iterator[Value]:
     features = tuple(content.get("features", (EMBEDDINGS, "kl", "dino", "simclr")))
     flags = tuple(shlex.split(content.get("flags", "")))
     datasets = mean_datasets() if content["datasets"] == ELEVEN else content["datasets"]
+    # `flags` of the recipe are only for `evaluation`; the commands in `also` have none.
+    flags_of_commands = {content["evaluation"]: flags} | dict.fromkeys(content.get("also", ()), ())
     for backbone in content["backbones"]:
         evaluations = tuple(
-            Evaluation(
-                command, dataset, backbone, features if command in SCORED else (), flags * (not extra), (PAPER_SEED,)
-            )
+            Evaluation(command, dataset, backbone, features if command in SCORED else (), command_flags, (PAPER_SEED,))
             for dataset in datasets
-            for extra, command in enumerate((content["evaluation"], *content.get("also", ())))
+            for command, command_flags in flags_of_commands.items()
         )
         yield Value(name, backbone, "", None, None, evaluations, "", None, None, 100.0, "")
 
 
 def _features_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Return backbone -> all features in its rows, in canonical order."""
+    """Return the features in the rows of each backbone, in canonical order."""
     features: dict[str, dict[str, None]] = {}
     for row in rows:
         features.setdefault(row["backbone"], {}).update(dict.fromkeys((row.get("combination") or "").split("+")))

@@ -18,7 +18,7 @@ from fungi.settings import setting
 from fungi.views.plans import PUBLISHED, PlanName
 
 if TYPE_CHECKING:
-    from fungi.reproduction.plan import Home, Plan, Step
+    from fungi.reproduction.plan import Plan, Step, StepSettings
 
 DESCRIPTION = """Run the missing steps of tables and figures of the paper, and print our and the published values.
 
@@ -62,15 +62,15 @@ class ReproduceSettings:
 
     def __post_init__(self) -> None:
         if not (self.tables or self.overview or self.steps):
-            raise FungiError("no table or figure is given. Give names such as `paper-9 figure-5`, or use --list.")
+            raise FungiError("no table or figure is named. Give names such as `paper-9 figure-5`, or use --list.")
         if self.submit and self.dry_run:
-            raise FungiError("--dry-run and --submit exclude each other. Give only one of them.")
+            raise FungiError("--dry-run and --submit can't be combined. Use only one of them.")
 
-    def homes(self) -> "list[Home]":
-        """Return the folders and settings of each profile."""
-        from fungi.reproduction.plan import Home
+    def step_settings(self) -> "list[StepSettings]":
+        """Return the settings of the steps, for each profile."""
+        from fungi.reproduction.plan import StepSettings
 
-        return [Home(self.root, self.data_dir, profile, self.device, self.views) for profile in self.profile]
+        return [StepSettings(self.root, self.data_dir, profile, self.device, self.views) for profile in self.profile]
 
 
 def run(settings: ReproduceSettings) -> None:
@@ -84,36 +84,37 @@ def run(settings: ReproduceSettings) -> None:
         if run_step(step_of_task(settings.steps, os.environ)) != 0:
             raise FungiError("this step failed. The lines above name the cause.")
         return
-    for home in settings.homes():
-        planned = _plan_of(settings.tables, home)
+    for step_settings in settings.step_settings():
+        plan = _plan_of_tables(settings.tables, step_settings)
         if settings.dry_run:
-            for step in [step for steps in planned.missing for step in steps]:
+            extractions, evaluations = plan.missing
+            for step in extractions + evaluations:
                 print(command_line(step))
         elif settings.submit:
             from fungi.reproduction.submission import submit
 
-            submit(planned, home, shlex.split(settings.sbatch), settings.gpu, os.environ)
+            submit(plan, step_settings, shlex.split(settings.sbatch), settings.gpu, os.environ)
         else:
-            failed = _work(planned)
-            print(_tables(settings.tables, home))
-            if failed:
+            failures = _run_missing_steps(plan)
+            print(_tables(settings.tables, step_settings))
+            if failures:
                 raise FungiError(
-                    f"{len(failed)} steps failed: {'; '.join(failed[:3])}. Run the same command to try them again."
+                    f"{len(failures)} steps failed: {'; '.join(failures[:3])}. Run the same command to try them again."
                 )
 
 
-_LONGEST = 34
-"""Largest number of characters of a title, so that the list fits in 100 columns."""
+_TITLE_WIDTH = 34
+"""Largest number of characters of a title. The list then fits in 100 columns."""
 
 
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
-    """Return one line per table or figure: its title, number of filled values, missing steps and their cost.
+    """Return one line per table or figure: its title, number of our values, missing steps and their cost.
 
-    If the settings name tables, the names of their datasets and backbones follow.
+    If the settings name tables, the text also lists their datasets and backbones.
     """
     header = ["", "shows", "filled", "data", "models", "steps", "GPU h", "GB"]
     states = {name: _state(settings, name) for name in names}
-    rows = [[name, shorten(title_of(name), _LONGEST, placeholder=" ..."), *states[name].row] for name in names]
+    rows = [[name, shorten(title_of(name), _TITLE_WIDTH, placeholder=" ..."), *states[name].row] for name in names]
     lines = [aligned([header, *rows])]
     if settings.tables:
         lines += [f"{name}: {title_of(name)}\n{state.needs}" for name, state in states.items()]
@@ -137,17 +138,16 @@ class _State:
 
 def _state(settings: ReproduceSettings, name: str) -> _State:
     from fungi.reproduction.outcome import our_value
-    from fungi.reproduction.plan import plan
+    from fungi.reproduction.plan import plan_of
 
-    values, home = values_of(name), settings.homes()[0]
-    extractions, evaluations = plan(values, home).missing
+    values, step_settings = values_of(name), settings.step_settings()[0]
+    extractions, evaluations = plan_of(values, step_settings).missing
     reproducible = [value for value in values if not value.quoted and value.published is not None]
-    runs = [run for value in values for run in value.evaluations]
-    datasets, backbones = sorted({run.dataset for run in runs}), sorted({run.backbone for run in runs})
+    filled = sum(our_value(value, step_settings) is not None for value in reproducible)
+    datasets = sorted({evaluation.dataset for value in values for evaluation in value.evaluations})
+    backbones = sorted({evaluation.backbone for value in values for evaluation in value.evaluations})
     row = [
-        f"{sum(our_value(value, home) is not None for value in reproducible)}/{len(reproducible)}"
-        if reproducible
-        else "-",
+        f"{filled}/{len(reproducible)}" if reproducible else "-",
         str(len(datasets)),
         str(len(backbones)),
         f"{len(extractions)} + {len(evaluations)}",
@@ -162,45 +162,50 @@ def command_line(step: "Step") -> str:
     return shlex.join(["fungi", step.command, *step.flags])
 
 
-def _plan_of(names: Sequence[str], home: "Home") -> "Plan":
-    from fungi.reproduction.plan import plan
+def _plan_of_tables(names: Sequence[str], settings: "StepSettings") -> "Plan":
+    from fungi.reproduction.plan import plan_of
 
-    return plan([value for name in names for value in values_of(name)], home)
+    return plan_of([value for name in names for value in values_of(name)], settings)
 
 
-def _work(planned: "Plan") -> "list[str]":
+def _run_missing_steps(plan: "Plan") -> list[str]:
     """Run the missing steps one after the other; return the command lines of the failed steps."""
-    failed = []
-    for steps in planned.missing:
+    failures = []
+    for steps in plan.missing:
         for number, step in enumerate(steps, start=1):
             logger.info(f"{number} of {len(steps)}: {command_line(step)}")
             if run_step(step) != 0:
-                failed.append(command_line(step))
-    return failed
+                failures.append(command_line(step))
+    return failures
+
+
+_INTERRUPTED = 130
+"""Exit status of a command that the user interrupted."""
 
 
 def run_step(step: "Step") -> int:
-    """Run a step in this process; return its exit status."""
+    """Run a step in this process; return its exit status. Raises KeyboardInterrupt if the user interrupted it."""
     status = COMMANDS[step.command].main(step.flags)
-    if status == 130:
+    if status == _INTERRUPTED:
         raise KeyboardInterrupt
     return status
 
 
-def _origin(home: "Home") -> str:
+def _profile_text(settings: "StepSettings") -> str:
     """Return the profile and, if it is not the published one, the plan of views."""
-    return f"profile {home.profile}" + ("" if home.views == PUBLISHED else f", {home.views} views")
+    return f"profile {settings.profile}" + ("" if settings.views == PUBLISHED else f", {settings.views} views")
 
 
-def _tables(names: Sequence[str], home: "Home") -> str:
-    """Return the tables and write each to a markdown file. For a figure, return the command that draws it."""
+def _tables(names: Sequence[str], settings: "StepSettings") -> str:
+    """Write each table to a markdown file; return the tables and, for figures, the commands that draw them."""
     from fungi.reproduction.outcome import table_text
 
     texts = []
     for name in names:
         if not name.startswith("figure"):
-            texts.append(f"{name}, {_origin(home)}: {title_of(name)}\n\n{table_text(values_of(name), home)}\n")
-            write_text_atomically(home.folder / "tables" / f"{name}.md", texts[-1])
+            table = table_text(values_of(name), settings)
+            texts.append(f"{name}, {_profile_text(settings)}: {title_of(name)}\n\n{table}\n")
+            write_text_atomically(settings.folder / "tables" / f"{name}.md", texts[-1])
         else:
-            texts.append(f"{name}: run fungi report --results {home.folder} to draw it\n")
+            texts.append(f"{name}: run fungi report --results {settings.folder} to draw it\n")
     return "\n".join(texts)

@@ -1,4 +1,4 @@
-"""Submit the missing steps of a plan as SLURM arrays. Evaluations run after the extractions, even if some failed."""
+"""Submit the missing steps of a plan as SLURM arrays. The evaluations run after all extractions have ended."""
 
 import hashlib
 import json
@@ -12,32 +12,34 @@ from fungi.grid.job_files import project_folder
 from fungi.grid.submission import Array, ClusterLimits, JobEnvironment, default_python, log_pattern
 from fungi.grid.submit import sbatch
 from fungi.grid.throughput import SECONDS_PER_ELEMENT
-from fungi.reproduction.plan import Home, Plan, Step
+from fungi.reproduction.plan import Plan, Step, StepSettings
 from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 
 STEPS = "FUNGI_STEPS"
-"""Environment variable of the jobs (jobs/reproduce/): path of the file of steps."""
+"""Environment variable of the jobs (jobs/reproduce/): path of the file with the steps."""
 
 
-def submit(planned: Plan, home: Home, options: Sequence[str], gpu: str, environ: Mapping[str, str]) -> None:
-    """Submit the missing steps. The code is copied first, so that later edits do not affect queued jobs."""
+def submit(plan: Plan, settings: StepSettings, options: Sequence[str], gpu: str, environ: Mapping[str, str]) -> None:
+    """Copy the code, so that later edits do not affect queued jobs, and submit the missing steps.
+
+    options: further options for sbatch. Raises FungiError if SLURM can't write logs below the root folder.
+    """
     project = project_folder()
-    log_pattern(home.root.absolute())  # raises before anything is written
-    extractions, evaluations = planned.missing
-    code = freeze(project, home.root.absolute())
+    log_pattern(settings.root.absolute())  # raises an error for an unusable folder before anything is written
+    extractions, evaluations = plan.missing
+    code = freeze(project, settings.root.absolute())
     jobs = JobEnvironment(code, {}, default_python(environ), ClusterLimits.ask().array)
-    (home.root / "logs").mkdir(parents=True, exist_ok=True)
+    (settings.root / "logs").mkdir(parents=True, exist_ok=True)
     dependencies: list[str] = []
-    for name, steps in (("extraction", sharded(extractions, gpu)), ("evaluation", evaluations)):
-        job_ids = [sbatch(array, jobs) for array in arrays(name, steps, home, jobs, options, dependencies)]
+    for name, steps in (("extraction", split_into_shards(extractions, gpu)), ("evaluation", evaluations)):
+        job_ids = [sbatch(array, jobs) for array in arrays(name, steps, settings, jobs, options, dependencies)]
         dependencies = job_ids or dependencies
-        logger.info(
-            f"{name}: {counted(len(steps), 'element')}" + (f", jobs {', '.join(dependencies)}" if steps else "")
-        )
+        job_text = f", jobs {', '.join(dependencies)}" if steps else ""
+        logger.info(f"{name}: {counted(len(steps), 'element')}{job_text}")
 
 
-def sharded(steps: Sequence[Step], gpu: str) -> list[Step]:
+def split_into_shards(steps: Sequence[Step], gpu: str) -> list[Step]:
     """Return the extractions split into shards that take about an hour each."""
     counts = [max(1, round(step.hours(gpu) * 3600 / SECONDS_PER_ELEMENT)) for step in steps]
     return [
@@ -48,21 +50,33 @@ def sharded(steps: Sequence[Step], gpu: str) -> list[Step]:
 
 
 def arrays(
-    name: str, steps: Sequence[Step], home: Home, jobs: JobEnvironment, options: Sequence[str], after: Sequence[str]
+    name: str,
+    steps: Sequence[Step],
+    settings: StepSettings,
+    jobs: JobEnvironment,
+    options: Sequence[str],
+    dependencies: Sequence[str],
 ) -> list[Array]:
-    """Return the calls of sbatch for some steps: one call per `jobs.max_array` steps.
+    """Write the file of steps; return the arrays to submit, each with at most `jobs.max_array` steps.
 
-    after: ids of the jobs that must end before these jobs start.
+    dependencies: ids of the jobs that must end before these jobs start.
     """
     if not steps:
         return []
-    file, calls = _write(steps, home.root.absolute()), []
-    for first, part in chunks(range(len(steps)), jobs.max_array):
-        command = ["sbatch", f"--array={array_text(part)}", f"--output={log_pattern(home.root.absolute())}"]
-        command += ["--export=ALL", *([f"--dependency=afterany:{':'.join(after)}"] if after else [])]
-        job_file = str(jobs.project / "jobs" / "reproduce" / f"{name}.job")
-        calls.append(Array([*command, *options, job_file], {STEPS: str(file), FIRST: str(first)}))
-    return calls
+    root = settings.root.absolute()
+    steps_file, job_file = _write_steps(steps, root), str(jobs.project / "jobs" / "reproduce" / f"{name}.job")
+    # `afterany`: the evaluations run even if some extractions failed.
+    dependency = [f"--dependency=afterany:{':'.join(dependencies)}"] if dependencies else []
+    return [
+        Array(
+            [
+                *("sbatch", f"--array={array_text(part)}", f"--output={log_pattern(root)}", "--export=ALL"),
+                *(*dependency, *options, job_file),
+            ],
+            {STEPS: str(steps_file), FIRST: str(first)},
+        )
+        for first, part in chunks(range(len(steps)), jobs.max_array)
+    ]
 
 
 def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
@@ -74,25 +88,28 @@ def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
         raise FungiError(
             f"{file} can't be read as a list of steps ({error}). `fungi reproduce --submit` writes such files."
         ) from None
-    # One call of sbatch may be only a part of the list of steps, so the array may be shorter than the list.
+    # A long list of steps needs several arrays, so this array may have only a part of the steps.
     indices = chosen_indices({**environ, "FUNGI_PARTIAL": "1"}, len(steps))
     if len(steps) > 1 and len(indices) != 1:
         raise FungiError("--steps works only in the tasks of a SLURM array. To run tables here, give their names.")
     return steps[indices[0]]
 
 
-def _write(steps: Sequence[Step], root: Path) -> Path:
+def _write_steps(steps: Sequence[Step], root: Path) -> Path:
     """Write the steps to a JSON file named by the hash of its content; return its path."""
-    text = json.dumps([[step.command, list(_absolute(step.flags)), step.backbone] for step in steps])
+    text = json.dumps([[step.command, _with_absolute_paths(step.flags), step.backbone] for step in steps])
     path = root / "progress" / f"steps-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     write_text_atomically(path, text)
     return path
 
 
-def _absolute(flags: Sequence[str]) -> list[str]:
-    """Return the flags with absolute paths, for a process that starts in another folder."""
-    takes_folders, words = False, []
-    for flag in flags:
-        takes_folders = flag in ("--root", "--data-dir") if flag.startswith("--") else takes_folders
-        words.append(flag if flag.startswith("--") or not takes_folders else str(Path(flag).absolute()))
-    return words
+def _with_absolute_paths(flags: Sequence[str]) -> list[str]:
+    """Return the flags with absolute paths of folders, for a process that starts in another folder."""
+    name, texts = "", []
+    for text in flags:
+        if text.startswith("--"):
+            name = text
+            texts.append(text)
+        else:
+            texts.append(str(Path(text).absolute()) if name in ("--root", "--data-dir") else text)
+    return texts

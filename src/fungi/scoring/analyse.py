@@ -1,7 +1,7 @@
 """Analyses of the paper's figures: CKA between features, accuracy by shots, accuracy by layer.
 
-Each analysis writes result files, which `fungi report` draws. The report computes differences per class from the
-predictions in kNN results, without an analysis.
+Each analysis writes result files, which `fungi report` draws. The figure of differences per class needs no analysis:
+the report computes it from the predictions in kNN results.
 """
 
 from contextlib import suppress
@@ -23,9 +23,9 @@ from fungi.store.layout import EMBEDDINGS, Layout
 DESCRIPTION = """Analyses of features that are already extracted. `fungi report` draws their results.
 
   fungi analyse --analysis cka shots --dataset imagenet-100 --backbone vit-b16
-  fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (each array of the gradient files)
+  fungi analyse --analysis layers --dataset imagenet-100 --backbone vit-b16     (kNN on each array of gradient files)
 """
-_OF_KNN = ("k", "vote", "temperature", "shots", "few_shot_seed", "few_shot_sampling")
+_KNN_SETTINGS = ("k", "vote", "temperature", "shots", "few_shot_seed", "few_shot_sampling")
 Analysis = Literal["cka", "shots", "layers"]
 
 
@@ -35,8 +35,8 @@ class AnalyseSettings(FeatureSettings):
 
     analysis: tuple[Analysis, ...] = setting(
         ("cka", "shots"),
-        "analyses to run: cka (similarity of features), shots (kNN by number of shots), layers (kNN by layer, for each"
-        " gradient alone)",
+        "analyses to run: cka (similarity of features), shots (kNN for each number of shots), layers (kNN for each"
+        " layer, on each gradient alone)",
         decides="nothing",
     )
     shot_counts: tuple[int, ...] = setting(
@@ -59,14 +59,13 @@ class AnalyseSettings(FeatureSettings):
             raise FungiError(
                 "--output names one file, but an analysis by kNN writes several: use it only with --analysis cka."
             )
-        self.knn(
-            shots=self.shots or (1 if "shots" in self.analysis else None)
-        )  # raises FungiError if these settings contradict
+        # The kNN settings raise FungiError if the flags contradict each other.
+        self.knn(shots=self.shots or (1 if "shots" in self.analysis else None))
 
     def knn(self, **changes: Any) -> KnnSettings:
-        """Return the settings of one kNN run: the shared flags with the given changes."""
-        known = {field.name for field in fields(KnnSettings)}
-        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in known}
+        """Return the settings of one kNN run: the flags of both commands, with the values in `changes`."""
+        knn_names = {field.name for field in fields(KnnSettings)}
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in knn_names}
         return KnnSettings(**shared | changes)
 
     def outputs(self) -> list[Path]:
@@ -75,29 +74,29 @@ class AnalyseSettings(FeatureSettings):
         return [*paths, *self._runs_by_shots()]
 
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:
-        """Return the settings of each kNN run by the result file that it writes.
+        """Return a dictionary from each result file of `shots` to the settings of its kNN run.
 
-        If the labels are already extracted, there is no run for numbers of shots that need more rows than exist.
+        If the labels are already extracted, numbers of shots that need more rows than exist are omitted.
         """
         counts = self.shot_counts if "shots" in self.analysis else ()
-        with suppress(FungiError, OSError):  # nothing is extracted yet
+        with suppress(FungiError, OSError):  # an error means that no labels are extracted yet
             smallest, classes = _class_sizes(self)
             counts = tuple(count for count in counts if count <= smallest and count * classes > max(self.knn().all_k))
         runs = [self.knn(shots=count, combinations="nested") for count in counts]
         return {path: run for run in runs for path in run.outputs()}
 
     def difference(self, path: Path) -> str:
-        """Return the first difference between the settings in the file and those of its run; empty if there is none."""
-        run = self._runs_by_shots().get(path)
-        return super().difference(path) if run is None else run.difference(path)
+        """Return a sentence on a setting with another value in the result file at `path`; empty if there is none."""
+        knn_settings = self._runs_by_shots().get(path)
+        return super().difference(path) if knn_settings is None else knn_settings.difference(path)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide CKA. The settings of neighbours and shots decide only the kNN runs."""
-        return {name: value for name, value in super().deciding().items() if name not in _OF_KNN}
+        """Return the settings that decide CKA, without those that decide only the kNN runs."""
+        return {name: value for name, value in super().deciding().items() if name not in _KNN_SETTINGS}
 
     def unusual(self) -> dict[str, Any]:
         """Return the settings that decide CKA and differ from the defaults."""
-        return {name: value for name, value in super().unusual().items() if name not in _OF_KNN}
+        return {name: value for name, value in super().unusual().items() if name not in _KNN_SETTINGS}
 
 
 def cka(settings: AnalyseSettings) -> dict[str, Any]:
@@ -108,20 +107,20 @@ def cka(settings: AnalyseSettings) -> dict[str, Any]:
     return evaluate(
         settings,
         combinations=lambda features: list(combinations(in_order(features), 2)),
-        prepare=lambda task: CkaScorer(settings, task),
+        prepare=lambda run: CkaScorer(settings, run),
         splits=lambda _: ("test",),
         name="cka",
     )
 
 
 def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
-    """Run kNN for each number of shots, if there are enough rows for it. Return the contents of the result files."""
+    """Run kNN for each number of shots that has enough rows. Return the contents of the result files."""
     smallest, classes = _class_sizes(settings)
     contents = []
     for count in settings.shot_counts:
         if count > smallest or count * classes <= max(settings.knn().all_k):
             logger.warning(
-                "left out %d shots: there are %d classes, the smallest has %d rows, and k = %d",
+                "no kNN with %d shots: there are %d classes, the smallest has %d rows, and k = %d",
                 count,
                 classes,
                 smallest,
@@ -133,7 +132,7 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
 
 
 def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
-    """Run kNN on each gradient alone, for every array of its file. Return the contents of the result files."""
+    """Run kNN on each gradient alone, for every array that all files have. Return the contents of the result files."""
     from fungi.store.reading import array_keys
 
     layout, (dataset, backbone) = Layout(settings.root[0]), (settings.dataset_name, settings.backbone_name)
@@ -146,9 +145,9 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
             " Run fungi extract-gradients first."
         )
     paths = [layout.existing(name, dataset, backbone, settings.train_split) for name in names]
-    shared = set.intersection(*(set(array_keys(path)) for path in paths))
-    single = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": None}
-    return [knn_concat.run(settings.knn(layer_key=key, **single)) for key in sorted(shared)]
+    shared_keys = set.intersection(*(set(array_keys(path)) for path in paths))
+    changes = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": None}
+    return [knn_concat.run(settings.knn(layer_key=key, **changes)) for key in sorted(shared_keys)]
 
 
 def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:

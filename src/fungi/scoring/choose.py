@@ -1,14 +1,15 @@
-"""`--choose`: choose combination, number of components and number of neighbours on the train rows alone.
+"""`--choose`: choose combination, number of components and number of neighbours from the train rows alone.
 
 Each combination is reduced once, by a PCA fitted on its train rows without their labels. The first components of a PCA
-are the components of a smaller PCA, so one decomposition gives all sizes. One search gives all k. A candidate is chosen
-by its leave-one-out score on the train rows. Test labels are used only for the scores and for the row `hindsight`.
+are the components of a smaller PCA, so one decomposition gives all sizes. One search gives all k. The leave-one-out
+score on the train rows decides which candidate is chosen. Test labels are used only for the scores and for the row
+`hindsight`.
 
-The rows of the result, each over all runs:
+The rows of the result are means over all runs:
 
-    embeddings, embeddings+kl+...   test score of that combination, with components and neighbours chosen for it
+    embeddings, embeddings+kl+...   test score of the combination, with components and neighbours chosen for it
     chosen                          test score of the candidate with the best leave-one-out score
-    hindsight                       best test score of all candidates, which are chosen with the test labels here
+    hindsight                       best test score of all candidates: a choice that uses the test labels
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,30 +25,31 @@ from fungi.evaluators.knn import neighbour_labels, other_labels, votes_by_k
 from fungi.evaluators.metrics import classification_scores
 from fungi.results.result_file import Scores
 from fungi.runtime.device import choose_device
-from fungi.scoring.evaluation_loop import Combined, Task, warnings_of_labels
+from fungi.scoring.evaluation_loop import CombinedFeatures, EvaluationRun, warnings_of_labels
 from fungi.scoring.feature_settings import FewShotSettings
 from fungi.search.neighbours import in_memory
 from fungi.store.layout import EMBEDDINGS
 
 CHOSEN, HINDSIGHT = "chosen", "hindsight"
-POWERS = tuple(2**power for power in range(4, 13))
+DIMS = tuple(2**power for power in range(4, 13))
+"""Numbers of components to try, in addition to the largest number."""
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A combination, a number of components and a number of neighbours.
 
-    judged: leave-one-out score on the train rows.
+    train_score: leave-one-out score on the train rows.
     """
 
     combination: Combination
     dim: int
     k: int
-    judged: float
+    train_score: float
 
     def describe(self) -> dict[str, Any]:
         """Return the candidate as plain data for the result file."""
-        return {"combination": name_of(self.combination), "dim": self.dim, "k": self.k, "judged": self.judged}
+        return {"combination": name_of(self.combination), "dim": self.dim, "k": self.k, "judged": self.train_score}
 
 
 def rows_of_the_table(features: Sequence[str]) -> list[Combination]:
@@ -57,77 +59,78 @@ def rows_of_the_table(features: Sequence[str]) -> list[Combination]:
 
 
 class ChoiceScorer:
-    """Scores one run of `--choose`.
+    """Scorer of one run of `--choose`.
 
-    most_neighbours: largest number of neighbours to try. settings.reduced_dim: largest number of components to try.
+    largest_k: largest number of neighbours to try. settings.reduced_dim: largest number of components to try.
     metric: the metric that selects the best candidate.
     """
 
-    def __init__(self, settings: FewShotSettings, task: Task, *, most_neighbours: int, metric: str) -> None:
-        train, test = task.splits["train"], task.splits["test"]
+    def __init__(self, settings: FewShotSettings, run: EvaluationRun, *, largest_k: int, metric: str) -> None:
+        train, test = run.splits["train"], run.splits["test"]
         targets, self.test_targets = train.targets(), test.targets()
-        rows = settings.rows(targets, task.draw, task.provenances, train.class_names())
+        rows = settings.rows(targets, run.few_shot_seed, run.provenances, train.class_names())
         self._targets = targets if rows is None else targets[rows]
         self._train, self._test = self.sources = train.source(settings, rows), test.source(settings)
         self._device, self._metric = choose_device(settings.device), metric
-        self._neighbours = min(most_neighbours, len(self._targets) - 1)
+        self._largest_k = min(largest_k, len(self._targets) - 1)
         self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
-        self._judged: dict[Combination, list[Candidate]] = {}
+        self._candidates: dict[Combination, list[Candidate]] = {}
 
-    def score(self, features: Combined) -> Scores:
+    def score(self, features: CombinedFeatures) -> Scores:
         """Return the test scores of a row of the result, with its candidate and the candidate's leave-one-out score."""
         combination = features.names
         if combination == (HINDSIGHT,):
-            _, scores, best = max(self._tested(), key=lambda tested: tested[0])
+            _, scores, best = max(self._test_scores(), key=lambda entry: entry[0])
             return {**scores, "chosen": best.describe()}
-        allowed = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
-        # If several are best, `max` returns the first: the candidate with the fewest features, components, neighbours.
-        candidates = (candidate for names in allowed for candidate in self.judged(names))
-        best = max(candidates, key=lambda candidate: candidate.judged)
+        combinations = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
+        # If several candidates are best, `max` returns the first of them. It has the fewest features, components and
+        # neighbours.
+        candidates = (candidate for names in combinations for candidate in self.candidates(names))
+        best = max(candidates, key=lambda candidate: candidate.train_score)
         _, train, test = self._rows(best.combination)
         labels = neighbour_labels(in_memory(train[:, : best.dim]), self._targets, test[:, : best.dim], best.k)
         predictions = votes_by_k(labels)[-1]
         scores = classification_scores(predictions, self.test_targets, decision_score=(labels == 1).mean(axis=1))
-        return {**scores, "judged": best.judged, "chosen": best.describe(), "predictions": predictions.tolist()}
+        return {**scores, "judged": best.train_score, "chosen": best.describe(), "predictions": predictions.tolist()}
 
-    def judged(self, combination: Combination) -> list[Candidate]:
+    def candidates(self, combination: Combination) -> list[Candidate]:
         """Return all candidates of a combination with their leave-one-out scores. Test rows are not used."""
-        if combination not in self._judged:
-            sizes, train, _ = self._rows(combination, test=False)
-            self._judged[combination] = [
-                Candidate(combination, dim, count, classification_scores(votes, self._targets)[self._metric])
-                for dim in sizes
-                for count, votes in enumerate(
-                    votes_by_k(other_labels(train[:, :dim].contiguous(), self._targets, self._neighbours)), start=1
+        if combination not in self._candidates:
+            dims, train, _ = self._rows(combination, test=False)
+            self._candidates[combination] = [
+                Candidate(combination, dim, k, classification_scores(votes, self._targets)[self._metric])
+                for dim in dims
+                for k, votes in enumerate(
+                    votes_by_k(other_labels(train[:, :dim].contiguous(), self._targets, self._largest_k)), start=1
                 )
             ]
-        return self._judged[combination]
+        return self._candidates[combination]
 
     def warnings(self) -> list[str]:
         """Return warnings about the labels."""
         return warnings_of_labels(self._targets, self.test_targets)
 
-    def _tested(self) -> Iterator[tuple[float, Scores, Candidate]]:
+    def _test_scores(self) -> Iterator[tuple[float, Scores, Candidate]]:
         """Yield, for every candidate, its metric on the test rows, all its test scores, and the candidate."""
         for combination in all_combinations(self._train.names):
-            sizes, train, test = self._rows(combination)
-            judged = iter(self.judged(combination))
-            for dim in sizes:
-                labels = neighbour_labels(in_memory(train[:, :dim]), self._targets, test[:, :dim], self._neighbours)
+            dims, train, test = self._rows(combination)
+            candidates = iter(self.candidates(combination))
+            for dim in dims:
+                labels = neighbour_labels(in_memory(train[:, :dim]), self._targets, test[:, :dim], self._largest_k)
                 for votes in votes_by_k(labels):
                     scores = classification_scores(votes, self.test_targets)
-                    yield scores[self._metric], scores, next(judged)
+                    yield scores[self._metric], scores, next(candidates)
 
     def _rows(
         self, combination: Combination, *, test: bool = True
     ) -> tuple[list[int], Float[Tensor, "n r"], Float[Tensor, "q r"]]:
         """Return the numbers of components to try, and the train and test rows with the largest of these numbers.
 
-        The numbers are the powers of two from 16 on, and the size of the largest PCA. Without PCA, the only number is
-        the full size.
+        The numbers are `DIMS`, up to the size of the largest PCA, and this size. If PCA is skipped, the only number is
+        the full size. test: whether to return the test rows; otherwise their part of the result is empty.
         """
         reduction = self._reducer.fit(combination)
         train = reduced(self._train, reduction, self._device)
-        powers = [] if reduction.skipped else [size for size in POWERS if size < reduction.dim]
+        smaller_dims = [] if reduction.skipped else [dim for dim in DIMS if dim < reduction.dim]
         test_rows = reduced(self._test, reduction, self._device) if test else train[:0]
-        return [*powers, reduction.dim], train, test_rows
+        return [*smaller_dims, reduction.dim], train, test_rows

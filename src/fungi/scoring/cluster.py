@@ -16,7 +16,7 @@ DESCRIPTION = """k-means with as many clusters as classes, matched with the clas
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings(FeatureSettings):
-    """Flags of `fungi cluster`. The scored split is clustered, and PCA is fitted on the same rows."""
+    """Flags of `fungi cluster`. k-means clusters the rows of the scored split. PCA is fitted on the same rows."""
 
     task: ClassVar[str] = "clustering"
 
@@ -38,7 +38,7 @@ def run(settings: ClusterSettings) -> dict[str, Any]:
         settings,
         splits=lambda _: ("test",),
         combinations=all_combinations if settings.all_combinations else nested_chain,
-        prepare=lambda task: ClusterScorer(settings, task, restarts=settings.restarts, seed=settings.seed),
+        prepare=lambda run: ClusterScorer(settings, run, restarts=settings.restarts, seed=settings.seed),
     )
 
 

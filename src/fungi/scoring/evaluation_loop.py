@@ -1,4 +1,4 @@
-"""The loop of all evaluations: score every missing combination of every run, and save after each one.
+"""The loop of all evaluations: score every missing combination of every run, and save the scores of each combination.
 
 The loop opens the features, reduces them, logs warnings and saves. A scorer turns reduced features into scores.
 """
@@ -22,7 +22,7 @@ from fungi.runtime.log import logger, progress
 from fungi.runtime.tracking import track
 from fungi.scoring.feature_files import Splits, open_splits, provenance, provenances_of
 from fungi.scoring.feature_settings import FeatureSettings
-from fungi.scoring.fitted_rows import warnings_of_seen_rows
+from fungi.scoring.fitted_rows import warnings_of_fitted_rows
 from fungi.store.foreign import format_of, split_key
 from fungi.store.joining import check_runs
 from fungi.store.provenance import Provenance
@@ -31,10 +31,10 @@ from fungi.store.reading import read_class_names, read_sample_ids
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores any combination of the features of one run.
+    """Object that scores combinations of the features of one run.
 
-    test_targets: labels of the scored rows, which are saved with the predictions. sources: all features that the scorer
-    reads. PCA is fitted on the first source.
+    test_targets: labels of the scored rows, which are saved with the predictions.
+    sources: all features that the scorer reads. PCA is fitted on the first source.
     """
 
     test_targets: Integer[np.ndarray, " q"]
@@ -43,29 +43,30 @@ class Scorer(Protocol):
     def sources(self) -> Sequence[FeatureSource]:
         """Return the features that the scorer reads."""
 
-    def score(self, features: "Combined") -> Scores:
+    def score(self, features: "CombinedFeatures") -> Scores:
         """Return the scores of one combination."""
 
     def warnings(self) -> list[str]:
         """Return warnings about the labels. Warnings about features come from the sources."""
 
 
-class Combined:
+class CombinedFeatures:
     """The features of one combination. They are concatenated and reduced when a scorer reads them.
 
-    names: features of the combination. reducer: fits PCA on the first source of the scorer. announce: logs a reduction.
+    names: features of the combination. reducer: fits PCA on the first source of the scorer. log_reduction: function
+    that logs why PCA was skipped or has fewer components.
     """
 
-    def __init__(self, names: Combination, reducer: Reducer, announce: Callable[[Reduction], None]) -> None:
+    def __init__(self, names: Combination, reducer: Reducer, log_reduction: Callable[[Reduction], None]) -> None:
         self.names = names
         self._reducer = reducer
-        self._announce = announce
+        self._log_reduction = log_reduction
 
     @cached_property
     def reduction(self) -> Reduction:
-        """The reduction. It is fitted when it is first used."""
+        """The PCA of the combination. It is fitted on first use."""
         reduction = self._reducer.fit(self.names)
-        self._announce(reduction)
+        self._log_reduction(reduction)
         return reduction
 
     def rows(self, source: FeatureSource) -> Float[Tensor, "n r"]:
@@ -73,7 +74,7 @@ class Combined:
         return reduced(source, self.reduction, self._reducer.device)
 
     def blocks(self, source: FeatureSource) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
-        """Return a function that yields the reduced rows block by block. It can be called repeatedly."""
+        """Return a function that yields the reduced rows block by block. The function can be called several times."""
         return repeatable_blocks(source, self.reduction, self._reducer.device)
 
     def moments(self) -> tuple[Float64[Tensor, " f"], Float64[Tensor, "f f"]]:
@@ -82,12 +83,15 @@ class Combined:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One run of an evaluation: the features of one extraction, and the seed of a few-shot draw (or None)."""
+class EvaluationRun:
+    """One run of an evaluation: the features of one extraction, with one few-shot draw.
+
+    few_shot_seed: seed of the draw; None if no rows are drawn at random. entry: entry of the run in the result file.
+    """
 
     splits: Splits
-    draw: int | None
-    run: Run
+    few_shot_seed: int | None
+    entry: Run
 
     @property
     def provenances(self) -> list[Provenance]:
@@ -99,81 +103,84 @@ def evaluate(
     settings: FeatureSettings,
     *,
     combinations: Callable[[Sequence[str]], list[Combination]],
-    prepare: Callable[[Task], Scorer],
+    prepare: Callable[[EvaluationRun], Scorer],
     splits: Callable[[Path], Sequence[str]] = lambda _: ("train", "test"),
-    draws: Sequence[int | None] = (None,),
+    few_shot_seeds: Sequence[int | None] = (None,),
     name: str | None = None,
 ) -> dict[str, Any]:
     """Score the combinations that are missing in a result file, and return the content of the file.
 
-    combinations: function from the features to the combinations to score. prepare: function that reads labels and
-    opens sources; it is called once for each unfinished run. splits: function from a root to the splits to open, first
-    the split to fit on. draws: seeds of few-shot draws. name: task of the result file, default: that of the settings.
+    combinations: function from the features to the combinations to score.
+    prepare: function that reads the labels and opens the sources; it is called once for each unfinished run.
+    splits: function from a root to the splits to open; the first split is fitted on.
+    few_shot_seeds: seeds of the few-shot draws. name: task of the result file; default: the task of the settings.
     """
-    tasks = _tasks(settings, splits, draws)
-    result = settings.open_result([task.run for task in tasks], task=name, provenances=tasks[0].provenances)
-    for task in tasks:
-        combinations_of_run = combinations(list(next(iter(task.splits.values())).arrays))
-        missing = [combination for combination in combinations_of_run if name_of(combination) not in task.run.results]
+    runs = _runs(settings, splits, few_shot_seeds)
+    result = settings.open_result([run.entry for run in runs], task=name, provenances=runs[0].provenances)
+    for run in runs:
+        combinations_of_run = combinations(list(next(iter(run.splits.values())).arrays))
+        missing = [combination for combination in combinations_of_run if name_of(combination) not in run.entry.results]
         if missing:
-            _evaluate_run(settings, task, missing, prepare(task), result)
+            _evaluate_run(settings, run, missing, prepare(run), result)
     result.finish()
     logger.info("wrote %s", result.path)
     return result.content()
 
 
-def _tasks(
-    settings: FeatureSettings, splits: Callable[[Path], Sequence[str]], draws: Sequence[int | None]
-) -> list[Task]:
-    opened = {root: open_splits(settings, root, splits(root)) for root in settings.root}
+def _runs(
+    settings: FeatureSettings, splits: Callable[[Path], Sequence[str]], few_shot_seeds: Sequence[int | None]
+) -> list[EvaluationRun]:
+    """Return a run for each root and few-shot seed."""
+    splits_by_root = {root: open_splits(settings, root, splits(root)) for root in settings.root}
     check_runs(
         {
             str(root): {name: files.arrays for name, files in splits_of_root.items()}
-            for root, splits_of_root in opened.items()
+            for root, splits_of_root in splits_by_root.items()
         }
     )
     return [
-        Task(
+        EvaluationRun(
             splits_of_root,
-            draw,
-            Run(label={"root": str(root), "few_shot_seed": draw}, features=provenance(splits_of_root)),
+            seed,
+            Run(label={"root": str(root), "few_shot_seed": seed}, features=provenance(splits_of_root)),
         )
-        for root, splits_of_root in opened.items()
-        for draw in draws
+        for root, splits_of_root in splits_by_root.items()
+        for seed in few_shot_seeds
     ]
 
 
 def _evaluate_run(
-    settings: FeatureSettings, task: Task, missing: list[Combination], scorer: Scorer, result: ResultFile
+    settings: FeatureSettings, run: EvaluationRun, missing: list[Combination], scorer: Scorer, result: ResultFile
 ) -> None:
-    _keep_rows(result, scorer.test_targets, task)
-    for text in warnings_of_seen_rows({split: files.arrays for split, files in task.splits.items()}):
-        note(task.run, text)
-    reducer, announce = Reducer(scorer.sources[0], settings.reduced_dim, settings.compute_device), Announcer()
+    _save_labels(result, scorer.test_targets, run)
+    for text in warnings_of_fitted_rows({split: files.arrays for split, files in run.splits.items()}):
+        _warn_once(run.entry, text)
+    reducer, log_reduction = Reducer(scorer.sources[0], settings.reduced_dim, settings.compute_device), ReductionLog()
     for combination in progress(missing, label=result.task, unit="combination"):
-        features = Combined(combination, reducer, announce)
+        features = CombinedFeatures(combination, reducer, log_reduction)
         scores = scorer.score(features)
-        if "reduction" in vars(features):  # the scorer has used it
+        # `reduction` is a cached property, so `vars` contains it only if the scorer used it.
+        if "reduction" in vars(features):
             scores = scores | {"pca": features.reduction.describe()}
         for text in [*scorer.warnings(), *(text for source in scorer.sources for text in source.warnings())]:
-            note(task.run, text)
-        result.add(task.run, name_of(combination), scores)
+            _warn_once(run.entry, text)
+        result.add(run.entry, name_of(combination), scores)
         track({f"{name_of(combination)}/{metric}": value for metric, value in scores.items()})
 
 
-def note(run: Run, text: str) -> None:
-    """Log a warning once, and record it in the result."""
-    if text not in run.warnings:
-        run.warnings.append(text)
+def _warn_once(entry: Run, text: str) -> None:
+    """Log a warning and record it in the result, unless the run already has it."""
+    if text not in entry.warnings:
+        entry.warnings.append(text)
         logger.warning("warning: %s", text)
 
 
-def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Task) -> None:
+def _save_labels(result: ResultFile, targets: Integer[np.ndarray, " q"], run: EvaluationRun) -> None:
     """Save the labels of the scored rows, and their sample ids and class names if the feature file contains them.
 
-    Scores of several runs are averaged. Therefore, raises FungiError if the runs score different rows.
+    Raises FungiError if the runs score different rows, because the scores of several runs are averaged.
     """
-    labels, path = targets.tolist(), task.splits["test"].targets_path
+    labels, path = targets.tolist(), run.splits["test"].targets_path
     if result.facts.setdefault("test_targets", labels) != labels:
         raise FungiError(
             f"the labels in {path.parent} differ from those of the other --root folders, so scores can't be averaged."
@@ -183,8 +190,8 @@ def _keep_rows(result: ResultFile, targets: Integer[np.ndarray, " q"], task: Tas
     if format_of(file) != "HDF5":
         return
     for name, read in (("sample_ids", read_sample_ids), ("class_names", read_class_names)):
-        if texts := read(file):
-            result.facts[name] = texts
+        if values := read(file):
+            result.facts[name] = values
 
 
 def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarray, " q"]) -> list[str]:
@@ -205,14 +212,14 @@ def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarra
     return texts
 
 
-class Announcer:
-    """Logs why PCA was skipped or has fewer components. Each reason is logged once, for all combinations."""
+class ReductionLog:
+    """Function that logs why PCA was skipped or has fewer components. It logs each reason only once."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
 
     def __call__(self, reduction: Reduction) -> None:
-        """Log the reason, unless it was logged before."""
+        """Log the reason if there is a new one."""
         reason = reduction.skipped
         if reason is None and reduction.dim < reduction.pca_dim:
             reason = f"only {reduction.dim} of {reduction.pca_dim} components have any variance"

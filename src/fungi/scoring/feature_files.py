@@ -13,7 +13,7 @@ from fungi.combine.source import FeatureSource
 from fungi.errors import FungiError, MissingFilesError, did_you_mean, listed, unknown_name
 from fungi.runtime.files import sha256_of
 from fungi.scoring.feature_settings import DEFAULT_LAYER_KEY, FeatureSettings
-from fungi.scoring.fitted_rows import refuse_seen_rows
+from fungi.scoring.fitted_rows import refuse_fitted_rows
 from fungi.store.foreign import FEATURE_KEYS, choose_key, format_of, open_any, split_key, targets_of
 from fungi.store.joining import check_splits, check_targets
 from fungi.store.layout import EMBEDDINGS, Layout
@@ -25,13 +25,13 @@ Arrays = dict[str, FeatureArray]
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Opened features of one split, and the file of its labels."""
+    """The open features of one split, and the file of its labels."""
 
     arrays: Arrays
     targets_path: Path
 
     def targets(self) -> Integer[np.ndarray, " n"]:
-        """Return the labels of the split. Raises an error if their number differs from the number of rows."""
+        """Return the labels of the split. Raises RefusedJoinError if their number differs from the number of rows."""
         labels = targets_of(self.targets_path)
         for array in self.arrays.values():
             check_targets(len(labels), self.targets_path, array)
@@ -43,11 +43,11 @@ class SplitFiles:
         return (read_class_names(file) or []) if format_of(file) == "HDF5" else []
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
-        """Return the rows of the split, normalised according to the settings. rows: indices to keep, None for all."""
+        """Return the rows of the split, normalised as the settings say. rows: indices of rows; None for all rows."""
         unnormalized = frozenset(
             name
             for name in self.arrays
-            if not (settings.normalize_embeddings if name.split(":")[0] == EMBEDDINGS else settings.normalize)
+            if not (settings.normalize_embeddings if _is_embedding(name) else settings.normalize)
         )
         return FeatureSource(
             self.arrays,
@@ -58,29 +58,34 @@ class SplitFiles:
         )
 
 
+def _is_embedding(name: str) -> bool:
+    """Return whether a feature is `embeddings` or, if there are several embeddings, `embeddings:DETAIL`."""
+    return name.split(":")[0] == EMBEDDINGS
+
+
 Splits = dict[str, SplitFiles]
 
 
 def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) -> Splits:
     """Open the features of several splits, and check that they belong together (DESIGN 3.2: refusals).
 
-    splits: `train`, `test`, ..., which are names of settings without `_split`. The first split is fitted on.
+    splits: `train`, `test`, ...: the names of the settings without `_split`. The first split is fitted on.
     """
     if settings.takes_files:
-        opened = {split: _explicit_files(settings, split) for split in splits}
+        files_by_split = {split: _explicit_files(settings, split) for split in splits}
     else:
         on_disk = _features_on_disk(settings, Layout(root), splits[0])
         features = settings.features or on_disk
         for feature in features:
             if feature not in (*on_disk, *CANONICAL_ORDER):
                 raise unknown_name("feature", feature, on_disk)
-        opened = {split: _files_below_root(settings, Layout(root), split, features) for split in splits}
-    arrays = {split: files.arrays for split, files in opened.items()}
+        files_by_split = {split: _files_below_root(settings, Layout(root), split, features) for split in splits}
+    arrays = {split: files.arrays for split, files in files_by_split.items()}
     check_splits(arrays)
-    if "test" in opened and not settings.score_fitted_rows:
-        refuse_seen_rows(arrays, opened["test"].targets_path)
-    warn_of_unknown_origin([array for files in opened.values() for array in files.arrays.values()])
-    return opened
+    if "test" in files_by_split and not settings.score_fitted_rows:
+        refuse_fitted_rows(arrays, files_by_split["test"].targets_path)
+    warn_of_unknown_origin([array for files in files_by_split.values() for array in files.arrays.values()])
+    return files_by_split
 
 
 def provenance(splits: Splits) -> dict[str, Any]:
@@ -136,7 +141,7 @@ def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> 
 
 
 def _names_on_disk(embeddings: Path) -> str:
-    """Return a sentence that lists the splits in the folder, else the backbones, else datasets with similar names."""
+    """Return a sentence on existing files: the splits, otherwise the backbones, otherwise similar dataset names."""
     backbone, dataset = embeddings.parent, embeddings.parent.parent
     if splits := sorted(path.stem for path in backbone.glob("*.h5")):
         return f" There are features of the splits {listed(splits)}."
@@ -146,6 +151,7 @@ def _names_on_disk(embeddings: Path) -> str:
 
 
 def _layer_key(settings: FeatureSettings, path: Path) -> str:
+    """Return the key of an array of gradients: the setting, otherwise the only array, otherwise the default."""
     if settings.layer_key is not None or not path.is_file():
         return settings.layer_key or DEFAULT_LAYER_KEY
     keys = array_keys(path)
@@ -153,24 +159,27 @@ def _layer_key(settings: FeatureSettings, path: Path) -> str:
 
 
 def _explicit_files(settings: FeatureSettings, split: str) -> SplitFiles:
-    """Open the explicit files of a split, in any format. The flags are those of the original harness."""
+    """Open the explicit files of a split, in any format.
+
+    Files of two splits with the same position on the command line are the same feature. The features are named after
+    the train files.
+    """
     embeddings = [_embeddings_at(settings, path) for path in getattr(settings, f"{split}_embeddings_datasets")]
     gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{split}_datasets")]
-    leading = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
-    leading_embeddings = [split_key(path)[0] for path in getattr(settings, f"{leading}_embeddings_datasets")]
-    leading_gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{leading}_datasets")]
-    opened = [open_any(path, key) for path, key in [*embeddings, *gradients]]
-    expected = len(leading_embeddings) + len(leading_gradients)
-    if not opened or len(opened) != expected:
+    naming_split = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
+    naming_embeddings = [split_key(path)[0] for path in getattr(settings, f"{naming_split}_embeddings_datasets")]
+    naming_gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{naming_split}_datasets")]
+    open_files = [open_any(path, key) for path, key in [*embeddings, *gradients]]
+    expected = len(naming_embeddings) + len(naming_gradients)
+    if not open_files or len(open_files) != expected:
         raise FungiError(
-            f"the {split} split has {len(opened)} feature files, but the {leading} split has {expected}. Give one"
-            f" file of each split for every feature, with --{split}-embeddings-datasets and --{split}-datasets."
+            f"the {split} split has {len(open_files)} feature files, but the {naming_split} split has {expected}. Give"
+            f" one file of each split for every feature, with --{split}-embeddings-datasets and --{split}-datasets."
         )
     targets = getattr(settings, f"{split}_targets") or next((path for path, _ in embeddings), None)
     if targets is None:
         raise FungiError(f"the {split} split has no labels. Give their file with --{split}-targets.")
-    # Files are paired by their position on the command line, and features are named after the train files.
-    arrays = dict(zip(_names(leading_gradients, leading_embeddings), opened, strict=True))
+    arrays = dict(zip(_feature_names(naming_gradients, naming_embeddings), open_files, strict=True))
     return SplitFiles({name: arrays[name] for name in in_order(arrays)}, Path(targets))
 
 
@@ -180,26 +189,31 @@ def _embedding_keys(settings: FeatureSettings) -> tuple[str, ...]:
 
 
 def _embeddings_at(settings: FeatureSettings, text: Path) -> tuple[Path, str]:
+    """Return file and array of the embeddings that a flag names as FILE or FILE:KEY."""
     path, key = split_key(text)
     return path, choose_key(path, _embedding_keys(settings), 2) if key is None else key
 
 
 def _gradients_at(settings: FeatureSettings, text: str) -> tuple[Path, str]:
+    """Return file and array of the gradients that a flag names as FILE or FILE:KEY."""
     path, key = split_key(text)
     if key is None and settings.layer_key is not None:
         key = settings.layer_key
     return path, choose_key(path, (DEFAULT_LAYER_KEY, *FEATURE_KEYS), 2) if key is None else key
 
 
-def _names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> list[str]:
-    """Return unique feature names for explicit files: `embeddings`, or the objective in `<objective>-<split>.h5`."""
-    plain = [EMBEDDINGS] * len(embeddings) + [path.stem.rpartition("-")[0] or path.stem for path, _ in gradients]
+def _feature_names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> list[str]:
+    """Return unique feature names for explicit files: `embeddings`, or the objective in `<objective>-<split>.h5`.
+
+    If a name occurs again, it gets a detail: the folder of the embeddings, or the array of the gradients.
+    """
+    names = [EMBEDDINGS] * len(embeddings) + [path.stem.rpartition("-")[0] or path.stem for path, _ in gradients]
     details = [path.parent.name for path in embeddings] + [key for _, key in gradients]
-    if len(set(plain)) == len(plain):
-        return plain
-    first = {name: plain.index(name) for name in plain}
-    detailed = [
-        name if first[name] == index else f"{name}:{detail}"
-        for index, (name, detail) in enumerate(zip(plain, details, strict=True))
+    if len(set(names)) == len(names):
+        return names
+    first_index = {name: names.index(name) for name in names}
+    long_names = [
+        name if first_index[name] == index else f"{name}:{detail}"
+        for index, (name, detail) in enumerate(zip(names, details, strict=True))
     ]
-    return [name if detailed.count(name) == 1 else f"{name}:{index}" for index, name in enumerate(detailed)]
+    return [name if long_names.count(name) == 1 else f"{name}:{index}" for index, name in enumerate(long_names)]

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 DEFAULT_LAYER_KEY = "attn_proj"
 UNNAMED = "unnamed"
-"""Name of dataset and backbone of explicit files if no flag gives a name."""
-_DATASET, _BACKBONE, _ROOT = "digits", "digits-vit", (Path("features"),)
+"""Name of the dataset and the backbone of explicit files if no flag names them."""
+_DEFAULT_DATASET, _DEFAULT_BACKBONE, _DEFAULT_ROOT = "digits", "digits-vit", (Path("features"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +41,17 @@ class FeatureSettings(ResultSettings):
     task: ClassVar[str] = ""
     in_the_path: ClassVar[tuple[str, ...]] = ("dataset", "backbone", "shots")
 
-    dataset: str = setting(_DATASET, "dataset of the features", topic="data")
-    backbone: str = setting(_BACKBONE, "backbone of the features", topic="model")
+    dataset: str = setting(_DEFAULT_DATASET, "dataset of the features", topic="data")
+    backbone: str = setting(_DEFAULT_BACKBONE, "backbone of the features", topic="model")
     root: tuple[Path, ...] = setting(
-        _ROOT,
+        _DEFAULT_ROOT,
         "folder of feature files and results; several folders (one per extraction seed) give mean and deviation",
         decides="nothing",
         topic="files",
     )
     features: tuple[str, ...] = setting(
         (),
-        "features to combine, e.g. embeddings kl dino; default: all that have files",
+        "features to combine, e.g. embeddings kl dino; default: all features that have files",
         decides="contents",
         mark="",
         topic="features",
@@ -66,7 +66,7 @@ class FeatureSettings(ResultSettings):
     )
     pca_dim: int | None = setting(
         None,
-        f"number of PCA components; default: that of the backbone ({DEFAULT_PCA_DIM} for an unknown backbone)",
+        f"number of PCA components; default: depends on the backbone ({DEFAULT_PCA_DIM} for an unknown backbone)",
         within=(1, 10**6),
         mark="pca",
         topic="features",
@@ -95,7 +95,7 @@ class FeatureSettings(ResultSettings):
         (), "explicit files: gradients of the test split, FILE or FILE:KEY each", decides="contents", topic="explicit"
     )
     score_fitted_rows: bool = setting(
-        False, "score rows even if they were fitted on; headings of tables say so", mark="fitted-rows"
+        False, "score rows even if they are also train rows; the headings of tables then say so", mark="fitted-rows"
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
     block_rows: int = setting(
@@ -107,7 +107,7 @@ class FeatureSettings(ResultSettings):
     )
     memory_gb: float = setting(
         4.0,
-        "largest size in GiB of features to keep in memory; larger ones are read block by block",
+        "largest size in GiB of features to keep in memory; larger features are read block by block",
         within=(0, 2**14),
         decides="nothing",
         topic="machine",
@@ -118,23 +118,23 @@ class FeatureSettings(ResultSettings):
         if not self.root:
             raise FungiError("--root needs at least one folder.")
         if len(set(self.root)) < len(self.root):
-            raise FungiError("--root names the same folder twice. Give each extraction once.")
+            raise FungiError("--root names the same folder twice. Name each folder once.")
         if self.takes_files and self.features:
             raise FungiError(
                 "--features selects files below --root, not explicit files. Give only the explicit files to combine."
             )
         if self.takes_files and len(self.root) > 1:
-            raise FungiError("explicit files are one run. Give only one --root.")
+            raise FungiError("explicit files belong to a single run. Give only one --root.")
 
     @property
     def dataset_name(self) -> str:
         """Return the folder name of the dataset. For explicit files this is the value of the flag, or `unnamed`."""
-        return UNNAMED if self.takes_files and self.dataset == _DATASET else super().dataset_name
+        return UNNAMED if self.takes_files and self.dataset == _DEFAULT_DATASET else super().dataset_name
 
     @property
     def backbone_name(self) -> str:
         """Return the folder name of the backbone. For explicit files this is the value of the flag, or `unnamed`."""
-        return UNNAMED if self.takes_files and self.backbone == _BACKBONE else super().backbone_name
+        return UNNAMED if self.takes_files and self.backbone == _DEFAULT_BACKBONE else super().backbone_name
 
     @property
     def about(self) -> str:
@@ -153,7 +153,7 @@ class FeatureSettings(ResultSettings):
 
     @property
     def reduced_dim(self) -> int:
-        """Number of PCA components."""
+        """The number of PCA components."""
         if self.pca_dim is not None:
             return self.pca_dim
         return DEFAULT_PCA_DIM if self.takes_files else usual_pca_dim(self.dataset_name, self.backbone_name)
@@ -161,12 +161,12 @@ class FeatureSettings(ResultSettings):
     @property
     def primary_metric(self) -> str:
         """The metric that the paper reports for the dataset; accuracy for all other datasets."""
-        known = not self.takes_files and self.dataset_name in DATASETS
-        return DATASETS[self.dataset_name].metric if known else "accuracy"
+        is_registered = not self.takes_files and self.dataset_name in DATASETS
+        return DATASETS[self.dataset_name].metric if is_registered else "accuracy"
 
     @property
     def compute_device(self) -> "torch.device":
-        """Device on which features are reduced and scored."""
+        """The device on which features are reduced and scored."""
         from fungi.runtime.device import choose_device
 
         return choose_device(self.device)
@@ -184,7 +184,7 @@ class FeatureSettings(ResultSettings):
     def result_path(self, task: str | None = None) -> Path:
         """Return the result file of a task. For explicit files it is in `<root>/results`, or in `results`."""
         if self.output is None and self.takes_files:
-            folder = Path("results") if self.root == _ROOT else self.root[0] / "results"
+            folder = Path("results") if self.root == _DEFAULT_ROOT else self.root[0] / "results"
             return folder / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
         return super().result_path(task)
 
@@ -193,7 +193,7 @@ class FeatureSettings(ResultSettings):
         return super().deciding() | {"pca_dim": self.reduced_dim}
 
     def unusual(self) -> dict[str, Any]:
-        """Return the unusual settings without the number of components, which headings always show."""
+        """Return the settings that differ from the defaults, without `pca_dim`, which headings always show."""
         return {name: value for name, value in super().unusual().items() if name != "pca_dim"}
 
 
@@ -206,7 +206,7 @@ class FewShotSettings(FeatureSettings):
     )
     train_size: float | None = setting(
         None,
-        "share of the train examples of each class (0.1), or number per class (5), as with --shots",
+        "share of the train examples of each class (0.1), or number of examples per class (5), as with --shots",
         within=(0, 10**6),
         mark="share",
         topic="data",
@@ -220,8 +220,8 @@ class FewShotSettings(FeatureSettings):
     )
     few_shot_sampling: Literal["balanced", "stratified"] | None = setting(
         None,
-        "balanced: equal shots of each class; stratified: class shares as in the train split; default: stratified for"
-        " texts of profile published, else balanced",
+        "balanced: the same number of shots of each class; stratified: class proportions of the train split; default:"
+        " stratified for texts of profile published, otherwise balanced",
         mark="",
         topic="data",
     )
@@ -229,15 +229,16 @@ class FewShotSettings(FeatureSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.train_size is not None:
-            self._take_train_size(self.train_size)
+            self._shots_from_train_size(self.train_size)
         if len(set(self.few_shot_seed)) < len(self.few_shot_seed):
             raise FungiError("--few-shot-seed names a seed twice. Name each seed once.")
-        for flag, is_set in (("sampling", self.few_shot_sampling == "stratified"), ("seed", self.few_shot_seed)):
+        flags_of_shots = (("sampling", self.few_shot_sampling == "stratified"), ("seed", self.few_shot_seed))
+        for flag, is_set in flags_of_shots:
             if is_set and not self.uses_shots:
                 raise FungiError(f"--few-shot-{flag} needs a number of shots: add --shots.")
 
-    def _take_train_size(self, size: float) -> None:
-        """Turn an integer --train-size into a number of shots, as if --shots had set it."""
+    def _shots_from_train_size(self, size: float) -> None:
+        """Set `shots` to --train-size if it is a whole number."""
         if self.shots is not None:
             raise FungiError("--train-size and --shots both set the number of train rows: give one of them.")
         if size >= 1 and size.is_integer():
@@ -254,23 +255,23 @@ class FewShotSettings(FeatureSettings):
         return self.shots is not None or self.train_size is not None
 
     @property
-    def fitted_in_words(self) -> str:
-        """The train rows to fit on, in words: `all train rows`, `5-shot`."""
+    def train_rows_text(self) -> str:
+        """A description of the train rows to fit on: `all train rows`, `5-shot`."""
         if self.train_size is not None:
             return f"{100 * self.train_size:g} % of the train rows"
         return "all train rows" if self.shots is None else f"{self.shots}-shot"
 
-    def draws(self) -> tuple[int | None, ...]:
+    def few_shot_seeds(self) -> tuple[int | None, ...]:
         """Return the seeds of the few-shot draws, or a single None if the shots are not drawn at random."""
         return self.few_shot_seed or (None,)
 
     def rows(
-        self, targets: Any, draw: int | None, provenances: "Sequence[Provenance]", class_names: Sequence[str] = ()
+        self, targets: Any, seed: int | None, provenances: "Sequence[Provenance]", class_names: Sequence[str] = ()
     ) -> Any:
-        """Return the train rows to fit on, in ascending order, or None for all.
+        """Return the train rows to fit on, in ascending order, or None for all rows.
 
-        provenances: provenances of the features. class_names: names of the labels, for the error message if a class is
-        too small.
+        seed: seed of the few-shot draw; None for the first rows. provenances: provenances of the features.
+        class_names: names of the labels, for the error message if a class is too small.
         """
         from fungi.combine.few_shot import few_shot_rows, stratified_rows
 
@@ -278,11 +279,11 @@ class FewShotSettings(FeatureSettings):
         if size is None:
             return None
         if self.resolved_for(provenances).few_shot_sampling == "stratified":
-            return stratified_rows(targets, size, draw)
-        return few_shot_rows(targets, size, draw, class_names)
+            return stratified_rows(targets, size, seed)
+        return few_shot_rows(targets, size, seed, class_names)
 
     def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
-        """Return the settings with few-shot sampling from the profile if no flag sets it (spec text 6.1)."""
+        """Return the settings. If no flag sets the few-shot sampling, the profile decides it (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
         stratified = self.uses_shots and any(
@@ -292,12 +293,12 @@ class FewShotSettings(FeatureSettings):
         return replace(self, few_shot_sampling="stratified" if stratified else "balanced")
 
     def deciding(self) -> dict[str, Any]:
-        """Return the deciding settings. Few-shot sampling is left out until `resolved_for` sets it."""
+        """Return the deciding settings, without few-shot sampling if `resolved_for` has not set it."""
         values = super().deciding()
         return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", None)}
 
     def unusual(self) -> dict[str, Any]:
-        """Return the unusual settings. Balanced sampling counts as usual."""
+        """Return the settings that differ from the defaults. Balanced sampling is the default."""
         values = super().unusual()
         return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", "balanced")}
 
@@ -309,11 +310,12 @@ class FewShotSettings(FeatureSettings):
 
 def _modality(provenance: "Provenance") -> str:
     """Return the modality of the dataset or backbone of the features, or an empty text if both are unknown."""
-    known: tuple[tuple[Any, str], ...] = ((DATASETS, provenance.dataset), (BACKBONES, provenance.backbone))
-    return next((registry[name].modality for registry, name in known if name in registry), "")
+    entries: tuple[tuple[Any, str], ...] = ((DATASETS, provenance.dataset), (BACKBONES, provenance.backbone))
+    return next((registry[name].modality for registry, name in entries if name in registry), "")
 
 
 def _common_folder(roots: Sequence[Path]) -> Path:
+    """Return the deepest folder that contains all roots. Raises FungiError if it is the root of the file system."""
     same_kind = all(root.is_absolute() == roots[0].is_absolute() for root in roots)
     common = Path(os.path.commonpath(roots if same_kind else [root.absolute() for root in roots]))
     if common == Path(common.anchor) and common.is_absolute():

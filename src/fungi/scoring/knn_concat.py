@@ -39,7 +39,7 @@ class KnnSettings(FewShotSettings):
     )
     k: tuple[int, ...] | int = setting(
         20,
-        "number of neighbours that vote; several numbers give a result each",
+        "number of neighbours that vote; each of several numbers has its own result",
         within=(1, 10**6),
         mark="k",
         aliases=("--neighbours",),
@@ -47,7 +47,7 @@ class KnnSettings(FewShotSettings):
     vote: Literal["majority", "weighted"] = setting(
         "majority",
         "majority: most frequent label of the nearest rows (as published); weighted: the rows with the largest cosines"
-        " vote with weight exp(cosine / temperature), as in DINO",
+        " vote, each with weight exp(cosine / temperature), as in DINO",
         mark="",
     )
     temperature: float = setting(TEMPERATURE, "temperature of the weighted vote", within=(1e-4, 100), mark="T")
@@ -73,15 +73,15 @@ class KnnSettings(FewShotSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.choose and self.combinations != "all":
-            raise FungiError("--choose tries all combinations: leave out --combinations.")
+            raise FungiError("--choose tries all combinations: remove --combinations.")
         object.__setattr__(self, "search", backend_of(self.search))
         if not self.all_k or len(set(self.all_k)) < len(self.all_k):
-            raise FungiError("--k needs one number, or several different ones.")
+            raise FungiError("--k needs one number, or several different numbers.")
         if len(self.all_k) == 1:
             object.__setattr__(self, "k", self.all_k[0])
         if self.choose and (len(self.all_k) > 1 or self.vote != "majority"):
             raise FungiError(
-                "--choose tries all numbers of neighbours up to --k, by majority vote: give one --k and no --vote."
+                "--choose tries all numbers of neighbours up to --k, by majority vote. Use one --k, without --vote."
             )
         if self.temperature != TEMPERATURE and self.vote != "weighted":
             raise FungiError("--temperature applies only to the weighted vote: add --vote weighted.")
@@ -92,8 +92,8 @@ class KnnSettings(FewShotSettings):
         return (self.k,) if isinstance(self.k, int) else self.k
 
     @property
-    def each_k(self) -> "tuple[KnnSettings, ...]":
-        """The settings of each result, each with a single number of neighbours."""
+    def single_k_settings(self) -> "tuple[KnnSettings, ...]":
+        """The settings of each result. Each has a single number of neighbours."""
         if isinstance(self.k, int):
             return (self,)
         outputs = [self.output and self.output.with_stem(f"{self.output.stem}-k{k}") for k in self.k]
@@ -109,13 +109,14 @@ class KnnSettings(FewShotSettings):
         """Return the result files, one for each number of neighbours."""
         if isinstance(self.k, int):
             return super().outputs()
-        return [path for settings in self.each_k for path in settings.outputs()]
+        return [path for settings in self.single_k_settings for path in settings.outputs()]
 
     def difference(self, path: Path) -> str:
         """Return a sentence on a setting with another value in the result file at `path`; empty if there is none."""
         if isinstance(self.k, int):
             return super().difference(path)
-        return next((settings.difference(path) for settings in self.each_k if path in settings.outputs()), "")
+        matching = (settings for settings in self.single_k_settings if path in settings.outputs())
+        return next((settings.difference(path) for settings in matching), "")
 
 
 _COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
@@ -128,15 +129,17 @@ _COMBINATIONS: dict[str, Callable[[Sequence[str]], list[Combination]]] = {
 def run(settings: KnnSettings) -> dict[str, Any]:
     """Score the missing combinations, and return the content of the result file.
 
-    Each number of neighbours has its own result file. If there are several, the content of the first file is returned,
-    with an entry `by_k` that contains the contents of all files.
+    Each number of neighbours has its own result file. If there are several files, the content of the first file gets an
+    entry `by_k` with the contents of all files.
     """
-    contents = {each.all_k[0]: _run_single(each, max(settings.all_k)) for each in settings.each_k}
+    contents = {
+        single_k.all_k[0]: _run_single_k(single_k, max(settings.all_k)) for single_k in settings.single_k_settings
+    }
     first = contents[settings.all_k[0]]
     return first if len(contents) == 1 else first | {"by_k": contents}
 
 
-def _run_single(settings: KnnSettings, largest_k: int) -> dict[str, Any]:
+def _run_single_k(settings: KnnSettings, largest_k: int) -> dict[str, Any]:
     from fungi.scoring.choose import ChoiceScorer, rows_of_the_table
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import KnnScorer
@@ -144,12 +147,12 @@ def _run_single(settings: KnnSettings, largest_k: int) -> dict[str, Any]:
     return evaluate(
         settings,
         combinations=rows_of_the_table if settings.choose else _COMBINATIONS[settings.combinations],
-        prepare=lambda task: (
-            ChoiceScorer(settings, task, most_neighbours=settings.all_k[0], metric=settings.primary_metric)
+        prepare=lambda run: (
+            ChoiceScorer(settings, run, largest_k=settings.all_k[0], metric=settings.primary_metric)
             if settings.choose
-            else KnnScorer(settings, task, settings.vote_options, largest_k)
+            else KnnScorer(settings, run, settings.vote_options, largest_k)
         ),
-        draws=settings.draws(),
+        few_shot_seeds=settings.few_shot_seeds(),
     )
 
 
@@ -160,5 +163,5 @@ def show(settings: KnnSettings, content: dict[str, Any]) -> None:
 
         print(choice_table(content, settings.primary_metric))
         return
-    columns = {f"{settings.fitted_in_words}, k {k}": result for k, result in content.get("by_k", {}).items()}
-    print_gain_table(columns or {settings.fitted_in_words: content}, settings.primary_metric)
+    columns = {f"{settings.train_rows_text}, k {k}": result for k, result in content.get("by_k", {}).items()}
+    print_gain_table(columns or {settings.train_rows_text: content}, settings.primary_metric)

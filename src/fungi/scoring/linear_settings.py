@@ -1,4 +1,4 @@
-"""Flags of linear probing: the solver, and the rows that lambda is chosen on."""
+"""Flags of linear probing: solver, number of passes, and rows on which lambda is chosen."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class LinearSettings(FewShotSettings):
     )
     valid_split: str = setting(
         "valid",
-        "split that lambda is chosen on; if it has no features, a fifth of the train split",
+        "split on which lambda is chosen; if it has no features, a fifth of the train split is used",
         mark="choose-on-",
         topic="data",
     )
@@ -53,7 +53,7 @@ class LinearSettings(FewShotSettings):
     )
     solver: Solver = setting(
         "cyanure",
-        "cyanure: on the CPU, as published (lbfgs if cyanure is not installed); lbfgs: by torch, on CPU or GPU",
+        "cyanure: on the CPU, as published (lbfgs if cyanure is not installed); lbfgs: with torch, on CPU or GPU",
         mark="",
     )
     tolerance: float = setting(
@@ -82,8 +82,8 @@ class LinearSettings(FewShotSettings):
     )
     few_shot_validation: Literal["published", "cv", "none"] = setting(
         "published",
-        "choice of lambda with --shots; published: on all validation rows, which are far more than the shots; cv: by"
-        " cross-validation within the shots; none: the middle of the grid",
+        "choice of lambda with --shots; published: on all validation rows, of which there are far more than shots; cv:"
+        " by cross-validation within the shots; none: the middle of the grid",
         mark="lambda-",
         topic="data",
     )
@@ -99,14 +99,14 @@ class LinearSettings(FewShotSettings):
 
     @property
     def compute_device(self) -> "torch.device":
-        """Device of the fit; cyanure runs only on the CPU."""
+        """The device of the fit; cyanure runs only on the CPU."""
         import torch
 
         return super().compute_device if self.solver == "lbfgs" else torch.device("cpu")
 
     @property
     def epochs(self) -> int:
-        """Largest number of passes of the final fit."""
+        """The largest number of passes of the final fit."""
         return self.max_epochs or (EPOCHS_OF_IMAGENET if self.dataset_name == "imagenet-1k" else EPOCHS)
 
     def options(self, epochs: int) -> "LogisticOptions":
@@ -146,5 +146,5 @@ class LinearSettings(FewShotSettings):
     @property
     def has_official_validation(self) -> bool:
         """Whether the dataset has an official validation split."""
-        known = not self.takes_files and self.dataset_name in DATASETS
-        return known and "valid" in DATASETS[self.dataset_name].splits
+        is_registered = not self.takes_files and self.dataset_name in DATASETS
+        return is_registered and "valid" in DATASETS[self.dataset_name].splits

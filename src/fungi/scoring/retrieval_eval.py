@@ -54,16 +54,16 @@ class RetrievalSettings(FeatureSettings):
     def with_existing_queries(self) -> "RetrievalSettings":
         """Return the settings with the query split that exists.
 
-        The original code names this split `query`. This name is used if no flag sets the split and only `query` has
-        files.
+        The original code names this split `query`. This name is used if no flag sets the split, and if there are files
+        of `query`, but not of `test`.
         """
         layout = Layout(self.root[0])
-        exists = [
+        has_test, has_query = (
             layout.embeddings(self.dataset_name, self.backbone_name, split).exists()
             for split in ("test", OLD_QUERY_SPLIT)
-        ]
+        )
         is_default = self.test_split == "test" and not self.takes_files
-        return replace(self, test_split=OLD_QUERY_SPLIT) if is_default and exists == [False, True] else self
+        return replace(self, test_split=OLD_QUERY_SPLIT) if is_default and has_query and not has_test else self
 
     def result_path(self, task: str | None = None) -> Path:
         """Return the result file, named after the query split that exists."""
@@ -83,9 +83,9 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
     return evaluate(
         settings,
         combinations=all_combinations,
-        prepare=lambda task: RetrievalScorer(
+        prepare=lambda run: RetrievalScorer(
             settings,
-            task,
+            run,
             read_ground_truth(settings.dataset, settings.data_dir, settings.ground_truth),
             cutoffs=settings.cutoffs,
             cosine=settings.renormalise_after_pca,

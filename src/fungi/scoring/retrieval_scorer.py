@@ -12,7 +12,7 @@ from fungi.data.base import resolve_dataset
 from fungi.errors import FungiError, RefusedJoinError, counted
 from fungi.evaluators.retrieval import LETTERS, PROTOCOLS, Relevance, evaluate_protocol
 from fungi.results.result_file import Scores
-from fungi.scoring.evaluation_loop import Combined, Task
+from fungi.scoring.evaluation_loop import CombinedFeatures, EvaluationRun
 from fungi.scoring.feature_files import SplitFiles
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.search.exact import all_ranked
@@ -22,31 +22,41 @@ KINDS = {"easy", "hard", "junk"}
 
 
 class RetrievalScorer:
-    """Scores the combinations of one run, with its database and queries. PCA is fitted on the database."""
+    """Scorer of the combinations of one run, with its database and queries. PCA is fitted on the database.
+
+    truth: easy, hard and junk rows of each query. cutoffs: ranks k of the mean precision at k.
+    cosine: whether to rank by cosine after PCA instead of by inner product.
+    """
 
     def __init__(
-        self, settings: FeatureSettings, task: Task, truth: Sequence[Relevance], *, cutoffs: Sequence[int], cosine: bool
+        self,
+        settings: FeatureSettings,
+        run: EvaluationRun,
+        truth: Sequence[Relevance],
+        *,
+        cutoffs: Sequence[int],
+        cosine: bool,
     ) -> None:
         self._truth, self._cutoffs, self._cosine = truth, cutoffs, cosine
-        queries = task.splits["test"]
+        queries = run.splits["test"]
         self.test_targets = queries.targets()
-        self.sources = task.splits["train"].source(settings), queries.source(settings)
+        self.sources = run.splits["train"].source(settings), queries.source(settings)
         self._check(queries)
         self._facts = _facts(queries)
 
-    def score(self, features: Combined) -> Scores:
+    def score(self, features: CombinedFeatures) -> Scores:
         """Return mAP and mean precision under the three protocols, with the average precision of each query."""
         database, queries = self.sources
-        blocks, query_rows = features.blocks(database), self._scaled(features.rows(queries))
-        ranking = all_ranked(lambda: ((rows, self._scaled(block)) for rows, block in blocks()), query_rows)
+        blocks, query_rows = features.blocks(database), self._normalised(features.rows(queries))
+        ranking = all_ranked(lambda: ((rows, self._normalised(block)) for rows, block in blocks()), query_rows)
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
-            scored = evaluate_protocol(ranking, self._truth, protocol, self._cutoffs)
-            scores[f"mAP-{LETTERS[protocol]}"] = scored.mean_average_precision
-            for cutoff, value in scored.precision_at.items():
+            result = evaluate_protocol(ranking, self._truth, protocol, self._cutoffs)
+            scores[f"mAP-{LETTERS[protocol]}"] = result.mean_average_precision
+            for cutoff, value in result.precision_at.items():
                 scores[f"mP@{cutoff}-{LETTERS[protocol]}"] = value
-            per_query[protocol] = scored.average_precision
+            per_query[protocol] = result.average_precision
         fitted_on = {"pca_fitted_on": None if features.reduction.skipped else "database"}
         return {**scores, "AP": per_query, "protocol": self._facts | fitted_on}
 
@@ -54,30 +64,34 @@ class RetrievalScorer:
         """Return no warnings, because retrieval is scored with the ground truth instead of labels."""
         return []
 
-    def _scaled(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:
+    def _normalised(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:
+        """Return rows of unit length to rank by cosine, otherwise the unchanged rows."""
         return torch.nn.functional.normalize(rows, dim=1) if self._cosine else rows
 
     def _check(self, queries: SplitFiles) -> None:
         """Raise RefusedJoinError if the ground truth belongs to other queries or to a larger database."""
         database, query_source = self.sources
         rows = len(query_source)
-        last = max((row for query in self._truth for kind in KINDS for row in query[kind]), default=-1)
+        largest_row = max((row for query in self._truth for kind in KINDS for row in query[kind]), default=-1)
         if len(self._truth) != rows:
             raise RefusedJoinError(
-                f"row count differs: {queries.targets_path} has {counted(rows, 'query')}, the "
+                f"row count differs: {queries.targets_path} has {counted(rows, 'query')}, but the "
                 f"ground truth has {len(self._truth)}."
                 " Use features and ground truth of the same dataset."
             )
-        if last >= len(database):
+        if largest_row >= len(database):
             raise RefusedJoinError(
-                f"the ground truth names row {last} of the database, but the database has only "
+                f"the ground truth names row {largest_row} of the database, but the database has only "
                 f"{counted(len(database), 'row')}."
                 " Use features and ground truth of the same dataset."
             )
 
 
 def read_ground_truth(dataset: str, data_dir: Path, file: Path | None) -> list[Relevance]:
-    """Return the easy, hard and junk rows of each query, from a JSON file if there is one, else from the dataset."""
+    """Return the easy, hard and junk rows of each query.
+
+    file: JSON file with the rows; None for the ground truth of the dataset.
+    """
     if file is not None:
         return _from_json(file)
     spec = resolve_dataset(dataset, data_dir)
@@ -101,7 +115,7 @@ def _from_json(path: Path) -> list[Relevance]:
 
 
 def _facts(queries: SplitFiles) -> dict[str, Any]:
-    """Return facts on the encoding of the query images. They are `unknown` without provenance."""
+    """Return facts about the encoding of the query images. Without provenance, the facts are `unknown`."""
     provenance = next(iter(queries.arrays.values())).provenance
     if provenance is None:
         return {"queries": "unknown", "input": "unknown", "scales": [1.0]}

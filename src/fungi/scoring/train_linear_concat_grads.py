@@ -1,4 +1,4 @@
-"""Linear probing: logistic regression over nested combinations of features (spec vision 9.5)."""
+"""Linear probing: logistic regression on nested combinations of features (spec vision 9.5)."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from fungi.combine.names import all_combinations, nested_chain
 from fungi.results.text import print_gain_table
 from fungi.scoring.linear_settings import LinearSettings
 
-DESCRIPTION = """Logistic regression over nested combinations of features, from files that are already extracted.
+DESCRIPTION = """Logistic regression on nested combinations of features, from files that are already extracted.
 
   python train_linear_concat_grads.py --dataset flowers102 --backbone vit-b16
   python train_linear_concat_grads.py --dataset flowers102 --backbone vit-b16 --shots 5
@@ -23,11 +23,11 @@ def run(settings: LinearSettings) -> dict[str, Any]:
         settings,
         splits=settings.splits,
         combinations=all_combinations if settings.all_combinations else nested_chain,
-        prepare=lambda task: LinearScorer(settings, task),
-        draws=settings.draws(),
+        prepare=lambda run: LinearScorer(settings, run),
+        few_shot_seeds=settings.few_shot_seeds(),
     )
 
 
 def show(settings: LinearSettings, content: dict[str, Any]) -> None:
     """Print the table of scores."""
-    print_gain_table({settings.fitted_in_words: content}, settings.primary_metric)
+    print_gain_table({settings.train_rows_text: content}, settings.primary_metric)

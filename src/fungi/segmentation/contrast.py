@@ -1,6 +1,6 @@
 """SimCLR's loss over many tokens and its closed-form derivative, in one pass over the similarities (spec dense 4.2).
 
-With latents q_i and negatives n_k of length one, temperature T, and S the temperature of the denominator,
+The t latents q_i and the negatives n_k have length one. T is the temperature, and S the temperature of the denominator:
 
     L = mean_i [ log Z_i - sum_{j != i} q_i.q_j / (T (t - 1)) ]
     Z_i = sum_k e^(q_i.n_k / S) + sum_{j != i} e^(q_i.q_j / S)
@@ -8,8 +8,9 @@ With latents q_i and negatives n_k of length one, temperature T, and S the tempe
     t dL/dq_i = (1/S) [ sum_k e^(q_i.n_k / S) n_k / Z_i + sum_{j != i} e^(q_i.q_j / S) q_j (1/Z_i + 1/Z_j) ]
                 - 2 sum_{j != i} q_j / (T (t - 1))
 
-The attraction term needs no similarities. The similarities of the denominator are computed once, in tiles of tokens.
-The loss and its derivative use the same exponentials. Autograd would read the t x (t + m) matrix a dozen times.
+The attraction (the second sum of L) needs no similarities. The similarities of the denominator are computed once, in
+tiles of tokens. The loss and its derivative use the same exponentials. Autograd would read the t x (t + m) matrix of
+similarities a dozen times.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-_TOKENS_AT_ONCE = 256  # a tile of their similarities to 2,000 keys fits into the cache of a core
+_TILE_TOKENS = 256  # the similarities of so many tokens to 2,000 keys fit into the cache of a core
 
 
 def contrast(
@@ -30,8 +31,8 @@ def contrast(
 ) -> Float[Tensor, ""]:
     """Return the InfoNCE loss of the tokens of one image against its negatives, as `info_nce` does for one sample.
 
-    Needs at least two tokens. No gradient flows to the negatives. Without `denominator_temperature`, similarities in
-    the log-sum-exp are not divided by the temperature (deviation H2).
+    The image must have at least two tokens. No gradient flows to the negatives. Without `denominator_temperature`, the
+    similarities in the log-sum-exp are not divided by the temperature (deviation H2).
     """
     scale = temperature if denominator_temperature else 1.0
     loss: Tensor = _Contrast.apply(normalize(latents, dim=-1), normalize(negatives, dim=-1), temperature, scale)
@@ -39,7 +40,7 @@ def contrast(
 
 
 class _Contrast(torch.autograd.Function):
-    """Compute the loss and its derivative in the forward pass. The backward pass only scales the derivative."""
+    """Autograd function that computes loss and derivative in its forward pass; its backward scales the derivative."""
 
     @staticmethod
     def forward(
@@ -58,22 +59,23 @@ class _Contrast(torch.autograd.Function):
 def _value_and_derivative(
     queries: Float[Tensor, "t l"], negatives: Float[Tensor, "m l"], temperature: float, scale: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "t l"]]:
+    """Return L and dL/dq of the module's formulas. scale: the temperature S of the denominator."""
     count = len(queries)
     keys = torch.cat([queries, negatives])  # [t+m l]
-    logarithms = torch.zeros((), dtype=queries.dtype, device=queries.device)
+    log_sum = torch.zeros((), dtype=queries.dtype, device=queries.device)
     repulsion = torch.zeros_like(queries)
-    for start in range(0, count, _TOKENS_AT_ONCE):
-        tile = slice(start, min(start + _TOKENS_AT_ONCE, count))
+    for start in range(0, count, _TILE_TOKENS):
+        tile = slice(start, min(start + _TILE_TOKENS, count))
         similarities = (queries[tile] / scale) @ keys.T  # [s l] x [l t+m]
-        similarities.diagonal(start).fill_(-torch.inf)  # similarity of a token to itself
+        similarities.diagonal(start).fill_(-torch.inf)  # omits the similarity of a token to itself
         largest = similarities.amax(dim=1, keepdim=True)
         weights = similarities.sub_(largest).exp_()
         total = weights.sum(dim=1, keepdim=True)
-        logarithms += (total.log() + largest).sum()
-        repulsion[tile] += (weights @ keys) / total
-        repulsion += weights[:, :count].T @ (queries[tile] / total)  # where the token is a key
-    together = queries.sum(dim=0)
-    attraction = ((together * together).sum() - (queries * queries).sum()) / (temperature * (count - 1))
-    value = (logarithms - attraction) / count
-    pull = (together - queries) * (2 / (temperature * (count - 1)))
-    return value, (repulsion / scale - pull) / count
+        log_sum += (total.log() + largest).sum()
+        repulsion[tile] += (weights @ keys) / total  # terms with the token as query
+        repulsion += weights[:, :count].T @ (queries[tile] / total)  # terms with the token as key
+    query_sum = queries.sum(dim=0)
+    attraction = ((query_sum * query_sum).sum() - (queries * queries).sum()) / (temperature * (count - 1))
+    value = (log_sum - attraction) / count
+    attraction_derivative = (query_sum - queries) * (2 / (temperature * (count - 1)))
+    return value, (repulsion / scale - attraction_derivative) / count

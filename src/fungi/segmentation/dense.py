@@ -1,8 +1,9 @@
 """Features of patches: tokens of a vision transformer, and the gradient of SimCLR's loss per patch (spec dense 4).
 
 All tokens of an image attract each other and repel the nearest patches of the training images. The gradient of the
-loss at a linear layer is a sum over tokens, `sum_t delta_t a_t^T`. The gradient of a patch is its projected term of
-this sum. Each term has rank one. Few terms are in memory at once; a khatri-rao projection forms none.
+loss at a linear layer is a sum over tokens, `sum_t delta_t a_t^T`. The gradient of a patch is its term of this sum,
+after projection. Each term has rank one. Only a few terms are in memory at the same time. A khatri-rao projection needs
+no term in memory.
 """
 
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ from fungi.store.banks import Patches
 from fungi.views.scenes import SceneView
 
 Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
-NEIGHBOURS = 2
-_ALL_AT_ONCE = 1 << 20
+NEIGHBOURS = 2  # number of neighbours per token that can become negatives
+_NO_LIMIT = 1 << 20
 SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retrieves and scrambles (deviation H1)
 
 
@@ -38,9 +39,10 @@ SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retriev
 class DenseLoss:
     """SimCLR's loss between the tokens of an image (spec dense 4.2), with switches for deviations.
 
-    denominator_temperature: divide by the temperature inside the log-sum-exp, too (off: deviation H2).
-    neighbour_layout: `real` neighbours, or the scrambled neighbours of the published code (H1).
-    normalise_tokens_before_head: scale tokens to length 1, like their neighbours (H16).
+    kept: probability that a candidate becomes a negative.
+    denominator_temperature: also divide by the temperature in the log-sum-exp (False: deviation H2).
+    neighbour_layout: `real` neighbours, or the scrambled neighbours of the published code (deviation H1).
+    normalise_tokens_before_head: scale tokens to length 1, like their neighbours (deviation H16).
     """
 
     latent_dim: int = 96
@@ -51,24 +53,24 @@ class DenseLoss:
     normalise_tokens_before_head: bool = False
 
     @property
-    def retrieved(self) -> int:
-        """Number of neighbours to search for each token."""
+    def neighbours(self) -> int:
+        """The number of neighbours to search for each token."""
         return NEIGHBOURS if self.neighbour_layout == "real" else SCRAMBLED_NEIGHBOURS
 
     def candidates(self, neighbours: Float[Tensor, "n k d"]) -> Float[Tensor, "n 2 d"]:
-        """Return the two neighbours that each token proposes as negatives."""
+        """Return the two neighbours of each token that can become negatives."""
         if self.neighbour_layout == "published":
             # The published code reads [K E] as [E K] and transposes: row j has the entries j, j + K, j + 2 K, ...
             neighbours = neighbours.reshape(len(neighbours), *reversed(neighbours.shape[1:])).transpose(1, 2)
         return neighbours[:, :NEIGHBOURS]
 
-    def drawn(self, tokens: int, draws: Sequence[int]) -> Bool[Tensor, "b t 2"]:
-        """Draw which candidates of each image become negatives (deviation H12)."""
-        streams = [torch.Generator().manual_seed(draw) for draw in draws]
-        uniform = torch.stack([torch.rand(tokens, NEIGHBOURS, generator=stream) for stream in streams])
-        chosen = uniform < self.kept
-        chosen[:, 0, 0] |= ~chosen.any(dim=(1, 2))  # an image of few tokens has at least one negative
-        return chosen
+    def draw_negatives(self, tokens: int, seeds: Sequence[int]) -> Bool[Tensor, "b t 2"]:
+        """Return which candidates of each image become negatives (deviation H12). seeds: one seed per image."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        uniform = torch.stack([torch.rand(tokens, NEIGHBOURS, generator=generator) for generator in generators])
+        is_negative = uniform < self.kept
+        is_negative[:, 0, 0] |= ~is_negative.any(dim=(1, 2))  # each image needs at least one negative
+        return is_negative
 
     def __call__(
         self, tokens: Float[Tensor, "b t d"], negatives: Sequence[Float[Tensor, "_ d"]], head: nn.Module
@@ -76,9 +78,9 @@ class DenseLoss:
         """Return one loss per image. Each image has its own negatives; no gradient flows through them."""
         latents = head(normalize(tokens, dim=-1) if self.normalise_tokens_before_head else tokens)
         with torch.no_grad():
-            against = [head(features) for features in negatives]
+            negative_latents = [head(features) for features in negatives]
         options = (self.temperature, self.denominator_temperature)
-        return torch.stack([contrast(*image, *options) for image in zip(latents, against, strict=True)])
+        return torch.stack([contrast(*image, *options) for image in zip(latents, negative_latents, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ class Support:
 
 
 class DenseExtractor:
-    """Images of one size -> features of their patches, in row-major order.
+    """Computes the features of the patches of images, in row-major order. All images have the same size.
 
-    model: a vision transformer of timm with a class token, set to the size of the images; target: its gradient source;
-    views: render the images. All images of a call are one batch of the model.
+    model: a vision transformer of timm with a class token; its input size is the size of the images.
+    target: its gradient source. views: turns samples into inputs of the model. All images of a call are one batch.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class DenseExtractor:
     ) -> None:
         require_patch_tokens(model)
         vit: Any = model
-        width = getattr(vit.head, "out_features", vit.embed_dim)  # CLIP's tokens are those of the joint space
+        width = getattr(vit.head, "out_features", vit.embed_dim)  # CLIP maps its tokens to the joint space
         self.views, self.loss = views, loss or DenseLoss()
         self.head = random_linear(width, self.loss.latent_dim, seed, "simclr").to(device)
         self._target = target.name
@@ -125,7 +127,7 @@ class DenseExtractor:
             {target.name: projector},
             device=device,
             dtype=dtype,
-            views_per_forward=_ALL_AT_ONCE,
+            views_per_forward=_NO_LIMIT,
             short_cut=False,
             positions=EachPosition(vit.num_prefix_tokens),  # the class token is dropped
         ).with_encoder(TokenEncoder)
@@ -138,10 +140,13 @@ class DenseExtractor:
         support: Support | None = None,
         ids: Sequence[str] = (),
     ) -> Float[Tensor, "b t f"]:
-        """Return the L2-normalised features of all patches. Token and gradient are normalised too (spec dense 4.4).
+        """Return the L2-normalised features of all patches (spec dense 4.4).
 
-        draws: one seed per image for the choice of negatives. support: bank of candidates for negatives, not needed for
-        embeddings. ids: names of the images in error messages. Raises FungiError if a gradient is not finite.
+        Token and gradient are also L2-normalised before they are concatenated.
+
+        draws: seed of each image for the choice of negatives. support: bank with the candidates for negatives; not
+        needed for embeddings. ids: names of the images in error messages.
+        Raises FungiError if a gradient is not finite.
         """
         if feature == "embeddings":
             patches = self.engine.encode(images, self.views).patches
@@ -151,27 +156,33 @@ class DenseExtractor:
         extracted = self.engine.extract(images, self.views, {"simclr": self._loss_of(draws, support)})
         patches, gradients = extracted.encoded.patches, extracted.gradients["simclr"][self._target]
         assert patches is not None
-        if bad := (~gradients.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist():
-            names = ", ".join(repr(ids[row]) if ids else f"image {row} of the batch" for row in bad[:4])
-            half = " Use --dtype bfloat16 or float32." if self.engine.dtype == torch.float16 else ""
-            raise FungiError(f"the gradient of a patch is not finite for {names} ({len(bad)} in this batch).{half}")
+        is_finite = gradients.isfinite().flatten(1).all(dim=1)
+        if bad_rows := (~is_finite).nonzero().flatten().tolist():
+            names = ", ".join(repr(ids[row]) if ids else f"image {row} of the batch" for row in bad_rows[:4])
+            advice = " Use --dtype bfloat16 or float32." if self.engine.dtype == torch.float16 else ""
+            raise FungiError(
+                f"the gradient of a patch is not finite for {names} ({len(bad_rows)} in this batch).{advice}"
+            )
         parts = [normalize(patches[:, 0], dim=-1), normalize(gradients, dim=-1)]
         return parts[1] if feature == "simclr" else normalize(torch.cat(parts, dim=-1), dim=-1)
 
     def _loss_of(self, draws: Sequence[int], support: Support) -> Loss:
+        """Return the loss of a batch of images as a function of their encoding."""
+
         def loss(encoded: Encoded) -> Float[Tensor, " b"]:
             tokens = encoded.tokens[:, 0]  # [b 1 1+t d] -> [b 1+t d]
-            drawn = self.loss.drawn(tokens.shape[1], draws)
-            needed = drawn.any(dim=2)  # a quarter of the tokens needs no search
-            neighbours = support.nearest(tokens.detach()[needed.to(tokens.device)], self.loss.retrieved)
-            chosen = self.loss.candidates(neighbours)[drawn[needed].to(tokens.device)]  # image by image
-            return self.loss(tokens, chosen.split(drawn.sum(dim=(1, 2)).tolist()), self.head)
+            is_negative = self.loss.draw_negatives(tokens.shape[1], draws)
+            # A quarter of the tokens has no negative among its candidates, so it needs no search.
+            searched = is_negative.any(dim=2)
+            neighbours = support.nearest(tokens.detach()[searched.to(tokens.device)], self.loss.neighbours)
+            negatives = self.loss.candidates(neighbours)[is_negative[searched].to(tokens.device)]  # image by image
+            return self.loss(tokens, negatives.split(is_negative.sum(dim=(1, 2)).tolist()), self.head)
 
         return loss
 
 
-def record_of(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
-    """Return the settings that decide the tokens of an image. A bank and its wrapper must agree on them."""
+def token_settings(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
+    """Return the settings that decide the tokens of an image. A bank and a wrapper that uses it must have the same."""
     views = extractor.views
     return {
         "profile": profile,
@@ -183,12 +194,12 @@ def record_of(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
 
 def grid_of(model: nn.Module) -> int:
     """Return the number of patches along a side of the model's input."""
-    embed: Any = getattr(model, "patch_embed")  # noqa: B009
-    return int(embed.grid_size[0])
+    patch_embedding: Any = getattr(model, "patch_embed")  # noqa: B009
+    return int(patch_embedding.grid_size[0])
 
 
-def at_input_size(model: nn.Module, size: int) -> None:
-    """Change the input size of a vision transformer to `size` x `size`, in place. `set_size` scales the positions.
+def set_input_size(model: nn.Module, size: int) -> None:
+    """Change the input size of a vision transformer to `size` x `size`, in place. Also resize its position embedding.
 
     Raises FungiError if the size is not a multiple of the patch size, or if the model has no patch tokens or a fixed
     input size.

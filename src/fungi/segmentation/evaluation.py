@@ -1,4 +1,4 @@
-"""One run of in-context segmentation: images and their views, the model at its input size, banks, scores."""
+"""One run of in-context segmentation: load images and model, fill the banks, score the test images."""
 
 import hashlib
 import json
@@ -28,7 +28,15 @@ from fungi.search.backends import Search
 from fungi.search.libraries import TreeSettings
 from fungi.search.neighbours import recall
 from fungi.search.stored import DATA_EFFICIENT_TREE, BankSearch, require_rows
-from fungi.segmentation.dense import DenseExtractor, DenseLoss, Feature, Support, at_input_size, grid_of, record_of
+from fungi.segmentation.dense import (
+    DenseExtractor,
+    DenseLoss,
+    Feature,
+    Support,
+    grid_of,
+    set_input_size,
+    token_settings,
+)
 from fungi.segmentation.memory_bank import (
     NOMINAL_DATA_EFFICIENT,
     PatchFeatures,
@@ -45,8 +53,9 @@ from fungi.views.image import IMAGENET, Triple
 from fungi.views.scenes import AugmentedSceneView, SceneView, as_scenes
 
 STATISTICS_TYPO: tuple[Triple, Triple] = (IMAGENET[0], (*IMAGENET[1][:2], 0.255))
+"""Mean and standard deviation in the published code, which has 0.255 instead of 0.225."""
 RECALL_IMAGES = 2
-_BLOCKS_AT_ONCE = 4
+_BLOCKS_PER_SEARCH = 4
 
 
 @dataclass(frozen=True)
@@ -64,13 +73,13 @@ class Segmentation:
 
     @property
     def rules(self) -> MaskRules:
-        """Meaning of the values of the masks."""
+        """The meaning of the values of the masks."""
         assert self.context.dataset.masks is not None
         return self.context.dataset.masks
 
     @property
     def patches(self) -> int:
-        """Number of patches per image."""
+        """The number of patches per image."""
         return grid_of(self.context.backbone.model) ** 2
 
     def reader(self, samples: Samples) -> Reader:
@@ -81,28 +90,31 @@ class Segmentation:
 
     def training_blocks(self) -> list[ImageBlock]:
         """Return the blocks of training images: one view without augmentation, or one augmented view per epoch."""
-        plain, epochs = self.extractor.views, range(self.settings.numbers.augmentation_epochs)
-        views = [
-            AugmentedSceneView(size=plain.size, statistics=plain.statistics, seed=plain.seed, epoch=epoch)
+        view, epochs = self.extractor.views, range(self.settings.numbers.augmentation_epochs)
+        augmented = [
+            AugmentedSceneView(size=view.size, statistics=view.statistics, seed=view.seed, epoch=epoch)
             for epoch in epochs
         ]
-        return image_blocks(len(self.train), views or [plain], self.settings.block_size)
+        return image_blocks(len(self.train), augmented or [view], self.settings.block_size)
 
     def features(self, feature: Feature, support: Support | None) -> PatchFeatures:
         """Return a function from a batch to the features of its images."""
 
-        def of_batch(batch: dict[str, Any]) -> Float[Tensor, "b t f"]:
+        def batch_features(batch: dict[str, Any]) -> Float[Tensor, "b t f"]:
             return self.extractor.features(feature, batch["image"], batch["draw"], support, batch["id"])
 
-        return of_batch
+        return batch_features
 
     def bank(self, feature: Feature, support: Support | None) -> Bank:
-        """Return the filled bank of a feature. The key of the support bank is part of its identity."""
-        blocks, width = self.training_blocks(), self.context.backbone.spec.embedding_dim
+        """Return the bank of a feature, after its missing blocks are computed.
+
+        The key of the support bank is part of the identity of the bank.
+        """
+        blocks = self.training_blocks()
+        embedding_dim, gradient_dim = self.context.backbone.spec.embedding_dim, self.matrix.projection_dim
+        dims = {"embeddings": embedding_dim, "simclr": gradient_dim, "embeddings+simclr": embedding_dim + gradient_dim}
         manifest = BankManifest(
-            dim={"embeddings": width, "simclr": self.matrix.projection_dim}.get(
-                feature, width + self.matrix.projection_dim
-            ),
+            dim=dims[feature],
             classes=len(self.train.class_names),
             dtype=self.settings.storage,
             ends=self.ends(),
@@ -114,14 +126,12 @@ class Segmentation:
         bank = Bank.create(folder, manifest)
         if bank.missing():
             features = self.features(feature, support)
-            fill_bank(bank, self.reader(self.train), blocks, self.kept(), self.rules, features)
-            print(
-                f"wrote {folder}: {counted(bank.rows, 'patch')} of "
-                f"{counted(sum(len(block.rows) for block in blocks), 'view')}"
-            )
+            fill_bank(bank, self.reader(self.train), blocks, self.patches_per_view(), self.rules, features)
+            views = sum(len(block.rows) for block in blocks)
+            print(f"wrote {folder}: {counted(bank.rows, 'patch')} of {counted(views, 'view')}")
         return bank
 
-    def kept(self) -> int:
+    def patches_per_view(self) -> int:
         """Return the number of patches per view that a bank keeps."""
         views = sum(len(block.rows) for block in self.training_blocks())
         return patches_per_image(self.settings.numbers.memory_size, views, self.patches)
@@ -130,28 +140,30 @@ class Segmentation:
         """Return the number of rows of a bank after each block. It is the same for all features."""
         settings = self.settings
         nominal = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
-        return bank_ends(self.training_blocks(), self.kept(), nominal, zero_rows=settings.deviations.zero_rows)
+        return bank_ends(
+            self.training_blocks(), self.patches_per_view(), nominal, zero_rows=settings.deviations.zero_rows
+        )
 
-    def require(self) -> None:
+    def check_inputs(self) -> None:
         """Check the bank size and the masks of the scored split before any computation.
 
         Raises FungiError for a bank with too few patches, an invalid mask, or masks that contain only one class.
         """
-        require_rows(self.ends()[-1], max(self.settings.numbers.neighbours, self.extractor.loss.retrieved))
+        require_rows(self.ends()[-1], max(self.settings.numbers.neighbours, self.extractor.loss.neighbours))
         scenes = as_scenes(self.test, self.rules)
         pixels = np.zeros(VOID + 1, dtype=np.int64)
         for scene in progress(map(scenes.load, range(len(scenes))), [1] * len(scenes), label="masks"):
             pixels += np.bincount(scene.mask.reshape(-1), minlength=VOID + 1)
         present = [value for value in np.flatnonzero(pixels).tolist() if value not in (VOID, self.rules.ignored)]
         if len(present) < 2:
+            classes = f"only class {present[0]}" if present else "no class"
             raise FungiError(
-                f"the masks of split {self.settings.split} hold class {', '.join(map(str, present)) or 'none'} alone"
-                f" (and {VOID}, which is void), so every score would be perfect. Write one class number per pixel,"
-                " from 0."
+                f"the masks of split {self.settings.split} contain {classes} (value {VOID} is void), so every score"
+                " would be perfect. Write the class number of each pixel, from 0 on."
             )
 
     def search(self, bank: Patches, k: int, tree: TreeSettings, *, exact: bool = False) -> BankSearch:
-        """Return the search over a bank with the back-end of the settings, or the exact search."""
+        """Return the search in a bank with the back-end of the settings, or the exact search."""
         settings = self.settings
         backend = "exact" if exact else cast(Backend, settings.search)
         device = self.context.device
@@ -159,21 +171,21 @@ class Segmentation:
         if not search.held:
             size = bank.rows * bank.dim * 4 / 2**30
             logger.info(
-                "a bank of %.2f GB does not fit into --memory-gb and is read for every search; larger --batch-size and"
-                " --block-size search for more images at once",
+                "a bank of %.2f GB does not fit into --memory-gb, so every search reads it again; a larger --block-size"
+                " searches for more images at once",
                 size,
             )
         return search
 
     @cached_property
     def support(self) -> Support:
-        """Bank of embeddings of the same images, with its search. The negatives of the loss come from it."""
-        bank, k = self.bank("embeddings", None), self.extractor.loss.retrieved
+        """The bank of embeddings of the same images, with its search. The negatives of the loss come from it."""
+        bank, k = self.bank("embeddings", None), self.extractor.loss.neighbours
         # The support index always has the tree of the full setting (spec dense 4.1).
         return Support(bank, self.search(bank, k, TreeSettings()))
 
     def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
-        """Return the function from a batch to features, and the predictor of classes. Fills the banks first."""
+        """Fill the banks; return the function from a batch to its features, and the predictor of classes."""
         numbers = self.settings.numbers
         support = None if feature == "embeddings" else self.support
         bank = self.bank(feature, support)
@@ -188,8 +200,9 @@ class Segmentation:
         """Return the scores of the test images."""
         settings = self.settings
         features, predictor = self.predictor(feature)
-        held = getattr(predictor.search, "held", True)
-        size = settings.block_size * (1 if held else _BLOCKS_AT_ONCE)  # fewer passes over a bank that is not held
+        is_in_memory = getattr(predictor.search, "held", True)
+        # Larger blocks need fewer passes over a bank on disk.
+        size = settings.block_size * (1 if is_in_memory else _BLOCKS_PER_SEARCH)
         blocks = image_blocks(len(self.test), [self.extractor.views], size)
         folder = predictor.bank.folder / f"scores-{self._key(predictor.excluded, size)}"
         reader = self.reader(self.test)
@@ -204,20 +217,21 @@ class Segmentation:
     def _recalls(self, feature: Feature, reader: Reader, features: PatchFeatures, predictor: Predictor) -> Scores:
         """Return the recall of the back-end against exact search, measured on a few test images.
 
-        `recall` is over the bank of the feature; `recall-of-negatives` is over the support bank, for gradients only.
+        `recall` is measured on the bank of the feature. For gradients, `recall-of-negatives` is measured on the support
+        bank.
         """
-        few = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
-        (_, loaded), *_ = reader.read([few])
-        batches, extractor = list(loaded), self.extractor
+        block = ImageBlock(0, range(min(RECALL_IMAGES, len(self.test))), self.extractor.views)
+        (_, block_batches), *_ = reader.read([block])
+        batches, extractor = list(block_batches), self.extractor
         queries = torch.cat([features(batch).flatten(0, 1) for batch in batches])
         recalls = {"recall": self._recall(predictor.bank, predictor.search, queries, predictor.neighbours)}
         if feature != "embeddings":
-            encoded = [extractor.engine.encode(batch["image"], extractor.views).tokens for batch in batches]
+            encoded = [extractor.engine.encode(batch["image"], extractor.views) for batch in batches]
             tokens = normalize(
-                torch.cat([of_batch.flatten(0, 2) for of_batch in encoded]), dim=1
+                torch.cat([part.tokens.flatten(0, 2) for part in encoded]), dim=1
             )  # [b 1 1+t d] -> [n d]
             recalls["recall-of-negatives"] = self._recall(
-                self.support.bank, self.support.search, tokens, extractor.loss.retrieved
+                self.support.bank, self.support.search, tokens, extractor.loss.neighbours
             )
         return recalls
 
@@ -233,7 +247,7 @@ class Segmentation:
             "views": [repr(view) for view in dict.fromkeys(block.view for block in self.training_blocks())],
             "feature": feature,
             "dtype": str(self.context.dtype),
-            **record_of(self.extractor, self.settings.profile),
+            **token_settings(self.extractor, self.settings.profile),
         }
         if support is not None:
             assert isinstance(support.bank, Bank)
@@ -247,7 +261,7 @@ class Segmentation:
         return provenance
 
     def _key(self, excluded: tuple[int, ...], size: int) -> str:
-        """Return a hash of everything, except the bank, that decides the scores."""
+        """Return a hash of everything that decides the scores, except the bank."""
         settings = self.settings
         facts = [self.test.fingerprint(), settings.numbers.neighbours, settings.numbers.temperature, excluded]
         facts += [settings.search, size, repr(self.extractor.views)]
@@ -259,19 +273,20 @@ def prepare(settings: SegmentSettings) -> Segmentation:
 
     Raises FungiError if the dataset has no masks, or if the model does not support the input size.
     """
-    dataset = _with_masks(settings)
+    dataset = _dataset_with_masks(settings)
     stage = GradientSettings(
         objective=("simclr",),
         projection_kind=settings.deviations.projection_kind,
         dataset=settings.dataset,
         backbone=settings.backbone,
         split=tuple(dict.fromkeys(("train", settings.split))),
-        **{name: getattr(settings, name) for name in _PASSED_ON},
+        **{name: getattr(settings, name) for name in _STAGE_SETTINGS},
     )
     context = resolve_context(stage, masks=True)
     size = settings.side
     model, deviations = context.backbone.model, settings.deviations
-    at_input_size(model.cpu(), size)  # on the CPU, so that positions equal those of a wrapper's model bit for bit
+    # On the CPU, the resized position embedding is equal bit for bit to that of a wrapper's model.
+    set_input_size(model.cpu(), size)
     model.to(context.device)
     (target,) = find_layers(context, (), bias=True)
     matrix = find_matrix(stage, context, target)
@@ -296,18 +311,19 @@ def prepare(settings: SegmentSettings) -> Segmentation:
         seed=settings.seed,
     )
     train = context.open_split("train")
-    chosen = subset_rows(dataset.name, len(train), settings.images, settings.seed)
-    train, test = train.take(chosen), context.open_split(settings.split)
+    rows = subset_rows(dataset.name, len(train), settings.images, settings.seed)
+    train, test = train.take(rows), context.open_split(settings.split)
     return Segmentation(settings, context, extractor, target, matrix, train, test, size)
 
 
-_PASSED_ON = [
+_STAGE_SETTINGS = [
     *("root", "data_dir", "checkpoint", "checkpoint_key", "random_init", "profile"),
     *("device", "dtype", "num_workers", "seed"),
 ]
+"""Names of the settings that segmentation and extraction share."""
 
 
-def _with_masks(settings: SegmentSettings) -> DatasetSpec:
+def _dataset_with_masks(settings: SegmentSettings) -> DatasetSpec:
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
     if dataset.masks is None:
         raise FungiError(

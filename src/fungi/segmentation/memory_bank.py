@@ -13,7 +13,7 @@ from fungi.data.base import VOID, MaskRules
 from fungi.errors import FungiError
 from fungi.runtime.log import progress
 from fungi.segmentation.passes import ImageBlock, Reader
-from fungi.segmentation.settings import MOST_NEIGHBOURS
+from fungi.segmentation.settings import MAX_NEIGHBOURS
 from fungi.store.banks import Bank
 
 PatchFeatures = Callable[[dict[str, Any]], Float[Tensor, "b t f"]]
@@ -25,7 +25,7 @@ NOMINAL_DATA_EFFICIENT = 20_480_000
 
 
 def patches_per_image(memory_size: int, views: int, patches: int) -> int:
-    """Return the number of patches per view that fit into the bank. memory_size 0: no limit.
+    """Return the number of patches per view that fit into the bank. A memory_size of 0 means no limit.
 
     Raises FungiError if the bank is smaller than one patch per view.
     """
@@ -33,52 +33,52 @@ def patches_per_image(memory_size: int, views: int, patches: int) -> int:
         return patches
     if memory_size < views:
         raise FungiError(
-            f"--memory-size {memory_size} is less than one patch for each of {views} training images. Enlarge it."
+            f"--memory-size {memory_size} is too small: the bank needs one patch for each of {views} views of the"
+            " training images. Use a larger --memory-size."
         )
     return min(patches, memory_size // views)
 
 
-def bank_ends(blocks: list[ImageBlock], kept: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
+def bank_ends(blocks: list[ImageBlock], per_view: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
     """Return the number of rows of the bank after each block. `zero_rows` adds rows of zeros up to `memory_size`.
 
-    At most `MOST_NEIGHBOURS` rows of zeros are added. They are all equal, and no search retrieves more, so further rows
-    would not change the result of exact search.
+    At most `MAX_NEIGHBOURS` rows of zeros are added. They are all equal, and no search retrieves more rows, so further
+    rows would not change the result of exact search.
     """
-    ends = tuple(accumulate(len(block.rows) * kept for block in blocks))
-    beyond = min(memory_size - ends[-1], MOST_NEIGHBOURS)
-    return (*ends, ends[-1] + beyond) if zero_rows and beyond > 0 else ends
+    ends = tuple(accumulate(len(block.rows) * per_view for block in blocks))
+    zeros = min(memory_size - ends[-1], MAX_NEIGHBOURS)
+    return (*ends, ends[-1] + zeros) if zero_rows and zeros > 0 else ends
 
 
 def fill_bank(
-    bank: Bank, reader: Reader, blocks: list[ImageBlock], kept: int, rules: MaskRules, features: PatchFeatures
+    bank: Bank, reader: Reader, blocks: list[ImageBlock], per_view: int, rules: MaskRules, features: PatchFeatures
 ) -> None:
-    """Compute and write the missing blocks of the bank."""
+    """Compute and write the missing blocks of the bank. per_view: number of patches per view in the bank."""
     missing = set(bank.missing())
     missing_blocks = [block for block in blocks if block.index in missing]
     label = bank.folder.name.rpartition("-")[0]
-    for block, loaded in progress(
-        reader.read(missing_blocks), [len(block.rows) for block in missing_blocks], label=label
-    ):
-        parts = [_kept(batch, features(batch), kept, bank.classes, rules) for batch in loaded]
+    sizes = [len(block.rows) for block in missing_blocks]
+    for block, batches in progress(reader.read(missing_blocks), sizes, label=label):
+        parts = [_select(batch, features(batch), per_view, bank.classes, rules) for batch in batches]
         rows, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
         bank.write(block.index, rows, labels)
-    for beyond in missing - {block.index for block in blocks}:  # rows of zeros
-        start, stop = bank.span(beyond)
-        features_of_none = np.zeros((stop - start, bank.dim), dtype=bank.manifest.dtype)
-        bank.write(beyond, features_of_none, np.zeros((stop - start, bank.classes), dtype=np.uint16))
+    for zero_block in missing - {block.index for block in blocks}:
+        start, stop = bank.span(zero_block)
+        zero_features = np.zeros((stop - start, bank.dim), dtype=bank.manifest.dtype)
+        bank.write(zero_block, zero_features, np.zeros((stop - start, bank.classes), dtype=np.uint16))
 
 
-def _kept(
-    batch: dict[str, Any], features: Float[Tensor, "b t f"], kept: int, classes: int, rules: MaskRules
+def _select(
+    batch: dict[str, Any], features: Float[Tensor, "b t f"], per_view: int, classes: int, rules: MaskRules
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features and labels of the patches of a batch that the bank keeps, image by image."""
+    """Return features and labels of the patches of a batch for the bank, image by image."""
     counts = patch_labels(batch["mask"], round(features.shape[1] ** 0.5), classes, rules.void_class)
     rows, labels = [], []
     for image, draw in enumerate(batch["draw"]):
         # A separate random stream selects the same patches for every feature.
-        chosen = chosen_patches(counts[image], kept, torch.Generator().manual_seed(draw ^ 1))
-        rows.append(features[image, chosen.to(features.device)])
-        labels.append(counts[image, chosen])
+        indices = chosen_patches(counts[image], per_view, torch.Generator().manual_seed(draw ^ 1))
+        rows.append(features[image, indices.to(features.device)])
+        labels.append(counts[image, indices])
     return torch.cat(rows).float().cpu().numpy(), torch.cat(labels).numpy()
 
 
@@ -87,9 +87,10 @@ def patch_labels(
 ) -> Int64[Tensor, "b t c"]:
     """Return the number of pixels of each class per cell of a `grid` x `grid` grid, in row-major order.
 
-    void_class: class of void pixels; None leaves void pixels out of the counts.
+    void_class: class of void pixels; with None, void pixels are not counted.
     """
     values = masks.long()
+    # Class `classes` is an extra column of the counts, which is removed at the end.
     values = values.masked_fill(values == VOID, classes if void_class is None else void_class)
     side = masks.shape[1] // grid
     cells = values.unflatten(1, (grid, side)).unflatten(3, (grid, side))  # [b y side x side]
@@ -99,15 +100,15 @@ def patch_labels(
     return counts[..., :classes]
 
 
-def chosen_patches(counts: Int64[Tensor, "t c"], keep: int, generator: torch.Generator) -> Int64[Tensor, " m"]:
-    """Return the indices of `keep` patches of an image, ascending. Patches with rare classes are preferred.
+def chosen_patches(counts: Int64[Tensor, "t c"], number: int, generator: torch.Generator) -> Int64[Tensor, " m"]:
+    """Return the indices of `number` patches of an image, ascending. Patches with rare classes are preferred.
 
     Let `n_c` be the number of patches that contain class c. The score of a patch is the sum of `n_c` over its classes,
-    times a uniform draw from [0, 1). The patches with the lowest scores are kept. Patches without a class come last.
+    times a random number from [0, 1). The patches with the lowest scores are chosen. Patches without a class come last.
     """
     present = counts > 0
     in_patches = present.sum(dim=0)  # n_c, [c]
-    draws = torch.rand(len(counts), generator=generator, dtype=torch.float64)
-    scores = (present * in_patches).sum(dim=1) * draws
+    factors = torch.rand(len(counts), generator=generator, dtype=torch.float64)
+    scores = (present * in_patches).sum(dim=1) * factors
     scores = scores.masked_fill(~present.any(dim=1), torch.inf)
-    return scores.argsort(stable=True)[:keep].sort().values
+    return scores.argsort(stable=True)[:number].sort().values

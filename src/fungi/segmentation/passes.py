@@ -16,7 +16,10 @@ from fungi.views.scenes import SceneView
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """The images `rows` of a split in one view. An interrupted block is computed again from its start."""
+    """Images of a split in one view. After an interruption, a block is computed again from its start.
+
+    index: position of the block. rows: indices of its images.
+    """
 
     index: int
     rows: range
@@ -24,14 +27,14 @@ class ImageBlock:
 
 
 def image_blocks(images: int, views: Sequence[SceneView], size: int) -> list[ImageBlock]:
-    """Return blocks of `size` images: all images in the first view, then all in the second, and so on."""
+    """Return blocks of `size` images: first all images in the first view, then all images in the second view, ..."""
     spans = [(range(start, min(start + size, images)), view) for view in views for start in range(0, images, size)]
     return [ImageBlock(index, rows, view) for index, (rows, view) in enumerate(spans)]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads blocks of scenes in batches, in worker processes if there are any."""
+    """Reads blocks of scenes in batches. num_workers: number of worker processes; 0 reads in this process."""
 
     scenes: Samples
     seed: int
@@ -40,31 +43,34 @@ class Reader:
     pin_memory: bool = False
 
     def read(self, blocks: Sequence[ImageBlock]) -> Iterator[tuple[ImageBlock, Iterator[dict[str, Any]]]]:
-        """Yield each block with an iterator over its batches. Read all batches of a block before the next block."""
+        """Yield each block with an iterator over its batches.
+
+        The caller must read all batches of a block before it takes the next block.
+        """
         for view in dict.fromkeys(block.view for block in blocks):
-            chosen = [block for block in blocks if block.view == view]
+            blocks_of_view = [block for block in blocks if block.view == view]
             size = self.batch_size
-            parts = {
+            batch_rows = {
                 block.index: [block.rows[start : start + size] for start in range(0, len(block.rows), size)]
-                for block in chosen
+                for block in blocks_of_view
             }
-            loaded = batches(
+            view_batches = batches(
                 self.scenes,
                 [view],
-                [part for of_block in parts.values() for part in of_block],
+                [rows for rows_of_block in batch_rows.values() for rows in rows_of_block],
                 seed=self.seed,
                 num_workers=self.num_workers,
                 pin_memory=self.pin_memory,
             )
-            for block in chosen:
-                yield block, (next(loaded)[view.identity] for _ in parts[block.index])
+            for block in blocks_of_view:
+                yield block, (next(view_batches)[view.identity] for _ in batch_rows[block.index])
 
 
 def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:
     """Return the rows of the training images to use, ascending: all rows, or `count` rows drawn without replacement.
 
-    The support bank and the memory bank use the same rows (deviation H7). Raises FungiError if there are fewer images
-    than `count`.
+    available: number of training images. The support bank and the memory bank use the same rows (deviation H7).
+    Raises FungiError if there are fewer images than `count`.
     """
     if count is None:
         return np.arange(available)

@@ -1,4 +1,4 @@
-"""Test images -> classes of their pixels -> one confusion matrix, block by block (spec dense 3.4)."""
+"""Predict the classes of the pixels of test images, and count them in a confusion matrix (spec dense 3.4)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,10 @@ PIXELS = "pixels"
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predict the class of each pixel from the neighbours of its patch in a bank.
+    """Function that predicts the class of each pixel from the neighbours of its patch in a bank.
 
-    size: side of the image in pixels; cell: number of pixels per patch; excluded: classes that are never predicted.
+    neighbours: number of neighbours that vote. size: side of the image in pixels. cell: number of pixels per patch.
+    excluded: classes that are never predicted.
     """
 
     bank: Bank
@@ -39,10 +40,10 @@ class Predictor:
     excluded: tuple[int, ...] = ()
 
     def __call__(self, features: Float[Tensor, "b t f"]) -> Int64[np.ndarray, "b size size"]:
-        """Return the class of each pixel. One pass over the bank serves all images of the call."""
+        """Return the class of each pixel. All images of the call share one pass over the bank."""
         scores, rows = self.search(features.flatten(0, 1), self.neighbours)
-        per_image = (values.unflatten(0, features.shape[:2]) for values in (scores, rows))
-        return np.stack([self._classes(*image) for image in zip(*per_image, strict=True)])
+        image_scores, image_rows = scores.unflatten(0, features.shape[:2]), rows.unflatten(0, features.shape[:2])
+        return np.stack([self._classes(*neighbours) for neighbours in zip(image_scores, image_rows, strict=True)])
 
     def _classes(self, scores: Float[Tensor, "t k"], rows: Int64[Tensor, "t k"]) -> Int64[np.ndarray, "size size"]:
         counts = torch.from_numpy(self.bank.labels_of(rows.cpu().numpy()).astype(np.float32))
@@ -58,19 +59,23 @@ def confusion_matrix(
     predictor: Predictor,
     rules: MaskRules,
 ) -> Int64[np.ndarray, "c c"]:
-    """Return the confusion matrix over the pixels of all blocks. The matrix of each block is saved in `folder`."""
+    """Return the confusion matrix over the pixels of all blocks.
+
+    `folder` stores the matrix of each block, so an interrupted run continues with the next block.
+    """
     remove_orphans(folder)
     paths = {block.index: folder / f"{block.index:06d}.safetensors" for block in blocks}
     missing = [block for block in blocks if not paths[block.index].exists()]
     classes = predictor.bank.classes
     sizes = [len(block.rows) for block in missing]
     label = f"mIoU of {folder.parent.name.rpartition('-')[0]}"
-    for block, loaded in progress(reader.read(missing), sizes, label=label):
-        taken = [(features(batch), batch["mask"]) for batch in loaded]
-        predicted = predictor(torch.cat([of_batch for of_batch, _ in taken]))
-        truth = torch.cat([mask for _, mask in taken]).numpy()
+    for block, batches in progress(reader.read(missing), sizes, label=label):
+        pairs = [(features(batch), batch["mask"]) for batch in batches]
+        predictions = predictor(torch.cat([batch_features for batch_features, _ in pairs]))
+        masks = torch.cat([batch_masks for _, batch_masks in pairs]).numpy()
         matrix = sum(
-            confusion(of_image, guess, classes, rules.ignored) for of_image, guess in zip(truth, predicted, strict=True)
+            confusion(mask, prediction, classes, rules.ignored)
+            for mask, prediction in zip(masks, predictions, strict=True)
         )
         with written_atomically(paths[block.index]) as temporary:
             save_tensors(temporary, {PIXELS: np.asarray(matrix)})

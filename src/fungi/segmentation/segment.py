@@ -14,11 +14,11 @@ DESCRIPTION = """Segment images with the labels of their patches' nearest neighb
   fungi segment --dataset mine=masks:PATH --backbone dino_vits16
 
 Banks are saved in <root>/banks and reused. An interrupted run resumes. A bank that fits into --memory-gb is read once.
-Each search of a larger bank reads all its rows again, in parts that fit."""
+Each search in a larger bank reads all its rows again, part by part."""
 
 
 def run(settings: SegmentSettings) -> dict[str, Any]:
-    """Score all features that are missing in the result file; return the content of the file."""
+    """Score the features that are missing in the result file; return the content of the file."""
     from fungi.results.result_file import Run
     from fungi.segmentation.evaluation import prepare
 
@@ -31,7 +31,7 @@ def run(settings: SegmentSettings) -> dict[str, Any]:
     result = settings.open_result([run])
     missing = [feature for feature in settings.features if feature not in run.results]
     if missing:
-        segmentation.require()
+        segmentation.check_inputs()
     for feature in missing:
         scores = segmentation.score(feature)  # type: ignore[arg-type]  # checked by the settings
         result.add(run, feature, scores)
@@ -49,5 +49,5 @@ def show(settings: SegmentSettings, content: dict[str, Any]) -> None:
             for name in ("matched-mIoU", "recall", "recall-of-negatives")
             if name in scores
         )
-        scored = f"mIoU {100 * scores['mIoU']:.2f} %, pixel accuracy {100 * scores['pixel-accuracy']:.2f} %"
-        print(f"{feature}: {scored}{extra}")
+        main = f"mIoU {100 * scores['mIoU']:.2f} %, pixel accuracy {100 * scores['pixel-accuracy']:.2f} %"
+        print(f"{feature}: {main}{extra}")

@@ -16,7 +16,7 @@ from fungi.settings import SEEDS, like, setting
 if TYPE_CHECKING:
     import torch
 
-MOST_NEIGHBOURS = 4096
+MAX_NEIGHBOURS = 4096
 MEMORY_GB = 4.0
 FEATURES = ("embeddings", "simclr", "embeddings+simclr")
 
@@ -35,52 +35,53 @@ class SegmentSettings(ResultSettings):
     )
     features: tuple[str, ...] = setting(
         ("embeddings", "embeddings+simclr"),
-        f"features of patches, some of {', '.join(FEATURES)}",
+        f"features of patches: one or more of {', '.join(FEATURES)}",
         decides="contents",
         mark="",
         topic="features",
     )
     input_size: int = setting(
         0,
-        "side in pixels to which images are resized; 0 for the default of the dataset (512; digit-scenes: 48)",
+        "side in pixels to which images are resized; 0: the default of the dataset (512; digit-scenes: 48)",
         within=(0, 4096),
         topic="model",
     )
     memory_size: int | None = setting(
         None,
-        f"patches in the bank; 0 keeps every patch; {FULL.memory_size} if absent, 0 with --train-images",
+        f"number of patches in the bank; 0: every patch; default: {FULL.memory_size}, or 0 with --train-images",
         within=(0, 10**9),
         mark="m",
     )
     augmentation_epochs: int | None = setting(
         None,
-        "number of passes over the training images with random crops; 0 uses the images without crops; "
-        f"{FULL.augmentation_epochs} if absent, {DATA_EFFICIENT.augmentation_epochs} with --train-images",
+        "number of passes over the training images with random crops; 0: one pass without crops; default: "
+        f"{FULL.augmentation_epochs}, or {DATA_EFFICIENT.augmentation_epochs} with --train-images",
         within=(0, 1000),
     )
     neighbours: int | None = setting(
         None,
-        f"number of neighbours that vote; {FULL.neighbours} if absent, {DATA_EFFICIENT.neighbours} with --train-images",
+        f"number of neighbours that vote; default: {FULL.neighbours}, or {DATA_EFFICIENT.neighbours} with"
+        " --train-images",
         flag="--k",
         aliases=("--neighbours",),
-        within=(1, MOST_NEIGHBOURS),
+        within=(1, MAX_NEIGHBOURS),
     )
     temperature: float | None = setting(
         None,
-        "temperature of the attention over neighbours; "
-        f"{FULL.temperature} if absent, {DATA_EFFICIENT.temperature} with --train-images",
+        "temperature of the attention over neighbours; default: "
+        f"{FULL.temperature}, or {DATA_EFFICIENT.temperature} with --train-images",
         within=(1e-4, 100.0),
     )
     search: Literal["exact", "torch", "faiss", "scann"] = setting(
         "exact",
-        "library that searches the bank; all but exact (also called torch) are approximate, report their recall, and"
-        " hold the bank in memory",
+        "library that searches the bank; exact and torch are the same; the other libraries are approximate, report"
+        " their recall and keep the bank in memory",
         aliases=("--backend",),
         topic="machine",
     )
     images: int | None = setting(
         None,
-        "number of training images to draw (the data-efficient setting); if absent, all",
+        "number of training images to draw (the data-efficient setting); default: all",
         flag="--train-images",
         aliases=("--images",),
         within=(1, 10**7),
@@ -89,19 +90,25 @@ class SegmentSettings(ResultSettings):
     )
     projection_kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] | None = setting(
         None,
-        "kind of projection matrix; default: that of the profile (clean: khatri-rao, published: binary)",
+        "kind of projection matrix; default: depends on the profile (clean: khatri-rao, published: binary)",
         topic="features",
     )
     profile: Literal["clean", "published"] = like(StageSettings, "profile")
-    denominator_temperature: bool | None = setting(None, "divide similarities in the log-sum-exp by the temperature")
-    std_typo: bool | None = setting(None, "use the published 0.255 as third standard deviation")
-    neighbour_layout: Literal["real", "published"] | None = setting(
-        None, "negatives: real neighbours, or the scrambled rows of the published code; default: that of the profile"
+    denominator_temperature: bool | None = setting(
+        None, "divide similarities in the log-sum-exp by the temperature; default: depends on the profile"
     )
-    zero_rows: bool | None = setting(None, "fill the bank up with rows of zeros; default: that of the profile")
-    class_matching: bool | None = setting(None, "also report mIoU after the best matching of classes")
-    normalise_tokens_before_head: bool = setting(False, "scale tokens to length 1 before the head, as neighbours are")
-    predict_unscored: bool = setting(True, "allow predictions of classes that are not scored (other of ade20k)")
+    std_typo: bool | None = setting(
+        None, "use 0.255 as third standard deviation, as in the published code; default: depends on the profile"
+    )
+    neighbour_layout: Literal["real", "published"] | None = setting(
+        None, "negatives: real neighbours, or the scrambled rows of the published code; default: depends on the profile"
+    )
+    zero_rows: bool | None = setting(None, "fill the bank up with rows of zeros; default: depends on the profile")
+    class_matching: bool | None = setting(
+        None, "also report mIoU after the best matching of classes; default: depends on the profile"
+    )
+    normalise_tokens_before_head: bool = setting(False, "scale tokens to length 1 before the head, like the neighbours")
+    predict_unscored: bool = setting(True, "allow predictions of classes that are not scored (`other` of ade20k)")
     split: str = setting("test", "split to score", flag="--test-split", aliases=("--split",), topic="data")
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
     root: Path = setting(
@@ -129,8 +136,8 @@ class SegmentSettings(ResultSettings):
     )
     memory_gb: float | None = setting(
         None,
-        f"memory of exact search in GB; if absent, half of a GPU's free memory, or {MEMORY_GB:g} on a CPU. A bank"
-        " that fits is read once, a larger one for every block of images",
+        f"memory of exact search in GB; default: half of a GPU's free memory, or {MEMORY_GB:g} on a CPU. A bank that"
+        " fits is read once; a larger bank is read for every block of images",
         within=(0.01, 1024),
         decides="nothing",
         topic="machine",
@@ -140,31 +147,31 @@ class SegmentSettings(ResultSettings):
     def __post_init__(self) -> None:
         object.__setattr__(self, "search", backend_of(self.search))
         if unknown := [name for name in self.features if name not in FEATURES]:
-            raise FungiError(f"--features {unknown[0]!r} is not known. Use some of {', '.join(FEATURES)}.")
+            raise FungiError(f"--features {unknown[0]!r} is not known. Use one or more of {', '.join(FEATURES)}.")
         if not self.features or len(set(self.features)) < len(self.features):
             raise FungiError("--features needs one or more different features.")
 
     @property
     def task_name(self) -> str:
-        """Name of the task in result files."""
+        """The name of the task in result files."""
         return "segmentation"
 
     @property
     def side(self) -> int:
-        """Side in pixels to which images are resized."""
+        """The side in pixels to which images are resized."""
         masks = DATASETS[self.dataset].masks if self.dataset in DATASETS else None
         return self.input_size or (masks or MaskRules()).input_size
 
     @property
     def numbers(self) -> Numbers:
-        """Values of the numeric flags. An absent flag has its published value (full or data-efficient setting)."""
-        usual = FULL if self.images is None else DATA_EFFICIENT
-        values = {name: getattr(self, name) for name in vars(usual)}
-        return dataclasses.replace(usual, **{name: value for name, value in values.items() if value is not None})
+        """The values of the numeric flags. An absent flag has its published value (full or data-efficient setting)."""
+        defaults = FULL if self.images is None else DATA_EFFICIENT
+        values = {name: getattr(self, name) for name in vars(defaults)}
+        return dataclasses.replace(defaults, **{name: value for name, value in values.items() if value is not None})
 
     @property
     def deviations(self) -> DenseProfile:
-        """Values of the deviation flags. An absent flag has the value of the profile."""
+        """The values of the deviation flags. An absent flag has the value of the profile."""
         profile = DENSE_PROFILES[self.profile]
         values = {name: getattr(self, name) for name in vars(profile)}
         return dataclasses.replace(profile, **{name: value for name, value in values.items() if value is not None})
@@ -178,16 +185,18 @@ class SegmentSettings(ResultSettings):
         return int((self.memory_gb or MEMORY_GB) * 2**30)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the scores, as JSON, with all defaults filled in."""
+        """Return the settings that decide the scores, as JSON, with the values of absent flags."""
         return super().deciding() | vars(self.numbers) | vars(self.deviations) | {"input_size": self.side}
 
     def unusual(self) -> dict[str, Any]:
         """Return the settings that differ from the published settings of this profile (spec dense 5).
 
-        The bank size is a column of the published tables, so it counts as unusual only with `--train-images`.
+        The bank size is a column of the published tables, so it is included only with `--train-images`.
         """
-        usual = SegmentSettings(
+        published = SegmentSettings(
             dataset=self.dataset, backbone=self.backbone, profile=self.profile, images=self.images
         ).deciding()
         columns = ("features",) if self.images else ("features", "memory_size")
-        return {name: value for name, value in self.deciding().items() if value != usual[name] and name not in columns}
+        return {
+            name: value for name, value in self.deciding().items() if value != published[name] and name not in columns
+        }

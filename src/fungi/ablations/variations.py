@@ -1,7 +1,7 @@
-"""The tools of an ablation: extract the features of a variation, and score combinations of them by kNN.
+"""Extract the features of the variations of an ablation, and score combinations of them by kNN.
 
-Each variation has its own folder below `<root>/ablations`, written by the same extraction as all feature files.
-Finished blocks are kept, so an interrupted ablation continues where it stopped.
+Each variation has its own folder below `<root>/ablations`. The extraction is the same as for all feature files. It
+saves finished blocks, so an interrupted ablation continues with the next block.
 """
 
 import time
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from fungi.ablations.settings import BenchSettings
+from fungi.ablations.settings import VariationSettings
 from fungi.combine.pca import Reducer, Reduction, reduced
 from fungi.combine.source import FeatureSource
 from fungi.data.base import Samples
@@ -41,13 +41,16 @@ ReductionKind = Literal["pca", "none", "binary", "gaussian", "sparse"]
 
 @dataclass(frozen=True)
 class FewerRows:
-    """Opens a split of a dataset and keeps only some of its rows, evenly spread."""
+    """Function that opens a split of a dataset and returns `rows` of its rows, evenly spread.
+
+    open: function that opens the full split.
+    """
 
     open: Callable[[Path, str], Samples]
     rows: int
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """Return the chosen rows of the split."""
+        """Return the evenly spread rows of the split."""
         samples = self.open(data_dir, split)
         rows = np.linspace(0, len(samples) - 1, min(self.rows, len(samples))).round().astype(np.int64)
         return samples.take(rows)
@@ -55,9 +58,9 @@ class FewerRows:
 
 @dataclass(frozen=True)
 class Variation:
-    """Features of one variation: split -> name -> array.
+    """The features of one variation. arrays: split -> name -> array.
 
-    A name is an objective, or `objective@array` if the gradient is taken at several layers.
+    A name is an objective, or `objective@array` if the variation has the gradients of several layers.
     """
 
     arrays: dict[str, dict[str, FeatureArray]]
@@ -67,10 +70,10 @@ class Variation:
         return Variation({split: self.arrays[split] | other.arrays[split] for split in SPLITS})
 
 
-class Bench:
+class VariationRunner:
     """Extracts and scores the variations of one dataset and backbone."""
 
-    def __init__(self, settings: BenchSettings) -> None:
+    def __init__(self, settings: VariationSettings) -> None:
         self.settings = settings
         context = resolve_context(settings)
         if context.dataset.metric == "map":
@@ -79,8 +82,8 @@ class Bench:
                 " Choose a dataset for classification."
             )
         if settings.rows:
-            limited = FewerRows(context.dataset.open, settings.rows)
-            context = replace(context, dataset=replace(context.dataset, open=limited, sizes=dict.fromkeys(SPLITS)))
+            fewer_rows = FewerRows(context.dataset.open, settings.rows)
+            context = replace(context, dataset=replace(context.dataset, open=fewer_rows, sizes=dict.fromkeys(SPLITS)))
         self.context: StageContext = context
         self.metric = context.dataset.metric
 
@@ -93,16 +96,16 @@ class Bench:
 
     def embeddings(self) -> Variation:
         """Return the embeddings of both splits; extract them if they are missing."""
-        context = self._varied("embeddings", self.settings.seed, {})
+        context = self._varied_context("embeddings", self.settings.seed, {})
         self._extract(context, [embedding_feature(context)])
         return self._open(context, {EMBEDDINGS: [EMBEDDINGS]})
 
     def gradients(self, label: str, seed: int, **changes: Any) -> Variation:
         """Return the gradients of a variation; extract them if they are missing.
 
-        label: names the folder; changes: settings of the extraction and their values in this variation.
+        label: name of the folder. changes: settings of the extraction and their values in this variation.
         """
-        context = self._varied(label, seed, changes)
+        context = self._varied_context(label, seed, changes)
         assert isinstance(context.settings, GradientSettings)
         features = gradient_features(context.settings, context)
         self._extract(context, features)
@@ -112,8 +115,8 @@ class Bench:
         self, features: Variation, names: Sequence[str], reduction: ReductionKind = "pca", seed: int = 42
     ) -> float:
         """Return the kNN score of a combination of features, in the metric of the dataset."""
-        chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
-        train, test = (self._reduced(chosen, split, reduction, seed) for split in SPLITS)
+        arrays = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
+        train, test = (self._reduced(arrays, split, reduction, seed) for split in SPLITS)
         labels = {split: self._labels(split) for split in SPLITS}
         predictions = knn_predictions(in_memory(train), labels["train"], test, self.settings.k)
         return classification_scores(predictions, labels["test"])[self.metric]
@@ -121,9 +124,9 @@ class Bench:
     def images_per_second(self, label: str, **changes: Any) -> float:
         """Return the speed of the extraction on test images, after a warm-up and without decoding.
 
-        It is measured for the objective named in `changes`; without changes, for the embeddings.
+        It is measured for the objective in `changes`. If there are no changes, it is measured for the embeddings.
         """
-        context = self._varied(label, self.settings.seed, changes)
+        context = self._varied_context(label, self.settings.seed, changes)
         assert isinstance(context.settings, GradientSettings)
         feature = gradient_features(context.settings, context)[0] if changes else embedding_feature(context)
         samples = context.open_split("test").take(range(min(16, len(context.open_split("test")))))
@@ -135,9 +138,9 @@ class Bench:
         return len(samples) / (time.perf_counter() - start)
 
     def queries_per_second(self, features: Variation, names: Sequence[str]) -> float:
-        """Return the speed of kNN on the test rows, after a warm-up; features are already reduced and in memory."""
-        chosen = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
-        train, test = (self._reduced(chosen, split, "pca", self.settings.seed) for split in SPLITS)
+        """Return the speed of kNN on the test rows, after a warm-up, with reduced features in memory."""
+        arrays = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
+        train, test = (self._reduced(arrays, split, "pca", self.settings.seed) for split in SPLITS)
         labels = self._labels("train")
         for _ in range(2):
             start = time.perf_counter()
@@ -146,7 +149,7 @@ class Bench:
 
     def milliseconds_to_project(self, samples: int) -> float:
         """Return the milliseconds to project the gradients of `samples` samples at the first target layer."""
-        context = self._varied("default", self.settings.seed, {})
+        context = self._varied_context("default", self.settings.seed, {})
         assert isinstance(context.settings, GradientSettings)
         engine = gradient_features(context.settings, context)[0].engine
         target = engine.targets[0]
@@ -161,7 +164,7 @@ class Bench:
         return _milliseconds(lambda: projector.project(contracted), repeats=20)
 
     def milliseconds_of_pca(self, features: Variation, names: Sequence[str]) -> tuple[float, float]:
-        """Return the milliseconds to fit a PCA on the train rows, and to reduce them, without the time to read them."""
+        """Return the milliseconds to fit a PCA on the train rows, and to reduce them. Reading is not measured."""
         source = FeatureSource({name: features.arrays["train"][name] for name in names})
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         device = self.context.device
@@ -175,15 +178,16 @@ class Bench:
             _milliseconds(lambda: reduced(source, reduction, device), repeats=1),
         )
 
-    def _varied(self, label: str, seed: int, changes: dict[str, Any]) -> StageContext:
+    def _varied_context(self, label: str, seed: int, changes: dict[str, Any]) -> StageContext:
+        """Return the context of the extraction of a variation, with its folder, seed and changed settings."""
         root = self.settings.root / "ablations" / f"{label}-seed{seed}" / f"rows-{self.settings.rows or 'all'}"
-        names = GradientSettings.__dataclass_fields__
-        shared = {name: getattr(self.settings, name) for name in names}
-        extracted = changes.get("objective", self.settings.objective)
-        options = [text for text in self.settings.set if text.partition(".")[0] in extracted]
+        values = {name: getattr(self.settings, name) for name in GradientSettings.__dataclass_fields__}
+        values |= {"root": root, "seed": seed, "with_embeddings": False}
+        objectives = changes.get("objective", self.settings.objective)
+        # Options (`OBJECTIVE.NAME=VALUE`) of objectives that this variation does not extract would be refused.
+        options = [text for text in self.settings.set if text.partition(".")[0] in objectives]
         changes = {**changes, "set": (*options, *changes.get("set", ()))}
-        varied = GradientSettings(**{**shared, "root": root, "seed": seed, "with_embeddings": False, **changes})
-        return replace(self.context, settings=varied)
+        return replace(self.context, settings=GradientSettings(**{**values, **changes}))
 
     def _extract(self, context: StageContext, features: Sequence[Feature]) -> None:
         for split in SPLITS:
@@ -204,15 +208,18 @@ class Bench:
         return self.context.open_split(split).targets
 
     def _reduced(
-        self, chosen: dict[str, dict[str, FeatureArray]], split: str, reduction: ReductionKind, seed: int
+        self, arrays: dict[str, dict[str, FeatureArray]], split: str, reduction: ReductionKind, seed: int
     ) -> Float[Tensor, "n r"]:
-        """Return the rows of a split, reduced as for the classifier. The reduction is fitted on the train rows."""
+        """Return the concatenated and reduced rows of a split. PCA is fitted on the train rows.
+
+        arrays: split -> name -> array. seed: seed of a random reduction.
+        """
         device = self.context.device
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
-        train = FeatureSource(chosen["train"])
+        train = FeatureSource(arrays["train"])
         size = train.dim_of(train.names)
-        fitted = Reducer(train, dim if reduction == "pca" else size, device).fit(train.names)
-        rows = reduced(FeatureSource(chosen[split]), fitted, device)
+        pca = Reducer(train, dim if reduction == "pca" else size, device).fit(train.names)  # no PCA if dim is the size
+        rows = reduced(FeatureSource(arrays[split]), pca, device)
         if reduction in ("pca", "none") or dim >= size:
             return rows
         matrix = draw_projection(dim, size, kind=reduction, seed=seed).dense(device)
@@ -220,8 +227,8 @@ class Bench:
 
 
 def _milliseconds(work: Callable[[], Tensor], *, repeats: int) -> float:
-    """Return the mean time of `work` after a warm-up. Reading a number of its tensor waits for the device."""
-    float(work().sum())
+    """Return the mean time of `work` after a warm-up."""
+    float(work().sum())  # reading a number waits for the device
     start = time.perf_counter()
     for _ in range(repeats):
         output = work()
