@@ -16,7 +16,7 @@ from fungi.evaluators import TEMPERATURE
 from fungi.objectives.binding import bind
 from fungi.profiles import PROFILES
 from fungi.report import features as report_features
-from fungi.report.cells import ResultRecord, cells_of, distinct, read_results
+from fungi.report.cells import ResultRecord, cells_of, read_results, without_duplicates
 from fungi.results.settings import ResultSettings
 from fungi.scoring import knn_concat
 from fungi.scoring.cluster import ClusterSettings
@@ -169,7 +169,7 @@ def test_results_of_first_shots_and_of_drawn_shots_are_kept_separately(tmp_path)
     shared = {"root": (tmp_path,), "pca_dim": 4, "k": 5, "shots": 5}
     for draws in ((), (1, 2, 3), (4,), ()):
         knn_concat.run(KnnSettings(**shared, few_shot_seed=draws))
-    cells = distinct([cell for record in read_results([tmp_path]) for cell in cells_of(record)])
+    cells = without_duplicates([cell for record in read_results([tmp_path]) for cell in cells_of(record)])
     settings = {str(cell.protocol).partition(", profile")[0] for cell in cells}
     assert settings == {"knn, 5-shot", "knn, 5-shot drawn"}
     assert len({cell.protocol for cell in cells}) == 3
@@ -196,7 +196,7 @@ def test_different_settings_have_their_own_heading_without_published_value(name)
     shared = {"backbone": "vit-b16-augreg-in1k"} | shots
     usual = content({"embeddings": 0.3}, **shared) | {"unusual": {}}
     unlike = content({"embeddings": 0.4}, **shared, **{name: value}) | {"unusual": {name: value}}
-    result_cells = distinct(
+    result_cells = without_duplicates(
         [cell for result in (usual, unlike) for cell in cells_of(ResultRecord(Path("x.json"), result))]
     )
     assert len(result_cells) == 2
@@ -259,7 +259,7 @@ def test_results_of_different_features_have_different_headings_and_are_both_kept
     features(tmp_path, **UNLIKE_FEATURES[words])
     knn_concat.run(settings)
     records = read_results([tmp_path], put_aside=True)
-    cells = distinct([cell for record in records for cell in cells_of(record)])
+    cells = without_duplicates([cell for record in records for cell in cells_of(record)])
     headings = {str(cell.protocol) for cell in cells}
     assert len(headings) == 2
     assert [words in heading for heading in sorted(headings, key=len)] == [False, True]
@@ -291,7 +291,7 @@ def test_headings_distinguish_features_by_hash_if_words_are_equal(tmp_path):
             Path("x.json"), knn_concat.run(KnnSettings(root=(tmp_path / data,), dataset="pets", score_fitted_rows=True))
         )
         all_cells += cells_of(record)
-    cells = distinct(all_cells)
+    cells = without_duplicates(all_cells)
     assert len(cells) == len(all_cells)
     assert len({str(cell.protocol) for cell in cells}) > 1
     assert all("features " in str(cell.protocol) for cell in cells)

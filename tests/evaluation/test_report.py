@@ -12,7 +12,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import usual_pca_dim
 from fungi.errors import FungiError, MissingFilesError
 from fungi.report import write_report as report
-from fungi.report.cells import ResultRecord, cells_of, distinct, mean_cells, read_results
+from fungi.report.cells import ResultRecord, cells_of, mean_cells, read_results, without_duplicates
 from fungi.report.facts import Setting
 from fungi.report.gallery import per_class_differences
 from fungi.report.tables import make_tables, to_csv, to_latex, to_markdown
@@ -147,7 +147,7 @@ def test_the_mean_needs_all_eleven_datasets_and_missing_datasets_are_named():
 
 def test_the_file_with_the_most_runs_is_shown():
     single, three_runs = content({"embeddings": 0.5}), content({"embeddings": 0.4}) | {"runs": [{}, {}, {}]}
-    assert [cell.value for cell in distinct(cells(single, three_runs, single))] == [40.0]
+    assert [cell.value for cell in without_duplicates(cells(single, three_runs, single))] == [40.0]
 
 
 def test_the_metric_depends_on_the_dataset():

@@ -13,8 +13,8 @@ from fungi.report import write_report
 from fungi.report.cells import ResultRecord
 from fungi.report.facts import Setting, as_facts
 from fungi.report.figures import Series, compared_dots, curves, dots, sorted_differences
-from fungi.report.page import Entry, sortable_table, word
-from fungi.report.summary import MOST_SINGLE_CASES, comparison_with_published, findings
+from fungi.report.page import Entry, sortable_table, text_entry
+from fungi.report.summary import MAX_SINGLE_CASES, comparison_with_published, findings
 from fungi.report.words import feature_in_words, how_in_words, task_in_words
 from fungi.report.write_report import ReportSettings
 from tests.evaluation.test_report import cells, content
@@ -65,7 +65,7 @@ def test_the_summary_names_losses_and_gains_within_the_spread() -> None:
 
 
 def test_many_cases_are_summarised_with_the_worst_and_the_best_case() -> None:
-    names = ("cars", "cub", "pets", "food101", "dtd")[: MOST_SINGLE_CASES + 1]
+    names = ("cars", "cub", "pets", "food101", "dtd")[: MAX_SINGLE_CASES + 1]
     gains = dict(zip(names, (-0.02, 0.04, 0.01, 0.03, 0.04), strict=True))
     summary = text_of(
         *(content({"embeddings": 0.5, "embeddings+kl": 0.5 + gain}, dataset=name) for name, gain in gains.items())
@@ -180,7 +180,7 @@ def test_the_first_two_colours_differ_in_lightness() -> None:
 def test_entries_have_numbers_as_sorting_keys() -> None:
     table = sortable_table(["Name", "Score"], [[Entry("a"), Entry("<b>9.5</b>", 9.5, "number")]])
     assert "<td class='number' data-value='9.5'><b>9.5</b></td>" in table
-    assert "data-value='it&#x27;s'>it&#x27;s<" in sortable_table(["Name"], [[word("it's")]])
+    assert "data-value='it&#x27;s'>it&#x27;s<" in sortable_table(["Name"], [[text_entry("it's")]])
     assert "<th class='number' scope='col'><button>Score</button></th>" in table
 
 
@@ -234,8 +234,8 @@ def test_a_browser_shows_the_page_at_two_widths_and_sorts_the_table(tmp_path: Pa
 
 
 def test_a_record_of_choose_is_recognised() -> None:
-    assert ResultRecord(Path("x.json"), content(SCORES, choose=True)).chosen
-    assert not ResultRecord(Path("x.json"), content(SCORES)).chosen
+    assert ResultRecord(Path("x.json"), content(SCORES, choose=True)).uses_choose
+    assert not ResultRecord(Path("x.json"), content(SCORES)).uses_choose
 
 
 @pytest.mark.parametrize(("amount", "text"), [(1, "1 train row per class"), (5, "5 train rows per class")])

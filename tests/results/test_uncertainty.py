@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from fungi.evaluators.metrics import classification_scores
-from fungi.report.cells import Cell, ResultRecord, cells_of, distinct
+from fungi.report.cells import Cell, ResultRecord, cells_of, without_duplicates
 from fungi.report.report_page import report_page
 from fungi.report.summary import findings, headings
 from fungi.report.tables import make_tables, to_csv, to_markdown
@@ -98,7 +98,7 @@ def test_a_table_without_pca_says_so() -> None:
 
 def page(*contents: dict) -> str:
     records = [ResultRecord(Path("x.json"), record) for record in contents]
-    distinct_cells = distinct([cell for record in records for cell in cells_of(record)])
+    distinct_cells = without_duplicates([cell for record in records for cell in cells_of(record)])
     return report_page(records, distinct_cells, make_tables(distinct_cells), [], [])
 
 

@@ -1,4 +1,4 @@
-"""Figures of ablations: by block and layer (figure 8), by number of views (12), by single feature (10)."""
+"""Draw ablations: by block and layer (figure 8), by single feature (figure 10), by number of views (figure 12)."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from fungi.store.layout import EMBEDDINGS
 
 _ACCURACY = "accuracy, %"
 _NUMBERED = re.compile(r"(block )?(\d+)( views)?")
-"""Row labels that contain the x value of a point: `block 3`, `49 views`."""
+"""Row labels with the x value of a point: `block 3`, `49 views`."""
 _Values = dict[tuple[str, str], tuple[float, float | None]]
 """(row, column) -> mean and deviation, in the unit of the table."""
 
@@ -38,7 +38,7 @@ def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Cal
     if len(numbers) == len(rows) > 1:
         x_axis = "block" if numbers[rows[0]][1] else "views"
         figures: list[tuple[Path, Callable[[Path], None]]] = []
-        for y_axis, columns_of_axis in _by_unit(columns).items():
+        for y_axis, columns_of_axis in _columns_by_axis(columns).items():
             path = figure_path(folder, *name, "" if y_axis == _ACCURACY else "speed")
             series = [_series(column, numbers, values) for column in columns_of_axis]
             figures.append((path, partial(curves, title=title, series=series, x_axis=x_axis, y_axis=y_axis)))
@@ -49,14 +49,14 @@ def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Cal
     return [(figure_path(folder, *name), partial(dots, title=title, values=scores, baseline=EMBEDDINGS))]
 
 
-def _by_unit(columns: list[str]) -> dict[str, list[str]]:
-    """Return label of the y axis -> its columns."""
-    by_unit = {_ACCURACY: [name for name in columns if name != IMAGES_PER_SECOND]}
-    return by_unit | ({IMAGES_PER_SECOND: [IMAGES_PER_SECOND]} if IMAGES_PER_SECOND in columns else {})
+def _columns_by_axis(columns: list[str]) -> dict[str, list[str]]:
+    """Return the columns of each y axis: accuracies and, if it is measured, the speed."""
+    by_axis = {_ACCURACY: [name for name in columns if name != IMAGES_PER_SECOND]}
+    return by_axis | ({IMAGES_PER_SECOND: [IMAGES_PER_SECOND]} if IMAGES_PER_SECOND in columns else {})
 
 
 def _series(column: str, numbers: dict[str, re.Match[str]], values: _Values) -> Series:
-    """Return the values of a column, with the row numbers as x. Rows without a value are left out."""
+    """Return the values of a column, with the row numbers as x. Rows without a value are omitted."""
     by_number = {int(match[2]): values[row, column] for row, match in numbers.items() if (row, column) in values}
     x = sorted(by_number)
     stds = [std for number in x if (std := by_number[number][1]) is not None]

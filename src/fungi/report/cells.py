@@ -1,4 +1,4 @@
-"""Read result files into cells. A cell is a score with the facts that decide which scores it can be compared with."""
+"""Read result files into cells. A cell is a score with facts. The facts decide which scores can be compared."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,9 +25,9 @@ class Cell:
     """A score in percent.
 
     std: population standard deviation over the runs. gain: difference to the embeddings in the same file.
-    as_published: whether settings and features are those of the paper; published: the value of the paper in this case.
+    as_published: whether settings and features are those of the paper. published: the value of the paper, if they are.
     identity: hash of the settings, weights and data that determine the features.
-    put_aside: whether the file was renamed, so that a later result could take its name.
+    put_aside: whether the file was renamed because a later result needed its name.
     rows: number of scored rows; error: standard error over these rows, in points.
     p_value: p-value of the test that the score equals the score of the embeddings. reduced: whether PCA was applied.
     A field is None if the result does not record it.
@@ -68,32 +68,33 @@ class ResultRecord:
 
     @property
     def put_aside(self) -> bool:
-        """Return whether the file was renamed, so that results of other features could take its name."""
+        """Return whether the file was renamed because a result of other features needed its name."""
         return PREVIOUS in self.path.name
 
     @property
-    def chosen(self) -> bool:
-        """Return whether each run chose its features, components and neighbours (`fungi knn --choose`)."""
+    def uses_choose(self) -> bool:
+        """Return whether the runs chose their features, components and neighbours (`fungi knn --choose`)."""
         return bool(self.content["settings"].get("choose"))
 
     @property
-    def choice(self) -> bool:
-        """Return whether this is a finished result of `--choose`, of the latest features."""
-        return self.chosen and not self.put_aside and "chosen" in self.content["results"]
+    def has_choice(self) -> bool:
+        """Return whether this is a finished result of `--choose`, with the latest features."""
+        return self.uses_choose and not self.put_aside and "chosen" in self.content["results"]
 
 
 def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[ResultRecord]:
-    """Return the result files at the given places: files, or folders with a subfolder `results` or `logs`.
+    """Return the contents of result files.
 
-    The original harness writes to `logs`. Files that are not result files are logged and left out.
-    put_aside: include files that were renamed, so that results of other features could take their names.
-    Raises MissingFilesError if there is no result file.
+    places: result files, or folders with a subfolder `results` or, from the original harness, `logs`.
+    put_aside: include files that were renamed because results of other features needed their names.
+
+    Files that are not result files are omitted, with a warning. Raises MissingFilesError if there is no result file.
     """
     paths: list[Path] = []
     for place in places:
         folders = ("results", "logs")
-        inside = [path for folder in folders for path in sorted(place.rglob(f"{folder}/**/*.json"))]
-        paths += [place] if place.is_file() else inside or sorted(place.rglob("*.json"))
+        result_paths = [path for folder in folders for path in sorted(place.rglob(f"{folder}/**/*.json"))]
+        paths += [place] if place.is_file() else result_paths or sorted(place.rglob("*.json"))
     records = []
     for path in dict.fromkeys(paths):
         if PREVIOUS in path.name and not put_aside:
@@ -111,7 +112,7 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
 
 
 def _compact(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a result with predictions as arrays and without sample ids, so that thousands of results fit in memory."""
+    """Return a result with predictions as arrays and without sample ids. Thousands of results then fit in memory."""
     for run in content.get("runs") or [content]:
         for scores in run["results"].values():
             predictions = np.array(scores.get("predictions", []))
@@ -140,30 +141,30 @@ def cells_of(record: ResultRecord) -> list[Cell]:
         "put_aside": record.put_aside,
     }
     for metric, setting in metrics.items():
-        protocol, uncertain = protocol_of(content, setting), uncertainties(content, metric)
+        protocol, uncertainty_by_name = protocol_of(content, setting), uncertainties(content, metric)
         for combination, scores in content["results"].items():
             if metric in scores:
                 key = PublishedKey(
                     protocol.task, str(protocol.setting), origin["backbone"], origin["dataset"], combination
                 )
-                number = _number(content, metric, combination, uncertain.get(combination))
+                fields = _score_fields(content, metric, combination, uncertainty_by_name.get(combination))
                 published = published_value(key) if shared["as_published"] else None
                 cells.append(
-                    Cell(protocol=protocol, published=published, identity=identity[combination], **shared, **number)
+                    Cell(protocol=protocol, published=published, identity=identity[combination], **shared, **fields)
                 )
     return cells
 
 
-def distinct(cells: Sequence[Cell]) -> list[Cell]:
+def without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
     """Return one cell per measurement. If several files contain a measurement, keep the cell with the most runs.
 
-    Cells of files that were put aside are kept only if no other file has the same features. If cells differ only in
+    A cell of a file that was put aside is kept only if no other file has the same features. If cells differ only in
     their features, the hash of the features becomes part of their protocol.
     """
     best: dict[tuple[object, ...], Cell] = {}
     contradictions = 0
     for cell in cells:
-        key = (_described(cell), cell.identity)
+        key = (_description(cell), cell.identity)
         if key in best and cell.runs == best[key].runs and cell.value != best[key].value and not cell.put_aside:
             contradictions += 1
         if key not in best or (not cell.put_aside, cell.runs) > (not best[key].put_aside, best[key].runs):
@@ -172,30 +173,36 @@ def distinct(cells: Sequence[Cell]) -> list[Cell]:
         logger.warning(
             f"several files hold different values for the same measurement: {counted(contradictions, 'time')}"
         )
-    counts = Counter(described for described, _ in best)
+    counts = Counter(description for description, _ in best)
     return [
         replace(cell, protocol=replace(cell.protocol, details=(*cell.protocol.details, ("features", cell.identity))))
-        if counts[_described(cell)] > 1
+        if counts[_description(cell)] > 1
         else cell
         for cell in best.values()
     ]
 
 
-def _described(cell: Cell) -> tuple[object, ...]:
+def _description(cell: Cell) -> tuple[object, ...]:
+    """Return everything that names a measurement, except the identity of its features."""
     return cell.protocol, cell.backbone, cell.dataset, cell.combination, cell.layer, cell.metric
 
 
 def mean_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the means over the datasets of the paper, for each protocol, backbone and combination with all of them."""
-    grouped: dict[tuple[Protocol, str, str, str], dict[str, Cell]] = {}
+    """Return the means over the datasets of the paper. A mean needs the scores of all these datasets.
+
+    There is a mean for each protocol, backbone, combination and layer.
+    """
+    groups: dict[tuple[Protocol, str, str, str], dict[str, Cell]] = {}
     for cell in cells:
-        grouped.setdefault((cell.protocol, cell.backbone, cell.combination, cell.layer), {})[cell.dataset] = cell
+        groups.setdefault((cell.protocol, cell.backbone, cell.combination, cell.layer), {})[cell.dataset] = cell
     names = mean_datasets()
-    complete = [by_dataset for by_dataset in grouped.values() if all(name in by_dataset for name in names)]
+    complete = [by_dataset for by_dataset in groups.values() if all(name in by_dataset for name in names)]
     return [_mean([by_dataset[name] for name in names]) for by_dataset in complete]
 
 
-def _number(content: dict[str, Any], metric: str, combination: str, uncertainty: Uncertainty | None) -> dict[str, Any]:
+def _score_fields(
+    content: dict[str, Any], metric: str, combination: str, uncertainty: Uncertainty | None
+) -> dict[str, Any]:
     """Return the fields of a cell that depend on its combination and metric."""
     results = content["results"]
     scores, baseline = results[combination], results.get(EMBEDDINGS, {}).get(metric)
@@ -215,7 +222,7 @@ def _number(content: dict[str, Any], metric: str, combination: str, uncertainty:
 
 
 def metric_of(content: dict[str, Any]) -> str:
-    """Return the metric of the dataset in the paper; accuracy for other datasets and for clustering."""
+    """Return the metric that the paper reports for the dataset; accuracy for other datasets and for clustering."""
     dataset, task = origin_of(content)["dataset"], task_of(content)
     if task == SEGMENTATION:
         return "mIoU"
@@ -223,6 +230,7 @@ def metric_of(content: dict[str, Any]) -> str:
 
 
 def _mean(cells: list[Cell]) -> Cell:
+    """Return the cell of the mean over datasets. It has no uncertainty, because each dataset has its own rows."""
     count, first = len(cells), cells[0]
     gains = [cell.gain for cell in cells if cell.gain is not None]
     key = PublishedKey(first.protocol.task, str(first.protocol.setting), first.backbone, MEAN, first.combination)

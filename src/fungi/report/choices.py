@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from fungi.report.cells import ResultRecord, metric_of
 from fungi.results.choice_table import choice_table
 
-EXPLAINED = (
+EXPLANATION = (
     "Features, components and neighbours were chosen by their leave-one-out score on the train rows. `hindsight` is "
     "the best test score of all candidates. Only the test labels can tell which candidate it is."
 )
@@ -17,6 +17,6 @@ def choices(records: Iterable[ResultRecord]) -> str:
         f"## {record.content['settings']['dataset']}, {record.content['settings']['backbone']}, "
         f"{record.content['task']}\n\n```\n{choice_table(record.content, metric_of(record.content))}\n```\n"
         for record in records
-        if record.choice
+        if record.has_choice
     ]
-    return "\n".join(["# Choices on the train rows", "", EXPLAINED, "", *parts, ""]) if parts else ""
+    return "\n".join(["# Choices on the train rows", "", EXPLANATION, "", *parts, ""]) if parts else ""

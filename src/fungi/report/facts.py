@@ -1,4 +1,4 @@
-"""Facts that distinguish protocols, and their wording.
+"""Facts that distinguish protocols, and their texts.
 
 A fact is a name and a value: `("k", 20)`, `("normalize", False)`, `("kl.temperature", 5.0)`. Facts are converted to
 text only for display.
@@ -49,17 +49,18 @@ WORDS: dict[str, tuple[str, str]] = {
     "settings": ("{}", "settings {}"),
 }
 """Name of a fact -> (its text in headings of files, its text on pages and in figures). Facts are shown in this order.
-Other facts follow; their text is their name."""
-_ORDER = {name: place for place, name in enumerate(WORDS)}
+Facts without an entry follow; their text is their name and value."""
+_ORDER = {name: position for position, name in enumerate(WORDS)}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The training rows of a result, or the part of a task.
+    """The training rows of a result; for retrieval, the difficulty of its queries.
 
     kind: `full`: all train rows; `shots`: a number of rows per class; `share`: a share of each class; `few`: any number
-        of shots; `unlabelled`: no labels; `difficulty`: `M` or `H`, in retrieval; `patches`: size of the bank, in
-        segmentation; `images`: number of training images, in segmentation.
+        of shots; `unlabelled`: no labels; `difficulty`: `M` or `H` (retrieval); `patches`: size of the bank
+        (segmentation); `images`: number of training images (segmentation).
+    amount: the number or share of rows, or the letter of the difficulty.
     drawn: whether the rows were drawn at random.
     """
 
@@ -93,6 +94,7 @@ class Setting:
 
 
 def _amount(amount: int | float | str, noun: str) -> str:
+    """Return an amount with its noun: `1 patch`, `2 patches`."""
     return f"1 {noun}" if amount == 1 else f"{amount} {counted(2, noun).removeprefix('2 ')}"
 
 
@@ -103,26 +105,29 @@ def as_facts(values: Iterable[Fact]) -> Facts:
 
 
 def short_words(facts: Iterable[Fact]) -> str:
-    """Return facts for the heading of a table in a file: `k 20, PCA 512, kl temperature 5.0`."""
-    return ", ".join(_worded(name, value, 0) for name, value in facts)
+    """Return the text of facts for the heading of a table in a file: `k 20, PCA 512, kl temperature 5.0`."""
+    return ", ".join(_text_of(name, value, 0) for name, value in facts)
 
 
 def long_words(facts: Iterable[Fact]) -> list[str]:
-    """Return facts for pages and figures: `20 neighbours`, `KL temperature 5.0`."""
-    return [_worded(name, value, 1) for name, value in facts]
+    """Return the texts of facts for pages and figures: `20 neighbours`, `KL temperature 5.0`."""
+    return [_text_of(name, value, 1) for name, value in facts]
 
 
 def objective_in_words(name: str) -> str:
-    """Return `KL` for `kl` and `SimCLR` for `simclr`; other names than objectives are not changed."""
-    spelled = {"simclr": "SimCLR", "deepcluster": "DeepCluster", "ibot": "iBOT"}
-    abbreviated = name in OBJECTIVES and len(name) <= _LONGEST_ABBREVIATION
-    return spelled.get(name, name.upper() if abbreviated else name)
+    """Return the name of an objective as papers write it: `KL` for `kl`, `SimCLR` for `simclr`.
+
+    Names that are not objectives are not changed.
+    """
+    names = {"simclr": "SimCLR", "deepcluster": "DeepCluster", "ibot": "iBOT"}
+    is_abbreviation = name in OBJECTIVES and len(name) <= _ABBREVIATION_LENGTH
+    return names.get(name, name.upper() if is_abbreviation else name)
 
 
-_LONGEST_ABBREVIATION = 4
+_ABBREVIATION_LENGTH = 4
 
 
-def _worded(name: str, value: Any, style: int) -> str:
+def _text_of(name: str, value: Any, style: int) -> str:
     """Return the text of a fact. style: 0 for headings of files, 1 for pages and figures."""
     value_text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     if name == "k" and style and isinstance(value, int):

@@ -1,4 +1,4 @@
-"""Differences between features and the published features, read from their provenance."""
+"""Find the differences between features and the published features in the provenance of the features."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ from fungi.store.provenance import INFORMATION
 from fungi.views.base import InputSpec
 from fungi.views.plans import PUBLISHED
 
-USUAL_SEED = 42
+DEFAULT_SEED = 42
 Entry = dict[str, Any]
-"""Record of a feature and split in the provenance of a result: file, array, provenance, layer, size."""
+"""Record of a feature of a split in the provenance of a result: file, array, provenance, layer, size."""
 
 
 def entries_of(content: dict[str, Any]) -> list[tuple[str, Entry]]:
@@ -38,23 +38,26 @@ def entries_of(content: dict[str, Any]) -> list[tuple[str, Entry]]:
 
 def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
     """Return the differences from the published features: weights, objectives, projection, bias."""
-    return [fact for feature, entry in entries if entry.get("provenance") for fact in _unusual(feature, entry)]
+    return [fact for feature, entry in entries if entry.get("provenance") for fact in _unusual_facts(feature, entry)]
 
 
 def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
-    """Return the seeds and dtypes of the extractions if they are not the default. They change scores slightly."""
+    """Return the seeds and dtypes of the extractions if they are not the default. They change scores slightly.
+
+    Imported features have no seed.
+    """
     provenances = [entry["provenance"] for _, entry in entries if entry.get("provenance")]
-    own = [provenance for provenance in provenances if "imported" not in (provenance.get("settings") or {})]
-    seeds = sorted({provenance.get("seed", USUAL_SEED) for provenance in own})
-    types = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
+    extracted = [provenance for provenance in provenances if "imported" not in (provenance.get("settings") or {})]
+    seeds = sorted({provenance.get("seed", DEFAULT_SEED) for provenance in extracted})
+    dtypes = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
     facts: list[Fact] = []
-    if seeds not in ([], [USUAL_SEED]):
+    if seeds not in ([], [DEFAULT_SEED]):
         facts.append(("extraction_seed", seeds[0]) if len(seeds) == 1 else ("extraction_seeds", tuple(seeds)))
-    return facts + [("extraction_dtype", name) for name in types]
+    return facts + [("extraction_dtype", name) for name in dtypes]
 
 
 def identities(content: dict[str, Any]) -> dict[str, str]:
-    """Return combination -> hash of its features: equal hashes mean the same computation on the same data."""
+    """Return a hash of the features of each combination. Equal hashes mean the same computation on the same data."""
     facts: list[tuple[str, str]] = []
     for feature, entry in entries_of(content):
         deciding = {name: value for name, value in (entry.get("provenance") or {}).items() if name not in INFORMATION}
@@ -68,7 +71,8 @@ def identities(content: dict[str, Any]) -> dict[str, str]:
     return hashes
 
 
-def _unusual(feature: str, entry: Entry) -> list[Fact]:
+def _unusual_facts(feature: str, entry: Entry) -> list[Fact]:
+    """Return the differences between a feature and the published feature of the same name."""
     provenance, layer = entry["provenance"], entry.get("layer") or {}
     is_registered = provenance["backbone"] in BACKBONES
     spec = BACKBONES[provenance["backbone"]] if is_registered else None
@@ -85,17 +89,19 @@ def _unusual(feature: str, entry: Entry) -> list[Fact]:
     if spec and layer.get("bias", spec.bias) != spec.bias:
         facts.append(("bias", "no gradient of the bias" if spec.bias else "gradient of a bias"))
     name = feature.split(":")[0]
-    usual = _usual_settings(name, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean"))
+    defaults = _default_settings(
+        name, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean")
+    )
     settings = provenance.get("objective_settings") or {}
     plan = provenance.get("views", PUBLISHED)
     if plan != PUBLISHED:  # the name of the plan describes the views completely
         facts.append(("view_plan", plan))
         settings = {name: value for name, value in settings.items() if name != "views"}
-    return facts + _differences(name, settings, usual)
+    return facts + _differences(name, settings, defaults)
 
 
 @cache
-def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -> dict[str, Any]:
+def _default_settings(objective: str, backbone: str, dataset: str, profile: str) -> dict[str, Any]:
     """Return the default settings of an objective; empty if the objective or backbone is unknown."""
     if objective == EMBEDDINGS or backbone not in BACKBONES or profile not in PROFILES:
         return {}
@@ -111,26 +117,26 @@ def _usual_settings(objective: str, backbone: str, dataset: str, profile: str) -
 def _settings_for_input(objective: str, input_spec: InputSpec) -> dict[str, Any]:
     """Return the default settings of an objective for the input of a backbone."""
     try:
-        configured, views, _ = configure(objective, input_spec)
-    except FungiError:  # an objective that is not registered on this machine
+        configuration, views, _ = configure(objective, input_spec)
+    except FungiError:  # the objective is not registered on this machine
         return {}
-    return json.loads(json.dumps(settings_of(configured, views), default=str))
+    return json.loads(json.dumps(settings_of(configuration, views), default=str))
 
 
-def _differences(objective: str, settings: dict[str, Any], usual: dict[str, Any]) -> list[Fact]:
-    """Return the settings that differ from the usual ones, as `("simclr.temperature", 5)`.
+def _differences(objective: str, settings: dict[str, Any], defaults: dict[str, Any]) -> list[Fact]:
+    """Return the settings that differ from the defaults: `("simclr.temperature", 5)`.
 
-    Of views, the arguments that differ are returned.
+    If the views differ, their arguments that differ are returned.
     """
     facts: list[Fact] = []
-    for name in sorted(settings.keys() & usual.keys()):
-        if name == "views" and settings[name] != usual[name]:
-            arguments, usual_arguments = arguments_of(settings[name]), arguments_of(usual[name])
+    for name in sorted(settings.keys() & defaults.keys()):
+        if name == "views" and settings[name] != defaults[name]:
+            arguments, default_arguments = arguments_of(settings[name]), arguments_of(defaults[name])
             changed = [
-                (f"{objective}.{key}", value) for key, value in arguments.items() if usual_arguments.get(key) != value
+                (f"{objective}.{key}", value) for key, value in arguments.items() if default_arguments.get(key) != value
             ]
             facts += changed or [(f"{objective}.views", "of another kind")]
-        elif settings[name] != usual[name]:
+        elif settings[name] != defaults[name]:
             value = settings[name]
             facts.append((f"{objective}.{name}", json.dumps(value) if isinstance(value, dict | list) else value))
     return facts

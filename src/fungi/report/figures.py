@@ -1,7 +1,7 @@
-"""Plots in colours that colour-blind people can distinguish (Okabe and Ito 2008).
+"""Draw plots in colours that colour-blind people can distinguish (Okabe and Ito 2008).
 
-Markers, line styles or words repeat the meaning of each colour. The axis of bars starts at zero; the axis of dots may
-start elsewhere. Axes of percentages end at 100.
+Markers, line styles or words repeat the meaning of each colour. An axis of bars starts at zero. An axis of dots may
+start at another value. An axis of percentages ends at 100.
 """
 
 import re
@@ -21,9 +21,9 @@ from fungi.runtime.files import written_atomically
 BLACK = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Blue, vermillion, green, purple, orange, sky blue."""
-MOST_NAMED = 40
+MAX_CLASS_NAMES = 40
 """Largest number of class names next to the bars; more names would not be legible."""
-LINE = 72
+TITLE_WIDTH = 72
 """Number of characters per line of a title."""
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "x", "P", "*")
@@ -39,7 +39,7 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a plot. std: standard deviation of y; captions: text above each dot."""
+    """The points of a line in a plot. std: standard deviation of y. captions: text above each point."""
 
     name: str
     x: Sequence[int]
@@ -49,7 +49,7 @@ class Series:
 
 
 def figure_path(folder: Path, *parts: object) -> Path:
-    """Return the path of a figure. Its file name consists of the parts."""
+    """Return the path of a figure. The parts become its file name."""
     text = "_".join(str(part) for part in parts if str(part))
     return folder / (short_name(re.sub(r"[^A-Za-z0-9.+_-]+", "-", text).strip("-"), 200) + ".png")
 
@@ -58,7 +58,7 @@ def figure_path(folder: Path, *parts: object) -> Path:
 def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator[Any]:
     """Yield the axes of a figure, and write the figure to `path` at the end of the block.
 
-    width, height: in inches, without the title.
+    width, height: size in inches without the title.
     """
     import matplotlib
 
@@ -90,7 +90,7 @@ def dots(
             axes.axvline(values[baseline][0], color=BLACK, linestyle="--", linewidth=0.9)
         for row, name in enumerate(names):
             value, std = values[name]
-            single = "+" not in name
+            is_single = "+" not in name
             marker, color = ("s", BLACK) if name == baseline else ("o", COLOURS[0])
             axes.errorbar(
                 value,
@@ -98,11 +98,11 @@ def dots(
                 xerr=_error_bars([value], None if std is None else [std]),
                 marker=marker,
                 color=color,
-                markerfacecolor="white" if single and name != baseline else color,
+                markerfacecolor="white" if is_single and name != baseline else color,
                 markersize=6,
                 linewidth=1.4,
                 capsize=2,
-                clip_on=False,  # the whole marker, also at the end of the axis
+                clip_on=False,  # draw the complete marker at the end of the axis
             )
             axes.annotate(
                 f"{value:.1f}",
@@ -123,7 +123,7 @@ def dots(
 def compared_dots(
     path: Path, title: str, groups: Sequence[str], series: Sequence[Series], axis: str = "accuracy, %"
 ) -> None:
-    """Draw one row per group (backbone) with a dot per series; a line connects the dots.
+    """Draw one row per group (backbone), with a dot per series and a line between the dots.
 
     The x values of a series are indices of groups.
     """
@@ -156,7 +156,10 @@ def compared_dots(
 def curves(
     path: Path, title: str, series: Sequence[Series], *, x_axis: str, y_axis: str = "accuracy, %", ticks: bool = True
 ) -> None:
-    """Draw each series as a line with its own style and marker, and a band of one standard deviation if it is known."""
+    """Draw each series as a line with its own style and marker, and a band of one standard deviation if it is known.
+
+    ticks: whether every x value has a tick.
+    """
     with canvas(path, 5.2, 3.4, title) as axes:
         for number, line in enumerate(series):
             color = COLOURS[number % len(COLOURS)]
@@ -201,16 +204,16 @@ def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarr
 def sorted_differences(
     path: Path, title: str, series: Sequence[Series], axis: str, classes: Sequence[str] = ()
 ) -> None:
-    """Draw a panel per series, with a bar per class for its gain or loss, sorted. The x values are not used.
+    """Draw a panel per series, with a sorted bar for the gain or loss of each class. The x values are not used.
 
-    classes: class names, in the order of y. They are not written if there are more than `MOST_NAMED`.
+    classes: class names, in the order of y. More than `MAX_CLASS_NAMES` names are not drawn.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    has_names = 0 < len(classes) <= MOST_NAMED
+    has_names = 0 < len(classes) <= MAX_CLASS_NAMES
     height = max(2.4, 0.9 + 0.17 * len(classes)) if has_names else 2.8
     with pyplot.rc_context(_STYLE):
         figure, panels = pyplot.subplots(
@@ -227,8 +230,8 @@ def sorted_differences(
             )
             panel.axvline(0, color=BLACK, linewidth=0.8)
             panel.use_sticky_edges = False  # keeps a margin next to the line at zero
-            gaining, losing = int((values > 0).sum()), int((values < 0).sum())
-            panel.set_title(f"{feature_in_words(line.name)}: {gaining} up, {losing} down", fontsize=8)
+            gains, losses = int((values > 0).sum()), int((values < 0).sum())
+            panel.set_title(f"{feature_in_words(line.name)}: {gains} up, {losses} down", fontsize=8)
             ticks, names = (range(len(order)), [classes[row] for row in order]) if has_names else ([], [])
             panel.set_yticks(ticks, names)
             panel.tick_params(labelsize=8)
@@ -242,12 +245,12 @@ def sorted_differences(
 
 
 def _error_bars(values: Sequence[float], stds: Sequence[float] | None) -> Float[np.ndarray, "2 n"] | None:
-    """Return the lengths of error bars to both sides, cut at 100 %; None if there are no deviations."""
+    """Return the lengths of error bars to both sides, which end at 100 %; None if there are no deviations."""
     if stds is None:
         return None
     return np.array([stds, np.minimum(stds, 100 - np.array(values))])
 
 
 def _legend_below(axes: Any, entries: int) -> None:
-    """Put the legend below the axes, so that it covers no data."""
+    """Draw the legend below the axes, where it does not cover data."""
     axes.figure.legend(loc="outside lower center", ncols=min(3, entries), frameon=False, fontsize=8)

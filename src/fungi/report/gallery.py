@@ -20,8 +20,8 @@ from fungi.report.ablation_figures import ablation_figures
 from fungi.report.cells import Cell, ResultRecord
 from fungi.report.facts import Setting
 from fungi.report.figures import (
-    LINE,
-    MOST_NAMED,
+    MAX_CLASS_NAMES,
+    TITLE_WIDTH,
     Series,
     compared_dots,
     curves,
@@ -40,7 +40,7 @@ from fungi.runtime.log import logger, progress
 from fungi.store.layout import EMBEDDINGS
 
 COMBINATIONS, BEST = "combinations", "best combination"
-_MOST_PER_TABLE = 6  # figures of single datasets; a table is better for more
+_MAX_PER_TABLE = 6  # with more cases, a table shows single datasets better than figures
 _BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
 
 
@@ -61,24 +61,24 @@ def figures_of(
 ) -> list[Figure]:
     """Return all figures that can be drawn from the results. Figures that summarise many results come first.
 
-    folder: folder of the figures; data_dir: folder of the datasets, used if a result does not contain class names.
+    folder: folder of the figures. data_dir: folder of the datasets, for class names that a result does not contain.
     """
     figures = [figure for table in tables for figure in _backbones_of(folder, table)]
     figures += [*_shots(folder, cells), *_layers(folder, cells)]
-    kinds: dict[str, list[Figure]] = defaultdict(list)
+    by_task: dict[str, list[Figure]] = defaultdict(list)
     for record in records:
         task = task_of(record.content)
-        if not record.put_aside and task in _DRAWN_FROM_RECORDS:
-            kinds[task] += _DRAWN_FROM_RECORDS[task](folder, record, data_dir)
-    figures += [figure for task, figures_of_task in kinds.items() if task != PER_CLASS for figure in figures_of_task]
+        if not record.put_aside and task in _FIGURES_OF_RECORD:
+            by_task[task] += _FIGURES_OF_RECORD[task](folder, record, data_dir)
+    figures += [figure for task, figures_of_task in by_task.items() if task != PER_CLASS for figure in figures_of_task]
     figures += [figure for table in tables for figure in _bars_of(folder, table)]
-    figures += kinds[PER_CLASS]
+    figures += by_task[PER_CLASS]
     return list({figure.path: figure for figure in figures}.values())
 
 
-def draw_all(figures: Sequence[Figure], most: int) -> list[Path]:
-    """Draw the first `most` figures, log the number of the others, and return the paths of the drawn figures."""
-    selected = figures[:most]
+def draw_all(figures: Sequence[Figure], limit: int) -> list[Path]:
+    """Draw the first `limit` figures, log the number of the others, and return the paths of the drawn figures."""
+    selected = figures[:limit]
     for figure in progress(selected, label="figures", unit="figure"):
         figure.draw(figure.path)
     if len(selected) < len(figures):
@@ -91,14 +91,14 @@ def _bars_of(folder: Path, table: Table) -> list[Figure]:
     groups: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
     for (backbone, combination, dataset), cell in table.cells.items():
         groups[backbone, dataset][combination] = cell
-    if len(groups) > _MOST_PER_TABLE:
+    if len(groups) > _MAX_PER_TABLE:
         groups = {key: cells for key, cells in groups.items() if key[1] == MEAN}
     figures = []
     for (backbone, dataset), cells in groups.items():
         if any("+" in combination for combination in cells):
-            ordered = sorted(cells, key=by_size_and_order)
-            values = {name: (cells[name].value, cells[name].std) for name in ordered}
-            title = _titled(table.shown_protocol, label(backbone), dataset)
+            names = sorted(cells, key=by_size_and_order)
+            values = {name: (cells[name].value, cells[name].std) for name in names}
+            title = _title(table.shown_protocol, label(backbone), dataset)
             axis = f"{metric_in_words(next(iter(cells.values())).metric)}, %"
             draw = partial(dots, title=title, values=values, baseline=EMBEDDINGS, axis=axis)
             figures.append(Figure(figure_path(folder, COMBINATIONS, table.protocol, backbone, dataset), draw))
@@ -106,21 +106,24 @@ def _bars_of(folder: Path, table: Table) -> list[Figure]:
 
 
 def _backbones_of(folder: Path, table: Table) -> list[Figure]:
-    """Return a figure of embeddings and best combination per backbone, like figures 5 (kNN) and 9 (linear)."""
-    filled = {column for _, _, column in table.cells}
-    column = MEAN if MEAN in filled else filled.pop() if len(filled) == 1 else None
+    """Return a figure of embeddings and best combination per backbone, like figures 5 (kNN) and 9 (linear).
+
+    It shows the mean over datasets or, without a mean, the only dataset of the table.
+    """
+    columns = {column for _, _, column in table.cells}
+    column = MEAN if MEAN in columns else columns.pop() if len(columns) == 1 else None
     best = {} if column is None else _best_combinations(table, column)
     if column is None or len(best) < 2:
         return []
-    places, captions = range(len(best)), [feature_in_words(name).partition(" ")[2] for name in best.values()]
+    x, captions = range(len(best)), [feature_in_words(name).partition(" ")[2] for name in best.values()]
     values = {
         EMBEDDINGS: [table.cells[backbone, EMBEDDINGS, column].value for backbone in best],
         BEST: [table.cells[backbone, name, column].value for backbone, name in best.items()],
     }
-    series = [Series(EMBEDDINGS, places, values[EMBEDDINGS]), Series(BEST, places, values[BEST], captions=captions)]
+    series = [Series(EMBEDDINGS, x, values[EMBEDDINGS]), Series(BEST, x, values[BEST], captions=captions)]
     draw = partial(
         compared_dots,
-        title=_titled(table.shown_protocol, column),
+        title=_title(table.shown_protocol, column),
         groups=[label(backbone) for backbone in best],
         series=series,
         axis="accuracy, %  (the best combination is selected on the scored rows)",
@@ -129,16 +132,16 @@ def _backbones_of(folder: Path, table: Table) -> list[Figure]:
 
 
 def _best_combinations(table: Table, column: str) -> dict[str, str]:
-    """Return backbone -> the best combination that contains the embeddings; of equal scores, the smallest one."""
-    scored: dict[str, dict[str, float]] = defaultdict(dict)
+    """Return the best combination with embeddings for each backbone. If scores are equal, the smallest one is best."""
+    scores: dict[str, dict[str, float]] = defaultdict(dict)
     for backbone, name in sorted(table.rows, key=lambda row: by_size_and_order(row[1])):
         if (backbone, name, column) in table.cells:
-            scored[backbone][name] = table.cells[backbone, name, column].value
+            scores[backbone][name] = table.cells[backbone, name, column].value
     best = {}
     for backbone in dict.fromkeys(backbone for backbone, _ in table.rows):
-        scores = {name: value for name, value in scored[backbone].items() if name.startswith(f"{EMBEDDINGS}+")}
-        if scores and EMBEDDINGS in scored[backbone]:
-            best[backbone] = max(scores, key=lambda name: scores[name])
+        combinations = [name for name in scores[backbone] if name.startswith(f"{EMBEDDINGS}+")]
+        if combinations and EMBEDDINGS in scores[backbone]:
+            best[backbone] = max(combinations, key=lambda name: scores[backbone][name])
     return best
 
 
@@ -148,16 +151,16 @@ def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
     for cell in cells:
         setting = cell.protocol.setting
         if setting.kind == "shots" and cell.dataset != MEAN:
-            few = replace(cell.protocol, setting=Setting("few", drawn=setting.drawn))
-            groups[few, cell.backbone, cell.dataset][cell.combination][int(setting.amount)] = cell
+            any_shots = replace(cell.protocol, setting=Setting("few", drawn=setting.drawn))
+            groups[any_shots, cell.backbone, cell.dataset][cell.combination][int(setting.amount)] = cell
     figures = []
-    for (few, backbone, dataset), by_name in groups.items():
+    for (protocol, backbone, dataset), by_name in groups.items():
         largest = max(by_name, key=by_size_and_order)
-        series = [_by_number(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
+        series = [_series(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
         if max(len(line.x) for line in series) > 1:
-            title = _titled(few, label(backbone), dataset)
+            title = _title(protocol, label(backbone), dataset)
             draw = partial(curves, title=title, series=series, x_axis="train examples per class")
-            figures.append(Figure(figure_path(folder, "shots", few, backbone, dataset), draw))
+            figures.append(Figure(figure_path(folder, "shots", protocol, backbone, dataset), draw))
     return figures
 
 
@@ -172,14 +175,15 @@ def _layers(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
     figures = []
     for (protocol, backbone, dataset), by_name in groups.items():
         if len({block for cells_of_name in by_name.values() for block in cells_of_name}) > 1:
-            series = [_by_number(name, by_name[name]) for name in sorted(by_name)]
-            title = _titled(protocol, label(backbone), dataset, "single gradients")
+            series = [_series(name, by_name[name]) for name in sorted(by_name)]
+            title = _title(protocol, label(backbone), dataset, "single gradients")
             draw = partial(curves, title=title, series=series, x_axis="block")
             figures.append(Figure(figure_path(folder, "layers", protocol, backbone, dataset), draw))
     return figures
 
 
-def _by_number(name: str, cells: dict[int, Cell]) -> Series:
+def _series(name: str, cells: dict[int, Cell]) -> Series:
+    """Return a line of scores. cells: x value -> cell."""
     numbers = sorted(cells)
     stds = [cells[number].std or 0.0 for number in numbers]
     return Series(name, numbers, [cells[number].value for number in numbers], stds if any(stds) else None)
@@ -192,11 +196,11 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figur
         return []
     protocol, origin = protocol_of(content), origin_of(content)
     path = figure_path(folder, "per-class", protocol, origin["backbone"], origin["dataset"])
-    title = _titled(protocol, label(origin["backbone"]), origin["dataset"], "each gradient alone, by class")
+    title = _title(protocol, label(origin["backbone"]), origin["dataset"], "each gradient alone, by class")
 
     def draw(path: Path) -> None:
-        deltas = per_class_differences(content)
-        series = [Series(name, [], [100 * value for value in values]) for name, values in deltas.items()]
+        gains = per_class_differences(content)
+        series = [Series(name, [], [100 * value for value in values]) for name, values in gains.items()]
         classes = class_names(content, data_dir)
         sorted_differences(path, title, series, "gain in accuracy over the embeddings, points", classes)
 
@@ -204,12 +208,12 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figur
 
 
 def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
-    """Return the class names of the scored rows, in label order; empty if there are more than `MOST_NAMED`.
+    """Return the class names of the scored rows, in label order; empty if there are more than `MAX_CLASS_NAMES`.
 
     The names come from the result. If it has none, they come from the dataset. A class without a name gets its number.
     """
     labels = np.unique(content["test_targets"]).tolist()
-    if len(labels) > MOST_NAMED:
+    if len(labels) > MAX_CLASS_NAMES:
         return ()
     names: Sequence[str] = content.get("class_names", ())
     if not names:
@@ -229,7 +233,10 @@ def _single_gradients(content: dict[str, Any]) -> list[str]:
 
 
 def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
-    """Return gradient -> gain in accuracy over the embeddings, per class in label order; mean over runs."""
+    """Return the gain in accuracy over the embeddings, for each gradient and class: the mean over the runs.
+
+    The classes are in label order.
+    """
     runs = [run["results"] for run in content.get("runs") or [content]]
     targets = np.array(content["test_targets"])
 
@@ -254,8 +261,8 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
     protocol = protocol_of(record.content).without("k", "pca_dim")  # CKA uses no neighbours and no PCA
     path = figure_path(folder, "cka", protocol, origin["backbone"], origin["dataset"])
     title = f"Similarity of the features (CKA): {label(origin['backbone'])}, {origin['dataset']}"
-    how = wrap(how_in_words(protocol.profile, protocol.details), LINE)
-    draw = partial(heatmap, title="\n".join([*wrap(title, LINE), *how]), names=names, values=values)
+    details = wrap(how_in_words(protocol.profile, protocol.details), TITLE_WIDTH)
+    draw = partial(heatmap, title="\n".join([*wrap(title, TITLE_WIDTH), *details]), names=names, values=values)
     return [Figure(path, draw)]
 
 
@@ -265,14 +272,15 @@ def _ablation(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figur
 
 PER_CLASS = "knn"
 """Task with a figure of gains per class."""
-_DRAWN_FROM_RECORDS: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]]] = {
+_FIGURES_OF_RECORD: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]]] = {
     PER_CLASS: _per_class,
     "cka": _cka,
     ABLATION: _ablation,
 }
 
 
-def _titled(protocol: Protocol, *subjects: str) -> str:
+def _title(protocol: Protocol, *subjects: str) -> str:
     """Return a title of a few lines: task, setting, `subjects` (backbone, dataset), details of the protocol."""
-    measured = ", ".join([task_in_words(protocol.task, protocol.setting), *subjects])
-    return "\n".join([*wrap(measured, LINE), *wrap(how_in_words(protocol.profile, protocol.details), LINE)])
+    heading = ", ".join([task_in_words(protocol.task, protocol.setting), *subjects])
+    details = how_in_words(protocol.profile, protocol.details)
+    return "\n".join([*wrap(heading, TITLE_WIDTH), *wrap(details, TITLE_WIDTH)])

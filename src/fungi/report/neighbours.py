@@ -11,8 +11,8 @@ from fungi.report.figures import COLOURS
 from fungi.report.words import feature_in_words
 from fungi.runtime.files import written_atomically
 
-SHOWN = 8
-OTHER = COLOURS[1]
+NEIGHBOURS_PER_FEATURE = 8
+OTHER_CLASS_COLOUR = COLOURS[1]
 
 
 def draw_neighbours(
@@ -29,38 +29,44 @@ def draw_neighbours(
 ) -> None:
     """Write a PNG with one row per query: the query, then its neighbours by each feature.
 
-    query, candidate: functions that return the image of a row. names: class names. A neighbour of another class has
-    a vermillion frame, and a cross and its class below. A neighbour of the same class has a thin grey frame.
+    query, candidate: functions that return the image of a row. rows: rows of the queries to draw. neighbours: feature
+    -> rows of the nearest candidates of each query. names: class names.
+
+    A neighbour of another class has a vermillion frame, and a cross and its class below. A neighbour of the same class
+    has a thin grey frame.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.0 + 0.75 * (SHOWN * len(neighbours) + 2), 0.9 * len(rows) + 0.9))
-    columns = 1 + len(neighbours) * (SHOWN + 1)
+    figure = Figure(figsize=(1.0 + 0.75 * (NEIGHBOURS_PER_FEATURE * len(neighbours) + 2), 0.9 * len(rows) + 0.9))
+    columns = 1 + len(neighbours) * (NEIGHBOURS_PER_FEATURE + 1)
     axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.12, "hspace": 0.35})
     for axis in axes.flat:
         axis.set_axis_off()
-    for line, row in zip(axes, rows, strict=True):
-        _show(line[0], query(row), names[query_labels[row]])
+    for row_axes, row in zip(axes, rows, strict=True):
+        _draw_image(row_axes[0], query(row), names[query_labels[row]])
         for block, indices in enumerate(neighbours.values()):
-            for rank, index in enumerate(indices[row][:SHOWN]):
+            for rank, index in enumerate(indices[row][:NEIGHBOURS_PER_FEATURE]):
                 same_class = candidate_labels[index] == query_labels[row]
-                axis = line[2 + block * (SHOWN + 1) + rank]
+                axis = row_axes[2 + block * (NEIGHBOURS_PER_FEATURE + 1) + rank]
                 text = "" if same_class else f"× {names[candidate_labels[index]]}"
-                _show(axis, candidate(int(index)), text, framed=not same_class)
+                _draw_image(axis, candidate(int(index)), text, other_class=not same_class)
     axes[0][0].set_title("query", fontsize=9)
     for block, name in enumerate(neighbours):
-        axes[0][2 + block * (SHOWN + 1)].set_title(f"nearest by {feature_in_words(name)}", fontsize=9, loc="left")
+        axes[0][2 + block * (NEIGHBOURS_PER_FEATURE + 1)].set_title(
+            f"nearest by {feature_in_words(name)}", fontsize=9, loc="left"
+        )
     figure.suptitle(title, fontsize=10)
     with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
-def _show(axis: Any, image: Any, label: str, *, framed: bool = False) -> None:
+def _draw_image(axis: Any, image: Any, label: str, *, other_class: bool = False) -> None:
+    """Draw an image with a frame and a label below it. other_class: draw a wide coloured frame."""
     axis.imshow(image, cmap="gray", interpolation="nearest")
     axis.set_axis_on()
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
-        spine.set_linewidth(3 if framed else 0.4)
-        spine.set_color(OTHER if framed else "0.6")
-    axis.set_xlabel(label, fontsize=8, labelpad=2, color=OTHER if framed else "black")
+        spine.set_linewidth(3 if other_class else 0.4)
+        spine.set_color(OTHER_CLASS_COLOUR if other_class else "0.6")
+    axis.set_xlabel(label, fontsize=8, labelpad=2, color=OTHER_CLASS_COLOUR if other_class else "black")

@@ -1,4 +1,4 @@
-"""HTML pages in a single file. Images, styles and script are embedded, so the page loads no other file.
+"""Write HTML pages with tables. Images, styles and script are embedded, so a page is a single file.
 
 A click on a column heading sorts the table. Scores are also drawn as dots with intervals.
 """
@@ -91,20 +91,20 @@ def picture_address(picture: "Image", size: int) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell. html: content; value: sorting key (empty if missing); kind: CSS classes."""
+    """A cell of a table. html: its content. value: its sorting key; empty if missing. kind: its CSS classes."""
 
     html: str
     value: str | float = ""
     kind: str = ""
 
 
-def word(text: str) -> Entry:
+def text_entry(text: str) -> Entry:
     """Return a cell of plain text."""
     return Entry(escape(text), text)
 
 
 def sortable_table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:
-    """Return the HTML of a table. Its page needs STYLE and SCRIPT. The first row gives the types of the columns."""
+    """Return the HTML of a table. Its page needs STYLE and SCRIPT. The first row decides the types of the columns."""
     kinds = [entry.kind if entry.kind in ("number", "plot") else "" for entry in rows[0]]
     head = "".join(
         f"<th class='{kind}' scope='col'><button>{escape(column)}</button></th>"
@@ -121,8 +121,8 @@ def dot_entry(value: float, spread: float, baseline: float | None, span: tuple[f
     """
     low, high = span
 
-    def position(at: float) -> str:
-        return f"{100 * (at - low) / (high - low):.2f}%"
+    def position(number: float) -> str:
+        return f"{100 * (number - low) / (high - low):.2f}%"
 
     marks = "" if baseline is None else f"<i class='base' style='left:{position(baseline)}'></i>"
     if spread:

@@ -1,7 +1,8 @@
-"""The protocol of a number, and its comparison with the published protocol (DESIGN: what decides a number).
+"""The protocol of a score, and its comparison with the published protocol (DESIGN: what decides a number).
 
-A result file lists the settings that can change a score and are not the default (`unusual`). The heading of the table
-shows them. Numbers with unusual settings are not mixed with other numbers or compared with published values.
+A setting is unusual if it can change a score and differs from its default. A result file lists its unusual settings,
+and the heading of its table shows them. Scores with unusual settings have tables of their own. They are not compared
+with published values.
 """
 
 import re
@@ -20,16 +21,16 @@ SEGMENTATION = "segmentation"
 _UNKNOWN = "unknown"
 _USUAL_ARRAY = "attn_proj"
 _PUBLISHED_K = 20
-_STILL_COMPARABLE = {"pca_dim", "few_shot_sampling", "few_shot_seed", "seed", "test_split", "layer_key"}
+_COMPARABLE_SETTINGS = {"pca_dim", "few_shot_sampling", "few_shot_seed", "seed", "test_split", "layer_key"}
 """Unusual settings that do not prevent a comparison with published values: seeds, and settings that
-`has_published_protocol` checks itself."""
-_STATED_BY_SETTING = {"train_size"}
+`has_published_protocol` checks separately."""
+_PARTS_OF_SETTING = {"train_size"}
 """Unusual settings that are part of the `Setting` of a protocol."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Task, setting, profile and other facts of a number. Each protocol has its own table."""
+    """Task, setting, profile and other facts of a score. Each protocol has its own table."""
 
     task: str
     setting: Setting
@@ -52,7 +53,7 @@ class Protocol:
 
 
 def protocol_of(content: dict[str, Any], setting: Setting | None = None) -> Protocol:
-    """Return the protocol of a result. setting: replaces the setting in the file."""
+    """Return the protocol of a result. setting: the setting to use instead of the setting in the file."""
     origin = origin_of(content)
     return Protocol(task_of(content), setting or setting_of(content), origin["profile"], details_of(content, origin))
 
@@ -79,7 +80,10 @@ def setting_of(content: dict[str, Any]) -> Setting:
 
 
 def origin_of(content: dict[str, Any]) -> dict[str, str]:
-    """Return dataset, backbone, profile and layer from the provenance of the features or, without it, the settings."""
+    """Return dataset, backbone, profile and layer of a result.
+
+    They come from the provenance of the features or, if there is none, from the settings.
+    """
     entries = [entry for _, entry in entries_of(content)]
     provenances = [entry["provenance"] for entry in entries if entry.get("provenance")]
     layers = {entry["layer"]["layer"] for entry in entries if entry.get("layer")}
@@ -100,21 +104,20 @@ def origin_of(content: dict[str, Any]) -> dict[str, str]:
 def unusual_settings(content: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that can change a score and differ from the defaults."""
     settings = content["settings"]
-    few_shot = bool(settings.get("shots") or settings.get("train_size"))
-    return {
-        name: value for name, value in content.get("unusual", {}).items() if few_shot or not name.startswith("few_shot")
-    }
+    uses_shots = bool(settings.get("shots") or settings.get("train_size"))
+    unusual = content.get("unusual", {})
+    return {name: value for name, value in unusual.items() if uses_shots or not name.startswith("few_shot")}
 
 
 def details_of(content: dict[str, Any], origin: dict[str, str]) -> Facts:
-    """Return the facts that distinguish the protocol of a result from other protocols."""
+    """Return the facts that distinguish the protocol of a result from other protocols of the same task and setting."""
     settings, unusual = content["settings"], unusual_settings(content)
     if task_of(content) == SEGMENTATION:
         return as_facts(unusual.items()) or (("settings", "as published"),)
     entries = entries_of(content)
     facts = [(name, settings[name]) for name in ALWAYS_SHOWN if settings.get(name) is not None]
     facts += [] if _is_usual_layer(origin) else [("layer", origin["layer"])]
-    facts += [(name, value) for name, value in unusual.items() if name not in (*ALWAYS_SHOWN, *_STATED_BY_SETTING)]
+    facts += [(name, value) for name, value in unusual.items() if name not in (*ALWAYS_SHOWN, *_PARTS_OF_SETTING)]
     facts = [fact for fact in facts if fact != ("layer_key", _USUAL_ARRAY)]
     return as_facts([*facts, *unusual_features(entries), *seeds_and_precision(entries)])
 
@@ -130,7 +133,7 @@ def has_published_protocol(content: dict[str, Any], origin: dict[str, str]) -> b
     backbone, dataset = origin["backbone"], origin["dataset"]
     sampling = settings.get("few_shot_sampling", "balanced") if settings.get("shots") else None
     return (
-        not unusual.keys() - _STILL_COMPARABLE
+        not unusual.keys() - _COMPARABLE_SETTINGS
         and settings.get("k", _PUBLISHED_K) == _PUBLISHED_K
         and backbone in BACKBONES
         and sampling in (None, "stratified" if BACKBONES[backbone].modality == "text" else "balanced")
@@ -151,7 +154,7 @@ def _is_usual_layer(origin: dict[str, str]) -> bool:
 
 
 def _validated_as_published(content: dict[str, Any], dataset: str) -> bool:
-    """Return whether a linear probe chose lambda on the validation split, if the dataset has an official one."""
-    official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
-    linear = task_of(content) == "linear"
-    return not (official and linear) or all("valid" in run for run in content["provenance"]["features"])
+    """Return whether lambda was chosen on the official validation split; true without such a split or lambda."""
+    has_official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
+    is_linear = task_of(content) == "linear"
+    return not (has_official and is_linear) or all("valid" in run for run in content["provenance"]["features"])

@@ -8,11 +8,11 @@ from pathlib import Path
 from fungi.errors import counted
 from fungi.report import page
 from fungi.report.cells import Cell, ResultRecord, metric_of
-from fungi.report.choices import EXPLAINED
+from fungi.report.choices import EXPLANATION
 from fungi.report.gallery import COMBINATIONS
-from fungi.report.page import Entry, data_address, document, dot_entry, sortable_table, word
+from fungi.report.page import Entry, data_address, document, dot_entry, sortable_table, text_entry
 from fungi.report.protocol import protocol_of
-from fungi.report.summary import chosen_findings, comparison_with_published, findings, headings, in_order_of_tasks
+from fungi.report.summary import choice_findings, comparison_with_published, findings, headings, in_order_of_tasks
 from fungi.report.tables import Table, label
 from fungi.report.words import feature_in_words, how_in_words, metric_in_words, task_in_words
 from fungi.results.choice_table import CHOICE_COLUMNS, choice_rows
@@ -55,7 +55,8 @@ def report_page(
 ) -> str:
     """Return the complete page with its figures.
 
-    records: all results. cells, tables: without the results of `--choose`. missing: expected results without a file.
+    records: all results. cells, tables: cells and tables of all results except those of `--choose`. figures: paths of
+    the figures. missing: paths of expected results that do not exist.
     """
     ordered = sorted(tables, key=lambda table: in_order_of_tasks(table.protocol))
     sections = [
@@ -72,7 +73,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _summary(cells: Sequence[Cell], records: Sequence[ResultRecord], missing: Sequence[Path]) -> str:
-    statements = [*findings(cells), *chosen_findings(records)]
+    statements = [*findings(cells), *choice_findings(records)]
     items = "".join(f"<dt>{escape(finding.title)}</dt><dd>{escape(finding.text)}</dd>" for finding in statements)
     warnings = dict.fromkeys(text for record in records for text in record.content.get("warnings", []))
     notes = [escape(comparison_with_published(cells)), _CAUTION if items else ""]
@@ -85,19 +86,19 @@ def _choices(records: Iterable[ResultRecord]) -> str:
     """Return the section with a table for each result of `--choose`; empty if there are no such results."""
     parts = []
     for record in records:
-        if record.choice:
+        if record.has_choice:
             settings = record.content["settings"]
             choices = choice_rows(record.content, metric_of(record.content), feature_in_words)
-            rows = [list(map(word, row)) for row in choices]
+            rows = [list(map(text_entry, row)) for row in choices]
             title = f"{settings['dataset']}, {label(settings['backbone'])}"
             protocol = protocol_of(record.content).without("choose")
-            how = (
-                f"{task_in_words(protocol.task, protocol.setting)}, {how_in_words(protocol.profile, protocol.details)}"
+            task, details = (
+                task_in_words(protocol.task, protocol.setting),
+                how_in_words(protocol.profile, protocol.details),
             )
-            parts.append(
-                f"<h3>{escape(title)}</h3><p class='how'>{escape(how)}</p>" + sortable_table(CHOICE_COLUMNS, rows)
-            )
-    explanation = f"<p>{escape(EXPLAINED.replace('`', ''))}</p>"
+            heading = f"<h3>{escape(title)}</h3><p class='how'>{escape(f'{task}, {details}')}</p>"
+            parts.append(heading + sortable_table(CHOICE_COLUMNS, rows))
+    explanation = f"<p>{escape(EXPLANATION.replace('`', ''))}</p>"
     return _section("Choices on the train rows", explanation + "".join(parts)) if parts else ""
 
 
@@ -112,22 +113,19 @@ def _table(table: Table, heading: str) -> str:
     columns = _columns_with_cells(table)
     if len(columns) == 1 and (rows := table.rows_of(columns[0])) is not None:
         details = f"{rows} scored rows, {details}"
-    body = _narrow(table) if len(columns) == 1 else _broad(table)
+    body = _table_of_one_dataset(table) if len(columns) == 1 else _table_of_datasets(table)
     gaps = "".join(f"<p class='how'>Missing for {escape(gap)}.</p>" for gap in table.gaps)
-    title = ", ".join([heading, *_shared_by_all(table)])
+    title = ", ".join([heading, *_common_names(table)])
     return f"<h3>{escape(title)}</h3><p class='how'>{escape(details)}</p>{body}{gaps}"
 
 
-def _shared_by_all(table: Table) -> list[str]:
-    """Return the dataset if it is the only one in the table, and the backbone if it is the only one."""
-    backbones = {backbone for backbone, _ in table.rows}
-    return [
-        *(_columns_with_cells(table) if len(_columns_with_cells(table)) == 1 else ()),
-        *(map(label, backbones) if len(backbones) == 1 else ()),
-    ]
+def _common_names(table: Table) -> list[str]:
+    """Return the dataset if the table has only one dataset, and the backbone if it has only one backbone."""
+    columns, backbones = _columns_with_cells(table), {backbone for backbone, _ in table.rows}
+    return [*(columns if len(columns) == 1 else ()), *(map(label, backbones) if len(backbones) == 1 else ())]
 
 
-def _narrow(table: Table) -> str:
+def _table_of_one_dataset(table: Table) -> str:
     """Return the HTML table of a single dataset, with columns for score, gain, published value and plot."""
     (column,) = _columns_with_cells(table)
     lines = [(backbone, name, table.cells[backbone, name, column]) for backbone, name in table.rows]
@@ -135,26 +133,27 @@ def _narrow(table: Table) -> str:
     edges = [cell.value + sign * _spread(cell) for cell in cells for sign in (-1, 1)]
     margin = 0.08 * (max(edges) - min(edges)) + 0.5
     span = (min(edges) - margin, min(max(edges) + margin, max(max(edges), 100.0)))
-    several, published = len({backbone for backbone, _ in table.rows}) > 1, any(cell.published for cell in cells)
-    columns = [*(["Backbone"] if several else []), "Features", metric_in_words(cells[0].metric).capitalize()]
-    columns += ["Gain", *(["Published"] if published else []), f"{span[0]:.0f} to {span[1]:.0f} %"]
+    several_backbones = len({backbone for backbone, _ in table.rows}) > 1
+    has_published = any(cell.published for cell in cells)
+    columns = [*(["Backbone"] if several_backbones else []), "Features", metric_in_words(cells[0].metric).capitalize()]
+    columns += ["Gain", *(["Published"] if has_published else []), f"{span[0]:.0f} to {span[1]:.0f} %"]
     rows, best = [], _best_of(cells)
     for backbone, name, cell in lines:
         baseline = table.cells.get((backbone, EMBEDDINGS, column))
-        row = [*([word(label(backbone))] if several else []), word(feature_in_words(name)), _score(cell, best)]
-        row.append(_gain(cell))
-        if published:
+        row = [text_entry(label(backbone))] if several_backbones else []
+        row += [text_entry(feature_in_words(name)), _score(cell, best), _gain(cell)]
+        if has_published:
             reference = cell.published
             row.append(Entry(f"{reference.value:.1f}", reference.value, "number") if reference else ABSENT)
         rows.append([*row, dot_entry(cell.value, _spread(cell), baseline.value if baseline else None, span)])
     return sortable_table(columns, rows)
 
 
-def _broad(table: Table) -> str:
-    """Return the HTML table of several datasets: one column per dataset, with gain and published value in the cell."""
+def _table_of_datasets(table: Table) -> str:
+    """Return the HTML table of several datasets: a column per dataset, with score, gain and published value."""
     best_cells = {
         column: _best_of([cell for (_, _, dataset), cell in table.cells.items() if dataset == column])
-        # The mean comes first, since the other columns may need scrolling.
+        # The mean comes first, because the reader may have to scroll to the other columns.
         for column in sorted(_columns_with_cells(table), key=lambda column: column != MEAN)
     }
     rows = []
@@ -191,7 +190,10 @@ def _spread(cell: Cell) -> float:
 
 
 def _best_of(cells: Sequence[Cell]) -> Cell | None:
-    """Return the best cell; None if all scores are equal. Of equal cells, return the one with the fewest features."""
+    """Return the best cell, or None if all scores are equal.
+
+    If several cells are best, return the cell with the fewest features.
+    """
     highest = max(cell.value for cell in cells)
     if highest == min(cell.value for cell in cells):
         return None
@@ -224,12 +226,12 @@ def _figures(figures: Sequence[Path], tables: Sequence[Table]) -> str:
     """Return the HTML of the figures.
 
     The table of a single dataset contains a plot of all combinations. If all tables are of this kind, the figures of
-    combinations are left out.
+    combinations are omitted.
     """
-    dots_in_tables = all(len(_columns_with_cells(table)) == 1 for table in tables)
+    plots_in_tables = all(len(_columns_with_cells(table)) == 1 for table in tables)
     parts = []
     for path in figures:
-        if not (dots_in_tables and path.name.startswith(COMBINATIONS)):
+        if not (plots_in_tables and path.name.startswith(COMBINATIONS)):
             content = path.read_bytes()
             # The header of a PNG file stores the width in pixels in these four bytes.
             width = int.from_bytes(content[16:20], "big") // PIXELS_PER_POINT

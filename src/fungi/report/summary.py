@@ -14,21 +14,21 @@ from fungi.report.words import TASKS, feature_in_words, metric_in_words, task_in
 from fungi.results.text import by_size_and_order
 from fungi.store.layout import EMBEDDINGS
 
-MOST_SINGLE_CASES = 4
-"""Largest number of cases per table that are described one by one; more cases are summarised together."""
+MAX_SINGLE_CASES = 4
+"""Largest number of cases per table with a sentence for each case; more cases are summarised in one sentence."""
 Case = dict[str, Cell]
 """Combination -> cell, for one protocol, backbone and dataset."""
 
 
 def in_order_of_tasks(protocol: Protocol) -> tuple[object, ...]:
-    """Return the sorting key of a protocol: by task, kNN first, then as in the tables."""
+    """Return the sorting key of a protocol: the task (kNN is first), then the sorting key of the tables."""
     tasks = list(TASKS)
     return tasks.index(protocol.task) if protocol.task in tasks else len(tasks), *protocol.sort_key
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement of the summary. title: task, setting, dataset and backbone; text: the outcome."""
+    """A statement of the summary. title: task, setting, dataset and backbone. text: the outcome."""
 
     title: str
     text: str
@@ -41,12 +41,12 @@ def findings(cells: Sequence[Cell]) -> Iterator[Finding]:
         cases[cell.protocol][cell.backbone, cell.dataset][cell.combination] = cell
     titles = headings(cases)
     for protocol in sorted(cases, key=in_order_of_tasks):
-        of_protocol = cases[protocol]
-        if len(of_protocol) <= MOST_SINGLE_CASES:
-            for (backbone, dataset), case in of_protocol.items():
+        cases_of_protocol = cases[protocol]
+        if len(cases_of_protocol) <= MAX_SINGLE_CASES:
+            for (backbone, dataset), case in cases_of_protocol.items():
                 yield Finding(f"{titles[protocol]}: {dataset}, {label(backbone)}", _single_case(case))
         else:
-            yield Finding(titles[protocol], _many_cases(of_protocol))
+            yield Finding(titles[protocol], _many_cases(cases_of_protocol))
 
 
 def headings(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
@@ -67,10 +67,10 @@ def headings(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
     return titles
 
 
-def chosen_findings(records: Iterable[ResultRecord]) -> Iterator[Finding]:
+def choice_findings(records: Iterable[ResultRecord]) -> Iterator[Finding]:
     """Yield the statements about results of `--choose`."""
     for record in records:
-        if record.choice:
+        if record.has_choice:
             settings, results, metric = record.content["settings"], record.content["results"], metric_of(record.content)
             percent = {name: f"{100 * scores[metric]:.1f} %" for name, scores in results.items()}
             text = (
@@ -97,6 +97,7 @@ def comparison_with_published(cells: Sequence[Cell]) -> str:
 
 
 def _single_case(case: Case) -> str:
+    """Return sentences on the best and on the largest combination of a case."""
     ordered = sorted(case, key=by_size_and_order)
     best, largest = max(ordered, key=lambda name: case[name].value), ordered[-1]
     if len(case) == 1:
@@ -107,14 +108,14 @@ def _single_case(case: Case) -> str:
         subject = (
             "The other feature does not beat" if len(case) == 2 else f"None of the other {len(case) - 1} features beats"
         )
-        first = f"{subject} the embeddings alone, {_score(case[EMBEDDINGS])}."
+        text = f"{subject} the embeddings alone, {_score(case[EMBEDDINGS])}."
     else:
-        first = (
+        text = (
             f"Best of {len(case)}: {feature_in_words(best)}, {_score(case[best])}; {_gain(case[best])} the embeddings "
             f"alone, {_score(case[EMBEDDINGS])}."
         )
-    together = f" All features together: {_score(case[largest])}, {_gain(case[largest])} the embeddings."
-    return first + (together if largest != best and "+" in largest else "")
+    all_features = f" All features together: {_score(case[largest])}, {_gain(case[largest])} the embeddings."
+    return text + (all_features if largest != best and "+" in largest else "")
 
 
 def _many_cases(cases: dict[tuple[str, str], Case]) -> str:
@@ -130,9 +131,9 @@ def _many_cases(cases: dict[tuple[str, str], Case]) -> str:
     if not gains:
         return f"{len(cases)} cases ({counts}), none with both the embeddings and a combination."
     lowest, highest = min(gains, key=lambda key: gains[key]), max(gains, key=lambda key: gains[key])
-    gaining = sum(gain > 0 for gain in gains.values())
+    positive = sum(gain > 0 for gain in gains.values())
     return (
-        f"All features together beat the embeddings alone in {gaining} of {len(gains)} cases ({counts}"
+        f"All features together beat the embeddings alone in {positive} of {len(gains)} cases ({counts}"
         f"{_beyond_noise(cases, gains)}), by {mean(gains.values()):+.1f} points on average: from {gains[lowest]:+.1f} "
         f"({label(lowest[0])}, {lowest[1]}) to {gains[highest]:+.1f} ({label(highest[0])}, {highest[1]})."
     )
@@ -142,8 +143,8 @@ def _beyond_noise(cases: dict[tuple[str, str], Case], gains: dict[tuple[str, str
     """Return the numbers of significant gains and losses, in words; empty if no result was tested."""
     largest = {key: case[max(case, key=by_size_and_order)] for key, case in cases.items() if key in gains}
     tested = [cell for cell in largest.values() if cell.p_value is not None]
-    clear = [cell.gain or 0.0 for cell in tested if not cell.within_noise]
-    above, below = sum(gain > 0 for gain in clear), sum(gain < 0 for gain in clear)
+    significant = [cell.gain or 0.0 for cell in tested if not cell.within_noise]
+    above, below = sum(gain > 0 for gain in significant), sum(gain < 0 for gain in significant)
     return f"; beyond noise: {above} above, {below} below, of {len(tested)} tested" if tested else ""
 
 
@@ -156,10 +157,10 @@ def _score(cell: Cell) -> str:
 
 
 def _gain(cell: Cell) -> str:
-    """Return `9.6 points above` or `equal to`; with a note if the gain is within noise or within the deviation."""
+    """Return `9.6 points above` or `equal to`, with a note if the gain is within noise or within the deviation."""
     gain = cell.gain or 0.0
     if gain == 0:
         return "equal to"
-    within = ", at most the deviation over its runs," if cell.std is not None and abs(gain) <= cell.std else ""
-    within = f", within noise (p = {cell.p_value:.2f})," if cell.within_noise else within
-    return f"{abs(gain):.1f} points{within} {'above' if gain >= 0 else 'below'}"
+    note = ", at most the deviation over its runs," if cell.std is not None and abs(gain) <= cell.std else ""
+    note = f", within noise (p = {cell.p_value:.2f})," if cell.within_noise else note
+    return f"{abs(gain):.1f} points{note} {'above' if gain >= 0 else 'below'}"

@@ -1,4 +1,4 @@
-"""Tables of cells, one per protocol, as markdown, LaTeX and CSV."""
+"""Write cells as tables in markdown, LaTeX and CSV. Each protocol has its own table."""
 
 import csv
 import io
@@ -26,7 +26,10 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of one protocol. rows: (backbone, combination); columns: datasets, then their mean."""
+    """The table of a protocol. rows: (backbone, combination). columns: datasets, then their mean.
+
+    cells: (backbone, combination, dataset) -> cell.
+    """
 
     protocol: Protocol
     columns: tuple[str, ...]
@@ -61,13 +64,13 @@ class Table:
 
 def make_tables(cells: Sequence[Cell]) -> list[Table]:
     """Return a table per protocol, with means over the datasets of the paper if all of them have results."""
-    everything = [*cells, *mean_cells(cells)]
-    protocols = sorted({cell.protocol for cell in everything}, key=lambda protocol: protocol.sort_key)
-    return [_table(protocol, everything) for protocol in protocols]
+    all_cells = [*cells, *mean_cells(cells)]
+    protocols = sorted({cell.protocol for cell in all_cells}, key=lambda protocol: protocol.sort_key)
+    return [_table(protocol, all_cells) for protocol in protocols]
 
 
 def label(backbone: str) -> str:
-    """Return the name of a backbone in the paper; for a backbone that is not in the paper, its own name."""
+    """Return the name of a backbone in the paper. If the paper does not contain the backbone, return `backbone`."""
     return backbone_labels().get(backbone, backbone)
 
 
@@ -84,7 +87,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """Return all tables as LaTeX `tabular`s, each after a comment with its protocol. They need the package booktabs."""
+    """Return all tables as LaTeX. They need the package booktabs. A comment before each table names its protocol."""
     parts = [f"% {LEGEND}"]
     for table in tables:
         head = " & ".join(["backbone", "features", *_column_titles(table)])
@@ -119,20 +122,20 @@ _CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
 
 
 def to_csv(cells: Sequence[Cell]) -> str:
-    """Return a line per cell, means included."""
+    """Return the text of a CSV file with a line for each cell and each mean."""
     buffer = io.StringIO()
     lines = [[value(cell) for value in _CSV_COLUMNS.values()] for cell in [*cells, *mean_cells(cells)]]
     csv.writer(buffer, lineterminator="\n").writerows([list(_CSV_COLUMNS), *lines])
     return buffer.getvalue()
 
 
-def _table(protocol: Protocol, everything: Sequence[Cell]) -> Table:
-    cells = {(cell.backbone, cell.combination, cell.dataset): cell for cell in everything if cell.protocol == protocol}
+def _table(protocol: Protocol, all_cells: Sequence[Cell]) -> Table:
+    cells = {(cell.backbone, cell.combination, cell.dataset): cell for cell in all_cells if cell.protocol == protocol}
     rows = sorted({key[:2] for key in cells}, key=lambda row: (row[0], by_size_and_order(row[1])))
     datasets = {dataset for _, _, dataset in cells}
-    # If there is a result of any dataset of the paper, all datasets of the paper are columns. Other datasets follow.
-    of_the_mean = mean_datasets() if datasets & set(mean_datasets()) else ()
-    columns = (*of_the_mean, *sorted(datasets - set(of_the_mean) - {MEAN}), *((MEAN,) if of_the_mean else ()))
+    # If a result is of a dataset of the paper, all datasets of the paper are columns. Other datasets follow.
+    paper_datasets = mean_datasets() if datasets & set(mean_datasets()) else ()
+    columns = (*paper_datasets, *sorted(datasets - set(paper_datasets) - {MEAN}), *((MEAN,) if paper_datasets else ()))
     return Table(protocol, columns, tuple(rows), cells)
 
 
@@ -143,8 +146,12 @@ def _column_titles(table: Table) -> list[str]:
 
 
 def _lines(table: Table) -> list[list[str]]:
+    """Return the texts of each row: backbone, combination, scores."""
     return [
-        [label(backbone), combination, *(_text(table.cells.get((backbone, combination, c))) for c in table.columns)]
+        [
+            *(label(backbone), combination),
+            *(_text(table.cells.get((backbone, combination, column))) for column in table.columns),
+        ]
         for backbone, combination in table.rows
     ]
 
@@ -159,6 +166,7 @@ def _text(cell: Cell | None) -> str:
 
 
 def _difference(cell: Cell) -> float:
+    """Return our value minus the published value."""
     assert cell.published is not None
     return cell.value - cell.published.value
 
@@ -168,6 +176,7 @@ def _number(value: float | None) -> str:
 
 
 def _escaped(text: str, keep: str = "") -> str:
+    """Return a text in which LaTeX's special characters are escaped, except those in `keep`."""
     for character in "&%#_":
         if character not in keep:
             text = text.replace(character, f"\\{character}")

@@ -1,4 +1,4 @@
-"""Uncertainty of scores: standard errors over the scored rows, and tests against the score of the embeddings."""
+"""Compute standard errors of scores over the scored rows, and test scores against the score of the embeddings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Uncertainty of a score.
+    """The uncertainty of a score.
 
     rows: number of scored rows. error: standard error, from 0 to 1. p_value: p-value of the test that the score equals
-    the score of the embeddings; None for the embeddings, and if the result has no embeddings.
+    the score of the embeddings; None for the embeddings, and for results without embeddings.
     """
 
     rows: int
@@ -47,7 +47,7 @@ def uncertainties(content: Mapping[str, Any], metric: str) -> dict[str, Uncertai
 def _correct_by_combination(
     content: Mapping[str, Any], targets: Integer[np.ndarray, " q"]
 ) -> dict[str, Float[np.ndarray, "r q"]]:
-    """Return combination -> matrix with a 1 for each correct prediction, else 0."""
+    """Return a matrix for each combination: 1 for a correct prediction, 0 for a wrong prediction."""
     runs = [run["results"] for run in content.get("runs") or [content]]
     names = [name for name, scores in runs[0].items() if "predictions" in scores]
     return {
@@ -60,10 +60,13 @@ def _correct_by_combination(
 def _standard_error(
     scores: Float[np.ndarray, " q"], numbers: Integer[np.ndarray, " q"], counts: Integer[np.ndarray, " c"]
 ) -> float:
-    """Return the standard error of the mean over classes of the mean score per class.
+    """Return the standard error of the mean accuracy per class.
 
-    numbers: class of each row, from 0; counts: rows of each class. The error of a class is half of Wilson's interval
-    (1927) at one standard deviation. It is not 0 if all predictions are correct: 6 of 6 have an error of 0.07.
+    scores: 1 for each correct row, or its mean over several runs. numbers: class of each row, from 0. counts: number of
+    rows of each class.
+
+    The error of a class is half of Wilson's interval (1927) at one standard deviation. It is not 0 if all predictions
+    are correct: 6 of 6 have an error of 0.07.
     """
     means = np.bincount(numbers, scores) / counts
     variances = np.bincount(numbers, (scores - means[numbers]) ** 2) / counts
@@ -74,8 +77,8 @@ def _standard_error(
 def _p_values(correct: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, float]:
     """Return the p-value of each combination against the embeddings, on the same rows.
 
-    A single run is tested with McNemar's exact test. Several runs are tested with a paired t-test: the value of a row
-    is its mean over the runs.
+    A single run is tested with McNemar's exact test. Several runs are tested with a paired t-test over the rows, after
+    the mean over the runs is taken for each row.
     """
     from scipy.special import bdtr, stdtr  # scipy.stats has the same distributions, but its import takes a second
 
@@ -84,10 +87,10 @@ def _p_values(correct: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, floa
         return {}
     differences = np.stack([correct[name] - correct[EMBEDDINGS] for name in names])  # [m r q]
     if differences.shape[1] == 1:
-        gained, lost = (differences > 0).sum(axis=(1, 2)), (differences < 0).sum(axis=(1, 2))
-        values = np.minimum(1.0, 2 * bdtr(np.minimum(gained, lost), gained + lost, 0.5))
+        wins, losses = (differences > 0).sum(axis=(1, 2)), (differences < 0).sum(axis=(1, 2))
+        p_values = np.minimum(1.0, 2 * bdtr(np.minimum(wins, losses), wins + losses, 0.5))
     else:
-        by_row = differences.mean(axis=1)  # [m q]
-        count, errors = by_row.shape[1], np.maximum(by_row.std(axis=1, ddof=1), 1e-12)
-        values = 2 * stdtr(count - 1, -np.abs(by_row.mean(axis=1)) / errors * np.sqrt(count))
-    return dict(zip(names, map(float, values), strict=True))
+        row_means = differences.mean(axis=1)  # [m q]
+        count, stds = row_means.shape[1], np.maximum(row_means.std(axis=1, ddof=1), 1e-12)
+        p_values = 2 * stdtr(count - 1, -np.abs(row_means.mean(axis=1)) / stds * np.sqrt(count))
+    return dict(zip(names, map(float, p_values), strict=True))

@@ -1,4 +1,4 @@
-"""`fungi report`: write tables and figures of results, with the published values, as a page and for papers."""
+"""`fungi report`: write results and published values as a page, as tables and as figures."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fungi.report.cells import Cell, ResultRecord
     from fungi.report.tables import Table
 
-DESCRIPTION = """Write tables and figures of results, with the published values. report.html is a page with a summary,
-sortable tables and figures. The other formats are for papers and other programs.
+DESCRIPTION = """Write results and published values as tables and figures. report.html is a page with a summary,
+sortable tables and figures. The other formats are for papers and for other programs.
 
   fungi report --results features
   fungi report --results features other/results/knn/pets/vit-b16.json --formats markdown csv
@@ -41,17 +41,17 @@ class ReportSettings:
         40, "largest number of figures; figures that summarise many results are drawn first", within=(0, 100_000)
     )
     data_dir: Path = setting(
-        Path("data"), "folder of the datasets, used if a result does not contain class names", topic="data"
+        Path("data"), "folder of the datasets, for class names that a result does not contain", topic="data"
     )
     expect: tuple[Path, ...] = setting(
-        (), "result files that have to exist; the report lists the missing ones", topic="files"
+        (), "result files that have to exist; the report lists those that are missing", topic="files"
     )
 
     def __post_init__(self) -> None:
         for place in self.results:
             if not place.exists():
                 raise FungiError(
-                    f"--results {place} does not exist. Name result files, or a folder that contains some, such as the"
+                    f"--results {place} does not exist. Name result files, or a folder that contains them, such as the"
                     " --root of the evaluation."
                 )
 
@@ -66,11 +66,11 @@ class _Results:
 
     @classmethod
     def from_records(cls, records: "Sequence[ResultRecord]") -> "_Results":
-        """Return the cells and tables of some result files."""
-        from fungi.report.cells import cells_of, distinct
+        """Return result files with their cells and tables."""
+        from fungi.report.cells import cells_of, without_duplicates
         from fungi.report.tables import make_tables
 
-        cells = distinct([cell for record in records for cell in cells_of(record)])
+        cells = without_duplicates([cell for record in records for cell in cells_of(record)])
         return cls(records, cells, make_tables(cells))
 
 
@@ -78,51 +78,55 @@ def run(settings: ReportSettings) -> list[Path]:
     """Write the report; return the paths of its files."""
     from fungi.report.gallery import draw_all, figures_of
 
-    everything = _Results.from_records(_read(settings))
-    with_fixed_settings = [record for record in everything.records if not record.chosen]
-    all_fixed = len(with_fixed_settings) == len(everything.records)
-    fixed = everything if all_fixed else _Results.from_records(with_fixed_settings)
+    all_results = _Results.from_records(_read(settings))
+    records = [record for record in all_results.records if not record.uses_choose]
+    has_choices = len(records) < len(all_results.records)
+    without_choices = _Results.from_records(records) if has_choices else all_results
     settings.output.mkdir(parents=True, exist_ok=True)
     with _folder_of_figures(settings) as folder:
-        for place in (settings.output, folder):
-            remove_orphans(place)  # files of reports that were killed
+        for output_folder in (settings.output, folder):
+            remove_orphans(output_folder)
         figures: list[Path] = []
         if {"png", "html"} & set(settings.formats):
-            fillable = figures_of(folder, fixed.records, fixed.cells, fixed.tables, settings.data_dir)
-            figures = draw_all(fillable, settings.figures)
-        texts = _texts(settings, everything, fixed, figures)
-        written = []
+            possible_figures = figures_of(
+                folder, without_choices.records, without_choices.cells, without_choices.tables, settings.data_dir
+            )
+            figures = draw_all(possible_figures, settings.figures)
+        texts = _texts(settings, all_results, without_choices, figures)
+        paths = []
         for name in settings.formats:
             if name in texts:
                 file, text = texts[name]
                 write_text_atomically(settings.output / file, text())
-                written.append(settings.output / file)
-    return written + (figures if "png" in settings.formats else [])
+                paths.append(settings.output / file)
+    return paths + (figures if "png" in settings.formats else [])
 
 
 def _texts(
-    settings: ReportSettings, everything: _Results, fixed: _Results, figures: list[Path]
+    settings: ReportSettings, all_results: _Results, without_choices: _Results, figures: list[Path]
 ) -> dict[str, tuple[str, Callable[[], str]]]:
-    """Return format -> (name of its file, function that returns its text).
+    """Return for each format the name of its file, and a function that returns its text.
 
-    everything: all results; fixed: all results except those of `--choose`.
+    without_choices: all results except those of `--choose`.
     """
     from fungi.report.choices import choices
     from fungi.report.report_page import report_page
     from fungi.report.tables import to_csv, to_latex, to_markdown
 
-    cells, tables, records = everything.cells, everything.tables, everything.records
+    cells, tables, records = all_results.cells, all_results.tables, all_results.records
     figure_files = figures if "png" in settings.formats else []
-    embedded = [f"![{path.stem}]({path.relative_to(settings.output)})" for path in figure_files]
-    embedded = ["# Figures", "", *embedded, ""] if figure_files else []
+    links = [f"![{path.stem}]({path.relative_to(settings.output)})" for path in figure_files]
+    figure_section = ["# Figures", "", *links, ""] if figure_files else []
     return {
         "html": (
             "report.html",
-            lambda: report_page(records, fixed.cells, fixed.tables, figures, _missing_paths(settings)),
+            lambda: report_page(
+                records, without_choices.cells, without_choices.tables, figures, _missing_paths(settings)
+            ),
         ),
         "markdown": (
             "report.md",
-            lambda: to_markdown(tables) + choices(records) + _missing(settings) + "\n".join(embedded),
+            lambda: to_markdown(tables) + choices(records) + _missing(settings) + "\n".join(figure_section),
         ),
         "csv": ("report.csv", lambda: to_csv(cells)),
         "latex": ("report.tex", lambda: to_latex(tables)),
@@ -142,7 +146,7 @@ def _read(settings: ReportSettings) -> "list[ResultRecord]":
 
 @contextmanager
 def _folder_of_figures(settings: ReportSettings) -> Iterator[Path]:
-    """Yield the folder of the figures; a temporary folder if the figures are only embedded in the page."""
+    """Yield the folder of the figures. If the figures are only embedded in the page, the folder is temporary."""
     if "png" in settings.formats:
         yield settings.output / "figures"
         return
@@ -151,6 +155,7 @@ def _folder_of_figures(settings: ReportSettings) -> Iterator[Path]:
 
 
 def _missing(settings: ReportSettings) -> str:
+    """Return the markdown section of the expected result files that do not exist; empty if all of them exist."""
     paths = _missing_paths(settings)
     return "\n".join(["# Missing", "", *(f"- {path}" for path in paths), ""]) if paths else ""
 
@@ -160,9 +165,9 @@ def _missing_paths(settings: ReportSettings) -> list[Path]:
     return [path for path in settings.expect if not path.exists()]
 
 
-def show(settings: ReportSettings, written: list[Path]) -> None:
-    """Print the paths of the written files and the list of missing results."""
-    for path in written:
+def show(settings: ReportSettings, paths: list[Path]) -> None:
+    """Print the paths of the files of the report, and the list of missing results."""
+    for path in paths:
         print(f"wrote {path}")
     if missing := _missing(settings):
         print(missing)
