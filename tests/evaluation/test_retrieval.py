@@ -101,7 +101,7 @@ def test_pca_is_fitted_on_the_database_as_the_result_records(folder):
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
 def test_ground_truth_of_another_set_is_refused(folder):
     for truth, message in (
-        (REFERENCE["ground_truth"][:5], r"row count differs: .* has 20 queries, the ground truth has 5"),
+        (REFERENCE["ground_truth"][:5], r"row count differs: .* has 20 queries, but the ground truth has 5"),
         (
             [{"easy": [400], "hard": [], "junk": []}] * 20,
             r"names row 400 of the database, but the database has only 400 rows",

@@ -79,7 +79,7 @@ def test_rows_to_score_are_not_those_of_train(classes, tmp_path) -> None:
     [
         (["--arch", "vit_micro", "--features", "cls++"], "cls++"),
         (["--arch", "vit_huge"], "vit_huge"),
-        ([], "say which network"),
+        ([], "name one network"),
         (["--arch", "vit_micro", "--k", "33"], "k = 33 is too large: only 32 train rows can vote"),
         (["--backbone", "efficientnet-lite0"], "is not a vision transformer of timm with a class token"),
         (["--arch", "vit_micro", "--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),

@@ -184,8 +184,8 @@ def test_pictures_of_attention_are_enlarged_between_the_centres_of_patches(model
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--k",), "--k takes at least one value"),
-        (("--train-share", "0.9"), "--train-share 0.9 takes 4 rows of each class, but a class has only 2"),
+        (("--k",), "--k needs at least one value"),
+        (("--train-share", "0.9"), "--train-share 0.9 needs 4 rows of each class, but a class has only 2"),
     ],
 )
 def test_invalid_evaluations_are_named(flags, said, tmp_path, capsys) -> None:

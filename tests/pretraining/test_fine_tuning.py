@@ -24,7 +24,7 @@ from fungi.pretraining.processes import World
 from fungi.pretraining.transfer import fine_tuning
 from fungi.pretraining.transfer.augmented_view import AugmentedViews
 from fungi.pretraining.transfer.classifier import add_classifier, first_head_layer, layer_groups
-from fungi.pretraining.transfer.fine_tune import client_spelling
+from fungi.pretraining.transfer.fine_tune import our_arguments
 from fungi.pretraining.transfer.fine_tune_settings import FineTuneSettings
 from fungi.pretraining.transfer.train_rows import listed_rows, share_of_rows
 from fungi.pretraining.udi.checkpoints import save_checkpoint
@@ -111,7 +111,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(folder, checkpoint, tmp_p
     assert not torch.equal(whole["model"]["head.last.weight"], whole["averaged"]["head.last.weight"])
     assert "averaged-last-accuracy" in capsys.readouterr().out
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "whole", **changed, lr=0.1)) == 2
-    assert "is of a run with lr = 0.001, this one has 0.1" in capsys.readouterr().err
+    assert "is of a run with lr = 0.001, but this run has 0.1" in capsys.readouterr().err
 
 
 def test_the_low_shot_recipe_learns_above_the_pretraining_head(folder, checkpoint, tmp_path) -> None:
@@ -292,8 +292,11 @@ def test_the_published_command_is_understood() -> None:
         "--drop_path 0.1 --lr 0.001 --layer_decay 0.55 --mixup 0.8 --cutmix 1.0 --layer_scale_init_value 0.0 "
         "--disable_rel_pos_bias --abs_pos_emb --use_cls --imagenet_default_mean_and_std"
     )
-    made = parse(FineTuneSettings, client_spelling(published.split()), program="fungi fine-tune", description="")
-    assert made.chosen == parse(FineTuneSettings, ["--arch", "vit_small"], program="", description="").chosen
+    made = parse(FineTuneSettings, our_arguments(published.split()), program="fungi fine-tune", description="")
+    assert (
+        made.recipe_with_flags
+        == parse(FineTuneSettings, ["--arch", "vit_small"], program="", description="").recipe_with_flags
+    )
     assert (made.network, made.checkpoint, made.data_path) == ("udi-vits16", Path("udi.pth"), Path("images"))
 
 
@@ -303,8 +306,8 @@ def test_the_published_command_is_understood() -> None:
         ({"batch_size": 5}, "--batch-size 5 is odd"),
         ({"batch_size": 8, "repeats": 3}, "is not a multiple of --repeats 3"),
         ({"batch_size": 14}, "12 images can't fill a batch of 14"),
-        ({"train_share": 0.5, "train_list": "x"}, "exclude each other"),
-        ({"backbone": "udi-micro"}, "say which network"),
+        ({"train_share": 0.5, "train_list": "x"}, "can't be combined"),
+        ({"backbone": "udi-micro"}, "name one network"),
         ({"layer_scale_init_value": 0.1}, "no LayerScale"),
         ({"lr": 1e2, "mixup": 0, "cutmix": 0, "weight_decay": 10, "epochs": 10}, "Try a lower --lr"),
     ],

@@ -132,12 +132,12 @@ def test_a_run_with_means_per_part_keeps_its_split(images, tmp_path, capsys) -> 
     assert main(small_run(tmp_path, images, **published)) == 0
     other = {"accumulate_steps": 2, **published}
     assert main([*small_run(tmp_path, images, **other), "--batch_size_per_gpu", "2"]) == 2
-    assert "is of a run with accumulate_steps = 1, this one has 2" in capsys.readouterr().err
+    assert "is of a run with accumulate_steps = 1, but this run has 2" in capsys.readouterr().err
 
 
 def test_a_run_is_not_continued_with_other_numbers(whole_run, images, capsys) -> None:
     assert main(small_run(whole_run, images, lr=0.1)) == 2
-    assert "is of a run with lr = 0.0005, this one has 0.1" in capsys.readouterr().err
+    assert "is of a run with lr = 0.0005, but this run has 0.1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

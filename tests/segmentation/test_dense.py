@@ -167,7 +167,7 @@ def test_negatives_are_the_neighbours_or_the_published_permutation() -> None:
     assert torch.equal(real.candidates(neighbours), neighbours[:, :2])
     block = neighbours[2].reshape(4, 5).T  # [K E] read as [E K], transposed
     assert torch.equal(published.candidates(neighbours)[2], block[:2])
-    assert (real.neighbours, published.retrieved) == (2, 5)
+    assert (real.neighbours, published.neighbours) == (2, 5)
 
 
 def test_about_half_of_the_candidates_are_kept_and_at_least_one() -> None:

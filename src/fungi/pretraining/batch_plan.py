@@ -1,4 +1,4 @@
-"""Split of the images of an epoch into steps, processes and parts (spec udi 5)."""
+"""Split the images of an epoch into steps, processes and parts (spec udi 5)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,11 @@ EpochRow = tuple[int, int]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Split of a batch: each of `processes` processes accumulates `accumulate` parts of `part` images."""
+    """The division of the images into batches, and of each batch into parts.
+
+    rows: number of images. part: number of images that a process computes at once. accumulate: number of parts whose
+    gradients a process adds up in a step. processes: number of processes.
+    """
 
     rows: int
     part: int
@@ -25,12 +29,12 @@ class BatchPlan:
 
     @property
     def batch(self) -> int:
-        """Number of images per step, over all processes."""
+        """The number of images per step, over all processes."""
         return self.part * self.accumulate * self.processes
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of full batches per epoch; remaining images are skipped. Raises FungiError if there is none."""
+        """The number of full batches per epoch; remaining images are skipped. Raises FungiError if it is 0."""
         steps = self.rows // self.batch
         if not steps:
             raise FungiError(
@@ -45,12 +49,12 @@ class BatchPlan:
 
     def parts(self, rank: int, first_step: int) -> Iterator[list[EpochRow]]:
         """Yield the parts of one process, starting at `first_step`. The iterator never ends."""
-        epoch, skipped = divmod(first_step, self.steps_per_epoch)
+        epoch, first_step_of_epoch = divmod(first_step, self.steps_per_epoch)
         while True:
             order = self.order(epoch)
-            for step in range(skipped, self.steps_per_epoch):
+            for step in range(first_step_of_epoch, self.steps_per_epoch):
                 start = step * self.batch + rank * self.part * self.accumulate
                 for part in range(self.accumulate):
                     rows = order[start + part * self.part :][: self.part]
                     yield [(epoch, int(row)) for row in rows]
-            epoch, skipped = epoch + 1, 0
+            epoch, first_step_of_epoch = epoch + 1, 0

@@ -1,6 +1,7 @@
-"""Distributed training with the environment variables of torchrun, and signals that stop a run.
+"""Connect the processes of a distributed training, and stop a run after a signal.
 
-After a signal, a run finishes its step, saves a checkpoint and exits with the status of the signal.
+The processes are described by the environment variables of torchrun. After a signal, a run finishes its step, saves a
+checkpoint and exits with the status of the signal.
 """
 
 import os
@@ -25,7 +26,7 @@ from fungi.runtime.log import logger
 
 @dataclass(frozen=True)
 class World:
-    """Rank of this process, and number of processes that train together."""
+    """The rank of this process, and the number of processes that train together."""
 
     rank: int = 0
     size: int = 1
@@ -36,7 +37,7 @@ class World:
         return self.rank == 0
 
     def summed(self, values: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-        """Return the sum over processes. Overwrites `values`."""
+        """Return the sum of the values of all processes. Overwrites `values`."""
         if self.size > 1:
             torch.distributed.all_reduce(values)
         return values
@@ -47,30 +48,33 @@ class World:
             return items
         lists: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(lists, items)
-        return [item for of_process in lists for item in of_process]
+        return [item for items_of_process in lists for item in items_of_process]
 
     def shared(self, model: nn.Module) -> Any:
-        """Return the model, wrapped so that gradients are averaged over processes. Inputs stay on their device."""
+        """Return the model in a wrapper that averages gradients over processes. Inputs stay on their device."""
         return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
 
     def agree(self, step: int, device: torch.device, folder: Path) -> None:
-        """Raise FungiError in all processes if they start at different steps, since some cannot see the checkpoint."""
+        """Raise FungiError in all processes if they start at different steps.
+
+        Then some processes cannot see the checkpoint in the folder.
+        """
         steps = torch.zeros(self.size, dtype=torch.float64, device=device)
         steps[self.rank] = step
         starts = self.summed(steps).long().tolist()
         if len(set(starts)) > 1:
             raise FungiError(
-                f"the processes find unlike states in --output-dir {folder} (after steps "
+                f"the processes find different checkpoints in --output-dir {folder} (after steps "
                 f"{', '.join(map(str, starts))}). Use a folder that all processes share."
             )
 
 
 @contextmanager
 def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
-    """Join the process group of RANK, WORLD_SIZE and LOCAL_RANK. Yield the rank and device of this process.
+    """Connect this process with the others (RANK, WORLD_SIZE and LOCAL_RANK). Yield its `World` and its device.
 
-    Without these variables, there is one process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if the
-    processes cannot connect.
+    Without these variables, there is a single process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if
+    the processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
@@ -94,26 +98,29 @@ def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
 
 
 def own_gpu() -> int:
-    """Return the index of this process's GPU. `srun` may show each process all GPUs of the node, or only one."""
+    """Return the index of the GPU of this process.
+
+    With `srun`, a process may see all GPUs of the node, or only its own.
+    """
     return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
 
 
 def decoding_workers(workers: int, device: torch.device) -> int:
     """Return the number of worker processes for `--num-workers`.
 
-    -1 stands for no workers on a CPU. On a GPU, it stands for one worker per usable core, minus one. Processes that
-    torchrun started on a node (LOCAL_WORLD_SIZE) share its cores.
+    -1 means no workers on a CPU, and all usable cores except one on a GPU. The processes that torchrun started on a
+    node (LOCAL_WORLD_SIZE) share its cores.
     """
     if workers >= 0:
         return workers
     if device.type == "cpu":
         return 0
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes of this node
-    return max(1, usable_cores() // sharing - 1)
+    processes_of_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, usable_cores() // processes_of_node - 1)
 
 
 def steps_ahead(device: torch.device) -> int:
-    """Return the number of steps that may start before the loss of a step is read. A GPU must not wait for the host."""
+    """Return the number of steps that may start before the loss of a step is read, so that a GPU need not wait."""
     return 1 if device.type == "cuda" else 0
 
 
@@ -122,7 +129,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @dataclass
 class StopRequest:
-    """The received signal, or 0."""
+    """The signal that this process received; 0 if it received none."""
 
     signal: int = 0
 
@@ -131,7 +138,7 @@ class StopRequest:
 
     @property
     def status(self) -> int:
-        """Exit status that a shell reports after this signal."""
+        """The exit status that a shell reports after this signal."""
         return 128 + (self.signal or signal.SIGTERM)
 
 
@@ -140,23 +147,23 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Record signals instead of ending the process. Restore the signal handlers at the end."""
     request = StopRequest()
 
-    def note(number: int, _frame: object) -> None:
+    def record(number: int, _frame: object) -> None:
         request.signal = number
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    earlier_handlers = {number: signal.signal(number, record) for number in SIGNALS}
     try:
         yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier_handlers.items():
             signal.signal(number, handler)
 
 
 def queue_again(request: StopRequest) -> None:
     """Requeue this SLURM job if this process received SIGUSR1, the warning before the time limit.
 
-    A job script that handles the warning itself sets FUNGI_JOB_REQUEUES.
+    If FUNGI_JOB_REQUEUES is set, the job script requeues the job.
     """
     job = os.environ.get("SLURM_JOB_ID") if not os.environ.get("FUNGI_JOB_REQUEUES") else None
     if request.signal == signal.SIGUSR1 and job and shutil.which("scontrol"):
-        logger.info(f"out of time: job {job} goes back into the queue")
+        logger.info(f"the time limit is near: job {job} is queued again")
         subprocess.run(["scontrol", "requeue", job], check=False)

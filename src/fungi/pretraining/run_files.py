@@ -1,4 +1,4 @@
-"""The log of a training run, and the check that a checkpoint belongs to the run."""
+"""Write the log of a training run, and check that a checkpoint belongs to the run."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,15 @@ def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> Non
     write_text_atomically(folder / "log.txt", "".join(json.dumps(line) + "\n" for line in history))
 
 
-def refuse_other_run(run: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
-    """Raise FungiError with both values if the checkpoint belongs to a run with other settings."""
+def refuse_other_run(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
+    """Raise FungiError if the checkpoint at `path` belongs to a run with other settings.
+
+    identity: all settings that decide the numbers of this run.
+    """
     for name, value in identity.items():
-        saved = run["identity"].get(name, value)
-        if saved != value:
+        saved_value = checkpoint["identity"].get(name, value)
+        if saved_value != value:
             raise FungiError(
-                f"{path} is of a run with {name} = {saved}, this one has {value}. Use the same value, or another "
-                "--output-dir."
+                f"{path} is of a run with {name} = {saved_value}, but this run has {value}. Use the same value, or"
+                " another --output-dir."
             )

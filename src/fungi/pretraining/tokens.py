@@ -1,4 +1,4 @@
-"""Forward pass of timm's `VisionTransformer`, block by block, at any resolution, with all tokens (spec udi 1.1).
+"""Run timm's `VisionTransformer` block by block, at any resolution, and return all tokens (spec udi 1.1).
 
 Token order: class tokens (cls, then cls+), then patches in row-major order.
 """
@@ -17,7 +17,7 @@ from fungi.runtime.transfers import upload
 def require_known_tokens(model: Any, name: str) -> None:
     """Raise FungiError unless the network is a `VisionTransformer` of timm with a class token and learnt positions.
 
-    Other networks may rotate queries and keys (EVA, PE, DINOv3) or have no class token.
+    Other networks rotate queries and keys (EVA, PE, DINOv3) or do not have a class token.
     """
     from timm.models.vision_transformer import VisionTransformer
 
@@ -29,72 +29,76 @@ def require_known_tokens(model: Any, name: str) -> None:
 
 
 def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d"]:
-    """Return the tokens before the first block. Positions are resized to the grid of patches as in the reference."""
+    """Return the tokens before the first block. The position embedding is resized as in the code of the authors."""
     patches = model.patch_embed.proj(images)  # [n d rows columns]
     rows, columns = patches.shape[-2:]
     patches = patches.flatten(2).transpose(1, 2)
-    first = [model.cls_token] if model.reg_token is None else [model.cls_token, model.reg_token]
-    tokens = torch.cat([*(token.expand(len(images), -1, -1) for token in first), patches], dim=1)
+    class_tokens = [model.cls_token] if model.reg_token is None else [model.cls_token, model.reg_token]
+    tokens = torch.cat([*(token.expand(len(images), -1, -1) for token in class_tokens), patches], dim=1)
     return model.norm_pre(tokens + resized_positions(model, rows, columns))
 
 
 def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
-    """Return the position embedding for a grid of patches. Positions of class tokens are not changed."""
-    own = 0 if model.no_embed_class else model.num_prefix_tokens
-    positions = hub_positions(model.pos_embed, grid=(rows, columns), prefix=own)
-    return torch.nn.functional.pad(positions, (0, 0, model.num_prefix_tokens - own, 0))
+    """Return the position embedding for a grid of patches. The positions of class tokens are not changed.
+
+    If the network has no positions for class tokens, these are zeros.
+    """
+    stored = 0 if model.no_embed_class else model.num_prefix_tokens
+    positions = hub_positions(model.pos_embed, grid=(rows, columns), prefix=stored)
+    return torch.nn.functional.pad(positions, (0, 0, model.num_prefix_tokens - stored, 0))
 
 
 def run_blocks(
-    model: Any, tokens: Float[Tensor, "n t d"], kept: Float[Tensor, "blocks2 n"] | None = None
+    model: Any, tokens: Float[Tensor, "n t d"], factors: Float[Tensor, "blocks2 n"] | None = None
 ) -> Float[Tensor, "n t d"]:
     """Return the tokens after the last block, before the final norm.
 
-    kept: factors of stochastic depth for each branch and sample, 0 or 1 / (share of kept branches). The order of the
-    branches is attention, MLP of the first block, attention, MLP of the second block, and so on. The tensor is on the
-    CPU: reading it from a GPU would block.
+    factors: factors of stochastic depth for each branch and sample: 0, or 1 / (share of branches that are not dropped).
+    The order of the branches is: attention and MLP of the first block, attention and MLP of the second block, and so
+    on. The tensor is on the CPU, because the process would have to wait for a GPU to read it.
     """
-    for place, block in enumerate(model.blocks):
-        if kept is None:
+    for index, block in enumerate(model.blocks):
+        if factors is None:
             tokens = block(tokens)
             continue
-        tokens = _add_branch(tokens, kept[2 * place], nn.Sequential(block.norm1, block.attn, block.ls1))
-        tokens = _add_branch(tokens, kept[2 * place + 1], nn.Sequential(block.norm2, block.mlp, block.ls2))
+        tokens = _add_branch(tokens, factors[2 * index], nn.Sequential(block.norm1, block.attn, block.ls1))
+        tokens = _add_branch(tokens, factors[2 * index + 1], nn.Sequential(block.norm2, block.mlp, block.ls2))
     return tokens
 
 
 def _add_branch(
     tokens: Float[Tensor, "n t d"], factors: Float[Tensor, " n"], branch: nn.Module
 ) -> Float[Tensor, "n t d"]:
-    """Return `tokens + factor * branch(tokens)`. The branch is computed only for samples that keep it.
+    """Return `tokens + factor * branch(tokens)`. The branch is computed only for samples with a factor above 0.
 
-    If all samples drop it, the branch is computed with factor 0, since some attention kernels refuse an empty batch.
+    If all factors are 0, the branch is computed for all samples, because some attention kernels refuse an empty batch.
     """
     rows, factor = kept_rows(factors)
     if len(rows) in (0, len(factors)):
         return torch.add(tokens, branch(tokens), alpha=factor)
     rows = upload(rows, tokens.device)
-    # No row is there twice, so that no two additions meet, here or in the gradient: a GPU repeats them bit for bit.
+    # The rows are unique, so a GPU never adds two values to the same element, and its results are the same bit for bit
+    # in every run. This is also true for the gradient.
     return tokens.index_add(0, rows, branch(tokens.index_select(0, rows)).to(tokens.dtype), alpha=factor)
 
 
 def kept_rows(factors: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " kept"], float]:
-    """Return the samples that keep the branch, and their common factor."""
+    """Return the samples with a factor above 0, and their common factor."""
     return factors.nonzero().flatten(), float(factors.max())
 
 
 def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -> list[Float[Tensor, "n t d"]]:
-    """Return all tokens after each of the last `count` blocks, from shallow to deep, with the final norm applied."""
+    """Return all tokens after each of the last `count` blocks, from the first to the last. Apply the final norm."""
     tokens, outputs = embed(model, images), []
-    for place, block in enumerate(model.blocks):
+    for index, block in enumerate(model.blocks):
         tokens = block(tokens)
-        if place >= len(model.blocks) - count:
+        if index >= len(model.blocks) - count:
             outputs.append(model.norm(tokens))
     return outputs
 
 
 def last_attention(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n h t t"]:
-    """Return the attention of the last block. Row i has the attention weights of token i."""
+    """Return the attention of the last block. Row i contains the attention weights of token i."""
     tokens = embed(model, images)
     for block in model.blocks[:-1]:
         tokens = block(tokens)

@@ -1,4 +1,4 @@
-"""Write pictures of the attention from class tokens to patches in the last block, one per head (spec udi 7.7)."""
+"""Write pictures of the attention of class tokens to patches in the last block, one per head (spec udi 7.7)."""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,20 @@ from torch import Tensor
 
 from fungi.pretraining.tokens import last_attention
 
-NAMES = ("cls", "cls+")
-
 
 def class_attention(model: Any, image: Float[Tensor, "1 3 s s2"], token: int) -> Float[Tensor, "h rows columns"]:
-    """Return the attention of a class token (0: cls, 1: cls+) over the patches of an image, per head."""
+    """Return the attention of a class token (0: cls, 1: cls+) to the patches of an image, for each head."""
     patch = model.patch_embed.patch_size[0]
     attention = last_attention(model, image)[0, :, token, model.num_prefix_tokens :]  # [h n]
     return attention.unflatten(1, (image.shape[-2] // patch, image.shape[-1] // patch))
 
 
 def smallest_masks(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[Tensor, "h rows columns"]:
-    """Return for each head the smallest set of patches with at least this share of its attention in total."""
+    """Return for each head the smallest set of patches that together have at least this share of its attention."""
     values, order = attention.flatten(1).sort(dim=1)
     cumulative = (values / values.sum(1, keepdim=True)).cumsum(1)
-    kept = torch.zeros_like(cumulative, dtype=torch.bool).scatter_(1, order, cumulative > 1 - share)
-    return kept.view_as(attention)
+    masks = torch.zeros_like(cumulative, dtype=torch.bool).scatter_(1, order, cumulative > 1 - share)
+    return masks.view_as(attention)
 
 
 def write_maps(
@@ -34,22 +32,24 @@ def write_maps(
 ) -> list[Path]:
     """Write `img.png`, `attn-head{j}.png` for cls and `attn-plus-head{j}.png` for cls+, and return their paths.
 
-    With a threshold, also write `mask-...`: the picture with all patches darkened that `smallest_masks` leaves out.
+    picture, image: the image before and after the transform of the network. With a threshold, also write `mask-...`:
+    the picture, in which all patches outside of `smallest_masks` are dark.
     """
     folder.mkdir(parents=True, exist_ok=True)
     size = (image.shape[-1], image.shape[-2])
     resized = picture.resize(size)
-    written = [_saved(resized, folder / "img.png")]
+    pictures = {"img.png": resized}
     for token in range(model.num_prefix_tokens):
         maps = class_attention(model, image, token)
-        middle = "" if token == 0 else "plus-"
+        token_name = "" if token == 0 else "plus-"
         for head, attention in enumerate(maps):
-            enlarged = Image.fromarray(_grey(attention, size))
-            written.append(_saved(enlarged, folder / f"attn-{middle}head{head}.png"))
+            pictures[f"attn-{token_name}head{head}.png"] = Image.fromarray(_grey(attention, size))
             if threshold is not None:
                 mask = smallest_masks(maps, threshold)[head].numpy()
-                written.append(_saved(_overlay(resized, mask), folder / f"mask-{middle}head{head}.png"))
-    return written
+                pictures[f"mask-{token_name}head{head}.png"] = _darkened(resized, mask)
+    for name, head_picture in pictures.items():
+        head_picture.save(folder / name)
+    return [folder / name for name in pictures]
 
 
 def overview(
@@ -70,18 +70,14 @@ def overview(
 
 
 def _grey(attention: Float[Tensor, "rows columns"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Enlarge the attention bilinearly to (width, height), with its largest value as white (spec udi 7.6)."""
+    """Return the attention, enlarged bilinearly to (width, height), with its largest value as white (spec udi 7.6)."""
     enlarged = torch.nn.functional.interpolate(attention[None, None], size[::-1], mode="bilinear")[0, 0]
     scaled = enlarged / enlarged.max().clamp_min(1e-12)
     return (255 * scaled).round().to(torch.uint8).cpu().numpy()
 
 
-def _overlay(image: Image.Image, mask: Bool[np.ndarray, "rows columns"]) -> Image.Image:
-    cover = Image.fromarray((255 * mask).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
+def _darkened(image: Image.Image, mask: Bool[np.ndarray, "rows columns"]) -> Image.Image:
+    """Return an image in which the patches outside of the mask are dark."""
+    pixel_mask = Image.fromarray((255 * mask).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
     dark = Image.fromarray((np.asarray(image) * 0.3).astype(np.uint8))
-    return Image.composite(image, dark, cover)
-
-
-def _saved(image: Image.Image, path: Path) -> Path:
-    image.save(path)
-    return path
+    return Image.composite(image, dark, pixel_mask)

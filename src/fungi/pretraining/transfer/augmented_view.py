@@ -1,4 +1,4 @@
-"""Strong augmentation for training a classifier, by timm: RandAugment, random crops, erasing (spec udi 7.3)."""
+"""Augment images strongly for the training of a classifier: RandAugment, random crops, erasing (spec udi 7.3)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from fungi.views.image import ImageInput
 
 POLICY = "rand-m9-mstd0.5-inc1"
 LARGEST_MAGNITUDE = nextafter(10.0, 0.0)
-"""One draw in 40 reaches 10. At 10, timm keeps 0 bits of a channel, and Pillow 13 raises an error for 0 bits."""
+"""Largest magnitude of an operation, just below 10. timm draws 10 once in 40 draws. With 10, it asks Pillow for 0 bits
+of a channel, and Pillow 13 raises an error for 0 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentedViews:
-    """Generate `repeats` random views of an image (repeated augmentation), normalised.
+    """Generator of `repeats` random, normalised views of an image (repeated augmentation).
 
     The views use the global random generators, which `fungi.views.loading` seeds with sample and epoch.
     """
@@ -33,7 +34,7 @@ class AugmentedViews:
 
     @property
     def n_views(self) -> int:
-        """Number of views of an image."""
+        """The number of views of an image."""
         return self.repeats
 
     @property
@@ -56,13 +57,13 @@ class AugmentedViews:
 
 
 @cache
-def _transform(images: ImageInput, erasing: float) -> Callable[[Image.Image], Any]:
+def _transform(image_input: ImageInput, erasing: float) -> Callable[[Image.Image], Any]:
     from timm.data import create_transform
     from timm.data.auto_augment import RandAugment
 
-    mean, deviation = images.statistics
+    mean, deviation = image_input.statistics
     transform: Any = create_transform(
-        images.size,
+        image_input.size,
         is_training=True,
         auto_augment=POLICY,
         interpolation="bicubic",

@@ -1,4 +1,4 @@
-"""Add a classifier to the first class token of a vision transformer, to train both (spec udi 7.3 to 7.5)."""
+"""Add a classifier to a vision transformer, on its first class token (spec udi 7.3 to 7.5)."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -21,8 +21,8 @@ def add_classifier(
 ) -> Any:
     """Change the model in place: give it `classes` outputs and make all parameters trainable. Return the model.
 
-    drop_path: stochastic depth of the last block, which grows linearly from 0 in the first block. scale: factor of the
-    initial weights of the classifier. hidden: a trainable layer before the classifier, followed by a GELU.
+    drop_path: stochastic depth of the last block; it grows linearly from 0 in the first block. scale: factor of the
+    initial weights of the classifier. hidden: layer before the classifier; a GELU follows it.
     """
     from timm.layers import DropPath
 
@@ -41,7 +41,7 @@ def add_classifier(
 
 
 def first_head_layer(checkpoint: Path | None) -> nn.Linear:
-    """Return the first layer of the pretraining head of a full checkpoint. Raises FungiError if there is none."""
+    """Return the first layer of the pretraining head in a checkpoint. Raises FungiError if the checkpoint has none."""
     state: StateDict = {} if checkpoint is None else read_checkpoint(checkpoint)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     weight, bias = state.get("head.0.mlp.0.weight"), state.get("head.0.mlp.0.bias")
@@ -58,8 +58,8 @@ def first_head_layer(checkpoint: Path | None) -> nn.Linear:
 def layer_groups(model: Any, *, layer_decay: float, weight_decay: float) -> list[dict[str, Any]]:
     """Return parameter groups for an optimiser, with `lr_scale` = layer_decay^(depth + 1 - layer).
 
-    Layer 0 is the embedding, layer i + 1 is block i, layer depth + 1 is everything after the blocks. Vectors, biases,
-    tokens and positions have no weight decay.
+    Layer 0 is the embedding, layer i + 1 is block i, and layer depth + 1 is everything after the blocks. Vectors,
+    biases, tokens and positions have no weight decay.
     """
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     depth = len(model.blocks)
@@ -67,13 +67,13 @@ def layer_groups(model: Any, *, layer_decay: float, weight_decay: float) -> list
         layer = 0 if name.startswith(EMBEDDING) else depth + 1
         if name.startswith("blocks."):
             layer = int(name.split(".")[1]) + 1
-        plain = parameter.ndim == 1 or name in EMBEDDING
+        no_decay = parameter.ndim == 1 or name in EMBEDDING
         group = groups.setdefault(
-            (layer, plain),
+            (layer, no_decay),
             {
                 "params": [],
                 "lr_scale": layer_decay ** (depth + 1 - layer),
-                "weight_decay": 0.0 if plain else weight_decay,
+                "weight_decay": 0.0 if no_decay else weight_decay,
             },
         )
         group["params"].append(parameter)

@@ -17,41 +17,41 @@ if TYPE_CHECKING:
     from fungi.backbones.loading import Backbone
     from fungi.data.base import Samples
 
-DESCRIPTION = """Score a vision transformer's tokens as UDI does: weighted kNN over several k, a linear probe, or
-logistic regression on few images (--task logistic --train-share 0.01, or --train-list 1percent.txt).
+DESCRIPTION = """Score the tokens of a vision transformer as UDI does: by weighted kNN for several k, by a linear probe,
+or by logistic regression on few images (--task logistic --train-share 0.01, or --train-list 1percent.txt).
 
-Features: cls, cls+, concat (both), patch_mean, cls_patch_mean. The train split of the dataset is the bank. Its test
-split is scored, or its valid split if it has no test split. For a published checkpoint or your own, use
---backbone udi-vits16 --checkpoint FILE."""
+Features: cls, cls+, concat (cls and cls+), patch_mean, cls_patch_mean. The command trains on the train split of the
+dataset. It scores the test split or, if there is none, the valid split. To score a published checkpoint or your own,
+use --backbone udi-vits16 --checkpoint FILE."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(ResultSettings, EncoderSettings):
-    """Settings of features and task."""
+    """Flags of `fungi udi evaluate`: network, images, features and task."""
 
     task: Literal["knn", "linear", "logistic"] = setting(
-        "knn", "knn: weighted neighbours; linear: a probe by SGD; logistic: regression, for low shot"
+        "knn", "knn: weighted kNN; linear: linear probe with SGD; logistic: logistic regression, for low shot"
     )
     features: tuple[str, ...] = setting(
-        ("cls",), "cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents", topic="features"
+        ("cls",), "features: cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents", topic="features"
     )
     k: tuple[int, ...] = setting(
         (10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", aliases=("--neighbours",), within=(1, 10**6)
     )
     temperature: float = setting(0.07, "temperature of the votes", within=(1e-4, 100))
-    n_last_blocks: int = setting(4, "number of last blocks; the probe uses their tokens", within=(1, 100))
+    n_last_blocks: int = setting(4, "number of last blocks whose tokens the probe uses", within=(1, 100))
     lr: float = setting(0.02, "learning rate of the probe for a batch of 256 images", within=(0, 1000))
-    epochs: int = setting(100, "epochs of the probe, or of the logistic regression", within=(1, 10**5))
+    epochs: int = setting(100, "number of epochs of the probe or of the logistic regression", within=(1, 10**5))
     regularization: tuple[float, ...] = setting(
         (0.01, 0.1, 1.0),
         "penalties of the logistic regression, divided by the number of train rows",
         within=(1e-9, 1e9),
     )
     batch_size: int = setting(
-        256, "images that are computed at once", within=(1, 65536), aliases=("--batch_size_per_gpu",), topic="machine"
+        256, "number of images per batch", within=(1, 65536), aliases=("--batch_size_per_gpu",), topic="machine"
     )
     output: Path | None = setting(
-        None, "JSON file of the results; none is written if absent", decides="nothing", topic="files"
+        None, "JSON file of the results; default: the results are only printed", decides="nothing", topic="files"
     )
 
     def __post_init__(self) -> None:
@@ -60,33 +60,33 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         super().__post_init__()
         for flag in ("features", "k", "regularization"):
             if not getattr(self, flag):
-                raise FungiError(f"--{flag} takes at least one value.")
+                raise FungiError(f"--{flag} needs at least one value.")
         for feature in self.features:
             if feature not in FEATURES:
                 raise unknown_name("feature", feature, FEATURES)
 
     @property
     def task_name(self) -> str:
-        """Return the task: `encoder-knn`."""
+        """The name of the task: `encoder-knn`."""
         return f"encoder-{self.task}"
 
     @property
     def dataset_name(self) -> str:
-        """Name of the dataset, or the folder of --data-path."""
+        """The name of the dataset, or the folder of --data-path."""
         return str(self.data_path) if self.data_path else super().dataset_name
 
     @property
     def backbone_name(self) -> str:
-        """Return the backbone's name."""
+        """The name of the backbone."""
         return self.network
 
     def outputs(self) -> list[Path]:
-        """Return the result file, or nothing without --output."""
+        """Return the result file, or an empty list without --output."""
         return [self.output] if self.output else []
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """Return the scores per feature (and per k). Only scores that are missing in the --output file are computed."""
+    """Compute the scores that are missing in the --output file; return settings and scores of all features."""
     splits, backbone = settings.open_rows(), settings.load_network()
     provenances = {
         name: {feature: {"provenance": _provenance(settings, name, samples, backbone)} for feature in settings.features}
@@ -96,7 +96,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     result = settings.open_result([entry]) if settings.output else None
     missing = [feature for feature in settings.features if feature not in entry.results]
     if missing:
-        rows = _encoded(settings, backbone, splits, missing)
+        rows = _encode_splits(settings, backbone, splits, missing)
         entry.results |= {feature: _score(settings, rows[feature]) for feature in missing}
     if result is None:
         return {"settings": settings.deciding(), "results": entry.results}
@@ -127,7 +127,7 @@ def _provenance(settings: EvaluateSettings, split: str, samples: "Samples", back
     }
 
 
-def _encoded(
+def _encode_splits(
     settings: EvaluateSettings, backbone: "Backbone", splits: "tuple[Samples, Samples]", names: list[str]
 ) -> dict[str, tuple[Any, Any, Any, Any]]:
     """Return for each feature: train rows, their targets, test rows, their targets."""
@@ -140,9 +140,10 @@ def _encoded(
     depth = len(model.blocks)
     if settings.task == "linear" and settings.n_last_blocks > depth:
         logger.warning(
-            f"--n-last-blocks {settings.n_last_blocks}: the network has only {counted(depth, 'block')}; all are used."
+            f"--n-last-blocks {settings.n_last_blocks}: the network has only {counted(depth, 'block')}. All blocks are"
+            " used."
         )
-    last = settings.n_last_blocks if settings.task == "linear" else 1
+    block_count = settings.n_last_blocks if settings.task == "linear" else 1
     workers, features = decoding_workers(settings.num_workers, device), tuple(names)
     (train, train_targets), (test, test_targets) = (
         encode(
@@ -151,7 +152,7 @@ def _encoded(
             features,  # type: ignore[arg-type]  # checked by the settings
             device,
             batch_size=min(settings.batch_size, 64),
-            last=last,
+            block_count=block_count,
             workers=workers,
         )
         for split in splits
@@ -160,34 +161,35 @@ def _encoded(
 
 
 def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[str, dict[str, float]]:
+    """Return the scores of a feature for each k or penalty. rows: train rows and targets, test rows and targets."""
     if settings.task == "linear":
         from fungi.evaluators.linear_sgd import linear_probe
 
-        shared: Any = {"rate": settings.lr, "epochs": settings.epochs, "seed": settings.seed}
-        return {"linear": linear_probe(*rows, batch=settings.batch_size, **shared)}
+        options: Any = {"rate": settings.lr, "epochs": settings.epochs, "seed": settings.seed}
+        return {"linear": linear_probe(*rows, batch=settings.batch_size, **options)}
     if settings.task == "logistic":
         return _logistic_regression(settings, *rows)
     from fungi.evaluators.weighted_knn import weighted_knn
 
-    fitting = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
-    if len(fitting) < len(settings.k):
-        omitted = ", ".join(str(k) for k in settings.k if k not in fitting)
-        logger.warning(f"k = {omitted}: left out, there are only {counted(len(rows[0]), 'train row')}.")
-    by_k = weighted_knn(*rows, neighbours=fitting, temperature=settings.temperature)
-    return {f"k={k}": scores for k, scores in by_k.items()}
+    possible_k = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
+    if len(possible_k) < len(settings.k):
+        omitted = ", ".join(str(k) for k in settings.k if k not in possible_k)
+        logger.warning(f"k = {omitted}: not scored, because there are only {counted(len(rows[0]), 'train row')}.")
+    scores_by_k = weighted_knn(*rows, neighbours=possible_k, temperature=settings.temperature)
+    return {f"k={k}": scores for k, scores in scores_by_k.items()}
 
 
 def _logistic_regression(
     settings: EvaluateSettings, train: "Tensor", train_targets: "Tensor", test: "Tensor", test_targets: "Tensor"
 ) -> dict[str, dict[str, float]]:
-    """Return the accuracy for each penalty; penalties are divided by the number of train rows (spec udi 7.4)."""
+    """Return the accuracy for each penalty. The penalties are divided by the number of train rows (spec udi 7.4)."""
     from torch.nn.functional import normalize
 
     from fungi.evaluators import NO_CYANURE
     from fungi.evaluators.linear import LabelledRows, fit_classifier
     from fungi.evaluators.logistic import LogisticOptions
 
-    fitted, scored = (
+    train_rows, test_rows = (
         LabelledRows(normalize(rows, dim=1), targets.numpy())
         for rows, targets in ((train, train_targets), (test, test_targets))
     )
@@ -195,6 +197,6 @@ def _logistic_regression(
     if options.solver != "cyanure":
         logger.info(NO_CYANURE)
     return {
-        f"l2={penalty:g}": {"accuracy": fit_classifier(fitted, penalty / len(train), options).accuracy(scored)}
+        f"l2={penalty:g}": {"accuracy": fit_classifier(train_rows, penalty / len(train), options).accuracy(test_rows)}
         for penalty in settings.regularization
     }

@@ -14,27 +14,27 @@ from fungi.runtime.log import logger
 
 DESCRIPTION = """Train a vision transformer together with a classifier on its class token. Every epoch is scored.
 
---recipe sets the values of absent flags: imagenet (BEiT's, with layer decay), transfer (DeiT's, to another dataset),
-low-shot (few images, classifier above the first layer of the pretraining head; needs a full checkpoint and
---train-share or --train-list). An interrupted run resumes after its last epoch. On several GPUs: torchrun
---nproc_per_node 4 -m fungi udi fine-tune ..."""
+--recipe sets the values of absent flags. imagenet: the recipe of BEiT, with layer decay. transfer: the recipe of DeiT
+for another dataset. low-shot: few images, with the classifier above the first layer of the pretraining head; it needs a
+full checkpoint and --train-share or --train-list. An interrupted run resumes after its last epoch. On several GPUs:
+torchrun --nproc_per_node 4 -m fungi udi fine-tune ..."""
 
-UNUSED = ("--disable_rel_pos_bias", "--abs_pos_emb", "--use_cls", "--imagenet_default_mean_and_std")
-"""Switches of the published command that change nothing here. Absolute positions, the class token, and the mean and
+IGNORED_FLAGS = ("--disable_rel_pos_bias", "--abs_pos_emb", "--use_cls", "--imagenet_default_mean_and_std")
+"""Flags of the published command that have no effect here. Absolute positions, the class token, and the mean and
 standard deviation of ImageNet are always used.
 """
 
 
 def run(settings: FineTuneSettings) -> dict[str, Any]:
-    """Return settings, provenance and scores. The process with rank 0 writes them to `result.json`."""
+    """Train and score; return settings, provenance and scores. The process with rank 0 writes them to `result.json`."""
     from fungi.pretraining.processes import joined
     from fungi.pretraining.transfer.classifier import add_classifier, first_head_layer
     from fungi.pretraining.transfer.fine_tuning import FineTuning
 
-    recipe = settings.chosen
-    train, scored = settings.open_rows()
+    recipe = settings.recipe_with_flags
+    train, test = settings.open_rows()
     backbone = settings.load_network()
-    classes = 1 + int(max(train.targets.max(), scored.targets.max()))
+    classes = 1 + int(max(train.targets.max(), test.targets.max()))
     model = add_classifier(
         backbone.model,
         classes,
@@ -47,9 +47,9 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
         if not world.leads:
             logger.setLevel("ERROR")
         classifier = dataclasses.replace(backbone, model=model)
-        results = FineTuning(settings, classifier, train, scored, world, device).run()
+        results = FineTuning(settings, classifier, train, test, world, device).run()
     content = {
-        "settings": settings.complete(),
+        "settings": settings.with_recipe(),
         "provenance": {"weights": backbone.weights_source, "weights_hash": backbone.weights_hash},
         "results": {"fine-tuned": results},
     }
@@ -60,27 +60,28 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
     return content
 
 
-def client_spelling(arguments: list[str]) -> list[str]:
-    """Return the arguments of the published command in our spelling, without switches that change nothing.
+def our_arguments(arguments: list[str]) -> list[str]:
+    """Return the arguments of the published command with our names of flags, without flags that have no effect.
 
-    Raises FungiError if they ask for LayerScale.
+    Raises FungiError if the arguments ask for LayerScale.
     """
-    words = [text.replace("_", "-") if text.startswith("--") else text for text in arguments if text not in UNUSED]
+    used = [text for text in arguments if text not in IGNORED_FLAGS]
+    words = [text.replace("_", "-") if text.startswith("--") else text for text in used]
     flag = "--layer-scale-init-value"
     if flag not in words:
         return words
-    place = words.index(flag)
-    if [float(text) for text in words[place + 1 : place + 2]] != [0.0]:
+    position = words.index(flag)
+    if [float(text) for text in words[position + 1 : position + 2]] != [0.0]:
         raise FungiError("--layer_scale_init_value has to be 0: these networks have no LayerScale.")
-    return words[:place] + words[place + 2 :]
+    return words[:position] + words[position + 2 :]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command with our arguments or with those of the published command; return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = "fungi udi fine-tune"
     try:
-        words = client_spelling(words)
+        words = our_arguments(words)
     except (FungiError, ValueError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2

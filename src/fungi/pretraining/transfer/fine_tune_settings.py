@@ -12,7 +12,7 @@ from fungi.settings import as_json, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Values that differ between recipes; `fungi udi fine-tune --help` explains them."""
+    """The values that differ between recipes; `fungi udi fine-tune --help` explains them."""
 
     epochs: int
     batch_size: int
@@ -72,7 +72,8 @@ RECIPES = {
         head_layer=True,
     ),
 }
-"""Batch sizes are per process, for 4, 8 and 4 processes. The learning rate of `transfer` is for CIFAR-100."""
+"""Batch sizes are per process; the recipes were published for 4, 8 and 4 processes. The learning rate of `transfer` is
+for CIFAR-100."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,64 +81,70 @@ class FineTuneSettings(EncoderSettings):
     """Settings of network, images and recipe. A setting that is None takes the value of the recipe."""
 
     output_dir: Path = setting(
-        Path("fine-tuning"), "folder of checkpoint, log and result; a run in this folder is resumed", topic="files"
+        Path("fine-tuning"), "folder of checkpoint, log and result; a run in this folder resumes", topic="files"
     )
     recipe: Literal["imagenet", "transfer", "low-shot"] = setting(
         "imagenet", "published recipe with the values of absent flags"
     )
-    epochs: int | None = setting(None, "passes over the images", within=(1, 10**6))
+    epochs: int | None = setting(None, "number of passes over the images", within=(1, 10**6))
     batch_size: int | None = setting(
-        None, "images of one process in one step", within=(1, 65536), aliases=("--batch-size-per-gpu",), topic="machine"
+        None,
+        "number of images per step and process",
+        within=(1, 65536),
+        aliases=("--batch-size-per-gpu",),
+        topic="machine",
     )
-    lr: float | None = setting(None, "peak learning rate, of the last layer", within=(0, 100))
+    lr: float | None = setting(None, "peak learning rate of the last layer", within=(0, 100))
     lr_images: int | None = setting(
-        None, "batch size that --lr is meant for (the rate grows with the batch); 0 for any", within=(0, 10**6)
+        None,
+        "batch size for which --lr is meant; the rate is proportional to the batch size; 0: --lr is not changed",
+        within=(0, 10**6),
     )
     min_lr: float | None = setting(None, "last learning rate; never above the peak", within=(0, 100))
-    warmup_epochs: int | None = setting(None, "epochs of linear warm-up to the peak rate", within=(0, 10**6))
+    warmup_epochs: int | None = setting(
+        None, "number of epochs in which the learning rate rises to its peak", within=(0, 10**6)
+    )
     layer_decay: float | None = setting(
-        None, "learning rate of a layer divided by that of the next layer", within=(0, 1)
+        None, "ratio of the learning rates of a layer and of the next layer", within=(0, 1)
     )
     weight_decay: float = setting(0.05, "weight decay of matrices and of the patch embedding", within=(0, 10))
-    drop_path: float = setting(
-        0.1, "stochastic depth: share of branches that are dropped in the last block", within=(0, 0.99)
-    )
+    drop_path: float = setting(0.1, "stochastic depth: share of dropped branches in the last block", within=(0, 0.99))
     mixup: float = setting(0.8, "alpha of mixup; 0 turns it off", within=(0, 100))
     cutmix: float = setting(1.0, "alpha of cutmix; 0 turns it off", within=(0, 100))
     smoothing: float = setting(0.1, "label smoothing", within=(0, 0.99))
     erasing: float | None = setting(None, "probability of random erasing", within=(0, 1))
     repeats: int | None = setting(
-        None, "augmented views of each image in a batch (repeated augmentation)", within=(1, 100)
+        None, "number of augmented views of each image in a batch (repeated augmentation)", within=(1, 100)
     )
     averaging: float | None = setting(
-        None, "EMA momentum of averaged weights, which are scored, too; 0 turns it off", within=(0, 1)
+        None, "momentum of the moving average of the weights, which is also scored; 0 turns it off", within=(0, 1)
     )
     classifier_scale: float | None = setting(None, "factor of the classifier's initial weights", within=(0, 100))
     head_layer: bool | None = setting(None, "put the classifier above the first layer of the pretraining head")
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
-        "auto", "auto (bfloat16 on a GPU, float32 elsewhere), float32, bfloat16", topic="machine"
+        "auto", "compute dtype: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16", topic="machine"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        batch, repeats = self.chosen.batch_size, self.chosen.repeats
+        batch, repeats = self.recipe_with_flags.batch_size, self.recipe_with_flags.repeats
         if batch % repeats:
             raise FungiError(f"--batch-size {batch} is not a multiple of --repeats {repeats}.")
         if (self.mixup or self.cutmix) and batch % 2:
             raise FungiError(f"--batch-size {batch} is odd: mixup and cutmix mix pairs of images.")
 
     @property
-    def chosen(self) -> Recipe:
-        """The recipe, with the values of flags in place of its own."""
+    def recipe_with_flags(self) -> Recipe:
+        """The recipe. The values of flags replace its values."""
         recipe = RECIPES[self.recipe]
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
-        return dataclasses.replace(recipe, **{name: value for name, value in own.items() if value is not None})
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
+        return dataclasses.replace(recipe, **{name: value for name, value in values.items() if value is not None})
 
-    def complete(self) -> dict[str, Any]:
-        """Return all settings, including those from the recipe, as plain JSON values."""
-        return as_json(self) | dataclasses.asdict(self.chosen)
+    def with_recipe(self) -> dict[str, Any]:
+        """Return all settings, with the values of the recipe for absent flags, as plain JSON values."""
+        return as_json(self) | dataclasses.asdict(self.recipe_with_flags)
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that a run's numbers depend on."""
+        """Return the settings that decide the numbers of a run."""
         irrelevant = {"output_dir", "data_dir", "num_workers", "device"}
-        return {name: value for name, value in self.complete().items() if name not in irrelevant}
+        return {name: value for name, value in self.with_recipe().items() if name not in irrelevant}

@@ -1,4 +1,4 @@
-"""Training loop of `fungi udi fine-tune`: the loss on mixed images, and the accuracy after an epoch."""
+"""Training loop of `fungi udi fine-tune`: the loss of mixed images, and the accuracy after an epoch."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -25,11 +25,11 @@ from fungi.runtime.seeds import seeded
 from fungi.runtime.transfers import upload
 from fungi.views.loading import batches
 
-SCORED_AT_ONCE = 64
+SCORING_BATCH = 64
 
 
 class FineTuning(EpochTraining):
-    """Training loop of one process. `backbone.model` is the classifier."""
+    """The training loop of one process. `backbone.model` is the network with its classifier."""
 
     command = "fungi udi fine-tune"
 
@@ -38,14 +38,14 @@ class FineTuning(EpochTraining):
         settings: FineTuneSettings,
         backbone: Backbone,
         train: Samples,
-        scored: Samples,
+        test: Samples,
         world: World,
         device: torch.device,
     ) -> None:
         from timm.utils import ModelEmaV3
 
-        self.settings, self.backbone, self.train_rows, self.scored_rows = settings, backbone, train, scored
-        self.recipe = recipe = settings.chosen
+        self.settings, self.backbone, self.train_rows, self.test_rows = settings, backbone, train, test
+        self.recipe = recipe = settings.recipe_with_flags
         model: Any = backbone.model.to(device)
         images = recipe.batch_size // recipe.repeats
         self.plan = BatchPlan(len(train), images, processes=world.size, seed=settings.seed)
@@ -76,16 +76,17 @@ class FineTuning(EpochTraining):
         identity = self.settings.deciding() | {"batch": self.batch, "images": self.train_rows.fingerprint()}
         identity |= {"weights": self.backbone.weights_hash}
         history = self.train(identity)
-        best: dict[str, float] = {}
-        for name in ("accuracy", "averaged-accuracy")[: 1 + bool(self.averaged)]:
+        scores: dict[str, float] = {}
+        for name in ("accuracy", "averaged-accuracy") if self.averaged else ("accuracy",):
             values = [line[name] for line in history]
-            best |= {name: max(values), name.replace("accuracy", "last-accuracy"): values[-1]}
-        return best
+            scores |= {name: max(values), name.replace("accuracy", "last-accuracy"): values[-1]}
+        return scores
 
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
         """Yield the cross-entropy of each batch of augmented and mixed images."""
         for step, (images, targets) in enumerate(self._batches(epoch), start=epoch * self.steps):
-            with seeded(self.settings.seed, "fine-tune", step, self.world.rank):  # mixup, cutmix and stochastic depth
+            # The seed decides mixup, cutmix and stochastic depth.
+            with seeded(self.settings.seed, "fine-tune", step, self.world.rank):
                 loss = self._loss(upload(images, self.device), upload(targets, self.device))
             yield loss
 
@@ -102,7 +103,7 @@ class FineTuning(EpochTraining):
         views = AugmentedViews(input=self.backbone.input, erasing=self.recipe.erasing, repeats=repeats)
         parts = islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps)
         rows = [[row for _, row in part] for part in parts]
-        loaded = batches(
+        view_batches = batches(
             self.train_rows,
             [views],
             rows,
@@ -111,13 +112,13 @@ class FineTuning(EpochTraining):
             pin_memory=self.device.type == "cuda",
             epoch=epoch,
         )
-        bar = progress(loaded, list(map(len, rows)), label=f"epoch {epoch}")
-        for chosen, batch in zip(rows, bar, strict=True):
-            targets = torch.from_numpy(self.train_rows.targets[chosen].astype(np.int64))
+        batches_with_progress = progress(view_batches, list(map(len, rows)), label=f"epoch {epoch}")
+        for batch_rows, batch in zip(rows, batches_with_progress, strict=True):
+            targets = torch.from_numpy(self.train_rows.targets[batch_rows].astype(np.int64))
             yield batch[views.identity], targets.repeat_interleave(repeats)
 
     def _loss(self, images: Float[Tensor, "n 3 s s"], targets: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Return the cross-entropy of mixed images with soft labels, or of plain images with smoothed labels."""
+        """Return the cross-entropy of mixed images with soft labels or, without mixing, with smoothed labels."""
         from timm.data import Mixup
 
         settings = self.settings
@@ -135,13 +136,13 @@ class FineTuning(EpochTraining):
     def _accuracy(self, model: nn.Module) -> float:
         """Return the share of correct predictions. Each process scores a part of the rows."""
         model.eval()
-        rows = self.scored_rows
-        own = rows.take(range(self.world.rank, len(rows), self.world.size))
+        rows = self.test_rows
+        part = rows.take(range(self.world.rank, len(rows), self.world.size))
         correct, start = torch.zeros((), device=self.device, dtype=torch.float64), 0
-        for images in evaluation_images(self.backbone, own, SCORED_AT_ONCE, self.device, self.workers):
+        for images in evaluation_images(self.backbone, part, SCORING_BATCH, self.device, self.workers):
             with autocast(self.device, self.dtype):
-                predicted = model(images).argmax(1)
-            targets = torch.from_numpy(own.targets[start : start + len(predicted)].astype(np.int64))
-            correct += (predicted == upload(targets, self.device)).sum()
-            start += len(predicted)
+                predictions = model(images).argmax(1)
+            targets = torch.from_numpy(part.targets[start : start + len(predictions)].astype(np.int64))
+            correct += (predictions == upload(targets, self.device)).sum()
+            start += len(predictions)
         return float(self.world.summed(correct)) / len(rows)

@@ -17,27 +17,31 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Propagate the labels of the first frame of a video to its other frames, by the similarity of patches.
 
---davis is the unpacked DAVIS-2017: JPEGImages/480p/VIDEO/*.jpg, Annotations/480p/VIDEO/*.png, names of videos in
-ImageSets/2017/val.txt. The command writes --output-dir/VIDEO/*.png with the palette of the first frame. Score these
-masks with the DAVIS toolkit."""
+--davis is the folder of the unpacked DAVIS-2017: JPEGImages/480p/VIDEO/*.jpg, Annotations/480p/VIDEO/*.png, and the
+names of the videos in ImageSets/2017/val.txt. The command writes --output-dir/VIDEO/*.png with the palette of the first
+frame. Score these masks with the DAVIS toolkit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PropagateSettings:
-    """Settings of videos, network and the protocol of DINO."""
+    """Flags of `fungi udi propagate-labels`: videos, network and the protocol of DINO."""
 
     davis: Path = setting(Path("data/DAVIS"), "folder of DAVIS-2017", aliases=("--data-path", "--data_path"))
     backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`", topic="model")
     checkpoint: Path | None = setting(
-        None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"), topic="model"
+        None, "file with the weights", aliases=("--pretrained-weights", "--pretrained_weights"), topic="model"
     )
     output_dir: Path = setting(Path("davis"), "folder of the masks", topic="files")
     shorter_side: int = setting(480, "shorter side of the scaled frames, in pixels", within=(1, 4096))
-    previous: int = setting(7, "previous frames that labels come from, besides the first frame", within=(0, 1000))
-    radius: int = setting(12, "largest distance in patches that a label moves; 0 for any distance", within=(0, 1000))
+    previous: int = setting(
+        7, "number of previous frames that labels come from, in addition to the first frame", within=(0, 1000)
+    )
+    radius: int = setting(
+        12, "largest distance, in patches, over which a label is propagated; 0: any distance", within=(0, 1000)
+    )
     neighbours: int = setting(
         5,
-        "number of most similar patches that a label comes from",
+        "number of most similar patches from which the label of a patch comes",
         flag="--k",
         aliases=("--neighbours",),
         within=(1, 10**4),
@@ -58,10 +62,10 @@ def run(settings: PropagateSettings) -> list[Path]:
     backbone = load_backbone(settings.backbone, checkpoint=settings.checkpoint)
     require_known_tokens(backbone.model, settings.backbone)
     backbone.model.to(choose_device(settings.device))
-    written: list[Path] = []
+    paths: list[Path] = []
     for name in progress(listing.read_text(encoding="utf-8").split(), label="videos", unit="video"):
-        written += _segment(settings, backbone, name)
-    return written
+        paths += _segment(settings, backbone, name)
+    return paths
 
 
 def show(settings: PropagateSettings, paths: list[Path]) -> None:
@@ -83,39 +87,39 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
         raise MissingFilesError(f"--davis: video {name!r} has no frames. Unpack DAVIS-2017-trainval-480p again.")
     annotation = _open_annotation(settings.davis / "Annotations" / "480p" / name / f"{frames[0].stem}.png")
     mask = np.array(annotation)
-    patch, written = int(backbone.model.patch_embed.patch_size[0]), []
-    first: tuple[Tensor, Tensor] | None = None
-    latest: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.previous)
-    near = None
+    patch, paths = int(backbone.model.patch_embed.patch_size[0]), []
+    first: tuple[Tensor, Tensor] | None = None  # tokens and labels of the first frame
+    previous: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.previous)
+    near_patches = None
     for frame, (tokens, grid) in zip(frames, _tokens(settings, backbone, frames), strict=True):
         if first is None:
             labels = patch_labels(annotation, grid, int(mask.max()) + 1).to(tokens.device)
-            near = neighbourhood(*grid, settings.radius)
-            near = None if near is None else near.to(tokens.device)
+            near_patches = neighbourhood(*grid, settings.radius)
+            near_patches = None if near_patches is None else near_patches.to(tokens.device)
             first = tokens, labels
         else:
-            keys, context_labels = (torch.stack(part) for part in zip(first, *latest, strict=True))
+            keys, key_labels = (torch.stack(frames_part) for frames_part in zip(first, *previous, strict=True))
             labels = propagated(
                 tokens,
                 keys,
-                context_labels,
-                near,
+                key_labels,
+                near_patches,
                 temperature=settings.temperature,
                 neighbours=settings.neighbours,
             )
             mask = mask_of(labels, grid, patch, annotation.size)
-            latest.append((tokens, labels))
+            previous.append((tokens, labels))
         picture = Image.fromarray(mask)
         picture.putpalette(annotation.getpalette() or [])
         path = settings.output_dir / name / f"{frame.stem}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths
 
 
 def _open_annotation(path: Path) -> "Image.Image":
-    """Return a mask with one channel. Raises MissingFilesError if it is missing, FungiError if it has colours."""
+    """Return a mask with one channel. Raises MissingFilesError without the file, FungiError for several channels."""
     from PIL import Image
 
     if not path.is_file():

@@ -13,22 +13,23 @@ from fungi.errors import FungiError, MissingFilesError, counted
 def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -> Integer[np.ndarray, " s"]:
     """Return a share of the rows in ascending order, with the same number of rows (at least 1) from each class.
 
-    Raises FungiError if a class has fewer rows.
+    Raises FungiError if a class has too few rows.
     """
     counts = np.unique(targets, return_counts=True)[1]
     shots = max(1, round(share * len(targets) / len(counts)))
     if counts.min() < shots:
         raise FungiError(
-            f"--train-share {share:g} takes {counted(shots, 'row')} of each class, but a class has only "
+            f"--train-share {share:g} needs {counted(shots, 'row')} of each class, but a class has only "
             f"{counts.min()}. Use a smaller share, or list the images with --train-list."
         )
     return few_shot_rows(targets, shots, seed)
 
 
 def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
-    """Return the rows of the file names in a list, in ascending order. It has one name per line, folders optional.
+    """Return the rows of the images whose names are in a file, in ascending order.
 
-    Raises MissingFilesError if the list is missing, FungiError if no row has a name of the list.
+    listing: file with one name per line, with or without its folder. Raises MissingFilesError if the file is missing,
+    FungiError if a name belongs to no row.
     """
     if not listing.is_file():
         raise MissingFilesError(f"--train-list: there is no file {listing}. SimCLR's lists are named 1percent.txt.")
@@ -36,6 +37,6 @@ def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
     rows = {PurePath(name).name: row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
     unknown = [name for name in names if name not in rows]
     if unknown or not names:
-        some = f"{len(unknown)} names that no train image has ({', '.join(unknown[:3])})" if names else "no names"
-        raise FungiError(f"--train-list: {listing} has {some}. Use the list of this dataset.")
+        names_text = f"{len(unknown)} names that no train image has ({', '.join(unknown[:3])})" if names else "no names"
+        raise FungiError(f"--train-list: {listing} has {names_text}. Use the list of this dataset.")
     return np.array(sorted({rows[name] for name in names}))

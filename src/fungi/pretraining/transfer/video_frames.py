@@ -15,14 +15,14 @@ from fungi.views.pixels import as_pixels
 
 MULTIPLE = 64
 IMAGENET_OF_VIDEOS: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
-"""Mean and standard deviation in the published program. Its first standard deviation is not the usual 0.229."""
+"""Mean and standard deviation in the published code. Its first standard deviation is 0.228, not the usual 0.229."""
 
 
 def frame_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     """Return (width, height) of the scaled frame.
 
-    `shorter` is the shorter side (the height of a square). The other side keeps the proportion, rounded down to a
-    multiple of 64.
+    shorter: the shorter side of the scaled frame. The longer side keeps the proportions, and is rounded down to a
+    multiple of 64. The width of a square frame counts as its longer side.
     """
     width, height = size
     longer = max(shorter * max(size) // min(size) // MULTIPLE * MULTIPLE, MULTIPLE)
@@ -36,14 +36,20 @@ def scaled_frame(frame: Image.Image, size: tuple[int, int]) -> UInt8[Tensor, "1 
 
 
 def frame_statistics(statistics: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
-    """Return mean and standard deviation for frames: the published values if the network expects those of ImageNet."""
+    """Return mean and standard deviation for frames.
+
+    If the network expects the values of ImageNet, these are the published values for videos.
+    """
     return IMAGENET_OF_VIDEOS if statistics == IMAGENET else statistics
 
 
 def patch_labels(mask: Image.Image, grid: tuple[int, int], count: int) -> Float[Tensor, "n k"]:
-    """Return the one-hot label of each patch of a grid (rows, columns), from the mask resized by nearest neighbour."""
-    small = np.array(mask.resize(grid[::-1], Image.Resampling.NEAREST))
-    return one_hot(torch.from_numpy(small).long(), count).float().flatten(0, 1)
+    """Return the one-hot label of each patch: the mask, resized to the grid (rows, columns) by nearest neighbour.
+
+    count: number of labels.
+    """
+    patch_mask = np.array(mask.resize(grid[::-1], Image.Resampling.NEAREST))
+    return one_hot(torch.from_numpy(patch_mask).long(), count).float().flatten(0, 1)
 
 
 def mask_of(
@@ -56,7 +62,8 @@ def mask_of(
     frame by nearest neighbour.
     """
     enlarged = interpolate(shares.T.unflatten(1, grid)[None], scale_factor=patch, mode="bilinear")[0]
-    least, largest = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
-    scaled = torch.where(largest > least, (enlarged - least) / (largest - least), enlarged)  # constants are not scaled
-    winners = Image.fromarray(scaled.argmax(0).to(torch.uint8).cpu().numpy())
-    return np.array(winners.resize(size, Image.Resampling.NEAREST))
+    minimum, maximum = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
+    # The values of a label are not scaled if they are all equal.
+    scaled = torch.where(maximum > minimum, (enlarged - minimum) / (maximum - minimum), enlarged)
+    mask = Image.fromarray(scaled.argmax(0).to(torch.uint8).cpu().numpy())
+    return np.array(mask.resize(size, Image.Resampling.NEAREST))

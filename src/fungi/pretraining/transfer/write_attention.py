@@ -7,27 +7,27 @@ from typing import Any
 from fungi.errors import FungiError, counted
 from fungi.settings import setting
 
-DESCRIPTION = """Write the attention of cls and cls+ over the patches of an image, one picture per head.
+DESCRIPTION = """Write pictures of the attention of cls and cls+ to the patches of an image, one picture per head.
 
 The image is --image FILE, or row --row of the first split of --dataset. With --threshold 0.6, the command also writes
-the image with those patches highlighted that together have 60% of the attention of a head."""
+the image with highlighted patches for each head: the patches that together have 60% of its attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings:
-    """Settings of image, network and output."""
+    """Flags of `fungi udi attention-maps`: image, network and output."""
 
     backbone: str = setting("udi-vits16", "backbone: a vision transformer of `fungi list backbones`", topic="model")
     checkpoint: Path | None = setting(
-        None, "weights", aliases=("--pretrained-weights", "--pretrained_weights"), topic="model"
+        None, "file with the weights", aliases=("--pretrained-weights", "--pretrained_weights"), topic="model"
     )
     image: Path | None = setting(None, "image file", aliases=("--image-path", "--image_path"))
-    dataset: str = setting("patterns", "dataset that the image is taken from, without --image", topic="data")
+    dataset: str = setting("patterns", "dataset of the image; not used with --image", topic="data")
     row: int = setting(0, "row of the image in the dataset", within=(0, 2**31))
     data_dir: Path = setting(Path("data"), "folder of the datasets", topic="data")
-    image_size: int = setting(480, "side that the image is resized to, in pixels", within=(1, 8192))
+    image_size: int = setting(480, "side in pixels to which the image is resized", within=(1, 8192))
     threshold: float | None = setting(
-        None, "share of the attention; the patches that have it are highlighted in further pictures", within=(0, 1)
+        None, "share of the attention of a head; further pictures highlight the patches with this share", within=(0, 1)
     )
     output_dir: Path = setting(Path("attention"), "folder of the pictures", topic="files")
 
