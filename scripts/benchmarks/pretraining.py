@@ -30,7 +30,7 @@ from fungi.pretraining.tokens import embed, run_blocks
 from fungi.pretraining.udi.choices import choose_architecture
 from fungi.pretraining.udi.learner import Learner, LearnerOptions, StepSchedule
 from fungi.pretraining.udi.network import NetworkOptions, Predictions, align
-from fungi.pretraining.udi.optimisation import move_teacher
+from fungi.pretraining.udi.optimisation import update_teacher
 from fungi.pretraining.udi.sampling import masked_mean
 from fungi.pretraining.udi.views import ViewOptions, Views, collate, make_views
 from fungi.runtime.device import choose_device, keep_freed_memory
@@ -127,7 +127,7 @@ def _reference(learner: Learner, views: Views) -> None:
     losses.append(_entropy(patches.flip(0).flatten(0, 1), rows))
     torch.stack(losses).mean().backward()
     learner.optimizer.step()
-    move_teacher(learner.teacher, learner.student, 0.996)
+    update_teacher(learner.teacher, learner.student, 0.996)
 
 
 def _entropy(target: Tensor, logits: Tensor) -> Tensor:

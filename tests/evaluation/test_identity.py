@@ -213,10 +213,10 @@ def test_a_report_gets_the_settings_of_an_objective_without_drawing_its_heads(ob
         objective, embedding_dim=spec.embedding_dim, input_spec=choose_input(spec, PROFILES["published"]), seed=42
     )
     monkeypatch.setattr(torch, "rand", lambda *_, **__: pytest.fail("random numbers were drawn"))
-    for cached in (report_features._usual_settings, report_features._settings_for_input):
+    for cached in (report_features._default_settings, report_features._settings_for_input):
         cached.cache_clear()
     expected = json.loads(json.dumps(bound.settings, default=str))
-    assert report_features._usual_settings(objective, "vit-b16", "pets", "published") == expected
+    assert report_features._default_settings(objective, "vit-b16", "pets", "published") == expected
 
 
 UNLIKE_FEATURES = {

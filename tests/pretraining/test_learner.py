@@ -105,7 +105,7 @@ def test_processes_that_find_unlike_states_stop_all_together() -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(refusal, members, (7, 7))) == ["", ""]
         for text in pool.map(refusal, members, (7, 0)):
-            assert "unlike states in --output-dir run (after steps 7, 0)" in text
+            assert "different checkpoints in --output-dir run (after steps 7, 0)" in text
 
 
 def test_batch_norm_of_several_processes_needs_gpus() -> None:

@@ -104,11 +104,11 @@ def test_a_view_is_never_matched_with_itself() -> None:
 
 def test_alpha_zero_leaves_the_class_token_and_alpha_one_the_patches() -> None:
     _, teacher = drawn()
-    torch.testing.assert_close(teacher.blended(None, 0.0), teacher.predictions.classes[0])
+    torch.testing.assert_close(teacher.blended_vectors(None, 0.0), teacher.predictions.classes[0])
     other = dataclasses.replace(
         teacher, predictions=dataclasses.replace(teacher.predictions, classes=-teacher.predictions.classes)
     )
-    torch.testing.assert_close(teacher.blended(0, 1.0), other.blended(0, 1.0))
+    torch.testing.assert_close(teacher.blended_vectors(0, 1.0), other.blended_vectors(0, 1.0))
 
 
 def test_centres_are_means_of_raw_logits() -> None:

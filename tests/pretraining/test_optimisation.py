@@ -19,9 +19,9 @@ def test_momentum_one_leaves_the_teacher_and_momentum_zero_copies_the_student() 
         parameter.data += 1
     student.head[0].mlp[1].running_mean += 1
     before, buffers = parameters(teacher), copy.deepcopy(dict(teacher.named_buffers()))
-    optimisation.move_teacher(teacher, student, 1.0)
+    optimisation.update_teacher(teacher, student, 1.0)
     assert all(torch.equal(value, before[name]) for name, value in parameters(teacher).items())
-    optimisation.move_teacher(teacher, student, 0.0)
+    optimisation.update_teacher(teacher, student, 0.0)
     assert all(torch.equal(value, parameters(student)[name]) for name, value in parameters(teacher).items())
     assert all(torch.equal(value, buffers[name]) for name, value in teacher.named_buffers())
 

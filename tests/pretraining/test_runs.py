@@ -15,7 +15,7 @@ from fungi.backbones.checkpoints import read_content
 from fungi.pretraining.udi import learner as learners
 from fungi.pretraining.udi import training
 from fungi.pretraining.udi.pretrain import main
-from fungi.pretraining.udi.settings import PretrainSettings, client_spelling
+from fungi.pretraining.udi.settings import PretrainSettings, our_arguments
 from fungi.settings import parse
 from tests.pretraining.small import Killed, image_folder, words
 
@@ -234,7 +234,7 @@ def test_the_published_command_is_understood() -> None:
         "--data_path images --output_dir out --arch vit_small --teacher_temp 0.07 --warmup_teacher_temp_epochs 30 "
         "--warmup_epochs 10 --local_crops_number 10 --norm_last_layer false --epochs 300 --use_fp16=true"
     )
-    made = parse(PretrainSettings, client_spelling(published.split()), program="fungi pretrain", description="")
+    made = parse(PretrainSettings, our_arguments(published.split()), program="fungi pretrain", description="")
     assert (made.local_crops_number, made.norm_last_layer, made.use_fp16, made.epochs) == (10, False, True, 300)
     assert (made.batch_size_per_gpu, made.out_dim, made.lr, made.drop_path_rate) == (128, 65536, 0.0005, 0.1)
 

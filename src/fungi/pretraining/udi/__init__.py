@@ -1,4 +1,4 @@
-"""UDI: pretraining of a vision transformer, from images to a checkpoint that every stage can read (spec udi).
+"""Pretrain a vision transformer with UDI, from images to a checkpoint that every stage can read (spec udi).
 
 boxes -> sampling -> views -> batches        input of the networks
 network, layers                              forward pass

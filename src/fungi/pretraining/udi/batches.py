@@ -1,7 +1,7 @@
-"""Order of the images, and views that workers compute (spec udi 3, 5).
+"""Compute the views of the images in worker processes, in the order of the batches (spec udi 3, 5).
 
-All randomness derives from (seed, epoch, image). The views of a batch therefore do not depend on the first step of a
-run, the number of workers or the number of processes.
+All random numbers depend only on seed, epoch and image. The views of a batch therefore do not depend on the first step
+of a run, the number of workers or the number of processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from fungi.views.workers import worker_batches
 
 @dataclass(frozen=True)
 class ViewedImages:
-    """A dataset that maps (epoch, row) to the views of the image in that epoch, or to the error if it is unreadable."""
+    """A dataset: item (epoch, row) is the views of an image in an epoch, or the error if it is unreadable."""
 
     samples: Samples
     options: ViewOptions
@@ -39,13 +39,14 @@ class ViewedImages:
 def batches(
     images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int, pin_memory: bool = False
 ) -> Iterator[list[Views]]:
-    """Yield the parts of each step. Workers decode them in advance. Raises FungiError if an image can't be read."""
+    """Yield the parts of each step. Workers compute them in advance. Raises FungiError if an image can't be read."""
     parts = worker_batches(images, plan.parts(rank, first_step), _collate, num_workers=workers, pin_memory=pin_memory)
     while True:
         yield [next(parts) for _ in range(plan.accumulate)]
 
 
 def _collate(images: Sequence[dict[str, Any] | FungiError]) -> Views | FungiError:
+    """Return the views of several images as a batch, or the first error."""
     views: list[dict[str, Any]] = []
     for image in images:
         if isinstance(image, FungiError):

@@ -1,8 +1,8 @@
-"""Overlapping crops and their positions in the image (spec udi 3.1).
+"""Draw overlapping crops of an image (spec udi 3.1).
 
-A `Crop` has a start and a size in pixels. Samples are aligned with its box (r0, c0, r1, c1), which contains the integer
-coordinates of its first and last pixel. If c0 > c1, the crop is flipped. The specification divides the box by the last
-row and column of the image. This does not change the relations between crops of an image, but it causes rounding.
+A `Crop` has a start and a size in pixels. Its box (r0, c0, r1, c1) consists of the coordinates of its first and last
+pixel, which are integers. If c0 > c1, the crop is flipped. The specification divides the box by the last row and column
+of the image. Here it is not divided, because a division would cause rounding.
 """
 
 import math
@@ -15,12 +15,12 @@ from fungi.pretraining.udi.choices import Deviations
 TRIES = 10
 LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
 Span = tuple[int, int]
-"""Start and end (exclusive) along an axis, in pixels."""
+"""First pixel along an axis, and the pixel after the last."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of pixels of an image. `flipped` says if its view is mirrored."""
+    """A rectangle of pixels of an image. flipped: whether its view is mirrored."""
 
     top: int
     left: int
@@ -30,12 +30,12 @@ class Crop:
 
     @property
     def rows(self) -> Span:
-        """First row, and the row after the last."""
+        """The first row, and the row after the last."""
         return self.top, self.top + self.height
 
     @property
     def columns(self) -> Span:
-        """First column, and the column after the last."""
+        """The first column, and the column after the last."""
         return self.left, self.left + self.width
 
     @property
@@ -48,7 +48,10 @@ class Crop:
 
 
 def random_crop(random: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> Crop:
-    """Draw a crop with random area, aspect ratio and position. If no draw fits, return the largest central crop."""
+    """Return a crop with random area, aspect ratio and position.
+
+    scale: smallest and largest share of the image. If no draw fits into the image, return the largest central crop.
+    """
     for _ in range(TRIES):
         area = height * width * random.uniform(*scale)
         aspect = math.exp(random.uniform(*LOG_ASPECT))
@@ -61,31 +64,39 @@ def random_crop(random: np.random.Generator, height: int, width: int, scale: tup
 
 
 def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviations: Deviations) -> Crop:
-    """Move the crop until it overlaps the reference by at least half of the smaller side, along both axes."""
-    top = _shifted(crop.rows, reference.rows, height, deviations, start=crop.top)
+    """Return the crop after a shift: it overlaps the reference by at least half of the smaller side along both axes."""
+    top = _shifted_start(crop.rows, reference.rows, height, deviations, start=crop.top)
     start = crop.top if deviations.row_start_in_columns else crop.left
-    return replace(crop, top=top, left=_shifted(crop.columns, reference.columns, width, deviations, start=start))
+    return replace(crop, top=top, left=_shifted_start(crop.columns, reference.columns, width, deviations, start=start))
 
 
-def _shifted(new: Span, reference: Span, limit: int, deviations: Deviations, *, start: int) -> int:
-    """Return the new start of a span. The joint extent of both spans is measured from `start`."""
-    a, b = new[1] - new[0], reference[1] - reference[0]
-    smaller = min(a, b - 1) if deviations.rounded_overlap else min(a, b)
+def _shifted_start(span: Span, reference: Span, limit: int, deviations: Deviations, *, start: int) -> int:
+    """Return the start of a span after its shift towards the reference.
+
+    limit: length of the axis. start: start of the span for the measurement of the joint extent of both spans. It
+    differs from `span[0]` only in a deviation.
+    """
+    length, reference_length = span[1] - span[0], reference[1] - reference[0]
+    smaller = min(length, reference_length - 1) if deviations.rounded_overlap else min(length, reference_length)
     half = round(smaller / 2) if deviations.rounded_overlap else math.ceil(smaller / 2)
-    extent = max(new[1], reference[1]) - min(start, reference[0])
-    shift = max(0, extent - a - b) + (half if extent >= a + b - smaller / 2 else 0)
-    centres = sum(new), sum(reference)  # spans with equal centres do not move
-    direction = (centres[0] < centres[1]) - (centres[0] > centres[1])
-    return min(max(new[0] + direction * shift, 0), limit - a)
+    extent = max(span[1], reference[1]) - min(start, reference[0])
+    gap = max(0, extent - length - reference_length)
+    shift = gap + (half if extent >= length + reference_length - smaller / 2 else 0)
+    centre, reference_centre = sum(span), sum(reference)  # twice the centres
+    direction = (centre < reference_centre) - (centre > reference_centre)
+    return min(max(span[0] + direction * shift, 0), limit - length)
 
 
 def reference_crop(first: Crop, second: Crop, deviations: Deviations) -> Crop:
     """Return the smallest rectangle around both global crops. Local crops are moved towards it."""
     top, bottom = min(first.top, second.top), max(first.rows[1], second.rows[1])
-    columns = [crop.columns for crop in (first, second)]
+    spans = [crop.columns for crop in (first, second)]
     if deviations.signed_reference:
-        columns = [(c[1], c[0]) if crop.flipped else c for c, crop in zip(columns, (first, second), strict=True)]
-    left, right = sorted((min(c[0] for c in columns), max(c[1] for c in columns)))
+        spans = [
+            (end, start) if crop.flipped else (start, end)
+            for (start, end), crop in zip(spans, (first, second), strict=True)
+        ]
+    left, right = sorted((min(start for start, _ in spans), max(end for _, end in spans)))
     return Crop(top, left, bottom - top, right - left)
 
 
@@ -103,14 +114,14 @@ def multi_crops(
     Each crop is flipped with probability 0.5.
     """
 
-    def flipped(crop: Crop) -> Crop:
+    def random_flip(crop: Crop) -> Crop:
         return replace(crop, flipped=bool(random.random() < 0.5))
 
-    first = flipped(random_crop(random, *size, global_scale))
+    first = random_flip(random_crop(random, *size, global_scale))
     second = shifted_towards(random_crop(random, *size, global_scale), first, *size, deviations)
-    crops = [first, flipped(second)]
+    crops = [first, random_flip(second)]
     reference = reference_crop(crops[0], crops[1], deviations)
     for _ in range(local_crops):
-        drawn = random_crop(random, *size, local_scale)
-        crops.append(flipped(shifted_towards(drawn, reference, *size, deviations)))
+        local = random_crop(random, *size, local_scale)
+        crops.append(random_flip(shifted_towards(local, reference, *size, deviations)))
     return crops

@@ -1,6 +1,6 @@
-"""Checkpoints in the published layout (spec udi 6.1). Writing is atomic, and reading never runs code in the file.
+"""Save and load checkpoints in the published layout (spec udi 6.1). Loading never runs code in the file.
 
-The layout stores both class tokens in one `cls_token`. timm's transformer stores the second in `reg_token`.
+The layout stores both class tokens in one `cls_token`. timm's transformer stores the second class token in `reg_token`.
 """
 
 import argparse
@@ -15,25 +15,26 @@ from fungi.errors import FungiError
 from fungi.pretraining.udi.learner import Learner
 from fungi.runtime.files import save_with_torch
 
-INNER = "backbone.backbone."
+TRANSFORMER = "backbone.backbone."
+"""Prefix of the names of the transformer's tensors."""
 VERSION = 1
 
 
 def published_names(state: StateDict) -> StateDict:
     """Return the state of a network under the names of the published layout."""
     renamed = dict(state)
-    register = renamed.pop(f"{INNER}reg_token", None)
+    register = renamed.pop(f"{TRANSFORMER}reg_token", None)
     if register is not None:
-        renamed[f"{INNER}cls_token"] = torch.cat([renamed[f"{INNER}cls_token"], register], dim=1)
+        renamed[f"{TRANSFORMER}cls_token"] = torch.cat([renamed[f"{TRANSFORMER}cls_token"], register], dim=1)
     return renamed
 
 
-def own_names(state: StateDict) -> StateDict:
-    """Undo `published_names`, and remove a leading `module.` from the names."""
+def timm_names(state: StateDict) -> StateDict:
+    """Return the state of a network in the published layout under timm's names, without a leading `module.`."""
     renamed = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    token = renamed.get(f"{INNER}cls_token")
+    token = renamed.get(f"{TRANSFORMER}cls_token")
     if token is not None and token.shape[1] == 2:
-        renamed[f"{INNER}cls_token"], renamed[f"{INNER}reg_token"] = token[:, :1], token[:, 1:]
+        renamed[f"{TRANSFORMER}cls_token"], renamed[f"{TRANSFORMER}reg_token"] = token[:, :1], token[:, 1:]
     return renamed
 
 
@@ -42,7 +43,7 @@ def save_checkpoint(
 ) -> None:
     """Write everything that a run needs to resume.
 
-    epoch: the next epoch or the current unfinished epoch. run: plain values that the published layout does not have.
+    epoch: index of the first unfinished epoch. run: values of the run that the published layout does not contain.
     """
     content = {
         "student": {f"module.{name}": tensor for name, tensor in published_names(learner.student.state_dict()).items()},
@@ -57,9 +58,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Restore the state of a run, and return the plain values that `save_checkpoint` got as `run`.
+    """Restore the state of the learner, and return the values of `run` in `save_checkpoint`.
 
-    Raises FungiError if the file is not a checkpoint of such a run.
+    Raises FungiError if the file is not a checkpoint of this program, or if its network has other sizes.
     """
     content = read_content(path)
     if not isinstance(content, dict) or "fungi" not in content:
@@ -67,12 +68,12 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
             f"{path} was not written by this program, so a run can't resume from it. Use another --output-dir."
         )
     try:
-        learner.student.load_state_dict(own_names(content["student"]))
-        learner.teacher.load_state_dict(own_names(content["teacher"]))
+        learner.student.load_state_dict(timm_names(content["student"]))
+        learner.teacher.load_state_dict(timm_names(content["teacher"]))
         learner.optimizer.load_state_dict(content["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise FungiError(
-            f"{path} is of another network ({str(error).splitlines()[0]}). Use another --output-dir."
+            f"{path} contains another network ({str(error).splitlines()[0]}). Use another --output-dir."
         ) from None
     learner.centres = content["udi_loss"]["centering.center"].to(learner.device)
     return content["fungi"]

@@ -1,6 +1,6 @@
-"""Choices: architectures (spec udi 1.1), and deviations of the reference code from the method (8.2).
+"""Architectures (spec udi 1.1), and deviations of the published code from the method (spec udi 8.2).
 
-This module does not import torch, so that `--help` is instant.
+This module does not import torch, because `--help` has to be fast.
 """
 
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
 Coordinates = Literal["corner", "center"]
-"""Positions of the tokens of a crop: outer tokens on its edge (the reference), or each token in the centre of its cell.
-"""
+"""Positions of the tokens of a crop. corner: the outer tokens are on the edge of the crop, as in the published code.
+center: each token is in the centre of its cell."""
 TargetMix = Literal["logits", "probs"]
-"""The target of cls+ averages logits (the reference) or probabilities (figure of the paper)."""
+"""The values whose average is the target of cls+: logits (the published code) or probabilities (the paper's figure)."""
 Optimizer = Literal["adamw", "sgd", "lars"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deviations:
-    """Switches of the deviations. `clean` has none of them, `published` has all.
+    """Switches of the deviations. The profile `clean` has no deviation, `published` has all of them.
 
-    row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the new crop, so that
-        about one pair in 200 does not overlap enough (8.2-1).
-    rounded_overlap: the overlap is half of the smaller side, rounded, after the side of the reference is reduced by one
-        pixel (7.6). Clean: half of the smaller side, rounded up.
-    signed_reference: local crops are moved towards the smallest start and the largest end of both boxes. Flipped boxes
-        swap start and end, so this is the union, the intersection or one of the crops (8.2-2). Clean: the union.
+    row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the second crop. About
+        one pair in 200 then does not overlap enough (8.2-1).
+    rounded_overlap: the overlap is half of the smaller side, rounded, after one pixel is subtracted from the side of
+        the reference crop (7.6). Clean: half of the smaller side, rounded up.
+    signed_reference: local crops are shifted towards the smallest start and the largest end of both boxes. Flipped
+        boxes swap start and end, so this is the union, the intersection or one of the crops (8.2-2). Clean: the union.
     process_means: each process divides the patch loss by its own count of valid samples, and centres are averaged over
-        processes without weights (8.2-9). Clean: sums over the whole batch, which do not depend on its split.
+        processes without weights (8.2-9). Clean: sums over the full batch, which do not depend on its split.
     """
 
     row_start_in_columns: bool = False
@@ -48,7 +48,7 @@ DEVIATIONS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """Width d, number of blocks, number of attention heads, and width of the MLP in units of d."""
+    """The sizes of a transformer: width d, blocks, attention heads, and width of the MLP in units of d."""
 
     width: int
     depth: int
@@ -71,7 +71,7 @@ ARCHITECTURES = {
 
 
 def choose_architecture(name: str) -> Architecture:
-    """Return the architecture with a name. Raises FungiError for an unknown name."""
+    """Return an architecture by its name. Raises FungiError for an unknown name."""
     if name not in ARCHITECTURES:
         raise unknown_name("architecture", name, ARCHITECTURES)
     return ARCHITECTURES[name]

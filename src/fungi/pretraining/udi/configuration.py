@@ -33,10 +33,10 @@ def learner_options(settings: PretrainSettings) -> LearnerOptions:
             global_window=settings.global_sampling_window_size,
             local_window=settings.local_sampling_window_size,
             local_crops=settings.local_crops_number,
-            global_scale=_two(settings.global_crops_scale),
-            local_scale=_two(settings.local_crops_scale),
-            jitter=settings.color_jitter,  # type: ignore[arg-type]  # the settings check that there are four
-            blur_radius=_two(settings.blur_radius),
+            global_scale=_pair(settings.global_crops_scale),
+            local_scale=_pair(settings.local_crops_scale),
+            jitter=settings.color_jitter,  # type: ignore[arg-type]  # the settings check that there are four numbers
+            blur_radius=_pair(settings.blur_radius),
             deviations=DEVIATIONS[settings.profile],
         ),
         loss=LossOptions(
@@ -51,21 +51,25 @@ def learner_options(settings: PretrainSettings) -> LearnerOptions:
     )
 
 
-def timetable(settings: PretrainSettings, plan: BatchPlan) -> list[StepSchedule]:
+def step_schedules(settings: PretrainSettings, plan: BatchPlan) -> list[StepSchedule]:
     """Return the schedule of every step of a run."""
     per_epoch = plan.steps_per_epoch
     steps = settings.epochs * per_epoch
     peak = settings.lr * plan.batch / 256
     rates = cosine(peak, settings.min_lr, steps, warmup=settings.warmup_epochs * per_epoch)
-    decays = cosine(settings.weight_decay, settings.weight_decay_end, steps)
+    weight_decays = cosine(settings.weight_decay, settings.weight_decay_end, steps)
     momenta = cosine(settings.momentum_teacher, 1.0, steps)
-    first, rise = settings.warmup_teacher_temp, settings.warmup_teacher_temp_epochs
-    temperatures = linear_then_constant(first, settings.teacher_temp, settings.epochs, warmup=rise)
+    temperatures = linear_then_constant(
+        settings.warmup_teacher_temp,
+        settings.teacher_temp,
+        settings.epochs,
+        warmup=settings.warmup_teacher_temp_epochs,
+    )
     return [
         StepSchedule(
             step=step,
             rate=float(rates[step]),
-            weight_decay=float(decays[step]),
+            weight_decay=float(weight_decays[step]),
             teacher_momentum=float(momenta[step]),
             temperature=float(temperatures[step // per_epoch]),
             last_layer_frozen=step // per_epoch < settings.freeze_last_layer,
@@ -74,5 +78,5 @@ def timetable(settings: PretrainSettings, plan: BatchPlan) -> list[StepSchedule]
     ]
 
 
-def _two(pair: tuple[float, ...]) -> tuple[float, float]:
-    return pair[0], pair[1]
+def _pair(numbers: tuple[float, ...]) -> tuple[float, float]:
+    return numbers[0], numbers[1]

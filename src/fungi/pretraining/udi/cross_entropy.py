@@ -1,12 +1,12 @@
-"""Cross-entropy of predictions with logits that are linear in short vectors. The logits are not stored.
+"""Compute the cross-entropy of predictions whose logits are linear in short vectors, without storing the logits.
 
 With student logits s = W f / T, teacher targets p_t = softmax((W' f'_t - c) / T') and weights w_t, the loss of a row is
 
     sum_t w_t CE(p_t, s) = w lse(s) - P . s,      w = sum_t w_t,   P = sum_t w_t p_t.
 
-Its derivative with respect to s is w softmax(s) - P. The loss and this derivative are computed for a tile of a few rows
-at a time. Only the derivatives with respect to f and W are stored, because each row has K = 65,536 logits. W is large
-too, so all terms add to one derivative with respect to W.
+Its derivative with respect to s is w softmax(s) - P. The loss and this derivative are computed for a few rows at a time
+(a tile). Each row has K = 65,536 logits, so only the derivatives with respect to f and W are stored. W is also large.
+Therefore, all terms share one derivative with respect to W.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ TILE = 2**23
 
 @dataclass(frozen=True)
 class Targets:
-    """Targets of the student: t weighted distributions per row.
+    """The targets of the student: t weighted distributions per row.
 
-    vectors: outputs of the teacher's head. weights: per distribution and row, None if all are 1. centre: subtracted
-    from the logits.
+    vectors: outputs of the teacher's head. weights: weight of each distribution and row; None if all are 1.
+    centre: vector that is subtracted from the logits.
     """
 
     vectors: Float[Tensor, "t r w"]
@@ -41,21 +41,21 @@ class Targets:
         """Return P and w of some rows."""
         vectors, shift = self.vectors[:, rows] / self.temperature, self.centre / -self.temperature
         weights = torch.ones_like(vectors[..., 0]) if self.weights is None else self.weights[:, rows]
-        mixed: Tensor | None = None
+        mixture: Tensor | None = None
         for target, weight in zip(vectors, weights, strict=True):
             probabilities = linear(target, self.prototypes, shift).softmax(dim=1)
             if self.weights is not None:
                 probabilities.mul_(weight[:, None])
-            mixed = probabilities if mixed is None else mixed.add_(probabilities)
-        assert mixed is not None
-        return mixed, weights.sum(0)
+            mixture = probabilities if mixture is None else mixture.add_(probabilities)
+        assert mixture is not None
+        return mixture, weights.sum(0)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A sum of cross-entropies over l and r. All l have the same targets.
+    """A sum of cross-entropies over the axes l and r of the student's vectors. All l have the same targets.
 
-    scale: the factor of this term in the total. It can be a tensor on the device.
+    scale: factor of this term in the total, also as a tensor on the device.
     """
 
     student: Float[Tensor, "l r w"]
@@ -66,48 +66,50 @@ class Term:
 def cross_entropies(
     terms: Sequence[Term], prototypes: Float[Tensor, "k w"], temperature: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-    """Return the total, `sum of scale * term`, and the terms. Only the total is differentiable."""
+    """Return the total (the sum of `scale * term`) and the terms. Only the total is differentiable."""
     outputs = _CrossEntropies.apply(prototypes, temperature, terms, *(term.student for term in terms))
     assert isinstance(outputs, tuple)
     return outputs
 
 
 class _CrossEntropies(torch.autograd.Function):
-    """Compute the derivatives in the forward pass, so that logits need not be stored."""
+    """Autograd function that computes the derivatives in its forward pass, because the logits are not stored."""
 
     @staticmethod
     def forward(
-        ctx: Any, prototypes: Float[Tensor, "k w"], temperature: float, terms: Sequence[Term], *students: Tensor
+        context: Any, prototypes: Float[Tensor, "k w"], temperature: float, terms: Sequence[Term], *students: Tensor
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-        by_prototypes = torch.zeros_like(prototypes)
-        results = [_cross_entropy(term, prototypes, temperature, by_prototypes) for term in terms]
+        prototype_derivative = torch.zeros_like(prototypes)
+        results = [_cross_entropy(term, prototypes, temperature, prototype_derivative) for term in terms]
         losses = torch.stack([loss for loss, _ in results])
-        ctx.save_for_backward(by_prototypes, *(by_student for _, by_student in results))
-        ctx.mark_non_differentiable(losses)
+        context.save_for_backward(prototype_derivative, *(student_derivative for _, student_derivative in results))
+        context.mark_non_differentiable(losses)
         total = torch.stack([loss * term.scale for loss, term in zip(losses, terms, strict=True)]).sum()
         return total, losses
 
     @staticmethod
     def backward(
-        ctx: Any, by_total: Float[Tensor, ""], _by_losses: Float[Tensor, " terms"]
+        context: Any, total_derivative: Float[Tensor, ""], _loss_derivatives: Float[Tensor, " terms"]
     ) -> tuple[Float[Tensor, "..."] | None, ...]:
-        by_prototypes, *by_students = (derivative * by_total for derivative in ctx.saved_tensors)
-        return by_prototypes, None, None, *by_students
+        prototype_derivative, *student_derivatives = (
+            derivative * total_derivative for derivative in context.saved_tensors
+        )
+        return prototype_derivative, None, None, *student_derivatives
 
 
 def _cross_entropy(
-    term: Term, prototypes: Float[Tensor, "k w"], temperature: float, by_prototypes: Float[Tensor, "k w"]
+    term: Term, prototypes: Float[Tensor, "k w"], temperature: float, prototype_derivative: Float[Tensor, "k w"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "l r w"]]:
-    """Return the term and the derivative of `scale * term` with respect to the student.
+    """Return the term, and the derivative of `scale * term` with respect to the vectors of the student.
 
-    The derivative with respect to the prototypes is added to `by_prototypes`.
+    The derivative with respect to the prototypes is added to `prototype_derivative`.
     """
-    loss, by_student = term.student.new_zeros(()), torch.zeros_like(term.student)
-    step = max(1, TILE // len(prototypes))
-    for start in range(0, term.student.shape[1], step):
-        rows = slice(start, start + step)
+    loss, student_derivative = term.student.new_zeros(()), torch.zeros_like(term.student)
+    tile_rows = max(1, TILE // len(prototypes))
+    for start in range(0, term.student.shape[1], tile_rows):
+        rows = slice(start, start + tile_rows)
         mixture, weight = term.targets.mixture(rows)
-        width = max(1, step // len(mixture))  # number of l in a tile
+        width = max(1, tile_rows // len(mixture))  # number of l in a tile
         for first in range(0, len(term.student), width):
             tile = slice(first, first + width), rows
             vectors = term.student[tile] / temperature  # [l r w]
@@ -116,6 +118,6 @@ def _cross_entropy(
             logits = logits.view(*vectors.shape[:2], -1)
             loss += (weight * total).sum() - torch.einsum("lrk,rk->", logits, mixture)
             error = logits.sub_((total - weight.log())[..., None]).exp_().sub_(mixture).flatten(0, 1)  # [l*r k]
-            by_student[tile] = (error @ prototypes).view_as(vectors) * (term.scale / temperature)
-            by_prototypes.addmm_(error.T, vectors.flatten(0, 1) * term.scale)
-    return loss, by_student
+            student_derivative[tile] = (error @ prototypes).view_as(vectors) * (term.scale / temperature)
+            prototype_derivative.addmm_(error.T, vectors.flatten(0, 1) * term.scale)
+    return loss, student_derivative

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Write the vision transformer of a UDI checkpoint, without heads and optimiser, in one of three layouts.
 
 published      a file (.pth, .safetensors) of flat names with both class tokens in one tensor, for --checkpoint of every
-               stage and for the programs of the reference (--class-tokens 1 to fine-tune, 0 for detection)
+               stage and for the published code (--class-tokens 1 for its fine-tuning, 0 for its detection)
 timm           a folder: timm.create_model("local-dir:FOLDER", pretrained=True)
 transformers   a folder: AutoModel.from_pretrained(FOLDER). With two class tokens the model is a DINOv2 with one
                register, which computes the same function. With one class token it is a ViT."""
@@ -24,11 +24,11 @@ transformers   a folder: AutoModel.from_pretrained(FOLDER). With two class token
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """Settings of weights, layout and output."""
+    """Flags of `fungi udi export-backbone`: weights, layout and output."""
 
     checkpoint: Path = required("checkpoint of `fungi udi pretrain`, or a published checkpoint", topic="model")
     output: Path = required("file to write (published), or folder (timm, transformers)", topic="files")
-    layout: Literal["published", "timm", "transformers"] = setting("published", "layout of the names: see above")
+    layout: Literal["published", "timm", "transformers"] = setting("published", "layout: published, timm, transformers")
     checkpoint_key: Literal["teacher", "student"] = setting(
         "teacher", "network to write: teacher or student", aliases=("--checkpoint_key",), topic="model"
     )
@@ -40,14 +40,14 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         if self.class_tokens == 0 and self.layout != "published":
-            raise FungiError("--class-tokens 0, for dense backbones, needs --layout published.")
+            raise FungiError("--class-tokens 0 (for detection) needs --layout published.")
 
 
 def run(settings: ExportSettings) -> Path:
     """Write the backbone, and return its file or folder."""
     from fungi.pretraining.udi.layouts import save_published, save_timm, save_transformers, shape_of
 
-    state = chosen_weights(settings.checkpoint, settings.checkpoint_key)
+    state = read_weights(settings.checkpoint, settings.checkpoint_key)
     shape = shape_of(state, str(settings.checkpoint))
     class_tokens = shape.class_tokens if settings.class_tokens is None else settings.class_tokens
     if class_tokens > shape.class_tokens:
@@ -59,18 +59,18 @@ def run(settings: ExportSettings) -> Path:
 
 def show(settings: ExportSettings, path: Path) -> None:
     """Print the path of the backbone, and the code that reads it."""
-    readers = {
+    reading_code = {
         "published": f"--checkpoint {path}",
         "timm": f'timm.create_model("local-dir:{path}", pretrained=True)',
         "transformers": f'transformers.AutoModel.from_pretrained("{path}")',
     }
-    print(f"wrote {path}\nread it with {readers[settings.layout]}")
+    print(f"wrote {path}\nread it with {reading_code[settings.layout]}")
 
 
-def chosen_weights(checkpoint: Path, key: str) -> "StateDict":
-    """Return the weights of the teacher or student of a checkpoint of any layout, with timm's names.
+def read_weights(checkpoint: Path, key: str) -> "StateDict":
+    """Return the weights of the teacher or the student in a checkpoint of any layout, with timm's names.
 
-    If the file has neither key, it contains a single network, which counts as the teacher. Raises FungiError if the
+    If the file has neither key, it contains a single network, which is used as the teacher. Raises FungiError if the
     key is missing.
     """
     content = read_content(checkpoint)

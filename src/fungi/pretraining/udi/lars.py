@@ -1,6 +1,6 @@
-"""LARS as in the reference (spec udi 7.6).
+"""LARS as in the published code (spec udi 7.6).
 
-timm's LARS divides by |g| + wd |w|, and does not scale the steps of tensors without weight decay.
+timm's LARS differs: it divides by |g| + wd |w|, and it does not scale the steps of tensors without weight decay.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ TRUST = 0.001
 def norms_of(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Return the norm of each tensor, on the device. A tensor is a list of its parts."""
     norms = iter(torch._foreach_norm([part for parts in tensors for part in parts]))
-    grouped = [[next(norms) for _ in parts] for parts in tensors]
-    return [own[0] if len(own) == 1 else torch.linalg.vector_norm(torch.stack(own)) for own in grouped]
+    part_norms = [[next(norms) for _ in parts] for parts in tensors]
+    return [parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts)) for parts in part_norms]
 
 
 class Lars(torch.optim.Optimizer):
     """SGD with momentum. The step of each tensor is scaled by 0.001 |w| / |g + wd w|, except for vectors.
 
-    tensors: the parameters, grouped into tensors that are scaled together. If `found_inf`, a scalar on the device, is
-    not 0, a step changes nothing, as in torch's fused optimisers.
+    tensors: the parameters, in groups that are scaled together. found_inf: a scalar on the device. If it is not 0, a
+    step changes nothing, as in torch's fused optimisers.
     """
 
     found_inf: Tensor | None = None
@@ -39,14 +39,18 @@ class Lars(torch.optim.Optimizer):
         """Update all parameters that have a gradient."""
         assert closure is None
         groups = {parameter: group for group in self.param_groups for parameter in group["params"]}
-        moved = [parts for tensor in self._tensors if (parts := [part for part in tensor if part.grad is not None])]
-        updates = [[_decayed(part, groups[part]["weight_decay"]) for part in parts] for parts in moved]
-        for parts, steps, weight, norm in zip(moved, updates, norms_of(moved), norms_of(updates), strict=True):
-            ratio = torch.where((weight > 0) & (norm > 0), TRUST * weight / norm, 1.0)
-            for part, step in zip(parts, steps, strict=True):
-                self._move(part, step * ratio if part.ndim > 1 else step, groups[part])
+        tensors = [parts for tensor in self._tensors if (parts := [part for part in tensor if part.grad is not None])]
+        gradients = [[_gradient(part, groups[part]["weight_decay"]) for part in parts] for parts in tensors]
+        for parts, part_gradients, weight_norm, gradient_norm in zip(
+            tensors, gradients, norms_of(tensors), norms_of(gradients), strict=True
+        ):
+            is_scaled = (weight_norm > 0) & (gradient_norm > 0)
+            ratio = torch.where(is_scaled, TRUST * weight_norm / gradient_norm, 1.0)
+            for part, gradient in zip(parts, part_gradients, strict=True):
+                self._update(part, gradient * ratio if part.ndim > 1 else gradient, groups[part])
 
-    def _move(self, parameter: nn.Parameter, update: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: nn.Parameter, update: Tensor, group: dict[str, Any]) -> None:
+        """Add an update to the momentum, and change the parameter by the momentum."""
         state = self.state[parameter]
         buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
         momentum = buffer * group["momentum"] + update
@@ -58,7 +62,7 @@ class Lars(torch.optim.Optimizer):
         buffer.copy_(momentum)
 
 
-def _decayed(parameter: nn.Parameter, weight_decay: float) -> Tensor:
-    """Return the gradient with the derivative of the weight decay added; vectors do not decay."""
+def _gradient(parameter: nn.Parameter, weight_decay: float) -> Tensor:
+    """Return the gradient plus the derivative of the weight decay. Vectors have no weight decay."""
     assert parameter.grad is not None
     return parameter.grad.add(parameter, alpha=weight_decay) if parameter.ndim > 1 else parameter.grad

@@ -1,18 +1,19 @@
-"""Layers outside the transformer blocks: stratified random sampling (spec udi 2.3), and the prediction head (1.3)."""
+"""Layers outside the transformer blocks: SRS, stratified random sampling (spec udi 2.3), and the head (1.3)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-EPSILON = 1e-6  # of all layer norms
+EPSILON = 1e-6  # epsilon of all layer norms
 
 
 class SampledAttention(nn.Module):
-    """Attention from sampled tokens of a view to all tokens of the view.
+    """The SRS layer: attention from sampled tokens of a view to all tokens of the view.
 
-    It computes `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)`. If a sample is valid, its row of the map A sums to 1, so
-    `A (Z W + b) = (A Z) W + b`. Tokens are therefore sampled first, and only the samples become queries.
+    It computes `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)` from the tokens Z and the map A. If a sample is valid, its
+    row of A sums to 1, so `A (Z W + b) = (A Z) W + b`. Tokens are therefore sampled first, and only the samples become
+    queries.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -23,7 +24,7 @@ class SampledAttention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPSILON)
 
     def forward(self, tokens: Float[Tensor, "b n d"], sampling: Float[Tensor, "b m n"]) -> Float[Tensor, "b m d"]:
-        """Return the samples after attention to their view. Rows of invalid samples have no meaning."""
+        """Return the samples after attention to their view. The rows of invalid samples are not used."""
         width = tokens.shape[-1]
         sampled = torch.bmm(sampling.to(tokens.dtype), tokens)  # [b m n] [b n d] -> [b m d]
         weight, bias = self.qkv.weight, self.qkv.bias
@@ -31,15 +32,18 @@ class SampledAttention(nn.Module):
         key, value = (
             self._split(part) for part in nn.functional.linear(tokens, weight[width:], bias[width:]).chunk(2, dim=-1)
         )
-        mixed = scaled_dot_product_attention(query, key, value)  # [b h m d/h]
-        return self.norm(self.proj(mixed.transpose(1, 2).flatten(2)) + sampled)
+        attended = scaled_dot_product_attention(query, key, value)  # [b h m d/h]
+        return self.norm(self.proj(attended.transpose(1, 2).flatten(2)) + sampled)
 
     def _split(self, rows: Float[Tensor, "b n d"]) -> Float[Tensor, "b h n e"]:
         return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class Prototypes(nn.Module):
-    """The last layer: a linear map without bias. Its rows have the norm `weight_g`, which is initialised to 1."""
+    """The last layer: a linear map without bias. Its rows have the norm `weight_g`, which is initialised to 1.
+
+    trained_length: whether `weight_g` is trained.
+    """
 
     def __init__(self, width: int, count: int, *, trained_length: bool) -> None:
         super().__init__()
@@ -48,18 +52,18 @@ class Prototypes(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "k w"]:
-        """Return the effective weight W of the logits W f, in float32 for every compute dtype.
+        """Return the weight W of the logits W f, in float32 for every compute dtype.
 
-        A row of norm 0 gives NaN, as in the reference. The training then stops, because the loss is not finite.
+        A row of norm 0 gives NaN, as in the published code. The training then stops, because the loss is not finite.
         """
         with torch.autocast(self.weight_v.device.type, enabled=False):
             return torch._weight_norm(self.weight_v, self.weight_g, 0)  # computed in a single pass
 
 
 class Head(nn.Module):
-    """One head for class tokens and patches, which maps them to unit vectors f.
+    """The head of class tokens and patches, which maps them to unit vectors f.
 
-    The logits of the K prototypes are W f. The losses compute them when they need them.
+    The logits of the K prototypes are W f. Only the losses compute the logits.
     """
 
     def __init__(
@@ -74,8 +78,8 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inner, outer in ((width, hidden), (hidden, hidden)):
-            layers += [nn.Linear(inner, outer), *([nn.BatchNorm1d(outer)] if batch_norm else []), nn.GELU()]
+        for inputs, outputs in ((width, hidden), (hidden, hidden)):
+            layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if batch_norm else []), nn.GELU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
         self.last_layer = Prototypes(bottleneck, prototypes, trained_length=trained_length)
 

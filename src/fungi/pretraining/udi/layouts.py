@@ -1,6 +1,6 @@
-"""Write a vision transformer in the layout of another program: the reference, timm, transformers (spec udi 6.3).
+"""Write a vision transformer in the layout of other code: the published code, timm or transformers (spec udi 6.3).
 
-States here have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]`.
+The arguments `state` have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]`.
 """
 
 import json
@@ -29,7 +29,7 @@ HEAD_WIDTH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of a vision transformer: width d, blocks, heads, width of the MLP, pixels, class tokens."""
+    """The sizes of a vision transformer: width d, blocks, heads, width of the MLP, pixels, class tokens."""
 
     width: int
     depth: int
@@ -41,7 +41,7 @@ class Shape:
 
     @property
     def mlp_ratio(self) -> float:
-        """Width of the MLP in units of d."""
+        """The width of the MLP in units of d."""
         return self.hidden / self.width
 
     def build(self, class_tokens: int) -> "nn.Module":
@@ -50,19 +50,25 @@ class Shape:
 
 
 def shape_of(state: StateDict, origin: str) -> Shape:
-    """Return the shape of the network of these weights. Raises FungiError if tensors of such a network are missing."""
-    needed = {"pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
-    if not needed <= set(state):
-        missing = ", ".join(sorted(needed - set(state)))
-        raise FungiError(f"{origin} does not contain a vision transformer of this method ({missing} missing).")
+    """Return the sizes of the network of some weights. Raises FungiError if tensors of the network are missing.
+
+    origin: name of the file, for messages.
+    """
+    required = {"pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"}
+    if not required <= set(state):
+        missing = ", ".join(sorted(required - set(state)))
+        raise FungiError(
+            f"{origin} does not contain a vision transformer of UDI: {missing} is missing. Use a checkpoint of"
+            " `fungi udi pretrain`, or a published checkpoint."
+        )
     class_tokens = 1 + int("reg_token" in state)
     hidden, width = state["blocks.0.mlp.fc1.weight"].shape
     patch = state["patch_embed.proj.weight"].shape[-1]
-    known = {architecture.width: architecture.heads for architecture in ARCHITECTURES.values()}
+    heads_by_width = {architecture.width: architecture.heads for architecture in ARCHITECTURES.values()}
     shape = Shape(
         width=width,
         depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
-        heads=known.get(width, width // HEAD_WIDTH),
+        heads=heads_by_width.get(width, width // HEAD_WIDTH),
         hidden=hidden,
         image_size=patch * math.isqrt(state["pos_embed"].shape[1] - class_tokens),
         patch_size=patch,
@@ -75,10 +81,10 @@ def shape_of(state: StateDict, origin: str) -> Shape:
 
 def save_published(state: StateDict, shape: Shape, class_tokens: int, file: Path) -> None:
     """Write one file with flat names. `cls_token [1 2 d]` contains both class tokens."""
-    kept = patches_only(state) if class_tokens == 0 else _with_tokens(state, shape, class_tokens)
-    if "reg_token" in kept:
-        kept["cls_token"] = torch.cat([kept["cls_token"], kept.pop("reg_token")], dim=1)
-    _save(kept, file)
+    tensors = patches_only(state) if class_tokens == 0 else _with_tokens(state, shape, class_tokens)
+    if "reg_token" in tensors:
+        tensors["cls_token"] = torch.cat([tensors["cls_token"], tensors.pop("reg_token")], dim=1)
+    _save(tensors, file)
 
 
 def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
@@ -94,7 +100,7 @@ def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -
     }
     mean, deviation = IMAGENET
     config = {
-        "architecture": "vit_tiny_patch16_224",  # a plain ViT; the arguments override all its sizes
+        "architecture": "vit_tiny_patch16_224",  # a plain ViT; `model_args` replaces all its sizes
         "num_classes": 0,
         "num_features": shape.width,
         "global_pool": "token",
@@ -117,8 +123,8 @@ def save_timm(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -
 
 def save_transformers(state: StateDict, shape: Shape, class_tokens: int, folder: Path) -> None:
     """Write a folder as `save_pretrained` does: weights, configuration, and the transform of images."""
-    kept = _with_tokens(state, shape, class_tokens)
-    model = _register_model(kept, shape) if class_tokens == 2 else _plain_model(kept, shape)
+    tensors = _with_tokens(state, shape, class_tokens)
+    model = _register_model(tensors, shape) if class_tokens == 2 else _plain_model(tensors, shape)
     model.save_pretrained(folder)
     mean, deviation = IMAGENET
     transform = {
@@ -153,13 +159,16 @@ def _plain_model(state: StateDict, shape: Shape) -> Any:
 def _register_model(state: StateDict, shape: Shape) -> Any:
     """Return the ViT of DINOv2 with one register and layer scales of 1, for two class tokens.
 
-    In DINOv2, registers have no position embeddings, so the register is cls+ plus its position embedding.
+    Registers of DINOv2 have no position embedding, so the register is the sum of cls+ and its position embedding.
     """
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     ratio, remainder = divmod(shape.hidden, shape.width)
     if remainder:
-        raise FungiError(f"transformers has no such network: its MLP is {shape.mlp_ratio} times as wide as its tokens.")
+        raise FungiError(
+            f"transformers can't build this network: its MLP is {shape.mlp_ratio} times as wide as its tokens, but the"
+            " ratio has to be an integer. Use --layout timm."
+        )
     model = Dinov2WithRegistersModel(
         Dinov2WithRegistersConfig(**_sizes(shape), mlp_ratio=ratio, num_register_tokens=1, layerscale_value=1.0)
     )
@@ -188,17 +197,20 @@ def _sizes(shape: Shape) -> dict[str, Any]:
 
 
 def _blocks(state: StateDict, prefix: str, names: dict[str, str]) -> StateDict:
-    """Return patch embedding, blocks and final norm under the names of transformers, with separate q, k and v."""
+    """Return patch embedding, blocks and final norm under the names of transformers, with separate q, k and v.
+
+    prefix: name of the list of blocks. names: names of the modules of a block that differ from those of timm.
+    """
     renamed = {}
     for name, tensor in state.items():
-        head, _, rest = name.partition(".")
-        if head == "patch_embed":
+        part_name, _, rest = name.partition(".")
+        if part_name == "patch_embed":
             renamed[f"embeddings.patch_embeddings.projection.{rest.removeprefix('proj.')}"] = tensor
-        elif head == "norm":
+        elif part_name == "norm":
             renamed[f"layernorm.{rest}"] = tensor
-        elif head == "blocks":
-            place, module, *inner = rest.split(".")
-            path = f"{prefix}.{place}.{names.get(module, module)}".replace(".attn", ".attention")
+        elif part_name == "blocks":
+            index, module, *inner = rest.split(".")
+            path = f"{prefix}.{index}.{names.get(module, module)}".replace(".attn", ".attention")
             if inner[0] == "qkv":
                 parts = zip("qkv", tensor.chunk(3), strict=True)
                 renamed |= {f"{path}.{letter}_proj.{inner[1]}": part.contiguous() for letter, part in parts}
@@ -208,15 +220,16 @@ def _blocks(state: StateDict, prefix: str, names: dict[str, str]) -> StateDict:
 
 
 def _with_tokens(state: StateDict, shape: Shape, class_tokens: int) -> StateDict:
+    """Return the weights with the given number of class tokens, 1 or 2."""
     return dict(state) if class_tokens == shape.class_tokens else one_token(state)
 
 
 def _save(state: StateDict, file: Path) -> None:
     from safetensors.torch import save_file
 
-    kept = {name: tensor.contiguous() for name, tensor in state.items()}
-    with written_atomically(file) as unfinished:
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    with written_atomically(file) as temporary:
         if file.suffix == ".safetensors":
-            save_file(kept, unfinished)
+            save_file(tensors, temporary)
         else:
-            torch.save(kept, unfinished)
+            torch.save(tensors, temporary)

@@ -1,4 +1,4 @@
-"""One training step: forward passes, loss, centres, optimiser and teacher (spec udi 4, 5)."""
+"""The training step: forward passes, loss, centres, optimiser and teacher (spec udi 4, 5)."""
 
 import copy
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class NonFiniteError(FungiError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepSchedule:
-    """Values of the schedules for one step."""
+    """The values of the schedules for one step. rate: learning rate. temperature: temperature of the teacher."""
 
     step: int
     rate: float
@@ -42,7 +42,7 @@ class StepSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """Options of a training step, except its schedule."""
+    """The options of all training steps. clip: largest norm of the gradient of a tensor; 0 turns clipping off."""
 
     network: NetworkOptions
     views: ViewOptions
@@ -57,7 +57,11 @@ class LearnerOptions:
 
 @dataclass
 class _Sums:
-    """Sums over a batch, on the device. Processes exchange them in one message. parts: the parts of the loss."""
+    """Sums over a batch, on the device. The processes exchange them in one message.
+
+    vectors, counts: sum and number of the unit vectors of each level. parts: parts of the loss. entropy, predictions:
+    statistics of the teacher. stop: number of processes that were asked to stop.
+    """
 
     vectors: Tensor
     counts: Tensor
@@ -72,9 +76,10 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Loss and statistics of a training step. The copy from the device may still be running.
+    """Loss and statistics of a training step, while they are copied from the device.
 
-    shares: weight of each part of the loss. numbers: waits for the copy and returns the values, ordered as in `read`.
+    shares: weight of each part of the loss. numbers: function that waits for the copy and returns the values, in the
+    order of the names in `read`.
     """
 
     schedule: StepSchedule
@@ -82,25 +87,25 @@ class Measurement:
     numbers: Callable[[], list[float]]
 
     def read(self) -> dict[str, float]:
-        """Wait for the numbers, and return means over the whole batch.
+        """Wait for the copy, and return the means over the full batch by name.
 
-        These are `loss`, its parts, the teacher's `entropy` and `diversity`, the largest `gradient` norm, and `stop`,
-        the number of processes that were asked to stop. Raises NonFiniteError if the loss or a gradient is not finite.
-        In that case, this step and later steps do not change the weights.
+        The names are `loss`, its parts, `entropy` and `diversity` of the teacher, `gradient` (the largest norm), and
+        `stop` (the number of processes that were asked to stop). Raises NonFiniteError if the loss or a gradient is not
+        finite. In that case, this step and later steps do not change the weights.
         """
         names = (*self.shares, "entropy", "diversity", "gradient", "stop", "halted")
-        measured = dict(zip(names, self.numbers(), strict=True))
-        loss = sum(share * measured[name] for name, share in self.shares.items())
-        if measured.pop("halted"):
+        values = dict(zip(names, self.numbers(), strict=True))
+        loss = sum(share * values[name] for name, share in self.shares.items())
+        if values.pop("halted"):
             raise NonFiniteError(
-                f"step {self.schedule.step}: the loss is {loss} and the largest gradient {measured['gradient']}. "
-                "The step did not change the weights; the last checkpoint is good. Try a lower --lr or --dtype float32."
+                f"step {self.schedule.step}: the loss is {loss} and the largest gradient norm is {values['gradient']}. "
+                "The step did not change the weights. The last checkpoint is good. Try a lower --lr or --dtype float32."
             )
-        return measured | {"loss": loss}
+        return values | {"loss": loss}
 
 
 class Learner:
-    """Student, teacher, centres and optimiser. `launch` updates all of them."""
+    """Student, teacher, centres and optimiser. `launch` updates all of them for a batch."""
 
     def __init__(self, options: LearnerOptions, world: World, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.world, self.device, self.dtype = options, world, device, dtype
@@ -109,7 +114,7 @@ class Learner:
         if options.network.batch_norm and world.size > 1:
             if device.type != "cuda":
                 raise FungiError(
-                    "--use-bn-in-head with several processes needs GPUs. Use one process, or omit the flag."
+                    "--use-bn-in-head with several processes needs GPUs. Use one process, or remove the flag."
                 )
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
         self.student: Network = student.to(device)
@@ -121,30 +126,31 @@ class Learner:
         self.parallel = world.shared(self.student)
         self.active = active_parts(options.network, options.views.local_crops)
         self.halted = torch.zeros((), device=device)
-        """1 after the first step with a loss or gradient that is not finite. After that, nothing changes any more."""
+        """1 after the first step with a loss or gradient that is not finite, otherwise 0. With 1, steps do not change
+        student, teacher and centres."""
 
     def step(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> dict[str, float]:
-        """Train on one batch and return its numbers (`launch`, then `Measurement.read`)."""
+        """Train on one batch and return its loss and statistics (`Measurement.read`)."""
         return self.launch(batch, schedule, stop=stop).read()
 
     def launch(self, batch: list[Views], schedule: StepSchedule, *, stop: bool = False) -> Measurement:
         """Start the training step of a batch, without waiting for a GPU.
 
-        batch: the parts of this process, on the host. Read the numbers from the result, preferably during the next
-        step.
+        batch: the parts of this process, on the host. stop: whether this process was asked to stop. To keep a GPU busy,
+        read the result after the next step is launched.
         """
         options = self.options.views
-        aligned = [
+        alignments = [
             align(views, options.global_side, options.local_side, self.options.coordinates, self.device)
             for views in batch
         ]
-        counts = self._counts(batch, aligned)
+        counts = self._counts(batch, alignments)
         sums = self._empty_sums(stop)
         self.optimizer.zero_grad(set_to_none=True)
-        for index, (views, alignment) in enumerate(zip(batch, aligned, strict=True)):
+        for index, (views, alignment) in enumerate(zip(batch, alignments, strict=True)):
             # Processes exchange gradients only in the last part. A single process has nothing to exchange.
-            exchanges = self.world.size == 1 or index == len(batch) - 1
-            with nullcontext() if exchanges else self.parallel.no_sync():
+            is_last = self.world.size == 1 or index == len(batch) - 1
+            with nullcontext() if is_last else self.parallel.no_sync():
                 depth_factors = self._depth_factors(schedule.step, len(views), index, len(batch))
                 self._learn_part(views, alignment, schedule, counts, sums, depth_factors)
         measurement = self._clip_and_update_centres(sums, schedule, counts)
@@ -153,7 +159,7 @@ class Learner:
             optimisation.drop_last_layer_gradients(self.student)
         self.optimizer.found_inf = self.halted  # type: ignore[attr-defined]  # fused optimisers read it on the device
         self.optimizer.step()
-        optimisation.move_teacher(self.teacher, self.student, schedule.teacher_momentum, self.halted)
+        optimisation.update_teacher(self.teacher, self.student, schedule.teacher_momentum, self.halted)
         return measurement
 
     def _learn_part(
@@ -165,7 +171,7 @@ class Learner:
         sums: _Sums,
         depth_factors: Float[Tensor, "blocks2 v b"] | None,
     ) -> None:
-        """Add the gradients of one part of the batch to those of the student, and its sums to `sums`."""
+        """Add the gradients of one part of the batch to the gradients of the student, and its sums to `sums`."""
         images, crops = (_normalized(upload(pixels, self.device)) for pixels in (views.globals, views.locals))
         patches = self.options.network.patches
         with torch.no_grad(), autocast(self.device, self.dtype):
@@ -177,41 +183,47 @@ class Learner:
         (loss * self.world.size).backward()
         with torch.no_grad():
             vectors, count = vector_sums(teacher, self.options.loss)
-            entropy, summed_predictions = teacher_statistics(teacher)
+            entropy, prediction_sum = teacher_statistics(teacher)
         sums.vectors += vectors
         sums.counts += count
         sums.entropy += entropy
-        sums.predictions += summed_predictions
+        sums.predictions += prediction_sum
         sums.parts += torch.stack([parts[name] for name in self.active])
 
     @torch.no_grad()
     def _clip_and_update_centres(self, sums: _Sums, schedule: StepSchedule, counts: BatchCounts) -> Measurement:
         """Clip gradients, update centres, and start to copy the numbers of the batch to the host."""
-        if self.options.views.deviations.process_means:  # the means of all processes have equal weights
+        process_means = self.options.views.deviations.process_means
+        if process_means:  # the means of all processes have equal weights
             sums.vectors /= sums.counts.clamp_min(1)[:, None] * self.world.size
-        flat = self.world.summed(torch.cat([values.reshape(-1) for values in sums.tensors()]))
-        sizes = [values.numel() for values in sums.tensors()]
-        total = _Sums(*(part.view_as(own) for part, own in zip(flat.split(sizes), sums.tensors(), strict=True)))
-        largest = optimisation.clip_each(self.tensors, self.options.clip)
-        finite = torch.isfinite(largest) & torch.isfinite(total.parts).all()
-        self.halted = torch.maximum(self.halted, (~finite).float())
+        total = self._sum_over_processes(sums)
+        largest_norm = optimisation.clip_each(self.tensors, self.options.clip)
+        is_finite = torch.isfinite(largest_norm) & torch.isfinite(total.parts).all()
+        self.halted = torch.maximum(self.halted, (~is_finite).float())
         means = total.vectors
-        if not self.options.views.deviations.process_means:
+        if not process_means:
             means = means / total.counts.clamp_min(1)[:, None]
-        moved = updated_centres(
+        new_centres = updated_centres(
             self.centres, means, total.counts, self.teacher.prototypes, momentum=self.options.center_momentum
         )
-        self.centres = torch.where(self.halted > 0, self.centres, moved)
+        self.centres = torch.where(self.halted > 0, self.centres, new_centres)
         global_views = 2 * counts.images
         entropy = total.entropy / global_views
         teacher_diversity = diversity(entropy, total.predictions / global_views)
-        numbers = torch.cat([total.parts, torch.stack([entropy, teacher_diversity, largest, total.stop, self.halted])])
+        statistics = torch.stack([entropy, teacher_diversity, largest_norm, total.stop, self.halted])
+        numbers = torch.cat([total.parts, statistics])
         return Measurement(schedule, part_shares(self.active, self.options.views.local_crops), download(numbers))
 
-    def _counts(self, batch: list[Views], aligned: list[Alignment]) -> BatchCounts:
+    def _sum_over_processes(self, sums: _Sums) -> _Sums:
+        tensors = sums.tensors()
+        flat = self.world.summed(torch.cat([values.reshape(-1) for values in tensors]))
+        parts = flat.split([values.numel() for values in tensors])
+        return _Sums(*(part.view_as(values) for part, values in zip(parts, tensors, strict=True)))
+
+    def _counts(self, batch: list[Views], alignments: list[Alignment]) -> BatchCounts:
         """Return the numbers of images and of valid patch samples, in the batches of all processes."""
-        samples = aligned[0].source.shape[2]
-        patches = torch.stack([alignment.valid[:, :, :samples].sum() for alignment in aligned]).sum().double()
+        samples = alignments[0].source.shape[2]
+        patches = torch.stack([alignment.valid[:, :, :samples].sum() for alignment in alignments]).sum().double()
         if self.options.views.deviations.process_means:
             patches = patches.clamp_min(1) * self.world.size
         else:
@@ -219,7 +231,10 @@ class Learner:
         return BatchCounts(sum(map(len, batch)) * self.world.size, patches.float())
 
     def _depth_factors(self, step: int, images: int, index: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
-        """Draw stochastic depth for the batch of all processes, and return the factors of one part of this process."""
+        """Return the factors of stochastic depth for one part of this process.
+
+        They are drawn for the batch of all processes, so they do not depend on the number of processes.
+        """
         factors = stochastic_depth(
             self.options.drop_path,
             self.options.network.architecture.depth,
@@ -248,11 +263,12 @@ class Learner:
 
 
 def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:
-    """Return the names of the parts of the loss that are not empty. `loss_parts` explains the names."""
+    """Return the names of the parts of the loss that these options use. `loss_parts` explains the names."""
     kinds = ["cl", "mcl"][: network.class_tokens]
     origins = ["g", "l"] if local_crops else ["g"]
     return [f"{origin}_{kind}" for kind in kinds for origin in origins] + ["g_pch"] * network.patches
 
 
 def _normalized(pixels: UInt8[Tensor, "v b 3 s s"]) -> Float[Tensor, "v b 3 s s"]:
+    """Return views with the mean and standard deviation that networks for ImageNet expect."""
     return normalize(pixels.flatten(0, 1), IMAGENET).unflatten(0, pixels.shape[:2])

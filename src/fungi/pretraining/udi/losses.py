@@ -1,8 +1,8 @@
-"""Losses of UDI: image level, multimodal level, patch level (spec udi 4).
+"""The losses of UDI on three levels: image, multimodal, patch (spec udi 4).
 
-A loss is a sum over the images of this process, divided by counts over the *whole* batch. The total therefore does not
-depend on the split of the batch. Teacher logits are linear in unit vectors, so the mean of the logits is the logit of
-the mean vector. The logits of patches of local crops are therefore never computed.
+A loss is a sum over the images of this process, divided by counts over the batch of *all* processes. The total
+therefore does not depend on the split of the batch. The teacher's logits are linear in unit vectors, so the mean of the
+logits is the logit of the mean vector. The logits of patches of local crops are therefore not computed.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from fungi.pretraining.udi.sampling import masked_mean
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Options of the losses.
+    """The options of the losses.
 
     alpha: weight of patches in the target of cls+. target_mix: whether this target averages logits or probabilities.
     """
@@ -31,7 +31,10 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """Number of images in the whole batch, and number of valid samples of its global views (on the device)."""
+    """The numbers of images and of valid samples of global views in the batch of all processes.
+
+    patches: the number of valid samples, on the device.
+    """
 
     images: int
     patches: Float[Tensor, ""]
@@ -39,9 +42,9 @@ class BatchCounts:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Predictions of the teacher, with the centres and the temperature that turn them into targets.
+    """The predictions of the teacher, with the centres and the temperature that turn them into targets.
 
-    The requests of the global views come first, then the requests of the `local_crops`.
+    local_crops: number of local crops. `Alignment` explains the requests.
     """
 
     predictions: Predictions
@@ -52,7 +55,7 @@ class Teacher:
 
     @property
     def samples(self) -> int:
-        """Number of samples per global view. All further requests come from local crops."""
+        """The number of samples per global view. All further requests come from local crops."""
         return self.alignment.source.shape[2]
 
     def targets(
@@ -61,10 +64,10 @@ class Teacher:
         """Return targets with the centre of a level."""
         return Targets(vectors, weights, self.predictions.prototypes, self.centres[level], self.temperature)
 
-    def requested(self, local: int | None) -> tuple[Float[Tensor, "2 b m w"], Float[Tensor, "2 b m"]]:
-        """Return the patches of each view that the other global view or a local crop samples, and their validity.
+    def requested_patches(self, local: int | None) -> tuple[Float[Tensor, "2 b m w"], Float[Tensor, "2 b m"]]:
+        """Return the patches of each global view that another view samples, and 1 for each valid patch, otherwise 0.
 
-        local: the index of the local crop, None for the other global view.
+        local: index of the local crop that samples; None for the other global view.
         """
         start, stop = 0, self.samples
         if local is not None:
@@ -74,51 +77,54 @@ class Teacher:
         valid = self.alignment.valid[:, :, start:stop].to(self.predictions.patches.dtype)
         return self.predictions.patches[:, :, start:stop], valid
 
-    def blended(self, local: int | None, alpha: float) -> Float[Tensor, "2 b w"]:
-        """Return `alpha * mean of valid patches + (1 - alpha) * cls` per view. W times this is the blended logit."""
-        vectors, valid = self.requested(local)
+    def blended_vectors(self, local: int | None, alpha: float) -> Float[Tensor, "2 b w"]:
+        """Return `alpha * mean of valid patches + (1 - alpha) * cls` for each global view."""
+        vectors, valid = self.requested_patches(local)
         return alpha * masked_mean(vectors, valid) + (1 - alpha) * self.predictions.classes[0]
 
-    def multimodal(
+    def multimodal_targets(
         self, local: int | None, options: LossOptions
     ) -> tuple[Float[Tensor, "t 2 b w"], Float[Tensor, "t 2 b"] | None]:
-        """Return target vectors of cls+ and their weights, per view. The weights are None if all are 1."""
+        """Return target vectors of cls+ and their weights for each global view. The weights are None if all are 1."""
         if options.target_mix == "logits":
-            return self.blended(local, options.alpha).unsqueeze(0), None
-        vectors, valid = self.requested(local)
+            return self.blended_vectors(local, options.alpha).unsqueeze(0), None
+        vectors, valid = self.requested_patches(local)
         count = valid.sum(-1, keepdim=True)
-        share = options.alpha * (count > 0).to(valid.dtype)
-        weights = torch.cat([share * valid / count.clamp_min(1), 1 - share], dim=-1)  # [2 b m+1]
-        together = torch.cat([vectors, self.predictions.classes[0].unsqueeze(2)], dim=2)
-        return together.movedim(2, 0), weights.movedim(2, 0)
+        patch_share = options.alpha * (count > 0).to(valid.dtype)
+        weights = torch.cat([patch_share * valid / count.clamp_min(1), 1 - patch_share], dim=-1)  # [2 b m+1]
+        all_vectors = torch.cat([vectors, self.predictions.classes[0].unsqueeze(2)], dim=2)
+        return all_vectors.movedim(2, 0), weights.movedim(2, 0)
 
 
 def loss_parts(
     student: Predictions, teacher: Teacher, counts: BatchCounts, options: LossOptions
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """Return this process's share of the loss and of each of its parts.
+    """Return the loss of this process and its parts by name. Only the loss is differentiable.
 
-    Summed over processes, the parts are means over pairs, images and valid samples. They are not differentiable. Their
-    names are those of the reference: global (g) and local (l) pairs at the image level (cl) and for cls+ (mcl), and
+    The sum of a part over processes is a mean over pairs, images and valid samples. The names of the parts are those of
+    the published code: global (g) and local (l) pairs on the image level (cl) and the multimodal level (mcl), and
     patches (g_pch).
     """
     parts = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
     if student.patches.shape[2]:
-        counted = teacher.alignment.counted
-        vectors, _ = teacher.requested(None)  # [2 b m w]
-        targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2).index_select(0, counted)[None])
-        parts["g_pch"] = (student.patches.flatten(0, 2).index_select(0, counted)[None], targets)
+        shared = teacher.alignment.shared_samples
+        vectors, _ = teacher.requested_patches(None)  # [2 b m w]
+        targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2).index_select(0, shared)[None])
+        parts["g_pch"] = (student.patches.flatten(0, 2).index_select(0, shared)[None], targets)
     crops = student.local_classes.shape[1]
     pairs = {"g": 2.0 * counts.images, "l": 2.0 * crops * counts.images}
     divisors = {name: pairs[name[0]] if name != "g_pch" else counts.patches.clamp_min(1) for name in parts}
     shares = part_shares(list(parts), crops)
     terms = [Term(*part, shares[name] / divisors[name]) for name, part in parts.items()]
-    total, sums = cross_entropies(terms, student.prototypes, options.student_temperature)
-    return total, {name: total / divisors[name] for name, total in zip(parts, sums, strict=True)}
+    loss, sums = cross_entropies(terms, student.prototypes, options.student_temperature)
+    return loss, {name: part_sum / divisors[name] for name, part_sum in zip(parts, sums, strict=True)}
 
 
 def part_shares(names: list[str], local_crops: int) -> dict[str, float]:
-    """Return the weight of each part in the loss: the mean over levels of the mean over 2 + 2L pairs (spec udi 4)."""
+    """Return the weight of each part in the loss. The loss is the mean over levels of means over pairs (spec udi 4).
+
+    There are 2 pairs of global views, and 2 pairs for each local crop.
+    """
     levels = len({name.partition("_")[2] for name in names})
     shares = {"g": 1 / (1 + local_crops), "l": local_crops / (1 + local_crops)}
     return {name: (1.0 if name == "g_pch" else shares[name[0]]) / levels for name in names}
@@ -129,25 +135,27 @@ _Part = tuple[Float[Tensor, "l r w"], Targets]
 
 
 def _image_level(student: Predictions, teacher: Teacher) -> dict[str, _Part]:
-    own = teacher.predictions.classes[0]  # [2 b w]
-    parts = {"g_cl": (_rows(student.classes[0]), teacher.targets(0, _rows(own.flip(0))))}
+    """Return the parts for cls: each view has the global views of the teacher as targets, except itself."""
+    vectors = teacher.predictions.classes[0]  # [2 b w]
+    parts = {"g_cl": (_rows(student.classes[0]), teacher.targets(0, _rows(vectors.flip(0))))}
     if student.local_classes.shape[1]:
-        parts["l_cl"] = (student.local_classes[0], teacher.targets(0, own))
+        parts["l_cl"] = (student.local_classes[0], teacher.targets(0, vectors))
     return parts
 
 
 def _multimodal_level(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, _Part]:
+    """Return the parts for cls+; empty if the networks have only one class token."""
     if len(student.classes) < 2:
         return {}
 
     def targets(vectors: Tensor, weights: Tensor | None) -> Targets:  # [t v b w], [t v b]
         return teacher.targets(1, vectors.flatten(1, 2), None if weights is None else weights.flatten(1, 2))
 
-    vectors, weights = teacher.multimodal(None, options)
-    other = targets(vectors.flip(1), None if weights is None else weights.flip(1))
-    parts = {"g_mcl": (_rows(student.classes[1]), other)}
-    local_targets = [teacher.multimodal(local, options) for local in range(student.local_classes.shape[1])]
-    if local_targets:  # both views of each crop: [t*2 L b ...]
+    vectors, weights = teacher.multimodal_targets(None, options)
+    global_targets = targets(vectors.flip(1), None if weights is None else weights.flip(1))
+    parts = {"g_mcl": (_rows(student.classes[1]), global_targets)}
+    local_targets = [teacher.multimodal_targets(local, options) for local in range(student.local_classes.shape[1])]
+    if local_targets:  # both global views are targets of each local crop: [t*2 L b ...]
         vectors = torch.stack([vectors for vectors, _ in local_targets], dim=2).flatten(0, 1)
         local_weights = [weights for _, weights in local_targets if weights is not None]
         weights = torch.stack(local_weights, dim=2).flatten(0, 1) if local_weights else None

@@ -1,8 +1,8 @@
-"""Student and teacher: a vision transformer with two class tokens, an SRS layer, and one shared head (spec udi 1).
+"""The network of student and teacher: a vision transformer with two class tokens, an SRS layer, a head (spec udi 1).
 
 Modules have the names of the published checkpoints: `backbone.backbone`, `backbone.norm1`, `backbone.attn`, and
-`head.0`, `head.1`, `head.2` (one head, saved three times). The register token of timm is the second row of the
-published class token.
+`head.0`, `head.1`, `head.2` (one head, saved three times). timm's register token is the second row of the published
+class token.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,12 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Options of student and teacher."""
+    """The options of student and teacher.
+
+    patches: whether there is a patch level. prototypes: number of prototypes. hidden, bottleneck: widths of the head.
+    trained_length: whether the norms of the prototypes are trained. xavier: whether linear layers are initialised with
+    Xavier.
+    """
 
     architecture: Architecture
     image_size: int = 224
@@ -46,29 +51,31 @@ class NetworkOptions:
 
     @property
     def levels(self) -> int:
-        """Number of levels: one per class token, and one for patches."""
+        """The number of levels: one per class token, and one for patches."""
         return self.class_tokens + int(self.patches)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Maps between the samples of a batch and their positions in the other views (spec udi 2.4).
+    """Maps between the samples of the views of a batch and the tokens of its global views (spec udi 2.4).
 
-    source: one-hot maps of the samples of the global views. target: maps of the samples of the other global view (the
-    first m requests) and of all local crops (the further requests) to the grid of each global view. valid: whether a
-    request is inside the global view. counted: indices, out of 2*b*m, of the samples of the global views that are also
-    inside the other global view.
+    A request is a position in a global view at which another view has a sample. The first m requests come from the
+    other global view, the further requests from all local crops.
+
+    source: one-hot maps of the samples of each global view. target: maps of the requests to the grid of each global
+    view. valid: whether a request is inside the global view. shared_samples: the samples of the global views that are
+    also inside the other global view, as indices of the 2*b*m samples.
     """
 
     source: Float[Tensor, "2 b m n"]
     target: Float[Tensor, "2 b requests n"]
     valid: Bool[Tensor, "2 b requests"]
-    counted: Int64[Tensor, " rows"]
+    shared_samples: Int64[Tensor, " rows"]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Unit vectors f of the head. The logits are `prototypes @ f`. The teacher has no vectors of local crops."""
+    """The unit vectors f of the head. The logits are `prototypes @ f`. The teacher has no vectors of local crops."""
 
     classes: Float[Tensor, "R 2 b w"]
     local_classes: Float[Tensor, "R L b w"]
@@ -100,7 +107,7 @@ class Encoder(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder and head. The student is trained; the teacher is its moving average."""
+    """Encoder and head. The student is trained. The teacher is the moving average of the student."""
 
     def __init__(self, options: NetworkOptions) -> None:
         super().__init__()
@@ -122,17 +129,18 @@ class Network(nn.Module):
         images: Float[Tensor, "2 b 3 g g"],
         crops: Float[Tensor, "L b 3 l l"],
         sampling: Float[Tensor, "2 b m n"] | None,
-        kept: Float[Tensor, "blocks2 v b"] | None = None,
+        depth_factors: Float[Tensor, "blocks2 v b"] | None = None,
     ) -> Predictions:
         """Return predictions for global views, local crops, and samples of the global views.
 
-        kept: factors of stochastic depth per branch, crop and image (spec udi 1.1), or None to keep all branches.
+        images, crops: global views and local crops. depth_factors: factors of stochastic depth for each branch, view
+        and image (spec udi 1.1); None to compute all branches.
         """
         count, batch = len(crops), images.shape[1]
-        tokens = self._tokens(images, kept[:, :2] if kept is not None else None)
+        tokens = self._tokens(images, depth_factors[:, :2] if depth_factors is not None else None)
         parts = [self.backbone.classes(tokens).flatten(0, 1)]  # [R*2*b d]
         if count:
-            local = self._tokens(crops, kept[:, 2:] if kept is not None else None)
+            local = self._tokens(crops, depth_factors[:, 2:] if depth_factors is not None else None)
             parts.append(self.backbone.classes(local).flatten(0, 1))
         if sampling is not None:
             parts.append(self.backbone.samples(tokens, sampling.flatten(0, 1)).flatten(0, 1))
@@ -150,36 +158,36 @@ class Network(nn.Module):
 
     @property
     def prototypes(self) -> Float[Tensor, "k w"]:
-        """Return the effective weight of the last layer."""
+        """Return the weight W of the last layer."""
         weight = self.head[0].get_submodule("last_layer").weight
         assert isinstance(weight, Tensor)
         return weight
 
     def _tokens(
-        self, images: Float[Tensor, "v b 3 s s"], kept: Float[Tensor, "blocks2 v b"] | None
+        self, images: Float[Tensor, "v b 3 s s"], depth_factors: Float[Tensor, "blocks2 v b"] | None
     ) -> Float[Tensor, "n t d"]:
         model = self.backbone.backbone
         tokens = embed(model, images.flatten(0, 1))
-        return run_blocks(model, tokens, kept.flatten(1) if kept is not None else None)
+        return run_blocks(model, tokens, depth_factors.flatten(1) if depth_factors is not None else None)
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Positions of samples in the global views, on the host. `Alignment` explains `valid` and `counted`.
+    """The requests of all views, on the host. `Alignment` explains requests, `valid` and `shared_samples`.
 
-    positions: of the samples of the other global view and of all local crops, in units of 1/`units` of a pixel.
+    positions: positions of the requests in the image, in units of 1/`units` of a pixel.
     """
 
     positions: Int64[Tensor, "2 b requests 2"]
     units: int
     valid: Bool[Tensor, "2 b requests"]
-    counted: Int64[Tensor, " rows"]
+    shared_samples: Int64[Tensor, " rows"]
 
 
 def requests_between(views: Views, global_side: int, local_side: int, coordinates: Coordinates) -> Requests:
-    """Return the positions of the samples of each global view in the other, and of the samples of local crops in both.
+    """Return the requests of all views.
 
-    This is computed on the host. On a GPU, the host would have to wait for the number of valid samples.
+    They are computed on the host, because the host would have to wait for a GPU to know the number of valid samples.
     """
     boxes = views.boxes
     units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)
@@ -187,8 +195,8 @@ def requests_between(views: Views, global_side: int, local_side: int, coordinate
     local = [token_positions(views.local_tokens, local_side, box, units, coordinates) for box in boxes[2:]]
     positions = torch.stack([torch.cat([sampled[1 - view], *local], dim=1) for view in (0, 1)])
     valid = torch.stack([strictly_inside(positions[view], boxes[view], units) for view in (0, 1)])
-    counted = valid[:, :, : sampled[0].shape[1]].flip(0).flatten().nonzero().flatten()
-    return Requests(positions, units, valid, counted)
+    shared_samples = valid[:, :, : sampled[0].shape[1]].flip(0).flatten().nonzero().flatten()
+    return Requests(positions, units, valid, shared_samples)
 
 
 def align(
@@ -198,20 +206,24 @@ def align(
     coordinates: Coordinates = "corner",
     device: torch.device = CPU,
 ) -> Alignment:
-    """Return the maps of a batch on a device. The views are on the host."""
+    """Return the maps of a batch on a device. The views are on the host.
+
+    global_side, local_side: number of tokens along a side of a global view and of a local crop.
+    """
     requests = requests_between(views, global_side, local_side, coordinates)
     tokens, boxes = upload(views.global_tokens, device), upload(views.boxes, device)
     positions = upload(requests.positions, device)
     target = [target_map(positions[view], boxes[view], global_side, requests.units, coordinates) for view in (0, 1)]
     source = one_hot_map(tokens, global_side**2).expand(2, -1, -1, -1)
-    return Alignment(source, torch.stack(target), upload(requests.valid, device), upload(requests.counted, device))
+    valid, shared_samples = upload(requests.valid, device), upload(requests.shared_samples, device)
+    return Alignment(source, torch.stack(target), valid, shared_samples)
 
 
 def initialise(network: nn.Module, *, xavier: bool) -> None:
     """Initialise all weights in place.
 
-    Linear layers: truncated normal with standard deviation 0.02, or Xavier (for narrow networks). Tokens and position
-    embeddings: truncated normal with standard deviation 0.02.
+    Linear layers: Xavier (for narrow networks), otherwise truncated normal with standard deviation 0.02. Tokens and
+    position embeddings: truncated normal with standard deviation 0.02.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear):
@@ -231,9 +243,10 @@ def initialise(network: nn.Module, *, xavier: bool) -> None:
 def stochastic_depth(
     rate: float, depth: int, crops: int, images: int, generator: torch.Generator
 ) -> Float[Tensor, "blocks2 v b"] | None:
-    """Return the factor of each branch: 0 if it is dropped, else 1 / (1 - probability to drop it) (spec udi 1.1).
+    """Return the factor of each branch: 0 if it is dropped, otherwise 1 / (1 - p) (spec udi 1.1).
 
-    This probability grows linearly from 0 in the first block to `rate` in the last. Returns None if `rate` is 0.
+    p is the probability to drop a branch. It grows linearly from 0 in the first block to `rate` in the last block.
+    Returns None if `rate` is 0.
     """
     if not rate:
         return None

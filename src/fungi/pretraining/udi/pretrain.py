@@ -4,15 +4,15 @@ import sys
 from collections.abc import Sequence
 
 from fungi.errors import counted
-from fungi.pretraining.udi.settings import PretrainSettings, client_spelling
+from fungi.pretraining.udi.settings import PretrainSettings, our_arguments
 from fungi.runtime.command import run_command
 from fungi.runtime.log import logger
 
 DESCRIPTION = """Pretrain a vision transformer with UDI: two class tokens, three losses, a moving average as teacher.
 
-Writes checkpoint.pth (the published layout) and log.txt (one JSON line per epoch) into --output-dir. If a run is
-interrupted, the same command resumes it with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m fungi
-udi pretrain ...
+The command writes checkpoint.pth (in the published layout) and log.txt (one JSON line per epoch) into --output-dir. If
+a run is interrupted, the same command resumes it with the same numbers. On several GPUs: torchrun --nproc_per_node 8 -m
+fungi udi pretrain ...
 Then: fungi extract --backbone udi-vits16 --checkpoint checkpoint.pth"""
 
 
@@ -36,7 +36,8 @@ def run(settings: PretrainSettings) -> None:
             f"{counted(len(samples), 'image')}, batches of {training.plan.batch}, "
             f"{counted(len(training.schedules), 'step')} on {device}"
         )
-        with tf32_products(device, enabled=training.learner.dtype != torch.float32):  # logits of prototypes
+        # In float32, the products are exact. Otherwise, the logits of the prototypes can use TF32.
+        with tf32_products(device, enabled=training.learner.dtype != torch.float32):
             finished = training.run(stop)
         if world.leads:
             print(f"wrote {training.checkpoint}")
@@ -48,6 +49,6 @@ def run(settings: PretrainSettings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    words = client_spelling(list(sys.argv[1:] if arguments is None else arguments))
+    """Run the command with our arguments or with those of the published command; return the exit status."""
+    words = our_arguments(list(sys.argv[1:] if arguments is None else arguments))
     return run_command(PretrainSettings, run, program="fungi udi pretrain", description=DESCRIPTION, arguments=words)

@@ -1,7 +1,7 @@
-"""Stratified random samples of tokens, and their positions in another crop (spec udi 2.1, 2.2).
+"""Draw stratified samples of tokens, and compute their positions in another crop (spec udi 2.1, 2.2).
 
 Axes: b images, m samples of a view, n tokens of a grid `side` x `side`, 2 (row, column). Tokens are in row-major order.
-Positions are integers, so that rounding cannot decide if a sample is inside another crop.
+Positions are integers, because rounding must not decide whether a sample is inside another crop.
 """
 
 import math
@@ -16,7 +16,10 @@ from fungi.pretraining.udi.choices import Coordinates
 
 
 def stratified_tokens(random: np.random.Generator, side: int, window: int) -> Int64[np.ndarray, " m"]:
-    """Draw one token from each of (side // window)^2 windows. If they do not fill the grid, their corner is random."""
+    """Return one random token from each of (side // window)^2 windows of a grid.
+
+    If the windows do not fill the grid, they lie in a random corner of it.
+    """
     windows = side // window
     offset = (side - windows * window) * random.integers(2, size=2)
     starts = np.arange(windows) * window
@@ -27,7 +30,7 @@ def stratified_tokens(random: np.random.Generator, side: int, window: int) -> In
 
 
 def units_per_pixel(sides: Iterable[int], coordinates: Coordinates = "corner") -> int:
-    """Return a number of units per pixel that gives all tokens of grids with these sides integer positions."""
+    """Return a number of units per pixel with which all tokens of grids with these sides have integer positions."""
     return math.lcm(*(_steps(side, coordinates) for side in sides))
 
 
@@ -48,12 +51,12 @@ def strictly_inside(positions: Int64[Tensor, "b m 2"], box: Int64[Tensor, "b 4"]
 
 
 def _steps(side: int, coordinates: Coordinates) -> int:
-    """Return the number of equal steps from the first to the last pixel of a crop that all token positions are on."""
+    """Return the smallest number of equal steps along a crop such that each token lies on a step."""
     return max(side - 1, 1) if coordinates == "corner" else 2 * side
 
 
 def one_hot_map(tokens: Int64[Tensor, "b m"], count: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b m n"]:
-    """Return the source map S: row k picks sample k out of `count` tokens."""
+    """Return the source map S: row k selects sample k from `count` tokens."""
     return torch.nn.functional.one_hot(tokens, count).to(dtype)
 
 
@@ -66,7 +69,7 @@ def target_map(
 ) -> Float[Tensor, "b m n"]:
     """Return the target map T: bilinear weights of positions on the grid of a crop, zero for positions outside it."""
     start, end = units * box[:, None, :2], units * box[:, None, 2:]
-    extent = end - start + (end == start).long()  # no position is inside a box without extent
+    extent = end - start + (end == start).long()  # avoids a division by 0; no position is inside an empty box
     share = (positions - start) / extent.double()
     cell = share * (side - 1) if coordinates == "corner" else (share * side - 0.5).clamp(0, side - 1)
     grid = torch.arange(side, device=box.device, dtype=cell.dtype)
@@ -76,6 +79,9 @@ def target_map(
 
 
 def masked_mean(vectors: Float[Tensor, "*batch m d"], valid: Shaped[Tensor, "*batch m"]) -> Float[Tensor, "*batch d"]:
-    """Return the mean of the valid vectors, or zero if none is valid. The count has the epsilon of the reference."""
+    """Return the mean of the valid vectors, or zero if none is valid.
+
+    A small number is added to the count, as in the published code.
+    """
     mask = valid.to(vectors.dtype)
     return (vectors * mask.unsqueeze(-1)).sum(-2) / (mask.sum(-1, keepdim=True) + 1e-5)

@@ -1,4 +1,4 @@
-"""A run of `fungi udi pretrain`: resume, learn, save, report (spec udi 5)."""
+"""The training loop of `fungi udi pretrain`: resume, train, save, log (spec udi 5)."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from fungi.pretraining.run_files import refuse_other_run, write_log
 from fungi.pretraining.udi.batches import ViewedImages, batches
 from fungi.pretraining.udi.centres import collapse_warning
 from fungi.pretraining.udi.checkpoints import load_checkpoint, save_checkpoint
-from fungi.pretraining.udi.configuration import learner_options, timetable
+from fungi.pretraining.udi.configuration import learner_options, step_schedules
 from fungi.pretraining.udi.learner import Learner, Measurement, StepSchedule
 from fungi.pretraining.udi.settings import PretrainSettings
 from fungi.runtime.device import choose_dtype
@@ -26,27 +26,27 @@ from fungi.settings import as_json
 
 LOG_SECONDS = 20.0
 Line = dict[str, int | float]
-"""Content of a line of log.txt, for one epoch."""
+"""The content of a line of log.txt, for one epoch."""
 
 
 @dataclass
 class Progress:
-    """Progress of a run: finished steps, one line per epoch, and the sums of the current epoch."""
+    """The progress of a run: number of finished steps, a line per finished epoch, and sums over the current epoch."""
 
     step: int = 0
     history: list[Line] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def add(self, measured: Mapping[str, float], seconds: float) -> None:
-        """Count a step, and add its numbers."""
+    def add(self, numbers: Mapping[str, float], seconds: float) -> None:
+        """Count a step, and add its numbers and its duration."""
         self.step += 1
         self.seconds += seconds
-        for name, value in measured.items():
+        for name, value in numbers.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def close_epoch(self, schedule: StepSchedule, plan: BatchPlan) -> Line:
-        """Start a new epoch, and return the line of the last epoch: means over its steps."""
+        """Return the line of the current epoch (means over its steps), and start the next epoch."""
         steps = plan.steps_per_epoch
         means = {f"train_{name}": value / steps for name, value in self.sums.items() if name != "stop"}
         line: Line = {
@@ -63,7 +63,7 @@ class Progress:
 
 
 class Training:
-    """Training loop of one process."""
+    """The training loop of one process."""
 
     def __init__(self, settings: PretrainSettings, samples: Samples, world: World, device: torch.device) -> None:
         self.settings, self.world, self.samples = settings, world, samples
@@ -74,28 +74,29 @@ class Training:
             processes=world.size,
             seed=settings.seed,
         )
-        self.schedules = timetable(settings, self.plan)
+        self.schedules = step_schedules(settings, self.plan)
         dtype = settings.dtype if settings.use_fp16 or settings.dtype != "auto" else "float32"
         self.options = learner_options(settings)
         self.learner = Learner(self.options, world, device, choose_dtype(dtype, device))
         self.progress = Progress()
-        self.late = steps_ahead(device)
+        self.steps_ahead = steps_ahead(device)
         self._pending: deque[Measurement] = deque()
-        self._saved = self._logged = self._measured = monotonic()
+        self._saved_at = self._logged_at = self._measured_at = monotonic()
 
     @property
     def checkpoint(self) -> Path:
-        """Path of the newest checkpoint of the run."""
+        """The path of the newest checkpoint of the run."""
         return self.settings.output_dir / "checkpoint.pth"
 
     def run(self, stop: StopRequest) -> bool:
-        """Train to the end or to a signal, and save the state. Return True if the end was reached.
+        """Train until the end or a signal, and save the state. Return whether the training reached the end.
 
-        On a GPU, `self.late` further steps are launched before the numbers of a step are read, so that the GPU never
-        waits for the host. After a signal, all processes therefore stop after the same step, `late` steps later.
+        A GPU must not wait for the host. Therefore, `steps_ahead` further steps are launched before the numbers of a
+        step are read. After a signal, all processes stop at the same step: `steps_ahead` steps after the step in which
+        the signal was read.
         """
         self._resume()
-        steps = batches(
+        step_batches = batches(
             ViewedImages(self.samples, self.options.views, self.settings.seed),
             self.plan,
             rank=self.world.rank,
@@ -103,36 +104,36 @@ class Training:
             workers=decoding_workers(self.settings.num_workers, self.learner.device),
             pin_memory=self.learner.device.type == "cuda",
         )
-        launched, last = self.progress.step, len(self.schedules)
-        self._measured = monotonic()
-        while launched < last:
-            self._pending.append(self.learner.launch(next(steps), self.schedules[launched], stop=bool(stop)))
-            launched += 1
-            save_due = monotonic() - self._saved > 60 * self.settings.save_minutes
-            epoch_ends = launched % self.plan.steps_per_epoch == 0
-            last = min(last, self._read(0 if save_due or epoch_ends else self.late))
+        step, last_step = self.progress.step, len(self.schedules)
+        self._measured_at = monotonic()
+        while step < last_step:
+            self._pending.append(self.learner.launch(next(step_batches), self.schedules[step], stop=bool(stop)))
+            step += 1
+            save_due = monotonic() - self._saved_at > 60 * self.settings.save_minutes
+            epoch_ends = step % self.plan.steps_per_epoch == 0
+            last_step = min(last_step, self._read_pending(0 if save_due or epoch_ends else self.steps_ahead))
             if epoch_ends:
-                self._end_epoch(self.schedules[launched - 1])
+                self._end_epoch(self.schedules[step - 1])
             elif save_due:
                 self._save()
-        self._read(0)
-        if launched < len(self.schedules):
+        self._read_pending(0)
+        if step < len(self.schedules):
             self._save()
-        return launched == len(self.schedules)
+        return step == len(self.schedules)
 
-    def _read(self, most: int) -> int:
-        """Read measurements until at most `most` are pending. Return the number of steps after which the run ends."""
-        last = len(self.schedules)
-        while len(self._pending) > most:
+    def _read_pending(self, limit: int) -> int:
+        """Read measurements until at most `limit` are pending. Return the number of steps after which the run ends."""
+        last_step = len(self.schedules)
+        while len(self._pending) > limit:
             measurement = self._pending.popleft()
-            measured = measurement.read()
+            numbers = measurement.read()
             now = monotonic()
-            self.progress.add(measured, now - self._measured)
-            self._measured = now
-            self._report(measured, measurement.schedule)
-            if measured["stop"]:
-                last = min(last, self.progress.step + self.late)
-        return last
+            self.progress.add(numbers, now - self._measured_at)
+            self._measured_at = now
+            self._log_step(numbers, measurement.schedule)
+            if numbers["stop"]:
+                last_step = min(last_step, self.progress.step + self.steps_ahead)
+        return last_step
 
     def _resume(self) -> None:
         if self.checkpoint.exists():
@@ -144,12 +145,12 @@ class Training:
         refuse_other_run(run, self._identity(), self.checkpoint)
         self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
         if self.world.leads:
-            logger.info(f"resumes from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
+            logger.info(f"the run resumes from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
 
     def _identity(self) -> dict[str, Any]:
-        """Return everything that determines the numbers of a run.
+        """Return everything that decides the numbers of a run.
 
-        The split of a batch is included only if each part has its own means.
+        The split of a batch is included only if each part of a batch has its own means.
         """
         identity = self.settings.deciding() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
         if self.options.network.batch_norm or self.options.views.deviations.process_means:
@@ -161,20 +162,20 @@ class Training:
         track(line)
         warning = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
         # In the first epochs, every teacher gives all images the same prediction.
-        started = line["epoch"] + 1 >= max(2, self.settings.epochs // 10)
-        if self.world.leads and warning and started:
+        is_early = line["epoch"] + 1 < max(2, self.settings.epochs // 10)
+        if self.world.leads and warning and not is_early:
             logger.warning("epoch %d: %s", line["epoch"], warning)
-        every = self.settings.saveckp_freq
-        if every and line["epoch"] % every == 0:
+        interval = self.settings.saveckp_freq
+        if interval and line["epoch"] % interval == 0:
             self._write(self.settings.output_dir / f"checkpoint{line['epoch']:04d}.pth")
         self._save()
 
     def _save(self) -> None:
-        """Write the log, then the checkpoint, so that the log of a killed run has all epochs of its checkpoint."""
+        """Write the log, then the checkpoint. The log of a killed run then has all epochs of its checkpoint."""
         if self.world.leads:
             write_log(self.settings.output_dir, self.progress.history)
         self._write(self.checkpoint)
-        self._saved = self._measured = monotonic()
+        self._saved_at = self._measured_at = monotonic()
 
     def _write(self, path: Path) -> None:
         if not self.world.leads:
@@ -189,17 +190,17 @@ class Training:
             run=run | {"identity": self._identity()},
         )
 
-    def _report(self, measured: dict[str, float], schedule: StepSchedule) -> None:
+    def _log_step(self, numbers: dict[str, float], schedule: StepSchedule) -> None:
         """Log a line at regular intervals: progress, speed, and the parts of the loss."""
-        track({name: value for name, value in measured.items() if name != "stop"} | {"lr": schedule.rate})
-        if not self.world.leads or monotonic() - self._logged < LOG_SECONDS:
+        track({name: value for name, value in numbers.items() if name != "stop"} | {"lr": schedule.rate})
+        if not self.world.leads or monotonic() - self._logged_at < LOG_SECONDS:
             return
-        self._logged = monotonic()
+        self._logged_at = monotonic()
         epoch, step = divmod(self.progress.step, self.plan.steps_per_epoch)
-        done = max(1, step) * self.plan.batch
-        rate = done / max(self.progress.seconds, 1e-9)
-        parts = "  ".join(f"{name} {measured[name]:.3f}" for name in ("loss", *self.learner.active, "entropy"))
+        images = max(1, step) * self.plan.batch
+        speed = images / max(self.progress.seconds, 1e-9)
+        parts = "  ".join(f"{name} {numbers[name]:.3f}" for name in ("loss", *self.learner.active, "entropy"))
         logger.info(
             f"epoch {epoch}/{self.settings.epochs} step {step}/{self.plan.steps_per_epoch}  {parts}  "
-            f"lr {schedule.rate:.2e}  {rate:.0f} images/s"
+            f"lr {schedule.rate:.2e}  {speed:.0f} images/s"
         )

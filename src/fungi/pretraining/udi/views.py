@@ -1,6 +1,6 @@
 """Compute the views of an image: two global crops, some local crops, their boxes and sampled tokens (spec udi 3).
 
-Each image has one random generator per epoch. Views do not depend on the batch, the worker or the process.
+Each image has its own random generator in each epoch. Views do not depend on the batch, the worker or the process.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,16 @@ from fungi.pretraining.udi.boxes import Crop, multi_crops
 from fungi.pretraining.udi.choices import Deviations
 from fungi.pretraining.udi.sampling import stratified_tokens
 
-GRAY, JITTER, THRESHOLD = 0.2, 0.8, 128
+GREY_PROBABILITY, JITTER_PROBABILITY = 0.2, 0.8
+SOLARISATION_THRESHOLD = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """Options of the views. Sizes are in pixels, windows in tokens. The defaults are for ImageNet."""
+    """The options of the views. Sizes are in pixels, windows in tokens. The defaults are for ImageNet.
+
+    local_crops: number of local crops. global_scale, local_scale: smallest and largest share of the image in a crop.
+    """
 
     global_size: int = 224
     local_size: int = 96
@@ -38,21 +42,21 @@ class ViewOptions:
 
     @property
     def global_side(self) -> int:
-        """Number of tokens along a side of a global crop."""
+        """The number of tokens along a side of a global crop."""
         return self.global_size // self.patch_size
 
     @property
     def local_side(self) -> int:
-        """Number of tokens along a side of a local crop."""
+        """The number of tokens along a side of a local crop."""
         return self.local_size // self.patch_size
 
 
 @dataclass(frozen=True)
 class Views:
-    """Views of a batch of b images with L local crops. Axes g and l are pixels.
+    """The views of a batch of b images with L local crops. Axes g and l are pixels.
 
     boxes: boxes of all crops, global crops first. global_tokens, local_tokens: the sampled tokens. All global crops of
-    an image share one draw, and all local crops share another.
+    an image have the same sampled tokens, and so have all its local crops.
     """
 
     globals: UInt8[Tensor, "2 b 3 g g"]
@@ -92,7 +96,7 @@ def make_views(image: Image.Image, options: ViewOptions, random: np.random.Gener
 
 
 def collate(images: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
-    """Return the views of several images as a batch. The first axis is crops, the second images."""
+    """Return the views of several images as a batch. The first axis is the crop, the second axis is the image."""
     fields = {name: torch.stack([views[name] for views in images]) for name in images[0]}
     for name in ("globals", "locals", "boxes"):
         fields[name] = fields[name].transpose(0, 1).contiguous()
@@ -102,43 +106,45 @@ def collate(images: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
 def _pixels(
     image: Image.Image, crop: Crop, size: int, options: ViewOptions, random: np.random.Generator
 ) -> UInt8[Tensor, "3 s s"]:
-    """Return one crop, resized and with random colours. All crops have the same distribution (spec udi 3.2)."""
+    """Return a resized crop with random changes of its colours, equally distributed for all crops (spec udi 3.2)."""
     view = image.crop((crop.left, crop.top, crop.columns[1], crop.rows[1]))
     view = view.resize((size, size), Image.Resampling.BICUBIC)
     if crop.flipped:
         view = ImageOps.mirror(view)
-    view = _coloured(view, options, random)
+    view = _change_colours(view, options, random)
     return torch.from_numpy(np.array(view)).permute(2, 0, 1)
 
 
-def _coloured(view: Image.Image, options: ViewOptions, random: np.random.Generator) -> Image.Image:
-    """Apply colour jitter, greyscale, then one of three mixtures of blur and solarisation, each at random."""
-    if random.random() < JITTER:
-        view = _jittered(view, options.jitter, random)
-    if random.random() < GRAY:
+def _change_colours(view: Image.Image, options: ViewOptions, random: np.random.Generator) -> Image.Image:
+    """Apply colour jitter and greyscale at random, then one of three mixtures of blur and solarisation."""
+    if random.random() < JITTER_PROBABILITY:
+        view = _jitter(view, options.jitter, random)
+    if random.random() < GREY_PROBABILITY:
         view = view.convert("L").convert("RGB")
     mixture = random.random()
-    if random.random() < (0.5 if mixture < 0.25 else 1.0 if mixture < 0.5 else 0.1):
+    blur_probability = 0.5 if mixture < 0.25 else 1.0 if mixture < 0.5 else 0.1
+    if random.random() < blur_probability:
         view = view.filter(ImageFilter.GaussianBlur(random.uniform(*options.blur_radius)))
     if mixture >= 0.5 and random.random() < 0.2:
-        view = ImageOps.solarize(view, THRESHOLD)
+        view = ImageOps.solarize(view, SOLARISATION_THRESHOLD)
     return view
 
 
-def _jittered(
+def _jitter(
     view: Image.Image, strengths: tuple[float, float, float, float], random: np.random.Generator
 ) -> Image.Image:
     """Change brightness, contrast, saturation and hue by random factors, in a random order."""
     from torchvision.transforms import functional
 
-    steps = (
+    changes = (
         functional.adjust_brightness,
         functional.adjust_contrast,
         functional.adjust_saturation,
         functional.adjust_hue,
     )
-    for step in random.permutation(4):
-        strength = strengths[step]
+    for index in random.permutation(4):
+        strength = strengths[index]
         if strength:
-            view = steps[step](view, random.uniform(-strength, strength) + (step != 3))
+            neutral_factor = 0 if changes[index] is functional.adjust_hue else 1
+            view = changes[index](view, random.uniform(-strength, strength) + neutral_factor)
     return view
