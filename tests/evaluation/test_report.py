@@ -195,7 +195,7 @@ def test_errors_name_missing_and_damaged_results(tmp_path, caplog):
     knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=6, k=5))
     (tmp_path / "results" / "bad.json").write_text("[]")
     report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("csv",)))
-    assert "left out: " in caplog.text
+    assert "left out of the report: " in caplog.text
     assert "bad.json is not a result file" in caplog.text
 
 

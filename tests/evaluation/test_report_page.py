@@ -15,7 +15,7 @@ from fungi.report.facts import Setting, as_facts
 from fungi.report.figures import Series, compared_dots, curves, dots, sorted_differences
 from fungi.report.page import Entry, sortable_table, text_entry
 from fungi.report.summary import MAX_SINGLE_CASES, comparison_with_published, findings
-from fungi.report.words import feature_in_words, how_in_words, task_in_words
+from fungi.report.words import feature_in_words, protocol_in_words, task_in_words
 from fungi.report.write_report import ReportSettings
 from tests.evaluation.test_report import cells, content
 
@@ -91,13 +91,13 @@ def test_the_summary_gives_the_differences_to_published_values() -> None:
         (task_in_words("linear", Setting("shots", 5, drawn=True)), "Linear probe, 5 train rows per class drawn"),
         (task_in_words("segmentation", Setting("patches", 1_024_000)), "Segmentation, bank of 1024000 patches"),
         (
-            how_in_words(
+            protocol_in_words(
                 "clean", as_facts([("layer", "blocks.3.mlp"), ("simclr.stride_scale", 4), ("pca_dim", 96), ("k", 20)])
             ),
             "20 neighbours, PCA to at most 96 components, layer blocks.3.mlp, SimCLR stride scale 4, gradients as in "
             "the method (profile clean)",
         ),
-        (how_in_words("unknown", ()), "files of unknown origin"),
+        (protocol_in_words("unknown", ()), "files of unknown origin"),
     ],
 )
 def test_names_of_features_tasks_and_settings_in_words(text: str, expected: str) -> None:

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fungi.report.facts import long_words
+from fungi.report.facts import page_texts
 from fungi.report.features import unusual_features
 from fungi.store.reading import provenance_of
 from tests.stages.conftest import Stage, arrays, assert_close_files, assert_same_files
@@ -70,7 +70,7 @@ def test_report_rows_name_the_plan(native: Path) -> None:
     for objective in ("kl", "dino", "simclr"):
         provenance = provenance_of(native / PLACE / f"{objective}-train.h5")
         entries.append((objective, {"provenance": json.loads(json.dumps(vars(provenance), default=str))}))
-    named = long_words(unusual_features(entries))
+    named = page_texts(unusual_features(entries))
     assert "native views" in named
     assert "SimCLR view size 16" in named
     assert not any("local" in text or text.startswith("KL") for text in named)

@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from fungi.combine.few_shot import few_shot_rows, stratified_rows
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.report.facts import Setting, short_words
+from fungi.report.facts import Setting, heading_text
 from fungi.report.protocol import details_of, has_published_protocol, origin_of, setting_of
 from fungi.report.words import task_in_words
 from fungi.scoring import knn_concat
@@ -79,7 +79,7 @@ def test_the_sampling_is_recorded(profile, tmp_path):
     assert content["settings"]["few_shot_sampling"] == ("stratified" if profile == "published" else "balanced")
     details = details_of(content, origin_of(content))
     assert (("few_shot_sampling", "stratified") in details) == (profile == "published")
-    assert ("draw" in short_words(details)) == (profile == "published")
+    assert ("draw" in heading_text(details)) == (profile == "published")
     (path,) = tmp_path.rglob("*.json")
     assert path.parts[-3] == "knn-3shot-k3"
     assert KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3).difference(path) == ""

@@ -17,12 +17,12 @@ EpochRow = tuple[int, int]
 class BatchPlan:
     """The division of the images into batches, and of each batch into parts.
 
-    rows: number of images. part: number of images that a process computes at once. accumulate: number of parts whose
-    gradients a process adds up in a step. processes: number of processes.
+    rows: number of images. part_size: number of images that a process computes at once.
+    accumulate: number of parts whose gradients a process adds up in a step. processes: number of processes.
     """
 
     rows: int
-    part: int
+    part_size: int
     accumulate: int = 1
     processes: int = 1
     seed: int = 0
@@ -30,7 +30,7 @@ class BatchPlan:
     @property
     def batch(self) -> int:
         """The number of images per step, over all processes."""
-        return self.part * self.accumulate * self.processes
+        return self.part_size * self.accumulate * self.processes
 
     @property
     def steps_per_epoch(self) -> int:
@@ -38,7 +38,7 @@ class BatchPlan:
         steps = self.rows // self.batch
         if not steps:
             raise FungiError(
-                f"{counted(self.rows, 'image')} can't fill a batch of {self.batch} ({self.part} per process x "
+                f"{counted(self.rows, 'image')} can't fill a batch of {self.batch} ({self.part_size} per process x "
                 f"{self.processes} processes x {self.accumulate} accumulated). Use a smaller --batch-size-per-gpu."
             )
         return steps
@@ -53,8 +53,8 @@ class BatchPlan:
         while True:
             order = self.order(epoch)
             for step in range(first_step_of_epoch, self.steps_per_epoch):
-                start = step * self.batch + rank * self.part * self.accumulate
+                start = step * self.batch + rank * self.part_size * self.accumulate
                 for part in range(self.accumulate):
-                    rows = order[start + part * self.part :][: self.part]
+                    rows = order[start + part * self.part_size :][: self.part_size]
                     yield [(epoch, int(row)) for row in rows]
             epoch, first_step_of_epoch = epoch + 1, 0

@@ -102,7 +102,7 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
         try:
             records.append(ResultRecord(path, _compact(read_result(path))))
         except FungiError as error:
-            logger.warning("left out: %s", error)
+            logger.warning("left out of the report: %s", error)
     if not records:
         raise MissingFilesError(
             f"no result files in {', '.join(map(str, places))}. Run fungi knn, linear"
@@ -171,7 +171,7 @@ def without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
             best[key] = cell
     if contradictions:
         logger.warning(
-            f"several files hold different values for the same measurement: {counted(contradictions, 'time')}"
+            f"several files contain different values for the same measurement: {counted(contradictions, 'time')}"
         )
     counts = Counter(description for description, _ in best)
     return [

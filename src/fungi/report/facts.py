@@ -104,12 +104,12 @@ def as_facts(values: Iterable[Fact]) -> Facts:
     return tuple(sorted(dict.fromkeys(facts), key=lambda fact: _ORDER.get(fact[0], len(_ORDER))))
 
 
-def short_words(facts: Iterable[Fact]) -> str:
+def heading_text(facts: Iterable[Fact]) -> str:
     """Return the text of facts for the heading of a table in a file: `k 20, PCA 512, kl temperature 5.0`."""
     return ", ".join(_text_of(name, value, 0) for name, value in facts)
 
 
-def long_words(facts: Iterable[Fact]) -> list[str]:
+def page_texts(facts: Iterable[Fact]) -> list[str]:
     """Return the texts of facts for pages and figures: `20 neighbours`, `KL temperature 5.0`."""
     return [_text_of(name, value, 1) for name, value in facts]
 

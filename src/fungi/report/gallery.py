@@ -32,7 +32,7 @@ from fungi.report.figures import (
 )
 from fungi.report.protocol import Protocol, origin_of, protocol_of, task_of
 from fungi.report.tables import Table, label
-from fungi.report.words import feature_in_words, how_in_words, metric_in_words, task_in_words
+from fungi.report.words import feature_in_words, metric_in_words, protocol_in_words, task_in_words
 from fungi.results.published import MEAN
 from fungi.results.result_file import ABLATION
 from fungi.results.text import by_size_and_order
@@ -261,7 +261,7 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
     protocol = protocol_of(record.content).without("k", "pca_dim")  # CKA uses no neighbours and no PCA
     path = figure_path(folder, "cka", protocol, origin["backbone"], origin["dataset"])
     title = f"Similarity of the features (CKA): {label(origin['backbone'])}, {origin['dataset']}"
-    details = wrap(how_in_words(protocol.profile, protocol.details), TITLE_WIDTH)
+    details = wrap(protocol_in_words(protocol.profile, protocol.details), TITLE_WIDTH)
     draw = partial(heatmap, title="\n".join([*wrap(title, TITLE_WIDTH), *details]), names=names, values=values)
     return [Figure(path, draw)]
 
@@ -282,5 +282,5 @@ _FIGURES_OF_RECORD: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]]
 def _title(protocol: Protocol, *subjects: str) -> str:
     """Return a title of a few lines: task, setting, `subjects` (backbone, dataset), details of the protocol."""
     heading = ", ".join([task_in_words(protocol.task, protocol.setting), *subjects])
-    details = how_in_words(protocol.profile, protocol.details)
+    details = protocol_in_words(protocol.profile, protocol.details)
     return "\n".join([*wrap(heading, TITLE_WIDTH), *wrap(details, TITLE_WIDTH)])

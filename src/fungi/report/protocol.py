@@ -13,7 +13,7 @@ from typing import Any
 from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import usual_pca_dim
 from fungi.data.base import DATASETS
-from fungi.report.facts import ALWAYS_SHOWN, Facts, Setting, as_facts, short_words
+from fungi.report.facts import ALWAYS_SHOWN, Facts, Setting, as_facts, heading_text
 from fungi.report.features import entries_of, seeds_and_precision, unusual_features
 from fungi.results.result_file import ABLATION
 
@@ -38,7 +38,7 @@ class Protocol:
     details: Facts
 
     def __str__(self) -> str:
-        parts = (self.task, str(self.setting), f"profile {self.profile}", short_words(self.details))
+        parts = (self.task, str(self.setting), f"profile {self.profile}", heading_text(self.details))
         return ", ".join(filter(None, parts))
 
     @property
@@ -141,7 +141,7 @@ def has_published_protocol(content: dict[str, Any], origin: dict[str, str]) -> b
         and settings.get("test_split", "test") in ("test", "query")
         and settings.get("layer_key") in (None, _USUAL_ARRAY)
         and _is_usual_layer(origin)
-        and _validated_as_published(content, dataset)
+        and _uses_official_validation(content, dataset)
         and not unusual_features(entries_of(content))
     )
 
@@ -153,7 +153,7 @@ def _is_usual_layer(origin: dict[str, str]) -> bool:
     return spec is None or origin["layer"] == spec.layer_path(spec.layer)
 
 
-def _validated_as_published(content: dict[str, Any], dataset: str) -> bool:
+def _uses_official_validation(content: dict[str, Any], dataset: str) -> bool:
     """Return whether lambda was chosen on the official validation split; true without such a split or lambda."""
     has_official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
     is_linear = task_of(content) == "linear"

@@ -14,7 +14,7 @@ from fungi.report.page import Entry, data_address, document, dot_entry, sortable
 from fungi.report.protocol import protocol_of
 from fungi.report.summary import choice_findings, comparison_with_published, findings, headings, in_order_of_tasks
 from fungi.report.tables import Table, label
-from fungi.report.words import feature_in_words, how_in_words, metric_in_words, task_in_words
+from fungi.report.words import feature_in_words, metric_in_words, protocol_in_words, task_in_words
 from fungi.results.choice_table import CHOICE_COLUMNS, choice_rows
 from fungi.results.published import MEAN
 from fungi.results.text import by_size_and_order
@@ -94,7 +94,7 @@ def _choices(records: Iterable[ResultRecord]) -> str:
             protocol = protocol_of(record.content).without("choose")
             task, details = (
                 task_in_words(protocol.task, protocol.setting),
-                how_in_words(protocol.profile, protocol.details),
+                protocol_in_words(protocol.profile, protocol.details),
             )
             heading = f"<h3>{escape(title)}</h3><p class='how'>{escape(f'{task}, {details}')}</p>"
             parts.append(heading + sortable_table(CHOICE_COLUMNS, rows))
@@ -109,7 +109,7 @@ def _tables(tables: Sequence[Table]) -> str:
 
 def _table(table: Table, heading: str) -> str:
     protocol = table.shown_protocol
-    details = how_in_words(protocol.profile, protocol.details)
+    details = protocol_in_words(protocol.profile, protocol.details)
     columns = _columns_with_cells(table)
     if len(columns) == 1 and (rows := table.rows_of(columns[0])) is not None:
         details = f"{rows} scored rows, {details}"

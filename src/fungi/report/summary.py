@@ -7,7 +7,7 @@ from statistics import mean, median
 
 from fungi.errors import counted
 from fungi.report.cells import Cell, ResultRecord, metric_of
-from fungi.report.facts import long_words
+from fungi.report.facts import page_texts
 from fungi.report.protocol import Protocol, setting_of, task_of
 from fungi.report.tables import label
 from fungi.report.words import TASKS, feature_in_words, metric_in_words, task_in_words
@@ -59,7 +59,7 @@ def headings(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
         shared = set.intersection(*(set(protocol.details) for protocol in group))
         several_profiles = len({protocol.profile for protocol in group}) > 1
         for protocol in group:
-            differences = long_words(fact for fact in protocol.details if fact not in shared)
+            differences = page_texts(fact for fact in protocol.details if fact not in shared)
             differences += [f"profile {protocol.profile}"] if several_profiles else []
             if len(group) > 1 and not differences:
                 differences = ["default settings"]

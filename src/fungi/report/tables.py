@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from fungi.report.cells import Cell, mean_cells
-from fungi.report.facts import as_facts, short_words
+from fungi.report.facts import as_facts, heading_text
 from fungi.report.protocol import Protocol
 from fungi.results.published import MEAN, backbone_labels, mean_datasets
 from fungi.results.text import MISSING, by_size_and_order, plus_minus
@@ -102,7 +102,7 @@ _CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
     "task": attrgetter("protocol.task"),
     "setting": lambda cell: str(cell.protocol.setting),
     "profile": attrgetter("protocol.profile"),
-    "protocol": lambda cell: short_words(cell.protocol.details),
+    "protocol": lambda cell: heading_text(cell.protocol.details),
     "backbone": attrgetter("backbone"),
     "dataset": attrgetter("dataset"),
     "combination": attrgetter("combination"),

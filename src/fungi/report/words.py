@@ -1,6 +1,6 @@
 """Names of features, tasks, metrics and protocols for pages and figures."""
 
-from fungi.report.facts import Fact, Setting, long_words, objective_in_words
+from fungi.report.facts import Fact, Setting, objective_in_words, page_texts
 
 TASKS = {
     "knn": "Nearest neighbours",
@@ -41,9 +41,9 @@ def profile_in_words(profile: str) -> str:
     return _PROFILES.get(profile, f"profile {profile}")
 
 
-def how_in_words(profile: str, details: tuple[Fact, ...]) -> str:
-    """Return profile and details of a protocol: `20 neighbours, ..., gradients as in the method (profile clean)`."""
-    return ", ".join([*long_words(details), profile_in_words(profile)])
+def protocol_in_words(profile: str, details: tuple[Fact, ...]) -> str:
+    """Return details and profile of a protocol: `20 neighbours, ..., gradients as in the method (profile clean)`."""
+    return ", ".join([*page_texts(details), profile_in_words(profile)])
 
 
 def metric_in_words(metric: str) -> str:

@@ -82,8 +82,8 @@ class LinearSettings(FewShotSettings):
     )
     few_shot_validation: Literal["published", "cv", "none"] = setting(
         "published",
-        "choice of lambda with --shots; published: on all validation rows, of which there are far more than shots; cv:"
-        " by cross-validation within the shots; none: the middle of the grid",
+        "choice of lambda with --shots; published: on all validation rows (far more rows than shots); cv: by"
+        " cross-validation within the shots; none: the middle of the grid",
         mark="lambda-",
         topic="data",
     )

@@ -69,7 +69,7 @@ class Training:
         self.settings, self.world, self.samples = settings, world, samples
         self.plan = BatchPlan(
             rows=len(samples),
-            part=settings.batch_size_per_gpu,
+            part_size=settings.batch_size_per_gpu,
             accumulate=settings.accumulate_steps,
             processes=world.size,
             seed=settings.seed,
