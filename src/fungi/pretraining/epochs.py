@@ -1,4 +1,4 @@
-"""Training loop over epochs. Each epoch ends with scores, a log line and a checkpoint, from which runs resume."""
+"""Training loop over epochs. Each epoch ends with scores, a log line and a checkpoint. Runs resume from checkpoints."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -21,10 +21,10 @@ from fungi.runtime.transfers import download
 
 
 class EpochTraining(ABC):
-    """Training loop of one process. A subclass computes the loss of every step and the scores of the model.
+    """The training loop of one process. A subclass computes the loss of every step and the scores of the model.
 
     optimizer: each parameter group has `lr_scale`, a factor of its learning rate. rates: learning rate of each step of
-    the run. averaged: timm's moving average of the model's weights, or None.
+    the run. world: the processes that train together. averaged: timm's moving average of the weights, or None.
     """
 
     command: ClassVar[str]
@@ -49,7 +49,7 @@ class EpochTraining(ABC):
 
     @property
     def steps(self) -> int:
-        """Number of steps of an epoch."""
+        """The number of steps of an epoch."""
         return len(self.rates) // self.epochs
 
     @abstractmethod
@@ -81,7 +81,7 @@ class EpochTraining(ABC):
         """Train for one epoch. Return the mean loss of this process."""
         self.parallel.train()
         losses: list[float] = []
-        pending: deque[tuple[int, Callable[[], list[float]]]] = deque()
+        pending: deque[tuple[int, Callable[[], list[float]]]] = deque()  # losses that are copied from the device
         for step, loss in enumerate(self.losses(epoch), start=epoch * self.steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = float(self.rates[step]) * group["lr_scale"]
@@ -91,8 +91,8 @@ class EpochTraining(ABC):
             self.optimizer.step()
             if self.averaged:
                 self.averaged.update(self.model)
-            losses += _read(pending, steps_ahead(self.device))
-        return float(np.mean(losses + _read(pending, 0)))
+            losses += _read_losses(pending, steps_ahead(self.device))
+        return float(np.mean(losses + _read_losses(pending, 0)))
 
     def _load(self, path: Path, identity: dict[str, Any]) -> None:
         content = read_content(path)
@@ -117,12 +117,15 @@ class EpochTraining(ABC):
         save_with_torch(content, self.output_dir / "checkpoint.pth")
 
 
-def _read(pending: deque[tuple[int, Callable[[], list[float]]]], most: int) -> list[float]:
-    """Read losses until at most `most` are pending. Raises FungiError with the step if a loss is not finite."""
+def _read_losses(pending: deque[tuple[int, Callable[[], list[float]]]], limit: int) -> list[float]:
+    """Read losses until at most `limit` are pending. Raises FungiError with the step if a loss is not finite.
+
+    pending: step and function that waits for its loss, for each step whose loss is still copied from the device.
+    """
     losses = []
-    while len(pending) > most:
-        step, numbers = pending.popleft()
-        (loss,) = numbers()
+    while len(pending) > limit:
+        step, wait_for_loss = pending.popleft()
+        (loss,) = wait_for_loss()
         if not np.isfinite(loss):
             raise FungiError(f"step {step}: the loss is {loss}. The last checkpoint is not affected. Try a lower --lr.")
         losses.append(loss)
