@@ -174,10 +174,10 @@ def test_collapse_is_logged_during_training(images, tmp_path, caplog, monkeypatc
         ({"batch_size_per_gpu": 14}, "13 images can't fill a batch of 14"),
         ({"batch_size_per_gpu": 4, "accumulate_steps": 4}, "13 images can't fill a batch of 16"),
         ({"local_crops_size": 20}, "--local-crops-size 20 is not a multiple of --patch-size 8"),
-        ({"global_sampling_window_size": 9}, "wider than the 4 x 4 tokens of a global crop"),
+        ({"global_sampling_window_size": 9}, "9 is too large: a global crop has 4 x 4 tokens"),
         ({"include_patch": False}, "needs --number-cls-token 1"),
         ({"arch": "vit_large"}, "vit_large"),
-        ({"global_crops_scale": (0.5, 0.2)}, "the smaller first"),
+        ({"global_crops_scale": (0.5, 0.2)}, "first the smaller number"),
         ({"epochs": 0}, "--epochs has to be at least 1"),
     ],
 )
