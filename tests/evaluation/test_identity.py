@@ -258,7 +258,7 @@ def test_results_of_different_features_have_different_headings_and_are_both_kept
     usual = knn_concat.run(settings)
     features(tmp_path, **UNLIKE_FEATURES[words])
     knn_concat.run(settings)
-    records = read_results([tmp_path], put_aside=True)
+    records = read_results([tmp_path], include_previous=True)
     cells = without_duplicates([cell for record in records for cell in cells_of(record)])
     headings = {str(cell.protocol) for cell in cells}
     assert len(headings) == 2

@@ -27,7 +27,7 @@ class Cell:
     std: population standard deviation over the runs. gain: difference to the embeddings in the same file.
     as_published: whether settings and features are those of the paper. published: the value of the paper, if they are.
     identity: hash of the settings, weights and data that determine the features.
-    put_aside: whether the file was renamed because a later result needed its name.
+    is_previous: whether the file was renamed (`.previous-1`) because a later result needed its name.
     rows: number of scored rows; error: standard error over these rows, in points.
     p_value: p-value of the test that the score equals the score of the embeddings. reduced: whether PCA was applied.
     A field is None if the result does not record it.
@@ -47,7 +47,7 @@ class Cell:
     layer: str
     warnings: int
     identity: str = ""
-    put_aside: bool = False
+    is_previous: bool = False
     rows: int | None = None
     error: float | None = None
     p_value: float | None = None
@@ -67,7 +67,7 @@ class ResultRecord:
     content: dict[str, Any]
 
     @property
-    def put_aside(self) -> bool:
+    def is_previous(self) -> bool:
         """Return whether the file was renamed because a result of other features needed its name."""
         return PREVIOUS in self.path.name
 
@@ -79,14 +79,14 @@ class ResultRecord:
     @property
     def has_choice(self) -> bool:
         """Return whether this is a finished result of `--choose`, with the latest features."""
-        return self.uses_choose and not self.put_aside and "chosen" in self.content["results"]
+        return self.uses_choose and not self.is_previous and "chosen" in self.content["results"]
 
 
-def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[ResultRecord]:
+def read_results(places: Iterable[Path], *, include_previous: bool = False) -> list[ResultRecord]:
     """Return the contents of result files.
 
     places: result files, or folders with a subfolder `results` or, from the original harness, `logs`.
-    put_aside: include files that were renamed because results of other features needed their names.
+    include_previous: include files that were renamed because results of other features needed their names.
 
     Files that are not result files are omitted, with a warning. Raises MissingFilesError if there is no result file.
     """
@@ -97,7 +97,7 @@ def read_results(places: Iterable[Path], *, put_aside: bool = False) -> list[Res
         paths += [place] if place.is_file() else result_paths or sorted(place.rglob("*.json"))
     records = []
     for path in dict.fromkeys(paths):
-        if PREVIOUS in path.name and not put_aside:
+        if PREVIOUS in path.name and not include_previous:
             continue
         try:
             records.append(ResultRecord(path, _compact(read_result(path))))
@@ -138,7 +138,7 @@ def cells_of(record: ResultRecord) -> list[Cell]:
         "as_published": has_published_protocol(content, origin),
         "layer": origin["layer"],
         "warnings": len(content.get("warnings", [])),
-        "put_aside": record.put_aside,
+        "is_previous": record.is_previous,
     }
     for metric, setting in metrics.items():
         protocol, uncertainty_by_name = protocol_of(content, setting), uncertainties(content, metric)
@@ -158,16 +158,16 @@ def cells_of(record: ResultRecord) -> list[Cell]:
 def without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
     """Return one cell per measurement. If several files contain a measurement, keep the cell with the most runs.
 
-    A cell of a file that was put aside is kept only if no other file has the same features. If cells differ only in
-    their features, the hash of the features becomes part of their protocol.
+    A cell of a previous file is kept only if no other file has the same features. If cells differ only in their
+    features, the hash of the features becomes part of their protocol.
     """
     best: dict[tuple[object, ...], Cell] = {}
     contradictions = 0
     for cell in cells:
         key = (_description(cell), cell.identity)
-        if key in best and cell.runs == best[key].runs and cell.value != best[key].value and not cell.put_aside:
+        if key in best and cell.runs == best[key].runs and cell.value != best[key].value and not cell.is_previous:
             contradictions += 1
-        if key not in best or (not cell.put_aside, cell.runs) > (not best[key].put_aside, best[key].runs):
+        if key not in best or (not cell.is_previous, cell.runs) > (not best[key].is_previous, best[key].runs):
             best[key] = cell
     if contradictions:
         logger.warning(

@@ -68,7 +68,7 @@ def figures_of(
     by_task: dict[str, list[Figure]] = defaultdict(list)
     for record in records:
         task = task_of(record.content)
-        if not record.put_aside and task in _FIGURES_OF_RECORD:
+        if not record.is_previous and task in _FIGURES_OF_RECORD:
             by_task[task] += _FIGURES_OF_RECORD[task](folder, record, data_dir)
     figures += [figure for task, figures_of_task in by_task.items() if task != PER_CLASS for figure in figures_of_task]
     figures += [figure for table in tables for figure in _bars_of(folder, table)]

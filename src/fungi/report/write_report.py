@@ -137,7 +137,7 @@ def _read(settings: ReportSettings) -> "list[ResultRecord]":
     from fungi.report.cells import read_results
 
     try:
-        return read_results(settings.results, put_aside=True)
+        return read_results(settings.results, include_previous=True)
     except FungiError as error:
         if missing := _missing(settings):
             raise FungiError(f"{error}\n{missing}") from None
