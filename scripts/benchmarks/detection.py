@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from benchmarks._rounds import in_turns, ratio
-from fungi.pretraining.dense.coco import Instances
 from fungi.pretraining.dense.detection import Detection
 from fungi.pretraining.dense.settings import DetectSettings
 from fungi.pretraining.processes import World
@@ -51,8 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             epochs=1,
             output_dir=root / "run",
         )
-        train, scored = (Instances(root, split) for split in ("train2017", "val2017"))
-        detection = Detection(settings, settings.load_network(), train, scored, World(), device)
+        detection = Detection(settings, settings.load_network(), World(), device)
         jobs = {"step": lambda: detection._learn(0), "bare": bare_steps(detection)}
         seconds = in_turns(jobs, options.rounds, device)
     print(f"step / bare: {ratio(seconds['step'], seconds['bare'])}")
@@ -65,7 +63,7 @@ def bare_steps(detection: Detection) -> Callable[[], None]:
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
     from torchvision.transforms import v2
 
-    instances, device = detection.images.instances, detection.device
+    instances, device = detection.images.images.instances, detection.device
     transforms = v2.Compose(
         [v2.ToImage(), v2.RandomHorizontalFlip(), v2.SanitizeBoundingBoxes(), v2.ToDtype(torch.float32, scale=True)]
     )

@@ -10,17 +10,23 @@ import pytest
 import torch
 
 from fungi.errors import FungiError
-from fungi.pretraining.dense.coco import Instances, TrainImages
+from fungi.pretraining.dense.coco import Instances, TrainImages, WholeImages
 from fungi.pretraining.dense.coco_verification import verify_coco
+from fungi.pretraining.dense.settings import DetectSettings
 from tests.pretraining.digit_canvases import CATEGORY_IDS, SIDE
 
 
-def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
+def train_images(coco: Path, short_sides: tuple[int, ...], crop: tuple[int, int]) -> TrainImages:
     instances = Instances(coco, "train2017")
-    images = TrainImages(instances, instances.image_ids(with_objects=True), 0, (64, 80), (40, 60))
+    settings = DetectSettings(backbone="digits-vit", crop_short_sides=short_sides, crop=crop)
+    return TrainImages(WholeImages(instances, instances.image_ids(with_objects=True)), settings)
+
+
+def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
+    images = train_images(coco, (64, 80), (40, 60))
     seen = set()
     for epoch in range(4):
-        for row in range(len(images)):
+        for row in range(6):
             pixels, target = images[epoch, row]
             again, _ = images[epoch, row]
             assert torch.equal(pixels, again)
@@ -81,15 +87,14 @@ def test_coco_on_disk_is_verified(coco: Path, tmp_path: Path) -> None:
     shutil.copytree(coco, tmp_path / "coco")
     (tmp_path / "coco" / "val2017" / f"{2:012d}.png").write_bytes(b"no image")
     assert len(list(verify_coco(tmp_path / "coco", published, 10))) == 2
-    with pytest.raises(FungiError, match="image 2 of COCO, can't be read"):
+    with pytest.raises(FungiError, match=r"can't read .*000000000002.png"):
         list(verify_coco(tmp_path / "coco", published, 10, every_item=True))
 
 
 def test_half_of_the_images_are_cropped(coco: Path) -> None:
     """Crops are drawn below the side of the canvas, so that they are seen by their sizes."""
-    instances = Instances(coco, "train2017")
-    images = TrainImages(instances, instances.image_ids(with_objects=True), 0, (64,), (40, 56))
-    cropped = [images[epoch, row][0].shape[1] < SIDE for epoch in range(20) for row in range(len(images))]
+    images = train_images(coco, (64,), (40, 56))
+    cropped = [images[epoch, row][0].shape[1] < SIDE for epoch in range(20) for row in range(6)]
     assert 0.3 < sum(cropped) / len(cropped) < 0.6  # a crop without a digit gives the whole image
 
 

@@ -70,7 +70,8 @@ class EpochTraining(ABC):
             self._load(path, identity)
         self.world.agree(len(self.history) * self.steps, self.device, path.parent)
         for epoch in range(len(self.history), self.epochs):
-            line: dict[str, int | float] = {"epoch": epoch, "loss": self._learn(epoch), **self.scores()}
+            loss = self.world.summed(torch.tensor(self._learn(epoch), device=self.device)) / self.world.size
+            line: dict[str, int | float] = {"epoch": epoch, "loss": float(loss), **self.scores()}
             self.history.append(line)
             if self.world.leads:
                 self._save(identity)

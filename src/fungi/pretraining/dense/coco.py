@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch.utils.data import Dataset
+from torch import Tensor
 
-from fungi.errors import FungiError, MissingFilesError, UnreadableItemError
+from fungi.data.base import Samples
+from fungi.data.formats.image_files import image_samples
+from fungi.errors import FungiError, MissingFilesError
+from fungi.pretraining.dense.settings import DetectSettings
 from fungi.runtime.files import sha256_of
 from fungi.runtime.log import logger
 from fungi.runtime.seeds import seeded
@@ -73,10 +76,6 @@ class Instances:
         entries = self.index.imgToAnns[image_id]
         return [entry for entry in entries if not entry.get("iscrowd", 0) and min(entry["bbox"][2:]) >= 1]
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over the file of annotations."""
-        return sha256_of(self.annotation_file)
-
     def log_left_out(self) -> None:
         """Say how many images and objects training leaves out."""
         counts = Counter(
@@ -89,16 +88,10 @@ class Instances:
         if left_out:
             logger.info(f"{self.split}: training leaves out {', '.join(left_out)}.")
 
-    def image(self, image_id: int) -> Any:
-        """Return an image in RGB. Raises UnreadableItemError if it is missing or damaged."""
-        from PIL import Image
-
-        path = self.root / self.split / self.index.imgs[image_id]["file_name"]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError) as error:
-            raise UnreadableItemError(f"{path}, image {image_id} of COCO, can't be read: {error}") from None
+    def images(self, image_ids: Sequence[int]) -> Samples:
+        """Return these images, in this order."""
+        names = [self.index.imgs[image_id]["file_name"] for image_id in image_ids]
+        return image_samples(self.root / self.split, names, [0] * len(names))
 
     def mask(self, entry: dict[str, Any]) -> UInt8[np.ndarray, "h w"]:
         """Return the mask of an object, 1 where it is."""
@@ -123,84 +116,62 @@ class Instances:
 
 
 @dataclass(frozen=True)
-class TrainImages(Dataset):
-    """Augmented train images with their objects; random choices depend on the seed, the epoch and the image alone.
-
-    Half of the images are cropped (DETR's augmentation). short_sides: their shorter side before that, drawn at random.
-    crop: smallest and largest side of the crops. All in pixels.
-    """
+class WholeImages:
+    """Images of a split as they are read."""
 
     instances: Instances
     ids: Sequence[int]
-    seed: int
-    short_sides: tuple[int, ...]
-    crop: tuple[int, int]
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @cached_property
+    def samples(self) -> Samples:
+        """The image files."""
+        return self.instances.images(self.ids)
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        """Return (image uint8 `[3 h w]`, target) of (epoch, row), or the error that says why it can't be read."""
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the annotations, and over names, sizes and content of the images (`Samples`)."""
+        return sha256_of(self.instances.annotation_file) + self.samples.fingerprint()
+
+    def __getitem__(self, row: int) -> tuple[int, UInt8[Tensor, "3 h w"]]:
+        """Return COCO's number of an image, and its pixels."""
         from torchvision.transforms.v2 import functional
 
-        epoch, row = key
-        image_id = self.ids[row]
-        try:
-            image = functional.pil_to_tensor(self.instances.image(image_id))
-        except FungiError as error:
-            return error
-        target = self.instances.target(image_id)
-        if image.shape[1:] != target["masks"].shape[1:]:
-            shapes = (tuple(image.shape[1:]), tuple(target["masks"].shape[1:]))
-            return FungiError(f"image {image_id} of COCO has size {shapes[0]}, its annotations say {shapes[1]}.")
-        with seeded(self.seed, "detection views", epoch, image_id):
-            return self._augmented(image, target)
-
-    def _augmented(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        from torchvision.transforms import v2
-        from torchvision.tv_tensors import Image
-
-        steps: list[Any] = [v2.RandomHorizontalFlip()]
-        if torch.rand(()) < 0.5:
-            steps += [v2.RandomShortestSize(list(self.short_sides)), _RandomCrop(self.crop)]
-        steps.append(v2.SanitizeBoundingBoxes(min_size=1))
-        augmented, objects = v2.Compose(steps)(Image(image), target)
-        if not len(objects["boxes"]):  # the crop contains no object
-            augmented, objects = v2.RandomHorizontalFlip()(Image(image), target)
-        return augmented.as_subclass(torch.Tensor), {
-            name: item.as_subclass(torch.Tensor) for name, item in objects.items()
-        }
+        return self.ids[row], functional.pil_to_tensor(self.samples.load(row))
 
 
 @dataclass(frozen=True)
-class WholeImages(Dataset):
-    """Images as they are read, uint8 `[3 h w]`."""
+class TrainImages:
+    """Augmented train images with their objects; random choices depend on the seed, the epoch and the image alone.
 
-    instances: Instances
-    ids: Sequence[int]
+    Half of the images are cropped (DETR's augmentation).
+    """
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    images: WholeImages
+    settings: DetectSettings
 
-    def __getitem__(self, row: int) -> Any:
-        """Return an image, or the error that says why it can't be read."""
-        from torchvision.transforms.v2 import functional
+    def __getitem__(self, key: tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], dict[str, Tensor]]:
+        """Return the image and the target of (epoch, row). Raises FungiError if their sizes differ."""
+        from torchvision.tv_tensors import Image
 
-        try:
-            return functional.pil_to_tensor(self.instances.image(self.ids[row]))
-        except FungiError as error:
-            return error
+        epoch, row = key
+        image_id, image = self.images[row]
+        target = self.images.instances.target(image_id)
+        if image.shape[1:] != target["masks"].shape[1:]:
+            shapes = (tuple(image.shape[1:]), tuple(target["masks"].shape[1:]))
+            raise FungiError(f"image {image_id} of COCO has size {shapes[0]}, its annotations say {shapes[1]}.")
+        with seeded(self.settings.seed, "detection views", epoch, image_id):
+            pixels, objects = self._augmented(Image(image), target)
+        return pixels.as_subclass(Tensor), {name: item.as_subclass(Tensor) for name, item in objects.items()}
 
-
-class _RandomCrop:
-    """A crop whose sides are drawn from a range, and are at most those of the image."""
-
-    def __init__(self, sides: tuple[int, int]) -> None:
-        self.sides = sides
-
-    def __call__(self, image: Any, target: dict[str, Any]) -> Any:
+    def _augmented(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         from torchvision.transforms import v2
 
-        limits = [(min(self.sides[0], side), min(self.sides[1], side)) for side in image.shape[-2:]]
-        height, width = (int(torch.randint(low, high + 1, ())) for low, high in limits)
-        return v2.RandomCrop((height, width))(image, target)
+        flip, (low, high) = v2.RandomHorizontalFlip(), self.settings.crop
+        pixels, objects = flip(image, target)
+        if torch.rand(()) < 0.5:
+            pixels, objects = v2.RandomShortestSize(list(self.settings.crop_short_sides))(pixels, objects)
+            limits = [(min(low, side), min(high, side)) for side in pixels.shape[-2:]]
+            sides = [int(torch.randint(least, most + 1, ())) for least, most in limits]
+            pixels, objects = v2.RandomCrop(sides)(pixels, objects)
+        pixels, objects = v2.SanitizeBoundingBoxes(min_size=1)(pixels, objects)
+        # a crop may contain no object
+        return (pixels, objects) if len(objects["boxes"]) else flip(image, target)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.errors import FungiError
-from fungi.pretraining.dense.coco import Instances
+from fungi.pretraining.dense.coco import Instances, WholeImages
 from fungi.runtime.log import progress
 from fungi.settings import setting
 
@@ -40,8 +40,9 @@ def verify_coco(root: Path, published: dict[str, int], classes: int, *, every_it
                 f"{instances.annotation_file} has {len(ids)} images of {len(instances.class_ids)} classes, but the "
                 f"published split has {expected} of {classes}. Unpack it again into an empty folder."
             )
-        for image_id in progress(ids if every_item else list(dict.fromkeys((ids[0], ids[-1]))), label=split):
-            instances.image(image_id)
+        images = WholeImages(instances, ids if every_item else list(dict.fromkeys((ids[0], ids[-1]))))
+        for row in progress(range(len(images.ids)), label=split):
+            images.samples.load(row)
         read = "every image" if every_item else "first and last image"
         objects = len(instances.index.anns)
         yield f"coco {split}: {len(ids)} images, {objects} objects of {classes} classes, {read} readable"

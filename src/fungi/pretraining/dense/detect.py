@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fungi.pretraining.dense.settings import DetectSettings
+from fungi.pretraining.dense.settings import DenseSettings, DetectSettings
 
 DESCRIPTION = """Train Mask R-CNN with a feature pyramid on a pretrained vision transformer, and score it on COCO after
 every epoch: average precision of boxes and masks, by pycocotools.
@@ -14,22 +14,12 @@ detect ..."""
 
 def run(settings: DetectSettings) -> dict[str, Any]:
     """Return settings, provenance and scores; the first of several processes writes them to `result.json`."""
-    from fungi.pretraining.dense.coco import Instances
     from fungi.pretraining.dense.detection import Detection
-    from fungi.pretraining.dense.result import write_result
-    from fungi.pretraining.processes import joined
-    from fungi.runtime.log import logger
+    from fungi.pretraining.dense.training import train
 
-    train, scored = (Instances(settings.coco, split) for split in (settings.train_split, settings.test_split))
-    backbone = settings.load_network()
-    with joined(settings.device) as (world, device):
-        if not world.leads:
-            logger.setLevel("ERROR")
-        train.log_left_out()
-        history = Detection(settings, backbone, train, scored, world, device).run()
-        return write_result(settings, backbone, history, world)
+    return train(settings, Detection)
 
 
-def show(settings: DetectSettings, content: dict[str, Any]) -> None:
+def show(settings: DenseSettings, content: dict[str, Any]) -> None:
     """Print the scores after the last epoch."""
     print("  ".join(f"{name} {100 * value:.1f}" for name, value in content["results"].items()))

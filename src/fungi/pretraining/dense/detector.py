@@ -13,45 +13,34 @@ from torch import Tensor, nn
 from fungi.backbones.loading import Backbone
 from fungi.pretraining.dense.coco import Instances
 from fungi.pretraining.dense.pyramid import TransformerPyramid
+from fungi.pretraining.dense.settings import DetectSettings
 from fungi.runtime.seeds import seeded
 
 ANCHOR = 8
 """Side of an anchor in cells of its map."""
 
 
-def mask_rcnn(
-    backbone: Backbone,
-    classes: int,
-    *,
-    blocks: Sequence[int],
-    short_sides: Sequence[int],
-    longest_side: int,
-    channels: int = 256,
-    proposals: int = 512,
-    drop_path: float = 0.0,
-    seed: int = 0,
-) -> Any:
+def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any:
     """Return a detector of `classes` classes, background not counted; heads are drawn from the seed.
 
-    short_sides: of images in training, drawn at random; the last is used in evaluation. It takes lists of RGB images
-    `[3 h w]` with values in [0, 1], and resizes and normalises them itself. proposals: sampled per image in training.
+    It takes lists of RGB images `[3 h w]` with values in [0, 1], and resizes and normalises them itself.
     """
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-    with seeded(seed, "detector"):
-        pyramid = TransformerPyramid(backbone, blocks, channels=channels, drop_path=drop_path, extra=True)
+    with seeded(settings.seed, "detector"):
+        pyramid = TransformerPyramid(backbone, settings, extra=True)
         anchors = AnchorGenerator(tuple((ANCHOR * stride,) for stride in pyramid.strides), ((0.5, 1.0, 2.0),) * 5)
         mean, deviation = backbone.input.statistics
         return MaskRCNN(
             pyramid,
             classes + 1,
-            min_size=tuple(short_sides),
-            max_size=longest_side,
+            min_size=settings.short_sides,
+            max_size=settings.longest_side,
             image_mean=list(mean),
             image_std=list(deviation),
             rpn_anchor_generator=anchors,
-            box_batch_size_per_image=proposals,
+            box_batch_size_per_image=settings.proposals,
             size_divisible=lcm(32, 2 * pyramid.patch_size),
         )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fungi.backbones.loading import Backbone
 from fungi.errors import FungiError
-from fungi.pretraining.processes import World
+from fungi.pretraining.dense.settings import DenseSettings
 from fungi.pretraining.tokens import resized_positions
 
 
@@ -58,16 +58,14 @@ class TransformerPyramid(nn.Module):
     patch_size: of the transformer, in pixels. extra: add a fifth, coarser map, for the anchors of a detector.
     """
 
-    def __init__(
-        self, backbone: Backbone, blocks: Sequence[int], *, channels: int, drop_path: float, extra: bool
-    ) -> None:
+    def __init__(self, backbone: Backbone, settings: DenseSettings, *, extra: bool) -> None:
         from torchvision.ops import FeaturePyramidNetwork
         from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
         super().__init__()
         model: Any = backbone.model
         width = int(model.embed_dim)
-        self.maps = PatchMaps(model, blocks, drop_path)
+        self.maps = PatchMaps(model, settings.blocks, settings.drop_path)
         self.patch_size = int(model.patch_embed.patch_size[0])
         self.rescale = nn.ModuleList(
             [
@@ -78,8 +76,8 @@ class TransformerPyramid(nn.Module):
             ]
         )
         last = LastLevelMaxPool() if extra else None
-        self.pyramid = FeaturePyramidNetwork([width] * 4, channels, extra_blocks=last)
-        self.out_channels = channels
+        self.pyramid = FeaturePyramidNetwork([width] * 4, settings.channels, extra_blocks=last)
+        self.out_channels = settings.channels
 
     @property
     def strides(self) -> list[int]:
@@ -99,24 +97,12 @@ def _doubled(width: int) -> nn.ConvTranspose2d:
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return parameter groups for an optimizer: position embeddings and normalisation layers have no weight decay."""
     kinds = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
-    plain = {
-        id(parameter)
-        for module in model.modules()
-        if isinstance(module, kinds)
-        for parameter in module.parameters(recurse=False)
-    }
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[id(parameter) in plain or name.endswith("pos_embed")].append(parameter)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                groups[isinstance(module, kinds) or name == "pos_embed"].append(parameter)
     return [
         {"params": parameters, "lr_scale": 1.0, "weight_decay": 0.0 if without else weight_decay}
         for without, parameters in groups.items()
     ]
-
-
-def synchronised(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """Return the model on its device; processes on GPUs share the statistics of their batch normalisation."""
-    if world.size > 1 and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(device)

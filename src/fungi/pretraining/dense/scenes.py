@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from fungi.data.base import VOID, Samples
-from fungi.errors import FungiError, UnreadableItemError
+from fungi.errors import UnreadableItemError
 from fungi.runtime.seeds import seeded
 
 SCALES = (0.5, 2.0)
@@ -20,30 +20,23 @@ LARGEST_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class TrainScenes(Dataset):
+class TrainScenes:
     """Random crops `[3 size size]` of scaled, mirrored and recoloured images, with their masks."""
 
     samples: Samples
     size: int
     seed: int
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        """Return (image uint8, mask uint8) of (epoch, row), or the error that says why it can't be read."""
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return (image uint8, mask uint8) of (epoch, row)."""
         from torchvision.transforms import v2
 
         epoch, row = key
-        try:
-            image, mask = image_and_mask(self.samples, row)
-        except FungiError as error:
-            return error
+        image, mask = image_and_mask(self.samples, row)
         with seeded(self.seed, "segmentation views", epoch, self.samples.ids[row]):
             short = round(self.size * float(torch.empty(()).uniform_(*SCALES)))
-            scaled = _scaled(image, mask, short)
-            steps = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomPhotometricDistort()])
-            image, mask = steps(*self._crop(*scaled))
+            image, mask = self._crop(*_scaled(image, mask, short))
+            image, mask = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomPhotometricDistort()])(image, mask)
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
 
     def _crop(self, image: Any, mask: Any) -> tuple[Any, Any]:
@@ -61,21 +54,15 @@ class TrainScenes(Dataset):
 
 
 @dataclass(frozen=True)
-class WholeScenes(Dataset):
+class WholeScenes:
     """Whole images at the scale of the test, with masks of the original size."""
 
     samples: Samples
     size: int
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, row: int) -> Any:
-        """Return (image uint8 `[3 h w]`, mask uint8 `[H W]`), or the error that says why it can't be read."""
-        try:
-            image, mask = image_and_mask(self.samples, row)
-        except FungiError as error:
-            return error
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        """Return (image uint8 `[3 h w]`, mask uint8 `[H W]`)."""
+        image, mask = image_and_mask(self.samples, row)
         return _scaled(image, mask, self.size)[0].as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)[0]
 
 
@@ -96,7 +83,4 @@ def _scaled(image: Any, mask: Any, short: int) -> tuple[Any, Any]:
     """Return both with this shorter side, or with a smaller one if the longer side would exceed its limit."""
     from torchvision.transforms import v2
 
-    height, width = image.shape[-2:]
-    factor = min(short / min(height, width), LONGEST * short / max(height, width))
-    shape = [max(1, round(side * factor)) for side in (height, width)]
-    return v2.Resize(shape, antialias=True)(image, mask)
+    return v2.Resize(short, max_size=LONGEST * short)(image, mask)

@@ -1,0 +1,51 @@
+"""Batch normalisation by the statistics of all processes, on GPUs and on CPUs."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungi.pretraining.processes import World
+
+
+def synchronised(model: nn.Module, world: World, device: torch.device) -> Any:
+    """Return the model on its device; several processes share the statistics of their batch normalisation."""
+    if world.size > 1:
+        if device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = _SynchronisedNorm  # torch's own is for GPUs only
+    return model.to(device)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; so is the gradient, since each process's loss depends on the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    backward = forward
+
+
+class _SynchronisedNorm(nn.BatchNorm2d):
+    def forward(self, maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
+        """Return normalised maps; in training, by the mean and variance over the maps of all processes."""
+        if not self.training:
+            return super().forward(maps)
+        count = _Sum.apply(torch.tensor(float(maps[:, 0].numel())))
+        mean = _Sum.apply(maps.sum((0, 2, 3))) / count
+        centred = maps - mean[:, None, None]
+        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
+        averages = ((self.running_mean, mean), (self.running_var, variance * count / (count - 1)))
+        for average, value in averages:
+            assert average is not None
+            average.lerp_(value.detach(), self.momentum or 0.0)
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centred * scale[:, None, None] + self.bias[:, None, None]

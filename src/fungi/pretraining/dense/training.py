@@ -1,0 +1,115 @@
+"""What detection and segmentation share: a network trained with a dense head, its images, and `result.json`."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+from torch.utils.data import Dataset
+
+from fungi.backbones.loading import Backbone
+from fungi.errors import FungiError
+from fungi.pretraining.batch_plan import BatchPlan
+from fungi.pretraining.dense.batch_norm import synchronised
+from fungi.pretraining.dense.pyramid import decay_groups
+from fungi.pretraining.dense.settings import DenseSettings
+from fungi.pretraining.epochs import EpochTraining
+from fungi.pretraining.processes import World, decoding_workers, joined
+from fungi.runtime.device import choose_dtype
+from fungi.runtime.files import write_text_atomically
+from fungi.runtime.log import logger, progress
+from fungi.settings import as_json
+from fungi.views.workers import worker_batches
+
+
+class DenseTraining(EpochTraining):
+    """Training of a backbone and a dense head by one process.
+
+    rates: learning rate of each step. identity: what decides the numbers of a run, besides the settings and weights.
+    """
+
+    def __init__(
+        self,
+        settings: DenseSettings,
+        backbone: Backbone,
+        network: nn.Module,
+        plan: BatchPlan,
+        rates: Float[np.ndarray, " steps"],
+        epochs: int,
+        world: World,
+        device: torch.device,
+        identity: dict[str, Any],
+    ) -> None:
+        model = synchronised(network, world, device)
+        super().__init__(
+            model,
+            torch.optim.AdamW(decay_groups(model, settings.weight_decay), lr=0.0),
+            rates,
+            epochs=epochs,
+            output_dir=settings.output_dir,
+            world=world,
+            device=device,
+        )
+        self.plan, self.dtype = plan, choose_dtype(settings.dtype, device)
+        self.workers = decoding_workers(settings.num_workers, device)
+        self.identity = settings.deciding() | {"batch": plan.batch, "weights": backbone.weights_hash} | identity
+
+    def batches(self, images: Any, epoch: int) -> Iterator[tuple[int, list[Any]]]:
+        """Yield the number of each step of an epoch, and this process's items of its batch."""
+        parts = list(islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps))
+        yield from enumerate(self._read(images, parts, f"epoch {epoch}"), start=epoch * self.steps)
+
+    def items(self, images: Any, rows: Sequence[Any]) -> Iterator[Any]:
+        """Yield the items of these rows, for scoring."""
+        for (item,) in self._read(images, [[row] for row in rows], "scoring"):
+            yield item
+
+    def _read(self, images: Any, rows: Sequence[list[Any]], label: str) -> Iterator[list[Any]]:
+        pinned = self.device.type == "cuda"
+        read = worker_batches(_Items(images), rows, _together, num_workers=self.workers, pin_memory=pinned)
+        return iter(progress(read, list(map(len, rows)), label=label))
+
+
+@dataclass(frozen=True)
+class _Items(Dataset):
+    """The items of another dataset, or the error that says why one can't be read."""
+
+    images: Any
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.images[key]
+        except FungiError as error:
+            return error
+
+
+def _together(items: list[Any]) -> Any:
+    """Return the items as a list, since their sizes differ; if one can't be read, return its error."""
+    return next((item for item in items if isinstance(item, FungiError)), items)
+
+
+def train(
+    settings: DenseSettings, start: Callable[[Any, Backbone, World, torch.device], DenseTraining]
+) -> dict[str, Any]:
+    """Return settings, provenance and the scores after the last epoch; the first process writes `result.json`."""
+    backbone = settings.load_network()
+    with joined(settings.device) as (world, device):
+        if not world.leads:
+            logger.setLevel("ERROR")
+        training = start(settings, backbone, world, device)
+        history = training.train(training.identity)
+    content = {
+        "settings": as_json(settings),
+        "provenance": {"weights": backbone.weights_source, "weights_hash": backbone.weights_hash},
+        "results": {name: value for name, value in history[-1].items() if name not in ("epoch", "loss")},
+    }
+    if world.leads:
+        path = settings.output_dir / "result.json"
+        write_text_atomically(path, json.dumps(content, indent=1))
+        logger.info(f"wrote {path}")
+    return content
