@@ -293,14 +293,31 @@ def test_the_defaults_are_the_published_schedule() -> None:
     assert (settings.crop_short_sides, settings.crop) == ((400, 500, 600), (384, 600))
 
 
-def test_a_run_is_not_resumed_with_other_annotations(coco: Path, tmp_path: Path, capsys) -> None:
-    shutil.copytree(coco, tmp_path / "coco")
-    assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 0
-    path = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+def remove_the_last_object(root: Path) -> None:
+    path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"annotations": content["annotations"][:-1]}))
-    assert COMMANDS["detect"].main(flags(tmp_path / "coco", tmp_path / "run")) == 2
-    assert "scored data" in capsys.readouterr().err
+
+
+def swap_two_images(root: Path) -> None:
+    first, second = (root / "train2017" / f"{number:012d}.png" for number in (1, 2))
+    pixels = first.read_bytes()
+    shutil.copy(second, first)
+    second.write_bytes(pixels)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"), [(remove_the_last_object, "scored annotations"), (swap_two_images, "train images")]
+)
+def test_a_run_is_not_resumed_with_other_data_under_the_same_names(
+    change, part: str, coco: Path, tmp_path: Path, capsys
+) -> None:
+    shutil.copytree(coco, tmp_path / "coco")
+    words = flags(tmp_path / "coco", tmp_path / "run", "--batch-size", "6")
+    assert COMMANDS["detect"].main(words) == 0
+    change(tmp_path / "coco")
+    assert COMMANDS["detect"].main(words) == 2
+    assert f"is of a run with {part} = " in capsys.readouterr().err
 
 
 def test_anchors_are_eight_cells_wide_in_three_shapes() -> None:

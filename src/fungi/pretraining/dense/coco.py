@@ -127,9 +127,10 @@ class WholeImages:
         """The image files."""
         return self.instances.images(self.ids)
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over the annotations, and over names, sizes and content of the images (`Samples`)."""
-        return sha256_of(self.instances.annotation_file) + self.samples.fingerprint()
+    def identity(self, name: str) -> dict[str, str]:
+        """Return hashes of the annotations, and of the names, sizes and content of the images (`Samples`)."""
+        annotations = sha256_of(self.instances.annotation_file)
+        return {f"{name} annotations": annotations, f"{name} images": self.samples.fingerprint()}
 
     def __getitem__(self, row: int) -> tuple[int, UInt8[Tensor, "3 h w"]]:
         """Return COCO's number of an image, and its pixels."""

@@ -46,7 +46,7 @@ class Detection(DenseTraining):
             settings.epochs,
             world,
             device,
-            {"train data": self.images.images.fingerprint(), "scored data": self.scored.fingerprint()},
+            self.images.images.identity("train") | self.scored.identity("scored"),
         )
 
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
