@@ -77,10 +77,11 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def like(settings_type: type, name: str) -> Any:
-    """Return a copy of a field of another settings class, with the same default, help and bounds."""
+def like(settings_type: type, name: str, *, default: Any = dataclasses.MISSING) -> Any:
+    """Return a copy of a field of another settings class: the same help and bounds, and the same or another default."""
     (field,) = (field for field in dataclasses.fields(settings_type) if field.name == name)
-    return dataclasses.field(default=field.default, metadata=field.metadata)
+    default = field.default if default is dataclasses.MISSING else default
+    return dataclasses.field(default=default, metadata=field.metadata)
 
 
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None, topic: Topic = "own") -> Any:

@@ -48,6 +48,14 @@ def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t
     return torch.nn.functional.pad(positions, (0, 0, model.num_prefix_tokens - stored, 0))
 
 
+def set_drop_path(model: Any, rate: float) -> None:
+    """Set the stochastic depth of the blocks. It grows linearly from 0 in the first block to `rate` in the last."""
+    from timm.layers import DropPath
+
+    for block, own in zip(model.blocks, torch.linspace(0, rate, len(model.blocks)).tolist(), strict=True):
+        block.drop_path1, block.drop_path2 = DropPath(own), DropPath(own)
+
+
 def run_blocks(
     model: Any, tokens: Float[Tensor, "n t d"], factors: Float[Tensor, "blocks2 n"] | None = None
 ) -> Float[Tensor, "n t d"]:

@@ -4,14 +4,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.backbones.loading import Backbone
 from fungi.errors import FungiError
 from fungi.pretraining.dense.settings import DenseSettings
-from fungi.pretraining.tokens import resized_positions
+from fungi.pretraining.tokens import resized_positions, set_drop_path
 
 
 class PatchMaps(nn.Module):
@@ -22,17 +21,13 @@ class PatchMaps(nn.Module):
     """
 
     def __init__(self, model: Any, blocks: Sequence[int], drop_path: float = 0.0) -> None:
-        from timm.layers import DropPath
-
         super().__init__()
         if max(blocks) >= len(model.blocks):
             raise FungiError(
                 f"--blocks {' '.join(map(str, blocks))}: the network has blocks 0 to {len(model.blocks) - 1}."
             )
         self.model, self.taken = model.requires_grad_(False), tuple(blocks)
-        rates = torch.linspace(0, drop_path, len(model.blocks)).tolist()
-        for block, rate in zip(model.blocks, rates, strict=True):
-            block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+        set_drop_path(model, drop_path)
         # What is not used keeps no gradient: processes that train together would wait for it.
         for used in (model.patch_embed, model.pos_embed, model.norm_pre, model.blocks[: self.taken[-1] + 1]):
             used.requires_grad_(True)

@@ -6,16 +6,19 @@ from typing import Any, Literal
 
 from fungi.errors import FungiError
 from fungi.pretraining.network_settings import NetworkSettings
-from fungi.settings import as_json, setting
-
-RUN_FOLDER = "folder of checkpoint, log and result; a run in this folder is resumed"
+from fungi.settings import as_json, like, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSettings(NetworkSettings):
     """A network that is trained as a whole, with a head for a dense task."""
 
-    output_dir: Path = setting(Path("dense"), RUN_FOLDER, decides="nothing", topic="files")
+    output_dir: Path = setting(
+        Path("dense"),
+        "folder of checkpoint, log and result; a run in this folder is resumed",
+        decides="nothing",
+        topic="files",
+    )
     blocks: tuple[int, ...] = setting(
         (3, 5, 7, 11),
         "four blocks of the network that the pyramid is built on, counted from 0",
@@ -54,7 +57,7 @@ class DetectSettings(DenseSettings):
     coco: Path = setting(Path("data/coco"), "folder of COCO", decides="nothing", topic="data")
     train_split: str = setting("train2017", "name of the split to train on", topic="data")
     test_split: str = setting("val2017", "name of the split to score", topic="data")
-    output_dir: Path = setting(Path("detection"), RUN_FOLDER, decides="nothing", topic="files")
+    output_dir: Path = like(DenseSettings, "output_dir", default=Path("detection"))
     epochs: int = setting(12, "passes over the images", within=(1, 10**6))
     proposals: int = setting(512, "proposals that the heads learn from, of each image", within=(1, 10**5))
     lr_drops: tuple[int, ...] = setting(
@@ -86,24 +89,17 @@ class SegmentFpnSettings(DenseSettings):
     """Network, images and the published schedule of 40,000 steps."""
 
     dataset: str = setting("ade20k", "dataset with masks: a name of `fungi list datasets`", topic="data")
-    blocks: tuple[int, ...] = setting(
-        (2, 5, 8, 11),
-        "four blocks of the network that the pyramid is built on, counted from 0",
-        within=(0, 999),
-        topic="model",
-    )
-    output_dir: Path = setting(Path("segmentation-fpn"), RUN_FOLDER, decides="nothing", topic="files")
+    blocks: tuple[int, ...] = like(DenseSettings, "blocks", default=(2, 5, 8, 11))
+    output_dir: Path = like(DenseSettings, "output_dir", default=Path("segmentation-fpn"))
     steps: int = setting(40_000, "number of training steps", within=(1, 10**9))
     epoch_steps: int = setting(4_000, "number of steps between two scores and checkpoints", within=(1, 10**9))
     batch_size: int = setting(
         4, "images of one process in one step", within=(2, 65536), aliases=("--batch-size-per-gpu",), topic="machine"
     )
     lr: float = setting(6e-5, "peak learning rate; it falls in a line to 0", within=(0, 100))
-    weight_decay: float = setting(0.01, "weight decay, except of positions and normalisation layers", within=(0, 10))
-    warmup_steps: int = setting(1500, "steps of linear warm-up to the peak rate", within=(0, 10**9))
-    drop_path: float = setting(
-        0.1, "stochastic depth: share of branches that are dropped in the last block", within=(0, 0.99)
-    )
+    weight_decay: float = like(DenseSettings, "weight_decay", default=0.01)
+    warmup_steps: int = like(DenseSettings, "warmup_steps", default=1500)
+    drop_path: float = like(DenseSettings, "drop_path", default=0.1)
     size: int = setting(512, "side of the crops, and shorter side of test images, in pixels", within=(16, 8192))
 
     def __post_init__(self) -> None:

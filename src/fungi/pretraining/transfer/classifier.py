@@ -4,12 +4,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.checkpoints import read_checkpoint
 from fungi.errors import FungiError
+from fungi.pretraining.tokens import set_drop_path
 from fungi.runtime.seeds import seeded
 
 STD = 0.02
@@ -24,11 +24,8 @@ def add_classifier(
     drop_path: stochastic depth of the last block; it grows linearly from 0 in the first block. scale: factor of the
     initial weights of the classifier. hidden: layer before the classifier; a GELU follows it.
     """
-    from timm.layers import DropPath
-
     model.requires_grad_(True)
-    for block, rate in zip(model.blocks, torch.linspace(0, drop_path, len(model.blocks)).tolist(), strict=True):
-        block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
+    set_drop_path(model, drop_path)
     with seeded(seed, "classifier"):
         last = nn.Linear(hidden.out_features if hidden else model.embed_dim, classes)
         nn.init.trunc_normal_(last.weight, std=STD)
