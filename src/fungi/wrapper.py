@@ -51,7 +51,7 @@ from fungi.runtime.log import logger, progress
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.image_sets import as_samples, rgb
-from fungi.views.loading import Batch, batch_of, batches, row_batches
+from fungi.views.loading import Batch, batch_of_images, batches, row_batches
 from fungi.views.plans import PLANS, PUBLISHED
 
 
@@ -185,7 +185,7 @@ class FUNGIWrapper:
         f = p * objectives (+ d). After `fit_pca`, f = r. A feature depends only on its image, not on the batch.
         """
         pictures = [rgb(image, f"image {index}") for index, image in enumerate(checked_images(images))]
-        return self._features(batch_of(pictures, self._generators(), seed=self.seed))
+        return self._features(batch_of_images(pictures, self._generators(), seed=self.seed))
 
     __call__ = forward
 

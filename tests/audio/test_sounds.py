@@ -8,7 +8,7 @@ from scipy.io import wavfile
 
 from fungi.data.base import DATASETS, open_split
 from fungi.data.formats.sounds import SAMPLE_RATE, read_wav, resample
-from fungi.data.sets.tones import KINDS
+from fungi.data.sets.tones import SIGNALS
 from fungi.errors import FungiError, MissingFilesError
 
 TIME = np.arange(8000) / SAMPLE_RATE
@@ -106,7 +106,7 @@ def test_tones_are_reproducible_distinct_and_called_synthetic():
     assert all(clip.dtype == np.float32 and len(clip) == SAMPLE_RATE and np.abs(clip).max() <= 1 for clip in clips)
     assert len({clip.tobytes() for clip in clips}) == len(clips)
     assert train.targets[:9].tolist() == [*range(8), 0]
-    assert len(KINDS) == 8
+    assert len(SIGNALS) == 8
     assert "ynthetic" in DATASETS["tones"].title
     assert "synthetic" in DATASETS["tones"].notes
 

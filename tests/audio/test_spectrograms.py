@@ -6,7 +6,7 @@ import torch
 
 from fungi.backbones.base import BACKBONES
 from fungi.errors import FungiError
-from fungi.views.filter_bank import fitted, log_mel
+from fungi.views.filter_bank import cut_or_pad, log_mel
 from fungi.views.loading import prepare
 
 INPUT = BACKBONES["patch-ssast"].input
@@ -93,7 +93,7 @@ def test_padding_is_at_the_end_and_is_normalised():
 
 def test_a_long_clip_is_truncated_at_the_end():
     spectrogram = log_mel(torch.from_numpy(sound(16000)))
-    assert torch.equal(fitted(spectrogram, 20), spectrogram[:20])
+    assert torch.equal(cut_or_pad(spectrogram, 20), spectrogram[:20])
 
 
 def test_views_are_noisy_shifted_copies():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungi.data.damage import SHOWN, damage_error, damaged_items, without_damaged
+from fungi.data.damage import MAX_LISTED, damage_error, damaged_items, without_damaged
 from fungi.data.formats.image_files import image_samples
 
 
@@ -36,7 +36,7 @@ def test_the_other_rows_keep_their_ids_and_have_another_fingerprint(samples) -> 
 
 
 def test_an_error_names_the_first_items_and_counts_the_others(samples) -> None:
-    many = damaged_items(samples)[:1] * (SHOWN + 3)
+    many = damaged_items(samples)[:1] * (MAX_LISTED + 3)
     lines = str(damage_error([many, many[:1]], 100)).splitlines()
-    assert lines[0] == f"{SHOWN + 4} of 100 items can't be read. Replace or remove them."
+    assert lines[0] == f"{MAX_LISTED + 4} of 100 items can't be read. Replace or remove them."
     assert [line.strip() for line in lines[-2:]] == ["and 3 more", lines[1].strip()]

@@ -37,7 +37,7 @@ def operations(function: Any) -> int:
 def test_an_image_costs_less_than_the_forward_passes_of_its_views(name: str, width: int) -> None:
     import timm
 
-    for constant in (pixels.moments, patches.resize_matrix):
+    for constant in (pixels.channel_statistics, patches.resize_matrix):
         constant.cache_clear()
     objectives = [bind(kind, embedding_dim=width, input_spec=ImageInput(), seed=0) for kind in BATCHES]
     mode = FakeTensorMode()
@@ -62,7 +62,7 @@ def test_an_image_costs_less_than_the_forward_passes_of_its_views(name: str, wid
         }
         forward = operations(lambda: model(torch.empty(1, 3, 224, 224)))
         everything = operations(lambda: compute(batch, features))
-    for constant in (pixels.moments, patches.resize_matrix):
+    for constant in (pixels.channel_statistics, patches.resize_matrix):
         constant.cache_clear()
     ratio = everything / (62 * forward)
     # Eleven of twelve blocks and the patch embedding take 0.917. Everything else may take less than 0.008.

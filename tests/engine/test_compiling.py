@@ -22,7 +22,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import find_targets
 from fungi.objectives.binding import bind
 from fungi.views.image import ImageInput
-from fungi.views.loading import batch_of
+from fungi.views.loading import batch_of_images
 from tests.library.models import build, pictures
 
 IMAGES = ImageInput(size=32, resize=36)
@@ -31,7 +31,7 @@ LAYER = "blocks.1.attn.proj"
 
 def gradients(engine: GradientEngine) -> torch.Tensor:
     bound = bind("dino", embedding_dim=24, input_spec=IMAGES, seed=0)
-    batch = batch_of(pictures(3), [bound.views], seed=0)[bound.views.identity]
+    batch = batch_of_images(pictures(3), [bound.views], seed=0)[bound.views.identity]
     return engine.extract(batch, bound.views, {"dino": bound.loss}).gradients["dino"]["proj"]
 
 
@@ -80,7 +80,7 @@ def test_groups_of_any_size_run_few_programs(short_cut: bool, most: int, monkeyp
     engine.compile()
     plain = IMAGES.views("plain")
     for count in (4, 7, 2, 5):
-        engine.embed(batch_of(pictures(count), [plain], seed=0)[plain.identity], plain)
+        engine.embed(batch_of_images(pictures(count), [plain], seed=0)[plain.identity], plain)
     assert 1 <= counter.frame_count <= most
 
 
@@ -142,7 +142,7 @@ def test_groups_of_a_batch_have_nearly_equal_sizes() -> None:
     engine = engine_of(True)
     engine.views_per_forward = 48  # four samples of twelve crops
     bound = bind("dino", embedding_dim=24, input_spec=IMAGES, seed=0)
-    batch = batch_of(pictures(9), [bound.views], seed=0)[bound.views.identity]
+    batch = batch_of_images(pictures(9), [bound.views], seed=0)[bound.views.identity]
     sizes = [len(rows) for rows, _ in engine._groups(batch, bound.views)]
     assert sizes == [3, 3, 3]  # not 4, 4, 1
 

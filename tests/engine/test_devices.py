@@ -30,7 +30,7 @@ from fungi.objectives.simclr import SimCLR
 from fungi.views import patches, pixels
 from fungi.views.base import Grouping
 from fungi.views.image import ImageInput
-from fungi.views.loading import batch_of, prepare
+from fungi.views.loading import batch_of_images, prepare
 from tests.daily import first_fast
 from tests.library.models import build, pictures
 from tests.modalities.cases import CASES, Case
@@ -76,7 +76,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     def no_numbers(roots: Any, inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         return tuple(torch.zeros_like(tensor) for tensor in inputs)
 
-    constants = (pixels.moments, patches.resize_matrix, encoders.mask_vector)
+    constants = (pixels.channel_statistics, patches.resize_matrix, encoders.mask_vector)
     for constant in constants:
         constant.cache_clear()
 
@@ -142,7 +142,7 @@ def run(
 def test_a_batch_of_images_never_waits_for_the_device(name: str, gpu: FakeTensorMode) -> None:
     objective, options = OBJECTIVES[name]
     bound = bind(objective, embedding_dim=24, input_spec=IMAGES, seed=0, options=options)
-    batch = batch_of(pictures(3), [bound.views], seed=0)[bound.views.identity]
+    batch = batch_of_images(pictures(3), [bound.views], seed=0)[bound.views.identity]
     assert run(gpu, build("timm").eval(), ("blocks.1.attn.proj",), bound, batch) == []
 
 
@@ -151,7 +151,7 @@ def test_a_masked_autoencoder_never_waits_for_the_device(gpu: FakeTensorMode) ->
     from transformers import ViTMAEConfig
 
     bound = bind("mae", embedding_dim=24, input_spec=IMAGES, seed=0, options={"patch_size": 8})
-    batch = batch_of(pictures(3), [bound.views], seed=0)[bound.views.identity]
+    batch = batch_of_images(pictures(3), [bound.views], seed=0)[bound.views.identity]
     model = masked_autoencoder(ViTMAEConfig(**SIZES)).eval()
     assert run(gpu, model, (PROJECTION,), bound, batch) == []
 

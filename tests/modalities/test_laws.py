@@ -43,7 +43,7 @@ def _like(case: Case, input_spec: Any) -> Any:
     return replace(input_spec, **{name: getattr(case.spec.input, name) for name in known})
 
 
-def batch_of(objective: BoundObjective, items: list[Any], names: list[str] | None = None) -> Any:
+def batch_of_images(objective: BoundObjective, items: list[Any], names: list[str] | None = None) -> Any:
     names = names or [f"sample {place}" for place in range(len(items))]
     prepared = [prepare(objective.views, item, 42, name) for item, name in zip(items, names, strict=True)]
     return objective.views.collate(prepared)
@@ -54,7 +54,7 @@ def features(case: Case, model: Any, items: list[Any], names: list[str] | None =
     actual: dict[tuple[str, str], Tensor] = {}
     engine = GradientEngine(model, find_targets(model, case.layers), device=CPU, **options)
     for objective in bound_objectives(case):
-        batch = batch_of(objective, items, names)
+        batch = batch_of_images(objective, items, names)
         extracted = engine.extract(batch, objective.views, {objective.name: objective.loss})
         actual[objective.name, "embeddings"] = extracted.embeddings
         actual |= {(objective.name, target): grad for target, grad in extracted.gradients[objective.name].items()}
@@ -97,10 +97,10 @@ def test_gradients_equal_autograd_on_single_items(name: str, published: bool) ->
     targets = find_targets(model, case.layers)
     engine = GradientEngine(model, targets, device=CPU)
     for objective in bound_objectives(case, published):
-        batch = batch_of(objective, items)
+        batch = batch_of_images(objective, items)
         actual = engine.extract(batch, objective.views, {"loss": objective.loss}).gradients["loss"]
         for place, item in enumerate(items):
-            alone = batch_of(objective, [item], [f"sample {place}"])
+            alone = batch_of_images(objective, [item], [f"sample {place}"])
             expected = autograd_gradients(model, targets, objective, alone)
             for target in targets:
                 flat = actual[target.name][place : place + 1]
@@ -112,7 +112,7 @@ def autograd_gradients(
 ) -> dict[str, Tensor]:
     """Return the gradients of an item's loss, from autograd over the parameters in float64."""
     inputs = objective.views.render(
-        {k: v for k, v in batch.items() if k != "cut"} if isinstance(batch, dict) else batch
+        {k: v for k, v in batch.items() if k != "truncated"} if isinstance(batch, dict) else batch
     )
     inputs = inputs if isinstance(inputs, dict) else inputs.double()
     model.double()
@@ -140,7 +140,7 @@ def test_padding_has_no_gradient(name: str) -> None:
     case = CASES[name]
     model = case.model()
     objective = bound_objectives(case)[0]
-    batch = batch_of(objective, case.items())
+    batch = batch_of_images(objective, case.items())
     inputs = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
     targets = find_targets(model, case.layers)
     with torch.enable_grad(), Capture(model, targets) as capture:
@@ -159,7 +159,7 @@ def test_first_token_gradient_keeps_only_the_part_of_the_first_token() -> None:
     model = case.model()
     everything = features(case, model, case.items())["kl", "attn_proj"]
     first = features(case, model, case.items(), first_token_gradient=True)["kl", "attn_proj"]
-    batch = batch_of(bound_objectives(case)[0], case.items())
+    batch = batch_of_images(bound_objectives(case)[0], case.items())
     expected = _first_token_oracle(case, model, batch)
     assert_same(first, expected, "first token")
     assert ((everything - first).norm(dim=1) > 0.2 * everything.norm(dim=1)).all()  # the part of the other token

@@ -19,7 +19,7 @@ from fungi.gradients.targets import find_targets
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.objectives.mae import masked_squared_error
 from fungi.views.image import ImageInput
-from fungi.views.loading import batch_of
+from fungi.views.loading import batch_of_images
 from fungi.wrapper import FUNGIWrapper
 from tests.library.models import pictures, wrap
 
@@ -81,7 +81,7 @@ def test_gradients_equal_those_of_the_loss_in_transformers(folder: Path, layer: 
     loaded, own = load_backbone(f"mine=hf:{folder}"), original(folder)
     assert loaded.spec.layer == PROJECTION
     objective = bound_to(loaded.input)
-    batch = batch_of(pictures(3), [objective.views], seed=5)[objective.views.identity]
+    batch = batch_of_images(pictures(3), [objective.views], seed=5)[objective.views.identity]
     views, module = objective.views.render(batch), own.get_submodule(layer)
     expected = []
     for place in range(3):
@@ -133,7 +133,7 @@ def test_features_depend_neither_on_the_batch_nor_on_its_order(wrapper: FUNGIWra
     assert_same(wrapper(images), alone)
     assert_same(wrapper(images[::-1]).flip(0), alone)
     spec, views = wrapper.extractors[0].engine.model, wrapper.extractors[0].views
-    batch = batch_of(images, [views], seed=0)[views.identity]
+    batch = batch_of_images(images, [views], seed=0)[views.identity]
     objective = bound_to(wrapper.image_input)
     assert_same(*(gradients(spec, objective, batch, PROJECTION, count) for count in (1, 64)))
 
@@ -142,7 +142,7 @@ def test_masks_are_drawn_for_each_image_and_seed() -> None:
     views = bound_to(ImageInput(size=SIDE, resize=SIDE)).views
 
     def noise(seed: int) -> Tensor:
-        return batch_of(pictures(3), [views], seed=seed)[views.identity]["noise"]
+        return batch_of_images(pictures(3), [views], seed=seed)[views.identity]["noise"]
 
     first = noise(1)
     assert first.shape == (3, 16)

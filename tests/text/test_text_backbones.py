@@ -168,7 +168,7 @@ def test_truncated_texts_end_with_the_last_special_token(own_folder):
     assert [WORDS[number] for number in short.ids] == ["[CLS]", "a", "long", "##er", "text", ".", "[SEP]"]
     assert len(long.ids) == 8
     assert WORDS[long.ids[-1]] == "[SEP]"
-    assert (short.cut, long.cut, empty.cut) == (False, True, False)
+    assert (short.truncated, long.truncated, empty.truncated) == (False, True, False)
     assert empty.ids == [2, 3]
 
 

@@ -10,8 +10,8 @@ from fungi.backbones.base import BACKBONES
 from fungi.errors import FungiError
 from fungi.views.loading import prepare
 from fungi.views.tokenizers import HashedWords
-from fungi.views.tokens import groups_of_like_length, pad_together
-from fungi.views.words import delete_count, delete_independently, spaced, without
+from fungi.views.tokens import groups_of_similar_length, pad_batch
+from fungi.views.words import delete_count, delete_independently, join_words, without_words
 
 INPUT = BACKBONES["tiny-bert"].input
 
@@ -134,7 +134,7 @@ def test_groups_contain_texts_of_similar_length_with_little_padding():
     views = INPUT.views("plain")
     lengths = [5, 40, 1, 39, 6, 2]
     batch = views.collate([views.prepare(words(count)) for count in lengths])
-    groups = list(groups_of_like_length({k: v for k, v in batch.items() if k != "cut"}, 2))
+    groups = list(groups_of_similar_length({k: v for k, v in batch.items() if k != "truncated"}, 2))
     assert [sorted(lengths[row] for row in rows) for rows, _ in groups] == [[1, 2], [5, 6], [39, 40]]
     assert [part["input_ids"].shape[2] for _, part in groups] == [4, 8, 42]
     for rows, part in groups:
@@ -151,7 +151,7 @@ def test_a_group_ends_if_padding_would_cost_more_than_a_forward_pass():
 
 def test_padding_uses_the_padding_token_of_the_backbone():
     tokens = INPUT.tokenizer.get().encode(["a b", ""], 512)
-    batch = pad_together([[tokens[0]], [tokens[1]]], pad=7)
+    batch = pad_batch([[tokens[0]], [tokens[1]]], pad=7)
     assert batch["input_ids"][1, 0].tolist() == [1, 2, 7, 7]
     assert batch["attention_mask"][1, 0].tolist() == [1, 1, 0, 0]
 
@@ -185,7 +185,7 @@ def test_spaces_around_marks_and_brackets_are_those_of_the_published_code(text: 
 
     The log has a comparison of 20,000 random texts.
     """
-    assert spaced([piece for piece in re.split(r"(\W)", text) if piece.strip()]) == published
+    assert join_words([piece for piece in re.split(r"(\W)", text) if piece.strip()]) == published
 
 
 @pytest.mark.parametrize(
@@ -193,12 +193,12 @@ def test_spaces_around_marks_and_brackets_are_those_of_the_published_code(text: 
     [((0,), "Bees hum, I think"), ((0, 1), "Bees hum, I think"), ((1, 4), "The hum, think"), ((2, 5), "The bees, I")],
 )
 def test_if_the_first_word_is_deleted_the_second_word_is_capitalised(deleted: tuple[int, ...], published: str) -> None:
-    assert without(["The", "bees", "hum", ",", "I", "think"], deleted) == published
+    assert without_words(["The", "bees", "hum", ",", "I", "think"], deleted) == published
 
 
 @pytest.mark.parametrize(("first", "second"), [("USA", "bees"), ("3", "bees"), ("the", "bees"), ("iPhone", "bees")])
 def test_the_second_word_is_not_capitalised_if_the_first_word_is_not(first: str, second: str) -> None:
-    assert without([first, second, "hum"], (0,)) == f"{second} hum"
+    assert without_words([first, second, "hum"], (0,)) == f"{second} hum"
 
 
 def test_marks_beyond_ascii_are_deleted_like_words() -> None:

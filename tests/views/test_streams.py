@@ -16,7 +16,7 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.binding import BoundObjective, bind
-from fungi.views.base import Drawn, NoViewsError
+from fungi.views.base import HasStream, NoViewsError
 from fungi.views.image import ImageInput
 from fungi.views.loading import prepare
 from fungi.views.sound import SoundInput
@@ -48,7 +48,7 @@ def drawn_objectives(modality: str) -> Iterator[BoundObjective]:
     for name in OBJECTIVES:
         with suppress(NoViewsError):
             objective = bound(name, modality)
-            if isinstance(objective.views, Drawn):
+            if isinstance(objective.views, HasStream):
                 yield objective
 
 

@@ -61,7 +61,7 @@ def no_more_files() -> None:
 @pytest.mark.parametrize(
     ("harm", "cause"),
     [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed from outside.*where memory runs out.*--num-workers 0"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed from outside.*when memory runs out.*--num-workers 0"),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), r"ended by signal 15 \(Terminated\).*--num-workers 0"),
         (lambda: os._exit(3), "ended with status 3.*--num-workers 0"),
     ],

@@ -28,8 +28,8 @@ VOID = 255
 """Mask value of pixels that belong to no class."""
 Loader = Callable[[int], Any]
 """Function that returns the raw item of a row. It can be pickled (a small dataclass with `__call__`), so that every
-kind of worker can use it. It opens files when it is called, so that processes share no file handles. It may have a
-method `content(row) -> bytes` that identifies the content of a row without loading it (`fungi.data.content`)."""
+kind of worker can use it. It opens files when it is called, so that processes do not share file handles. It may have a
+method `content(row) -> bytes` that returns a digest of a row without loading its item (`fungi.data.content`)."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Samples:
     targets: labels, uint32 `[n]`; for landmarks, the row number.
     ids: one name per row that is the same on every machine (relative path, or index in the source file). The name seeds
         the random views of the sample and is part of the fingerprint of the dataset.
-    load: returns the raw item of a row. Raises FungiError that names the file and the id if it can't be read.
-    mask: returns the class of each pixel of a row, `[h w]` uint8, in the size of the image; for segmentation.
+    load: function row -> raw item. It raises FungiError with the file and the id if the item can't be read.
+    mask: function row -> class of each pixel, `[h w]` uint8, with the size of the image. Only for segmentation.
     treatment: description of the changes to items when they are read; part of the fingerprint. Empty for published
         datasets.
     """
@@ -82,9 +82,9 @@ class Samples:
         return self.load(row), int(self.targets[row])
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the ordered sample ids, labels, content and masks. It is computed once.
+        """Return the SHA-256 of the sample ids, labels, items and masks, in the order of the rows.
 
-        Large files are not read completely (`fungi.data.content`).
+        It is computed only once. Large files are not read completely (`fungi.data.content`).
         """
         return self._fingerprint
 
@@ -133,18 +133,22 @@ class MaskRules:
 class DatasetSpec:
     """Description of a dataset in the registry.
 
-    open: (data directory, split) -> Samples. It never downloads. MissingFilesError names the missing files and their
-        folder.
-    download: (data directory) -> None; downloads the dataset, if a program can do that.
-    prepare: (data directory, folder of archives) -> None; unpacks and arranges archives that a person downloads. Only
-        `fungi prefetch` and the scripts call `download` and `prepare`. Both do nothing if their result exists.
-    archives: commands that download the archives into `downloads`, and comments on manual steps.
-    masks: meaning of the mask values, for segmentation; `classes` is then the number of classes of pixels.
-    ground_truth: (data directory) -> one record per query, for retrieval datasets (`fungi.data.formats.landmarks`).
+    classes: number of classes; for segmentation, of the classes of pixels.
     sizes: published number of rows per split; the keys are the names of the splits. None: known only after opening.
+    open: function (data directory, split) -> Samples. It never downloads. It raises MissingFilesError with the missing
+        files and their folder.
     published_open: `open` of the published code, if its labels differ (used by `--profile published`).
     input_options: settings of the backbone input for this dataset: fields of the input description of the modality.
+    download: function of the data directory that downloads the dataset. None: a program can't download it.
+    prepare: function of the data directory and the folder of archives. It unpacks and arranges archives that a person
+        downloads. Only `fungi prefetch` and the scripts call `download` and `prepare`. Both do nothing if their result
+        exists.
+    archives: commands that download the archives into `downloads`, and comments on manual steps.
+    ground_truth: function data directory -> one record per query, for retrieval (`fungi.data.formats.landmarks`).
+    masks: meaning of the mask values, for segmentation.
     published: whether the dataset is part of the paper (spec vision 3.1).
+    notes: comment on the dataset, for the log and for lists.
+    pca_dim: PCA size for this dataset. None: the size of the backbone.
     """
 
     name: str
@@ -175,30 +179,31 @@ class DatasetSpec:
         return self if self.published_open is None else replace(self, open=self.published_open)
 
     def open_split(self, split: str, data_dir: Path) -> Samples:
-        """Return one split. Warn if its number of rows is not the published number.
+        """Return one split, and warn if its number of rows differs from the published number.
 
         Raises FungiError for an unknown split.
         """
         if split not in self.sizes:
             raise no_such_split(self, split)
-        samples, published = self.open(data_dir, split), self.sizes[split]
-        if published not in (None, len(samples)):
+        samples = self.open(data_dir, split)
+        published_size = self.sizes[split]
+        if published_size not in (None, len(samples)):
             logger.warning(
-                "dataset %r: split %s has %d rows, but the published split has %d; see scripts/verify_dataset.py.",
-                *(self.name, split, len(samples), published),
+                f"dataset {self.name!r}: split {split} has {len(samples)} rows, but the published split has "
+                f"{published_size}; see scripts/verify_dataset.py."
             )
         return samples
 
 
 def no_such_split(dataset: DatasetSpec, split: str) -> FungiError:
     """Return the error for an unknown split, with similar names."""
-    near = did_you_mean(split, dataset.splits)
-    return FungiError(f"dataset {dataset.name!r} has no split {split!r}.{near} It has: {', '.join(dataset.splits)}.")
+    hint = did_you_mean(split, dataset.splits)
+    return FungiError(f"dataset {dataset.name!r} has no split {split!r}.{hint} It has: {', '.join(dataset.splits)}.")
 
 
 DATASETS: Registry[DatasetSpec] = Registry("dataset", "fungi.data.sets", own="fungi.data.own:own_dataset")
 register_dataset = DATASETS.registering(DatasetSpec)
-"""Create a `DatasetSpec` from its fields and register it."""
+"""Function that creates a `DatasetSpec` from its fields and registers it."""
 
 
 def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:

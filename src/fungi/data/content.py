@@ -1,9 +1,10 @@
 """Digests of the samples of a split, without reading all bytes: 100,000 files take seconds, a million take a minute.
 
-The digest of a file covers its size and a few pieces. Files up to 16 KiB are hashed completely. Of larger files, 4 KiB
-are hashed at the start, at two places in the middle and at the end. In compressed files (JPEG, PNG, WebP), a changed
-pixel changes all bytes after it. In uncompressed files, a change can stay in one place, so they are hashed completely.
-Folder names, times and permissions are not part of a digest, so a copy has the same digest.
+The digest of a file covers its size and a few pieces. Files up to 16 KiB are hashed completely. In larger files, pieces
+of 4 KiB are hashed: at the start, at two places in the middle and at the end. These pieces suffice for compressed files
+(JPEG, PNG, WebP), because a changed pixel changes all bytes after it. In uncompressed files, a change can affect only
+one byte, so they are hashed completely. Folder names, times and permissions are not part of a digest, so a copy has the
+same digest.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ READERS = 16
 """Number of threads that read files; most of the time is spent waiting for the file system."""
 
 Reader = Callable[[int, int], bytes]
-"""(offset, size) -> bytes."""
+"""Function (offset, size) -> bytes of the file."""
 
 
 def digest_of_bytes(data: bytes) -> bytes:
@@ -40,7 +41,7 @@ def digest_of_bytes(data: bytes) -> bytes:
 def digest_of_file(path: Path, sample_id: str) -> bytes:
     """Return the digest of a file.
 
-    Raises MissingFilesError if it does not exist, and FungiError if it can't be read.
+    Raises MissingFilesError if the file does not exist, and FungiError if it can't be read.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would otherwise wait forever
@@ -77,20 +78,22 @@ def digest_of_item(item: Any) -> bytes:
 def digests(load: Callable[[int], Any], rows: int) -> Iterator[bytes]:
     """Yield the digests of the rows, in order.
 
-    Uses the method `content(row) -> bytes` of the loader; a loader without this method loads each item.
+    If the loader has a method `content(row) -> bytes`, this method returns them. Otherwise, each item is loaded.
     """
-    of_row = getattr(load, "content", None) or (lambda row: digest_of_item(load(row)))
+    digest_of_row = getattr(load, "content", None) or (lambda row: digest_of_item(load(row)))
     chunks = [range(start, min(start + 256, rows)) for start in range(0, rows, 256)]
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(lambda chunk: b"".join(map(of_row, chunk)), chunks)
+        yield from pool.map(lambda chunk: b"".join(map(digest_of_row, chunk)), chunks)
 
 
 def _digest(read: Reader, size: int) -> bytes:
+    """Return the digest of a file of `size` bytes, as the module describes it."""
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     head = read(0, FULLY_HASHED if size <= FULLY_HASHED else PIECE)
     digest.update(head)
     if size > FULLY_HASHED:
-        all_pieces = head.startswith(UNCOMPRESSED)
-        for offset in range(PIECE, size, PIECE) if all_pieces else (size // 3, 2 * size // 3, size - PIECE):
+        all_offsets = range(PIECE, size, PIECE)
+        few_offsets = (size // 3, 2 * size // 3, size - PIECE)
+        for offset in all_offsets if head.startswith(UNCOMPRESSED) else few_offsets:
             digest.update(read(offset, PIECE))
     return digest.digest()

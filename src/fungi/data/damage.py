@@ -10,13 +10,13 @@ from fungi.data.formats.mask_files import check_mask
 from fungi.errors import FungiError, counted
 from fungi.runtime.log import progress
 
-SHOWN = 10
+MAX_LISTED = 10
 """Largest number of damaged items that an error lists."""
 
 
 @dataclass(frozen=True)
 class DamagedItem:
-    """A row with an item or mask that can't be read, and the message of the error."""
+    """A row with an unreadable item or mask. cause: message of the error."""
 
     row: int
     sample_id: str
@@ -37,8 +37,8 @@ def damaged_items(samples: Samples, rows: Iterable[int] | None = None, *, label:
         return None
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        checked = progress(pool.map(check, selected), [1] * len(selected), label=label, unit="item")
-        return [damaged for damaged in checked if damaged is not None]
+        checks = progress(pool.map(check, selected), [1] * len(selected), label=label, unit="item")
+        return [damaged for damaged in checks if damaged is not None]
 
 
 def without_damaged(samples: Samples, damaged: Iterable[DamagedItem]) -> Samples:
@@ -52,13 +52,15 @@ def damage_error(
 ) -> FungiError:
     """Return the error that lists damaged items, one per line.
 
-    damaged: those of each split; rows: number of items of all these splits.
+    damaged: one list per split. rows: total number of items in these splits.
     """
     heading = f"{sum(map(len, damaged)):,} of {counted(rows, 'item')} can't be read. {advice}"
-    return FungiError("\n  ".join([heading, *(line for of_split in damaged for line in damage_lines(of_split))]))
+    lines = [line for items in damaged for line in damage_lines(items)]
+    return FungiError("\n  ".join([heading, *lines]))
 
 
 def damage_lines(damaged: list[DamagedItem]) -> list[str]:
-    """Return one line with the cause for each of the first damaged items, and the number of the other items."""
-    others = [f"and {len(damaged) - SHOWN:,} more"] if len(damaged) > SHOWN else []
-    return [*(item.cause.removesuffix(" Replace the file.") for item in damaged[:SHOWN]), *others]
+    """Return a line with the cause for each of the first damaged items, and a line with the number of further items."""
+    causes = [item.cause.removesuffix(" Replace the file.") for item in damaged[:MAX_LISTED]]
+    further = [f"and {len(damaged) - MAX_LISTED:,} more"] if len(damaged) > MAX_LISTED else []
+    return [*causes, *further]

@@ -1,7 +1,7 @@
 """Sequences of strings that are stored in one buffer.
 
-Each worker of a loader would copy a list of a million Python strings, because reference counts write to its pages. All
-workers share one array of bytes, and it is pickled in one piece.
+Reading a Python string changes its reference count. Worker processes would therefore copy the memory of a list of a
+million strings, although they only read it. All workers share one array of bytes, and it is pickled in one piece.
 """
 
 from collections.abc import Iterable, Sequence

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from fungi.data.base import DatasetSpec, MaskRules, Samples
-from fungi.data.drawn import SPLITS, DrawnSplit
 from fungi.data.formats.hf_disk import hub_copy, modality_of, open_saved, saved_classes, saved_splits
 from fungi.data.formats.image_files import AS_DISPLAYED
 from fungi.data.formats.image_folders import (
@@ -18,16 +17,17 @@ from fungi.data.formats.image_folders import (
     class_folders,
     image_names,
     is_skipped,
-    report_left_out,
+    warn_of_ignored_files,
 )
 from fungi.data.formats.mask_files import class_numbers, mask_names, masked_samples
+from fungi.data.hash_split import SPLITS, HashSplit
 from fungi.data.split_names import recognised_splits, resolve_splits
 from fungi.errors import FungiError, MissingFilesError, did_you_mean
 from fungi.runtime.log import logger
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-"""Pattern of the name of a dataset on the Hugging Face hub, `owner/name`."""
+"""Pattern of the name of a dataset on the Hugging Face hub (`owner/name`)."""
 _FORMS = (
     "NAME=folder:PATH (train/ and test/ of class folders), NAME=split:PATH (class folders), NAME=hf:PATH (library "
     "`datasets`) or NAME=masks:PATH (images and masks)"
@@ -35,7 +35,7 @@ _FORMS = (
 
 
 def own_dataset(text: str, data_dir: Path | None, known_names: Iterable[str]) -> DatasetSpec:
-    """Return the dataset that `text` describes, as in `resolve_dataset`. Raises FungiError if there is none."""
+    """Return the dataset that `text` describes (see `resolve_dataset`). Raises FungiError for an unknown dataset."""
     name, equals, kind_and_path = text.partition("=")
     if not equals:
         return _spec_by_name(name, data_dir, known_names)
@@ -58,16 +58,21 @@ def own_dataset(text: str, data_dir: Path | None, known_names: Iterable[str]) ->
 
 
 def _spec_by_name(name: str, data_dir: Path | None, known_names: Iterable[str]) -> DatasetSpec:
+    """Return the dataset of the user in `<data_dir>/<name>`. Raises FungiError if there is no such dataset."""
     root = data_dir / name if data_dir and _PLAIN_NAME.fullmatch(name) else None
     if root and (root / "dataset_dict.json").is_file():
         return _saved_spec(name, root)
     if root and root.is_dir() and recognised_splits(_folders(root)):
         return _folder_spec(name, root)
     no_splits = f", and {root} has no train/ and test/" if root and root.is_dir() else ""
-    near = did_you_mean(name, known_names)
-    hint = f" Your own pictures need their path in every command: {_FORMS}. Known datasets: `fungi list datasets`."
-    own = f" Your own data need their path: --dataset {name}=folder:PATH, or {name}=masks:PATH for images with masks."
-    raise FungiError(f"unknown dataset {name!r}{no_splits}.{near + own if near else hint}")
+    if similar_names := did_you_mean(name, known_names):
+        advice = f"{similar_names} Your own data need their path: --dataset {name}=folder:PATH, or {name}=masks:PATH "
+        advice += "for images with masks."
+    else:
+        advice = (
+            f" Your own pictures need their path in every command: {_FORMS}. Known datasets: `fungi list datasets`."
+        )
+    raise FungiError(f"unknown dataset {name!r}{no_splits}.{advice}")
 
 
 def _folders(root: Path) -> list[str]:
@@ -79,9 +84,9 @@ def _log_treatment(name: str) -> None:
 
 
 def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of class folders. The classes are those of train, so that labels mean the same in all splits."""
+    """Return a split of class folders. All splits have the classes of train, so that labels have one meaning."""
     classes = class_folders(root / next(iter(split_folders.values())))
-    report_left_out(root / split_folders[split])
+    warn_of_ignored_files(root / split_folders[split])
     _log_treatment(name)
     return class_folder_samples(root, split_folders[split], classes, as_displayed=True)
 
@@ -112,15 +117,15 @@ def _folder_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _advice(name: str, root: Path) -> str:
-    """Return a sentence that says how a folder without splits can be used."""
-    if any(image_names(root / inner) for inner in class_folders(root)):
+    """Return a sentence that explains how to use a folder without splits."""
+    if any(image_names(root / folder) for folder in class_folders(root)):
         return f"If its folders are classes, write --dataset {name}=split:{root}; a fifth of each is then for testing."
     if image_names(root):
         return f"Its pictures have no classes; fungi similar --images {root} shows similar pictures."
     return "Put class folders there."
 
 
-def _drawn_spec(name: str, root: Path) -> DatasetSpec:
+def _hash_split_spec(name: str, root: Path) -> DatasetSpec:
     if splits := recognised_splits(_folders(root)):
         raise FungiError(
             f"dataset {name!r}: {root} already has splits ({', '.join(splits.values())}). Write --dataset "
@@ -134,13 +139,14 @@ def _drawn_spec(name: str, root: Path) -> DatasetSpec:
         title=f"images below {root}, a fifth of each class for testing",
         classes=len(class_folders(root)),
         sizes=dict.fromkeys(SPLITS),
-        open=DrawnSplit(root),
+        open=HashSplit(root),
         published=False,
     )
 
 
 def _open_masked(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    folder, class_names = split_folders[split], _listed_classes(root)
+    folder = split_folders[split]
+    class_names = _listed_classes(root)
     images = image_names(root / folder / "images")
     if not images:
         raise MissingFilesError(f"no image in {root / folder / 'images'}. Put the images of {split} there.")
@@ -153,11 +159,11 @@ def _open_masked(name: str, root: Path, split_folders: dict[str, str], data_dir:
 
 
 def _listed_classes(root: Path) -> list[str]:
-    """Return the names in `classes.txt`, one per line; an empty list if there is no such file."""
-    listed = root / "classes.txt"
-    if not listed.is_file():
+    """Return the lines of `classes.txt`, which are class names; an empty list if the file does not exist."""
+    path = root / "classes.txt"
+    if not path.is_file():
         return []
-    return [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _masked_spec(name: str, root: Path) -> DatasetSpec:
@@ -193,4 +199,4 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
     )
 
 
-_SPECS = {"folder": _folder_spec, "split": _drawn_spec, "hf": _saved_spec, "masks": _masked_spec}
+_SPECS = {"folder": _folder_spec, "split": _hash_split_spec, "hf": _saved_spec, "masks": _masked_spec}

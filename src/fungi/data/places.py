@@ -15,7 +15,7 @@ class Place:
     """The possible folders of a dataset.
 
     folders: paths relative to the data directory, in the order of the search; "" is the data directory itself.
-        Downloads and preparation write to the first.
+        Downloads and preparation write to the first of these folders.
     needs: required paths inside the folder.
     """
 
@@ -27,25 +27,27 @@ class Place:
         """Return the folder to which downloads and preparation write."""
         return data_dir / self.folders[0]
 
-    def find(self, data_dir: Path, *also: str) -> Path:
-        """Return the folder that contains all paths of `needs` and `also`.
+    def find(self, data_dir: Path, *more_needs: str) -> Path:
+        """Return the first folder that contains all paths of `needs` and `more_needs`.
 
-        Raises MissingFilesError that names the missing paths.
+        Raises MissingFilesError with the missing paths.
         """
         data_dir = data_dir.expanduser().absolute()
-        needs = (*self.needs, *also)
+        needs = (*self.needs, *more_needs)
         for folder in self.folders:
             if all((data_dir / folder / need).exists() for need in needs):
                 return data_dir / folder
-        raise MissingFilesError(self._report(data_dir, needs))
+        raise MissingFilesError(self._error_message(data_dir, needs))
 
-    def _report(self, data_dir: Path, needs: tuple[str, ...]) -> str:
+    def _error_message(self, data_dir: Path, needs: tuple[str, ...]) -> str:
+        """Return the message about the missing paths of the folder that lacks the fewest of them."""
         roots = [data_dir / folder for folder in self.folders]
-        missing = min(([need for need in needs if not (root / need).exists()] for root in roots), key=len)
+        missing_by_root = [[need for need in needs if not (root / need).exists()] for root in roots]
+        fewest = min(missing_by_root, key=len)
         searched = ", ".join(str(root) for root in roots)
         script = "prepare.py" if DATASETS[self.dataset].prepare else "download_dataset.py"
         return (
-            f"dataset {self.dataset!r}: no {', '.join(missing)} (looked in {searched}). Name the folder with "
+            f"dataset {self.dataset!r}: no {', '.join(fewest)} (looked in {searched}). Name the folder with "
             f"--data-dir, or run: python scripts/{script} --dataset {self.dataset} --data-dir {data_dir} "
             "(its --help says what it needs)."
         )
@@ -53,7 +55,7 @@ class Place:
 
 @contextmanager
 def reading(place: Place, root: Path) -> Iterator[None]:
-    """Convert errors of parsers inside the block, which damaged files cause, into a FungiError of one line."""
+    """Convert errors of parsers inside the block into a FungiError of one line. Damaged files cause such errors."""
     try:
         yield
     except FungiError:
@@ -71,5 +73,5 @@ def reading(place: Place, root: Path) -> Iterator[None]:
 
 
 def relative(root: Path, paths: list[Any]) -> list[str]:
-    """Return the paths of files below `root` as sample ids: relative, with forward slashes."""
+    """Return the paths of files relative to `root`, with forward slashes, as sample ids."""
     return [Path(path).relative_to(root).as_posix() for path in paths]

@@ -27,10 +27,10 @@ class PrepareSettings:
                 raise FungiError(
                     f"dataset {name!r} has no archives to unpack. "
                     + ("Use scripts/download_dataset.py. " if DATASETS[name].download else "It comes with a package. ")
-                    + f"Datasets with archives: {', '.join(_unpacked())}."
+                    + f"Datasets with archives: {', '.join(_datasets_with_archives())}."
                 )
         if not self.dataset:
-            raise FungiError(f"--dataset names no dataset. Choose from: {', '.join(_unpacked())}.")
+            raise FungiError(f"--dataset names no dataset. Choose from: {', '.join(_datasets_with_archives())}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +51,29 @@ class VerifySettings:
 
 
 def prepare(settings: PrepareSettings) -> None:
-    """Unpack and arrange datasets from archives that a person downloaded, and verify them. It is safe to repeat."""
+    """Unpack and verify datasets from archives that a person downloaded. Existing results are kept."""
     for name in settings.dataset:
-        unpack = DATASETS[name].prepare
-        assert unpack is not None
-        unpack(settings.data_dir.expanduser(), settings.archives.expanduser())
+        prepare_dataset = DATASETS[name].prepare
+        assert prepare_dataset is not None
+        prepare_dataset(settings.data_dir.expanduser(), settings.archives.expanduser())
         verify(VerifySettings(dataset=name, data_dir=settings.data_dir))
 
 
 def sources() -> str:
-    """Return the commands that download the archives of each dataset that `prepare` unpacks."""
+    """Return a text with the commands that download the archives of each dataset that `prepare` unpacks."""
     names_by_archives: dict[tuple[str, ...], list[str]] = {}
-    for name in _unpacked():
+    for name in _datasets_with_archives():
         names_by_archives.setdefault(DATASETS[name].archives, []).append(name)
-    return "\n\n".join(
-        "\n    ".join([f"{', '.join(names)}:", *archives]) for archives, names in names_by_archives.items()
-    )
+    paragraphs = [[f"{', '.join(names)}:", *archives] for archives, names in names_by_archives.items()]
+    return "\n\n".join("\n    ".join(lines) for lines in paragraphs)
 
 
-def _unpacked() -> list[str]:
+def _datasets_with_archives() -> list[str]:
     return [name for name in DATASETS if DATASETS[name].prepare]
 
 
 def download(settings: DownloadSettings) -> None:
-    """Download a dataset and verify it. It is safe to repeat.
+    """Download a dataset and verify it. Existing files are kept.
 
     Raises FungiError for a dataset that a program can't download.
     """
@@ -98,29 +97,29 @@ def verify(settings: VerifySettings) -> None:
 
 
 def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = False) -> Iterator[str]:
-    """Verify each split, and yield one line about it.
+    """Verify each split, and yield a line with its facts.
 
     every_item: read all items, not only the first and the last.
-    Raises FungiError for a split if its rows or classes differ from the published ones or an item can't be read.
+    Raises FungiError if the number of rows or classes differs from the published number, or if an item can't be read.
     """
     for split, expected in spec.sizes.items():
         samples = spec.open(data_dir, split)
         if expected is not None and len(samples) != expected:
             raise FungiError(
-                f"dataset {spec.name!r}: split {split} has {counted(len(samples), 'row')}, but the "
-                f"published split has {expected}."
-                " Files are missing, or there are too many. Unpack the dataset again into an empty folder."
+                f"dataset {spec.name!r}: split {split} has {counted(len(samples), 'row')}, but the published split has "
+                f"{expected}. Files are missing, or there are too many. Unpack the dataset again into an empty folder."
             )
         classes = _count_classes(spec, samples, split)
         rows = range(len(samples)) if every_item else dict.fromkeys((0, len(samples) - 1))
         if damaged := damaged_items(samples, rows, label=split):
             raise damage_error([damaged], len(samples))
-        read = "every item" if every_item else "first and last item"
-        facts = f"{counted(len(samples), 'row')}{classes}, {read} readable, fingerprint {samples.fingerprint()[:12]}"
-        yield f"{spec.name} {split}: {facts}"
+        readable = f"{'every item' if every_item else 'first and last item'} readable"
+        fingerprint = f"fingerprint {samples.fingerprint()[:12]}"
+        yield f"{spec.name} {split}: {counted(len(samples), 'row')}{classes}, {readable}, {fingerprint}"
 
 
 def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
+    """Return the number of classes in words. Raises FungiError if it differs from the published number."""
     if spec.masks is not None:
         return f" with masks of {counted(len(samples.class_names), 'class')}"
     if spec.classes is None:
@@ -128,8 +127,7 @@ def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
     classes = len(set(samples.targets.tolist()))
     if classes != spec.classes or int(samples.targets.max()) != spec.classes - 1:
         raise FungiError(
-            f"dataset {spec.name!r}: split {split} has rows of {counted(classes, 'class')}, but the "
-            "published split has "
-            f"{spec.classes}. Unpack the dataset again into an empty folder."
+            f"dataset {spec.name!r}: split {split} has rows of {counted(classes, 'class')}, but the published split "
+            f"has {spec.classes}. Unpack the dataset again into an empty folder."
         )
     return f" of {counted(classes, 'class')}"

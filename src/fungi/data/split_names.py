@@ -13,7 +13,7 @@ SPLIT_NAMES = {
 
 
 def recognised_splits(names: Sequence[str]) -> dict[str, str]:
-    """Return split -> its name among `names`, for the splits with an accepted name."""
+    """Return split -> its name among `names`. Splits without an accepted name are left out."""
     by_lower = {name.lower().replace("-", "_"): name for name in reversed(names)}
     split_names = {
         split: next((by_lower[name] for name in accepted if name in by_lower), None)
@@ -25,11 +25,11 @@ def recognised_splits(names: Sequence[str]) -> dict[str, str]:
 def resolve_splits(dataset: str, names: Sequence[str], *, accept_any_name: bool = False) -> dict[str, str]:
     """Return split -> its name among `names`, with `train` first; empty if no split is recognised.
 
-    If there are two names and one is train or test, the other name is the other split.
+    If there are two names and only one of them is recognised, as train or test, the other name is the other split.
+    If only train and valid are recognised, valid is used as test.
 
-    accept_any_name: whether names that are not accepted names are splits, too; two such names are train and test, in
-        this order.
-    Logs the splits that have another name than their own, and warns of ignored names.
+    accept_any_name: whether two names of which none is recognised are train and test, in this order.
+    Logs the names that are not the usual name of their split, and warns of ignored names.
     """
     split_names = recognised_splits(names)
     other_names = [name for name in names if name not in split_names.values()]

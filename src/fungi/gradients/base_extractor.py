@@ -24,9 +24,9 @@ from fungi.objectives.base import random_linear
 from fungi.runtime.device import default_torch_settings
 from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
-from fungi.views.loading import batch_of
+from fungi.views.loading import batch_of_images
 from fungi.views.plans import PUBLISHED, PlanName
-from fungi.views.transforms import Transform, TransformedViews, views_of
+from fungi.views.transforms import Transform, TransformedViews, as_view_generator
 
 
 class BaseGradientExtractor(ABC):
@@ -127,7 +127,7 @@ class BaseGradientExtractor(ABC):
     @cached_property
     def views(self) -> ViewGenerator:
         """`transform` as a view generator."""
-        return views_of(self.transform, type(self).__name__)
+        return as_view_generator(self.transform, type(self).__name__)
 
     @cached_property
     def engine(self) -> GradientEngine:
@@ -161,7 +161,7 @@ class BaseGradientExtractor(ABC):
 
     def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "b p"]:
         """Return the projected gradients of images, not normalised. Those of several layers are concatenated."""
-        batch = batch_of(images, [self.views], seed=self.seed)
+        batch = batch_of_images(images, [self.views], seed=self.seed)
         gradients = compute(batch, [Feature("gradient", self.views, self.engine, self.loss)])["gradient"]
         return torch.cat(list(gradients.values()), dim=1)
 

@@ -20,7 +20,7 @@ from fungi.runtime.device import default_torch_settings
 from fungi.runtime.log import expect_parts, progress
 from fungi.views.base import ViewGenerator, forwards_of
 from fungi.views.loading import Batch, batches, row_batches
-from fungi.views.transforms import of_batch
+from fungi.views.transforms import with_views_of_batch
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
     expect_parts(n_views * length(batch[features[0].views.identity]))
     for group in groups.values():
         engine, prepared = group[0].engine, batch[group[0].views.identity]
-        views = of_batch(group[0].views, prepared)
+        views = with_views_of_batch(group[0].views, prepared)
         losses = {feature.name: feature.loss for feature in group if feature.loss is not None}
         if losses:
             extracted = engine.extract(prepared, views, losses)
@@ -115,4 +115,4 @@ def embed_samples(
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=seed, num_workers=num_workers, by_content=by_content)
     prepared = (batch[views.identity] for batch in progress(loaded, list(map(len, rows)), label=label))
-    return torch.cat([engine.embed(batch, of_batch(views, batch)) for batch in prepared])
+    return torch.cat([engine.embed(batch, with_views_of_batch(views, batch)) for batch in prepared])

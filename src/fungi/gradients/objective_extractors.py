@@ -26,7 +26,7 @@ from fungi.objectives.binding import bind
 from fungi.objectives.dino import DINO
 from fungi.objectives.simclr import SimCLR
 from fungi.runtime.device import default_torch_settings
-from fungi.views.image_sets import as_samples, joined, rgb
+from fungi.views.image_sets import as_samples, concatenated, rgb
 from fungi.views.plans import ViewPlan
 from fungi.views.transforms import Transform, ViewTransform
 
@@ -220,7 +220,7 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
         if self.hard_negatives:
             rows = tuple(range(len(samples), len(samples) + len(self.hard_negatives)))
             self.objective = replace(self.objective, hard_negatives=rows)
-            samples = joined(samples, as_samples(self.hard_negatives))
+            samples = concatenated(samples, as_samples(self.hard_negatives))
         self.prepare_support(samples)
 
     @property

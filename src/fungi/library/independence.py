@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.core import Feature, compute
-from fungi.views.loading import batch_of
+from fungi.views.loading import batch_of_images
 
 LEAST_COSINE = 1 - 1e-4
 """Smallest cosine of equal gradients. Rounding changes it by about 1e-7 (float32) or 1e-6 (products in TF32)."""
@@ -45,6 +45,6 @@ def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) 
     """Return gradients without projection, computed in float32 even if the extractor uses half precision."""
     engine = copy(extractor.engine)
     engine.projectors, engine.dtype, engine.views_per_forward = {}, torch.float32, 2**20
-    batch = batch_of(images, [extractor.views], seed=extractor.seed)
+    batch = batch_of_images(images, [extractor.views], seed=extractor.seed)
     gradients = compute(batch, [Feature("gradient", extractor.views, engine, extractor.loss)])["gradient"]
     return torch.cat(list(gradients.values()), dim=1)

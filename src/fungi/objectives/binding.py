@@ -15,7 +15,7 @@ from fungi.objectives import OBJECTIVES
 from fungi.objectives.base import Objective, Support, support_on
 from fungi.runtime.device import default_torch_settings
 from fungi.values import converted
-from fungi.views.base import Drawn, InputSpec, ModalityDefaults, NoViewsError, UnknownOptionError, ViewGenerator
+from fungi.views.base import HasStream, InputSpec, ModalityDefaults, NoViewsError, UnknownOptionError, ViewGenerator
 from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 
 
@@ -123,7 +123,7 @@ def configure(
         raise FungiError(f"objective {name} has no option {error.option!r}.{near}") from None
     except FungiError as error:
         raise FungiError(f"objective {name}: {error}") from None
-    if isinstance(views, Drawn):
+    if isinstance(views, HasStream):
         drawn: Any = views
         views = replace(drawn, stream=name)
     return objective, views, plan.name if follows_plan else PUBLISHED

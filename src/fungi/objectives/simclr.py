@@ -14,7 +14,7 @@ from fungi.errors import FungiError
 from fungi.objectives.base import Embed, Objective, Support, register
 from fungi.runtime.seeds import derive, numpy_generator
 from fungi.search.exact import most_similar
-from fungi.views.base import Drawn, ViewGenerator
+from fungi.views.base import HasStream, ViewGenerator
 
 NEGATIVE_VIEWS = 2
 """Number of views per negative image, if views are drawn at random."""
@@ -136,7 +136,7 @@ class SimCLR(Objective):
         So the negatives from a train sample differ from its own views. With `exclude_self_from_negatives`, its own
         views are included, to recognise it.
         """
-        if not isinstance(views, Drawn):
+        if not isinstance(views, HasStream):
             return views
         changed: Any = views
         if self.exclude_self_from_negatives:

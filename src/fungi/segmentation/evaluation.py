@@ -85,7 +85,7 @@ class Segmentation:
     def reader(self, samples: Samples) -> Reader:
         """Return a reader of the scenes of a split."""
         settings, cuda = self.settings, self.context.device.type == "cuda"
-        scenes = as_scenes(samples, self.rules)
+        scenes = as_scenes(samples)
         return Reader(scenes, settings.seed, settings.batch_size, self.context.num_workers, pin_memory=cuda)
 
     def training_blocks(self) -> list[ImageBlock]:
@@ -150,7 +150,7 @@ class Segmentation:
         Raises FungiError for a bank with too few patches, an invalid mask, or masks that contain only one class.
         """
         require_rows(self.ends()[-1], max(self.settings.numbers.neighbours, self.extractor.loss.neighbours))
-        scenes = as_scenes(self.test, self.rules)
+        scenes = as_scenes(self.test)
         pixels = np.zeros(VOID + 1, dtype=np.int64)
         for scene in progress(map(scenes.load, range(len(scenes))), [1] * len(scenes), label="masks"):
             pixels += np.bincount(scene.mask.reshape(-1), minlength=VOID + 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from fungi.data.formats.image_folders import IMAGE_ENDINGS, image_names, report_left_out
+from fungi.data.formats.image_folders import IMAGE_ENDINGS, image_names, warn_of_ignored_files
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.files import written_atomically
 from fungi.runtime.owner import remove_orphans
@@ -23,7 +23,7 @@ FILE, FEATURES, STATE = "index.safetensors", "features", "state"
 def pictures_below(folder: Path) -> list[Path]:
     """Return all pictures of a folder and its subfolders, sorted. Raises MissingFilesError if there is none."""
     pictures = [(folder / name).resolve() for name in image_names(folder)]
-    report_left_out(folder, classes=False)
+    warn_of_ignored_files(folder, classes=False)
     if not pictures:
         raise MissingFilesError(f"--images {folder} does not contain pictures ({', '.join(IMAGE_ENDINGS)}).")
     return sorted(pictures)

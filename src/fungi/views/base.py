@@ -1,4 +1,4 @@
-"""What a view generator is to the rest of the program, how one is chosen, and what a backbone says about its input."""
+"""Interfaces of view generators and of backbone inputs, and the choice of a generator by its name."""
 
 import dataclasses
 import importlib
@@ -12,53 +12,53 @@ from fungi.errors import FungiError, did_you_mean, listed, unknown_name
 from fungi.values import converted
 
 Inputs = Tensor | dict[str, Tensor]
-"""What a backbone takes: images `[n c h w]`, or named arrays that share their leading axis (tokens and masks)."""
+"""Input of a backbone: images `[n c h w]`, or named tensors with the same first axis (tokens and masks)."""
 
 
 @runtime_checkable
 class ViewGenerator(Protocol):
-    """Makes the V views of an item in two steps: `prepare` in a worker, and `render` on the device."""
+    """Generator of the v views of an item, in two steps: `prepare` in a worker and `render` on the device."""
 
     @property
     def kind(self) -> str:
-        """Name of this kind of views. Random views are seeded for this name, unless `Drawn.stream` gives another."""
+        """Name of this kind of views. Random views are seeded with it, unless the generator has another `stream`."""
 
     @property
     def identity(self) -> str:
-        """Equal for generators of the same views. Their features share forwards, as embeddings and KL do."""
+        """Text that is equal for generators of the same views. Their features share forwards (embeddings and KL)."""
 
     @property
     def n_views(self) -> int:
-        """V: the number of views of an item."""
+        """Number of views of an item, v."""
 
     def prepare(self, item: Any) -> Any:
-        """Decode and crop in a worker. The caller seeds the global random streams for this sample."""
+        """Decode and crop an item in a worker. The caller seeds the global random streams for this sample."""
 
     def collate(self, prepared: Sequence[Any]) -> Any:
         """Stack prepared samples to the batch that is sent to the device."""
 
     def render(self, batch: Any) -> Inputs:
-        """Return the backbone's input for the `b * v` views of a batch, all views of a sample next to each other."""
+        """Return the backbone input for the `b * v` views of a batch. All views of a sample are next to each other."""
 
 
 @runtime_checkable
-class Drawn(Protocol):
-    """A view generator with random views; they are seeded by (seed, stream, sample id).
+class HasStream(Protocol):
+    """A view generator with random views. They are seeded with the seed, the stream and the sample id.
 
-    stream: name of the objective that uses the views, so that two objectives have different random views (spec vision
+    stream: name of the objective that uses the views. Two objectives therefore have different random views (spec vision
     7.2).
     """
 
     @property
     def stream(self) -> str:
-        """Name for which the views are seeded; the kind if empty."""
+        """Name with which the views are seeded; if it is empty, they are seeded with the kind."""
 
 
 @runtime_checkable
 class Grouping(Protocol):
-    """A view generator that chooses which samples are encoded together (texts of like length).
+    """A view generator that selects the samples that are encoded together: texts of similar length.
 
-    Without it, samples go in the order of the batch.
+    For other generators, samples are encoded in the order of the batch.
     """
 
     def groups(self, batch: Any, size: int) -> Iterator[tuple[Int64[Tensor, " g"], Any]]:
@@ -67,10 +67,9 @@ class Grouping(Protocol):
 
 @runtime_checkable
 class OwnSizes(Protocol):
-    """A view generator whose views may be smaller than the backbone's input.
+    """A view generator whose views may be smaller than the backbone input.
 
-    `render` then returns a list with the backbone's input for each size. In each, all views of a sample are next to
-    each other.
+    If they are, `render` returns a list with one backbone input per size. All views of a sample are next to each other.
     """
 
     @property
@@ -79,30 +78,30 @@ class OwnSizes(Protocol):
 
     @property
     def input_size(self) -> int:
-        """Side of the backbone's input in pixels."""
+        """Side of the backbone input in pixels."""
 
 
 @runtime_checkable
 class HasRemarks(Protocol):
-    """A view generator that reports what it had to change in the items."""
+    """A view generator that reports how it changed the items."""
 
     def remarks(self) -> list[str]:
-        """Return one sentence per kind of change since the last call (texts that were cut)."""
+        """Return one sentence per kind of change since the last call (for example truncated texts)."""
 
 
 @runtime_checkable
 class ModalityDefaults(Protocol):
-    """The input of a modality that needs other settings of the objectives than images do."""
+    """Input of a modality for which objectives have other default settings than for images."""
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Return the settings of an objective and its views that differ. Settings of the user replace them."""
+        """Return the different settings of an objective and its views. Settings of the user replace them."""
 
 
 def forwards_of(views: ViewGenerator) -> float:
     """Return the cost of encoding the views of a sample, in forwards of the full input size.
 
-    A smaller view counts by its area. Attention makes it a little cheaper than that: ViT-S/16 took 0.23 of a forward
-    for a view of half the side, which counts as 0.25.
+    The cost of a smaller view is its share of the area. The true cost is a little lower, because of attention: with
+    ViT-S/16, a view with half the side took 0.23 of a forward, and it counts as 0.25.
     """
     if not isinstance(views, OwnSizes):
         return float(views.n_views)
@@ -111,16 +110,16 @@ def forwards_of(views: ViewGenerator) -> float:
 
 @runtime_checkable
 class InputSpec(Protocol):
-    """How a backbone wants its input; one class per modality."""
+    """Description of the input of a backbone; each modality has its class."""
 
     modality: str
 
     def views(self, kind: str, **options: Any) -> ViewGenerator:
-        """Return the generator for an objective's kind of views; FungiError if the modality has none."""
+        """Return the generator of a kind of views. Raises FungiError if the modality does not have this kind."""
 
 
 Kinds = Mapping[str, tuple[str, str]]
-"""Kind of views -> module and class of the generator. A module is imported when its kind is first used."""
+"""Kind of views -> module and class of the generator. The module is imported at the first use of the kind."""
 
 
 HIDDEN_FIELDS = ("input", "stream", "skipped")
@@ -132,16 +131,16 @@ class NoViewsError(FungiError):
 
 
 class UnknownOptionError(FungiError):
-    """Raised for an option that a kind of views does not have. known: names of the options that it has."""
+    """Raised for an option that a kind of views does not have. known: names of the existing options."""
 
     def __init__(self, kind: str, option: str, known: Iterable[str]) -> None:
-        near = did_you_mean(option, known) or f" They have: {listed(sorted(known))}."
-        super().__init__(f"views {kind!r} have no option {option!r}.{near}")
+        hint = did_you_mean(option, known) or f" They have: {listed(sorted(known))}."
+        super().__init__(f"views {kind!r} have no option {option!r}.{hint}")
         self.option, self.known = option, known
 
 
 def options_of(kinds: Kinds, kind: str) -> dict[str, dataclasses.Field[Any]]:
-    """Return the options of a kind of views that a user may set, by name."""
+    """Return name -> field of the options of a kind of views that a user may set."""
     module, name = kinds[kind]
     fields = dataclasses.fields(getattr(importlib.import_module(module), name))
     return {field.name: field for field in fields if field.init and field.name not in HIDDEN_FIELDS}

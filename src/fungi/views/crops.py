@@ -17,18 +17,18 @@ from fungi.views.image import ImageInput
 from fungi.views.pixels import PixelViews, as_pixels, check_size
 
 BLUR_PROBABILITY = (1.0, 0.1, 0.5)
-"""Probability of blur under `augmentation=dino`: of the first global, the second global and every local crop."""
+"""Probability of blur with `augmentation=dino`: first global crop, second global crop, each local crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crops(PixelViews):
-    """Random resized crops, global ones first, all resized to the backbone's input size (local ones too).
+    """Random resized crops: first the global crops, then the local crops. Published: all have the input size.
 
-    global_size, local_size: side in pixels to which crops are resized; 0 is the input size. The boxes that are cropped
+    global_size, local_size: side in pixels to which crops are resized; 0 is the input size. The positions of the crops
         do not depend on it.
-    resize_on: `worker` crops and resizes with Pillow. `device` uploads the image once, and crops and resizes there with
-        matrix products (`fungi.views.box_resize`): the boxes are the same, values differ by less than half a grey level
-        of 255 on average.
+    resize_on: `worker` crops and resizes with Pillow. `device` uploads the image once, and crops and resizes it there
+        with matrix products (`fungi.views.box_resize`). The boxes are the same; values differ by less than half a grey
+        level of 255 on average.
     augmentation: `crops` only crops, as in the paper; `dino` adds the flips, colours, blur and solarisation of the
         original DINO recipe (paper, table 15).
     """
@@ -72,61 +72,62 @@ class Crops(PixelViews):
         return self.global_crops + self.local_crops
 
     def prepare(self, item: Image.Image) -> Any:
-        """Draw all crops of an image from torch's global stream (seeded by the caller for this sample).
+        """Draw all crops of an image from torch's global stream, which the caller seeds for this sample.
 
-        Returns `[v c h w]`, or `{"global": [g c h w], "local": [l c s s]}` for crops that keep their own size, or
-        `{"image": [c h w], "boxes": [v 4]}` with `resize_on=device`.
+        Returns `[v c h w]`. Crops that keep their own size: `{"global": [g c h w], "local": [l c s s]}`. With
+        `resize_on=device`: `{"image": [c h w], "boxes": [v 4]}`.
         """
         if self.resize_on == "device":
-            return {"image": as_pixels(item), "boxes": torch.tensor([self._box(item, v) for v in range(self.n_views)])}
+            boxes = [self._box(item, view) for view in range(self.n_views)]
+            return {"image": as_pixels(item), "boxes": torch.tensor(boxes)}
         crops = [as_pixels(self._transform(view)(item)) for view in range(self.n_views)]
-        if not self.own_sizes:
+        if not self.has_own_sizes:
             return torch.stack(crops)
         parts = {"global": crops[: self.global_crops], "local": crops[self.global_crops :]}
         return {name: torch.stack(part) for name, part in parts.items() if part}
 
     def collate(self, prepared: Sequence[Any]) -> Any:
-        """Stack a batch; crops of each size separately."""
+        """Stack a batch. Crops of different sizes are stacked separately."""
         if self.resize_on == "device":
-            return _padded(prepared)
-        if not self.own_sizes:
+            return _stack_padded(prepared)
+        if not self.has_own_sizes:
             return super().collate(prepared)
         return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
 
     def render(self, batch: Any) -> Any:
-        """Normalise: `[b v c h w] -> [b*v c h w]`, or a list with one such tensor per size."""
+        """Normalise the views: `[b v c h w] -> [b*v c h w]`, or a list with one of these tensors per size."""
         render = super().render
         if self.resize_on == "device":
             parts = [render(part) for part in self._cut(batch["image"], batch["boxes"])]
-            return parts if self.own_sizes else parts[0]
+            return parts if self.has_own_sizes else parts[0]
         return [render(part) for part in batch.values()] if isinstance(batch, dict) else render(batch)
 
     def _cut(self, images: UInt8[Tensor, "b c h w"], boxes: Int64[Tensor, "b v 4"]) -> list[Float[Tensor, "b _ c _ _"]]:
-        """Return the crops of images on the device, values in 0..1: all of them, or the global and the local ones."""
-        split = self.global_crops if self.own_sizes else self.n_views
-        ranges = (slice(0, split), slice(split, self.n_views))
+        """Return the crops of images on the device, with values from 0 to 1, as one tensor per size."""
+        first_group = self.global_crops if self.has_own_sizes else self.n_views
+        groups = (slice(0, first_group), slice(first_group, self.n_views))
         return [
             resized_boxes(images, boxes[:, views], self.sizes[views.start], self.interpolation) / 255
-            for views in ranges
+            for views in groups
             if views.start < self.n_views
         ]
 
     def _box(self, image: Image.Image, view: int) -> list[int]:
-        """Draw the box of a crop as `_transform` does: top, left, height, width."""
+        """Draw the box of a crop (top, left, height, width) as `_transform` does."""
         crop: Any = self._transform(view)
         box = crop.make_params([image])
         return [box[side] for side in ("top", "left", "height", "width")]
 
     def _transform(self, view: int) -> v2.Transform:
-        area, side = self.global_area if view < self.global_crops else self.local_area, self.sizes[view]
+        area = self.global_area if view < self.global_crops else self.local_area
         mode = InterpolationMode(self.interpolation)
-        crop = v2.RandomResizedCrop(side, scale=area, interpolation=mode, antialias=True)
+        crop = v2.RandomResizedCrop(self.sizes[view], scale=area, interpolation=mode, antialias=True)
         if self.augmentation == "crops":
             return crop
-        return v2.Compose([crop, *_colours(view, self.global_crops)])
+        return v2.Compose([crop, *_dino_augmentation(view, self.global_crops)])
 
 
-def _colours(view: int, global_crops: int) -> list[v2.Transform]:
+def _dino_augmentation(view: int, global_crops: int) -> list[v2.Transform]:
     """Return the transforms of the original DINO recipe that follow the crop."""
     blur = BLUR_PROBABILITY[min(view, 2)] if view < global_crops else BLUR_PROBABILITY[2]
     solarize = [v2.RandomSolarize(threshold=128, p=0.2)] if view == 1 and global_crops > 1 else []
@@ -146,8 +147,8 @@ def _gaussian_blur(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(radius))
 
 
-def _padded(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack images of several sizes, zeros to the right and below, and their boxes."""
+def _stack_padded(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack images of several sizes, padded with zeros to the right and below, and their boxes."""
     height, width = (max(sample["image"].shape[axis] for sample in samples) for axis in (1, 2))
     images = [
         torch.nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))

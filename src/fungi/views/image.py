@@ -1,6 +1,7 @@
-"""How a vision backbone wants its images, and which generator makes which objective's views.
+"""Input of a vision backbone, and the view generators of images.
 
-"Resize n" means the shorter side to n pixels, aspect kept, antialiased; then a centre crop (spec vision 2.2).
+An image is resized, with antialiasing, until its shorter side has `resize` pixels; the aspect ratio does not change.
+Then the centre is cropped (spec vision 2.2).
 """
 
 from dataclasses import dataclass, replace
@@ -25,15 +26,16 @@ IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP: tuple[Triple, Triple] = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF: tuple[Triple, Triple] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 UNIT: tuple[Triple, Triple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-"""Mean and standard deviation per channel, for pixel values in 0..1."""
+"""Mean and standard deviation per channel, for pixel values from 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInput:
     """Evaluation transform of a backbone: resize, centre crop to `size`, normalise with `statistics`.
 
-    view_statistics: statistics for the DINO and SimCLR views; the backbone's own unless the published profile
-        asks for ImageNet's.
+    view_statistics: statistics for the views of DINO and SimCLR. None: those of the backbone. The published profile
+        sets those of ImageNet.
+    squashed: whether the image is resized to a square without a crop; its aspect ratio then changes.
     """
 
     size: int = 224
@@ -46,12 +48,12 @@ class ImageInput:
     squashed: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        way = "resized as a whole" if self.squashed else f"shorter side to {self.resize}, centre cropped"
-        return f"images {way} to {self.size} x {self.size} pixels, {self.interpolation}"
+        steps = "resized as a whole" if self.squashed else f"shorter side to {self.resize}, centre cropped"
+        return f"images {steps} to {self.size} x {self.size} pixels, {self.interpolation}"
 
     @classmethod
     def square(cls, size: int) -> "ImageInput":
-        """Return the usual transform for an input size: resize to 8/7 of it (256 for 224), crop the centre."""
+        """Return the usual transform for an input size: resize to 8/7 of the size (256 for 224), crop the centre."""
         return cls(size=size, resize=round(size * 256 / 224))
 
     def resized(self, size: int) -> "ImageInput":
@@ -65,11 +67,11 @@ class ImageInput:
         return self.size // patch_size
 
     def with_imagenet_views(self) -> "ImageInput":
-        """Return the same input, but views are normalised by ImageNet's statistics as published (deviation V3)."""
+        """Return the same input, except that views have the statistics of ImageNet, as published (deviation V3)."""
         return replace(self, view_statistics=IMAGENET)
 
     def views(self, kind: str, **options: Any) -> Any:
-        """Return the view generator of a kind (`plain`, `crops`, `patches`, ...); KINDS has them all.
+        """Return the view generator of a kind (`plain`, `crops`, `patches`, ...; see KINDS).
 
         Raises FungiError for an unknown kind or option.
         """
@@ -79,6 +81,6 @@ class ImageInput:
 
 
 class SquashedInput(ImageInput):
-    """The whole image, resized to `size` x `size` whatever its aspect: how SigLIP and many processors do it."""
+    """Transform that resizes the complete image to `size` x `size`, as SigLIP does. The aspect ratio changes."""
 
     squashed = True

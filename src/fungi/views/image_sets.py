@@ -12,8 +12,8 @@ from fungi.errors import FungiError
 
 
 @dataclass(frozen=True)
-class _Item:
-    """Row -> RGB image of a collection."""
+class _CollectionImages:
+    """Function: row -> RGB image of a collection."""
 
     collection: Any
 
@@ -29,8 +29,8 @@ class _Item:
 def as_samples(collection: Any) -> Samples:
     """Return the images of a collection in its order; labels are not read.
 
-    collection: has a length; its items are images, pairs (image, label), or dicts with an `image` (or `img`).
-    Raises FungiError for an item without an image when the item is loaded.
+    collection: object with a length; its items are images, pairs (image, label), or dicts with a key `image` or `img`.
+    Raises FungiError for an item without an image, at the time the item is loaded.
     """
     try:
         count = len(collection)
@@ -40,38 +40,44 @@ def as_samples(collection: Any) -> Samples:
         ) from None
     if not count:
         raise FungiError("the dataset is empty; at least one image is needed.")
-    return Samples(targets=np.zeros(count, dtype=np.uint32), ids=range_names(count), load=_Item(collection))
+    return Samples(targets=np.zeros(count, dtype=np.uint32), ids=row_names(count), load=_CollectionImages(collection))
 
 
 @dataclass(frozen=True)
-class _Joined:
+class _ConcatenatedImages:
+    """Function: row -> image of two sets, one after the other."""
+
     first: Samples
     second: Samples
 
     def __call__(self, row: int) -> Image.Image:
-        inside = row < len(self.first)
-        return self.first.load(row) if inside else self.second.load(row - len(self.first))
+        is_in_first = row < len(self.first)
+        return self.first.load(row) if is_in_first else self.second.load(row - len(self.first))
 
 
-def joined(first: Samples, second: Samples) -> Samples:
-    """Return the samples of one set, then those of the other."""
+def concatenated(first: Samples, second: Samples) -> Samples:
+    """Return the samples of the first set, followed by those of the second set. Labels are not kept."""
     count = len(first) + len(second)
-    return Samples(targets=np.zeros(count, dtype=np.uint32), ids=range_names(count), load=_Joined(first, second))
+    targets = np.zeros(count, dtype=np.uint32)
+    return Samples(targets=targets, ids=row_names(count), load=_ConcatenatedImages(first, second))
 
 
-def range_names(count: int) -> list[str]:
-    """Return the row numbers as ids, for rows without ids. Views of such images are seeded by their pixels."""
+def row_names(count: int) -> list[str]:
+    """Return row numbers as ids of rows without ids. The views of these images are seeded with their pixels."""
     return [str(row) for row in range(count)]
 
 
-def rgb(item: Any, where: str) -> Image.Image:
-    """Return the image in three channels, without a copy where it has them. FungiError for what is no PIL image."""
+def rgb(item: Any, place: str) -> Image.Image:
+    """Return a PIL image as RGB; it is copied only if it is not yet RGB. place: description of the item for errors.
+
+    Raises FungiError if the item is not a PIL image.
+    """
     if not isinstance(item, Image.Image):
         raise FungiError(
-            f"{where} is a {type(item).__name__}, not a PIL image. Give images as they are, without a transform: each "
+            f"{place} is a {type(item).__name__}, not a PIL image. Give images as they are, without a transform: each "
             "objective makes its own views."
         )
     try:
         return item if item.mode == "RGB" else to_rgb(item)
     except FungiError as error:
-        raise FungiError(f"{where}: {error}.") from None
+        raise FungiError(f"{place}: {error}.") from None

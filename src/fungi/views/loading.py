@@ -1,6 +1,7 @@
-"""Prepare the views of a dataset's rows in batches, in worker processes that decode and crop.
+"""Prepare the views of the rows of a dataset in batches. Worker processes decode and crop.
 
-The views of a row depend on (seed, objective, sample id[, epoch]) alone, not on the batch, the worker or the order.
+The views of a row depend only on the seed, the objective, the sample id and the epoch, if there are epochs. They do not
+depend on the batch, the worker or the order.
 """
 
 import hashlib
@@ -15,20 +16,20 @@ from fungi.data.base import Samples
 from fungi.errors import FungiError, UnreadableItemError
 from fungi.runtime.device import default_torch_settings
 from fungi.runtime.seeds import seeded
-from fungi.views.base import Drawn, ViewGenerator
+from fungi.views.base import HasStream, ViewGenerator
 from fungi.views.workers import worker_batches
 
 Batch = dict[str, Any]
-"""Collated prepared views of one batch, by the generator's identity."""
+"""Identity of a generator -> its collated prepared views of one batch."""
 
 
 @dataclass(frozen=True)
 class PreparedViews(Dataset):
-    """The views of single rows.
+    """Torch dataset of the prepared views of each row.
 
-    by_content: seed random views by the pixels in place of the sample's id. The library does this, so that the feature
+    by_content: seed random views with the pixels instead of the sample id. The library does this, so that the feature
         of an image does not depend on the collection.
-    epoch: number of earlier passes over the rows, for generators that draw other views in each pass.
+    epoch: number of earlier passes over the rows. Generators with a stream draw different views in each pass.
     """
 
     samples: Samples
@@ -38,7 +39,7 @@ class PreparedViews(Dataset):
     epoch: int = 0
 
     def __getitem__(self, row: int) -> list[Any] | FungiError:
-        """Return the prepared views of a row, one entry per generator, or the error that says why it can't be read."""
+        """Return the prepared views of a row, one entry per generator, or the error of an unreadable row."""
         try:
             item = self.samples.load(row)
         except FungiError as error:
@@ -62,30 +63,31 @@ def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
 
 
 def is_deterministic(generator: ViewGenerator) -> bool:
-    """Return whether a generator has no random views. It then needs no seed; seeding takes time."""
+    """Return whether a generator has no random views. Its views are then not seeded, because seeding takes time."""
     return getattr(generator, "deterministic", False)
 
 
 @default_torch_settings()
 def prepare(generator: ViewGenerator, item: Any, seed: int, sample_id: str, epoch: int = 0) -> Any:
-    """Return the prepared views of an item; randomness depends on the seed, the sample's id and the epoch alone.
+    """Return the prepared views of an item.
 
-    Epoch 0 has the same random stream as a call without an epoch.
+    Random views depend only on the seed, the stream, the sample id and the epoch. Epoch 0 has the same random stream as
+    a call without an epoch.
     """
     if is_deterministic(generator):
         return generator.prepare(item)
-    stream = generator.stream if isinstance(generator, Drawn) else ""
+    stream = generator.stream if isinstance(generator, HasStream) else ""
     with seeded(seed, "views", stream or generator.kind, sample_id, *([epoch] if epoch else [])):
         return generator.prepare(item)
 
 
 @default_torch_settings()
-def batch_of(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
-    """Return images in memory as one batch. Random views are seeded by the pixels."""
-    names = [content_id(image, generators) for image in images]
-    named = list(zip(images, names, strict=True))
+def batch_of_images(images: Sequence[Image.Image], generators: Sequence[ViewGenerator], *, seed: int) -> Batch:
+    """Return the prepared views of images in memory as one batch. Random views are seeded with the pixels."""
+    ids = [content_id(image, generators) for image in images]
+    images_with_ids = list(zip(images, ids, strict=True))
     return {
-        views.identity: views.collate([prepare(views, image, seed, name) for image, name in named])
+        views.identity: views.collate([prepare(views, image, seed, sample_id) for image, sample_id in images_with_ids])
         for views in generators
     }
 
@@ -106,9 +108,9 @@ def batches(
     by_content: bool = False,
     epoch: int = 0,
 ) -> Iterator[Batch]:
-    """Yield one batch of prepared views per entry of `row_batches`, in that order.
+    """Yield one batch of prepared views per entry of `row_batches`, in their order.
 
-    Raises FungiError for a row that can't be read, once the batches before it have been handed out.
+    Raises FungiError for a row that can't be read, after all earlier batches have been yielded.
     """
     unique = list({generator.identity: generator for generator in generators}.values())
     yield from worker_batches(
@@ -122,6 +124,8 @@ def batches(
 
 @dataclass(frozen=True)
 class _Collate:
+    """Function that stacks the prepared views of rows to a batch, or returns the error of the first unreadable row."""
+
     generators: Sequence[ViewGenerator]
 
     def __call__(self, rows: list[list[Any] | FungiError]) -> Batch | FungiError:

@@ -1,4 +1,4 @@
-"""Multi-crop views of iBOT: DINO's crops, with block-wise masks over patches of the global ones (spec vision 4.5)."""
+"""Multi-crop views of iBOT: the crops of DINO, and block-wise masks of the global crops (spec vision 4.5)."""
 
 import math
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from fungi.views.image import ImageInput
 from fungi.views.pixels import check_size
 
 ATTEMPTS = 10
-"""Number of tries to place one block."""
+"""Number of attempts to place a block."""
 ASPECT = 0.3
-"""Smallest ratio of a block's sides."""
+"""Smallest ratio of the sides of a block."""
 RANDOM_RATIOS = (0.1, 0.5)
 GLOBAL_CROPS = 2
-OneSample = dict[str, UInt8[Tensor, "v c h w"] | Bool[Tensor, "g t"]]
-"""pixels: the crops; mask: which patches of the global crops are masked."""
-ManySamples = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b g t"]]
+PreparedSample = dict[str, UInt8[Tensor, "v c h w"] | Bool[Tensor, "g t"]]
+"""pixels: the crops (`global` and `local` if they have different sizes); mask: true for masked patches."""
+PreparedBatch = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b g t"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,10 @@ class MaskedCrops:
     """Views in this order: masked global crops, local crops, and the same global crops without a mask for the teacher.
 
     local_size: side in pixels to which local crops are resized; 0 is the input size.
-    patch_size: of the backbone, in pixels; mask_ratio: share of the patches that are masked; random_ratio: instead, no
-    mask for half of the images and a uniform share of 0.1 to 0.5 for the others. mask_seed: of the vector that stands
-    for masked patches, from N(0, 0.02); -1 takes zeros.
+    patch_size: side of a patch of the backbone, in pixels.
+    mask_ratio: share of masked patches.
+    random_ratio: replace `mask_ratio`: half of the images have no mask, the others a random share from 0.1 to 0.5.
+    mask_seed: seed of the vector from N(0, 0.02) that replaces masked patches; -1: the vector is zero.
     """
 
     input: ImageInput
@@ -57,7 +58,7 @@ class MaskedCrops:
 
     @property
     def identity(self) -> str:
-        """Equal for generators of the same views."""
+        """Text that is equal for generators of the same views."""
         return repr(self)
 
     @property
@@ -68,7 +69,7 @@ class MaskedCrops:
 
     @property
     def input_size(self) -> int:
-        """Side of the backbone's input in pixels."""
+        """Side of the backbone input in pixels."""
         return self.input.size
 
     @property
@@ -78,26 +79,27 @@ class MaskedCrops:
 
     @property
     def n_views(self) -> int:
-        """Number of crops; the global ones count twice."""
+        """Number of views. Global crops count twice: with and without a mask."""
         return self.crops.n_views + GLOBAL_CROPS
 
-    def prepare(self, item: Image.Image) -> OneSample:
-        """Draw the crops, and masks for the global ones, from torch's global stream."""
+    def prepare(self, item: Image.Image) -> PreparedSample:
+        """Draw the crops, and masks for the global crops, from torch's global stream."""
         side = self.input.patches_per_side(self.patch_size)
-        crops, ratio = self.crops.prepare(item), self._ratio()
+        crops = self.crops.prepare(item)
+        ratio = self._draw_ratio()
         masks = [block_mask(side, side, ratio).flatten() for _ in range(GLOBAL_CROPS)]
         pixels = crops if isinstance(crops, dict) else {"pixels": crops}
         return {**pixels, "mask": torch.stack(masks)}
 
-    def collate(self, prepared: Sequence[OneSample]) -> ManySamples:
+    def collate(self, prepared: Sequence[PreparedSample]) -> PreparedBatch:
         """Stack a batch."""
         return {name: torch.stack([sample[name] for sample in prepared]) for name in prepared[0]}
 
-    def render(self, batch: ManySamples) -> Any:
+    def render(self, batch: PreparedBatch) -> Any:
         """Return images `[b*v c h w]`, masks `[b*v t]`, and the seed of the vector that replaces masked patches.
 
-        If local crops keep their own size, a list of three parts: masked global crops, local crops, unmasked global
-        crops.
+        If local crops keep their own size, return a list of three inputs: masked global crops, local crops, and global
+        crops without a mask.
         """
         masks = batch["mask"]
         if "pixels" in batch:
@@ -105,14 +107,15 @@ class MaskedCrops:
             views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
             unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
             return self._masked(self.crops.render(views), torch.cat([masks, unmasked], dim=1))
-        full, local = self.crops.render({"global": batch["global"], "local": batch["local"]})
-        return [self._masked(full, masks), {"images": local}, self._masked(full, torch.zeros_like(masks))]
+        global_crops, local_crops = self.crops.render({"global": batch["global"], "local": batch["local"]})
+        unmasked = torch.zeros_like(masks)
+        return [self._masked(global_crops, masks), {"images": local_crops}, self._masked(global_crops, unmasked)]
 
     def _masked(self, images: Float[Tensor, "m c h w"], masks: Bool[Tensor, "b v t"]) -> dict[str, Any]:
         return {"images": images, "mask": masks.flatten(0, 1), "mask_seed": self.mask_seed}
 
-    def _ratio(self) -> float:
-        """Return the share of an image's patches to mask, the same for its global crops."""
+    def _draw_ratio(self) -> float:
+        """Return the share of patches to mask. It is the same for all global crops of an image."""
         if not self.random_ratio:
             return self.mask_ratio
         low, high = RANDOM_RATIOS
@@ -120,32 +123,33 @@ class MaskedCrops:
 
 
 def block_mask(height: int, width: int, ratio: float) -> Bool[Tensor, "h w"]:
-    """Mask random rectangles, drawn from torch's global stream, until about `ratio` of the patches is masked."""
+    """Return a mask of random rectangles, drawn from torch's global stream, of about `ratio` of the patches."""
     mask = torch.zeros(height, width, dtype=torch.bool)
-    smallest, left = (min(height, width) // 3) ** 2, round(ratio * height * width)
-    while left > 0:
-        placed = _place_block(mask, smallest, left)
-        if not placed:
+    smallest_area = (min(height, width) // 3) ** 2
+    remaining = round(ratio * height * width)
+    while remaining > 0:
+        newly_masked = _mask_block(mask, smallest_area, remaining)
+        if not newly_masked:
             break
-        left -= placed
+        remaining -= newly_masked
     return mask
 
 
-def _place_block(mask: Bool[Tensor, "h w"], smallest: int, left: int) -> int:
-    """Mask one more rectangle with at most `left` patches that are not masked yet; return their number."""
+def _mask_block(mask: Bool[Tensor, "h w"], smallest_area: int, remaining: int) -> int:
+    """Mask a rectangle that adds at most `remaining` patches to the mask. Return the number of added patches."""
     height, width = mask.shape
     for _ in range(ATTEMPTS):
-        area = smallest + (max(left, smallest) - smallest) * _uniform()
+        area = smallest_area + (max(remaining, smallest_area) - smallest_area) * _uniform()
         aspect = math.exp(math.log(ASPECT) * (1 - 2 * _uniform()))
         rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if not (0 < rows <= height and 0 < columns <= width):
             continue
-        top, start = (int(torch.randint(size + 1, ())) for size in (height - rows, width - columns))
-        block = mask[top : top + rows, start : start + columns]
-        new = int((~block).sum())
-        if 0 < new <= left:
+        top, left = (int(torch.randint(size + 1, ())) for size in (height - rows, width - columns))
+        block = mask[top : top + rows, left : left + columns]
+        newly_masked = int((~block).sum())
+        if 0 < newly_masked <= remaining:
             block[:] = True
-            return new
+            return newly_masked
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The plain view, and noise that decides which of its patches a masked autoencoder sees."""
+"""The plain view with random noise. The noise selects the patches that a masked autoencoder encodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fungi.views.plain import PlainView
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedView:
-    """The plain view with one random number per patch. patch_size: of the backbone, in pixels."""
+    """The plain view with a random number per patch. patch_size: side of a patch of the backbone, in pixels."""
 
     input: ImageInput
     patch_size: int = 16
@@ -28,7 +28,7 @@ class MaskedView:
 
     @property
     def identity(self) -> str:
-        """Equal for generators of the same views."""
+        """Text that is equal for generators of the same views."""
         return repr(self)
 
     def prepare(self, item: Image.Image) -> dict[str, UInt8[Tensor, "1 c h w"] | Float[Tensor, " t"]]:
@@ -45,5 +45,5 @@ class MaskedView:
     def render(
         self, batch: dict[str, UInt8[Tensor, "b 1 c h w"] | Float[Tensor, "b t"]]
     ) -> dict[str, Float[Tensor, "b c h w"] | Float[Tensor, "b t"]]:
-        """Return the normalised images, and their noise."""
+        """Return the normalised images and their noise."""
         return {"images": PlainView(input=self.input).render(batch["pixels"]), "noise": batch["noise"]}

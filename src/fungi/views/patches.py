@@ -1,7 +1,7 @@
 """The patch grid of SimCLR: overlapping patches of one image as its positive views (spec vision 4.3).
 
-Resizing is linear and separable, so every patch comes from two small matrix products with the bicubic resize matrix
-instead of one resize per patch.
+Resizing is linear and separable. Two small matrix products with the bicubic resize matrix therefore replace a resize of
+each patch.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,15 @@ from fungi.views.pixels import PixelViews, as_pixels, check_size, normalize
 class PatchGrid(PixelViews):
     """Square patches of an image, row by row, each resized to the size at which it is encoded.
 
-    As published, patches have the side `size / grid`, move in `stride_scale` steps per side, and are resized to the
-    backbone's input size: 224 pixels, grid 2 and stride scale 6 make 7 x 7 = 49. No other augmentation: the views of an
-    image are deterministic.
+    In the published method, the side of a patch is `size / grid`, the stride is the side divided by `stride_scale`, and
+    patches are resized to the input size. 224 pixels, grid 2 and stride scale 6 result in 7 x 7 = 49 patches. There is
+    no other augmentation, so the views are deterministic.
 
-    patch_side: side of a patch in pixels, in place of `size / grid`; per_side: number of patches along a side, evenly
-    spaced from edge to edge, in place of what `stride_scale` gives; view_size: side in pixels at which patches are
-    encoded, in place of the input size. 0 leaves each as published.
+    Three options replace published values, if they are not 0:
+
+    patch_side: side of a patch in pixels.
+    per_side: number of patches along a side; they are evenly spaced from edge to edge.
+    view_size: side in pixels at which patches are encoded.
     """
 
     input: ImageInput
@@ -66,20 +68,20 @@ class PatchGrid(PixelViews):
 
     @property
     def stride(self) -> int:
-        """Distance of neighbouring patches in pixels, as published."""
+        """Published distance of neighbouring patches in pixels."""
         return self.side // self.stride_scale
 
     @property
     def starts(self) -> tuple[int, ...]:
         """First pixel of each patch along a side."""
-        room = self.input.size - self.side
+        last = self.input.size - self.side
         if not self.per_side:
-            return tuple(range(0, room + 1, self.stride))
-        return tuple(round(place * room / (self.per_side - 1)) for place in range(self.per_side))
+            return tuple(range(0, last + 1, self.stride))
+        return tuple(round(patch * last / (self.per_side - 1)) for patch in range(self.per_side))
 
     @property
     def n_views(self) -> int:
-        """Patches per image."""
+        """Number of patches per image."""
         return len(self.starts) ** 2
 
     @property
@@ -88,54 +90,54 @@ class PatchGrid(PixelViews):
         return (self.view_size or self.input.size,) * self.n_views
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "1 c h w"]:
-        """Resize an image of any size to a square of the input size; its aspect is not kept."""
+        """Resize an image to a square of the input size; the aspect ratio changes."""
         square = item.resize((self.input.size, self.input.size), Image.Resampling.BICUBIC)
         return as_pixels(square).unsqueeze(0)
 
     def render(self, batch: UInt8[Tensor, "b 1 c s s"]) -> Any:
-        """Cut, resize and normalise all patches: `[b 1 c s s] -> [b*v c e e]`.
+        """Cut, resize and normalise all patches: `[b 1 c s s] -> [b*v c e e]`; e is the side of an encoded patch.
 
-        Patches that keep their own size are in a list.
+        Patches that keep their own size are returned in a list.
         """
         images = batch.squeeze(1).float() / 255
         patches = resized_patches(images, self.side, self.starts, self.sizes[0])
         views = normalize(patches.flatten(0, 1), self.input.view_statistics or self.input.statistics)
-        return [views] if self.own_sizes else views
+        return [views] if self.has_own_sizes else views
 
 
 def resized_patches(
     images: Float[Tensor, "b c s s"], side: int, starts: tuple[int, ...], size: int
 ) -> Float[Tensor, "b v c e e"]:
-    """Cut all `side x side` patches that begin at `starts` along both sides, and resize them bicubically."""
+    """Return all patches of `side` x `side` pixels that begin at `starts` on both axes, resized to `size` (bicubic)."""
     rows = _windows(images, 2, side, starts)  # [b c y w side]
     if side != size:
-        rows = rows @ resize_matrix(side, size, images.device).T  # [b c y w e]: the height is resized, not the width
-    both = _windows(rows, 3, side, starts)  # [b c y x e side]
+        rows = rows @ resize_matrix(side, size, images.device).T  # [b c y w e]: only the height is resized
+    patches = _windows(rows, 3, side, starts)  # [b c y x e side]
     if side != size:
-        both = both @ resize_matrix(side, size, images.device).T  # [b c y x e(height) e(width)]
+        patches = patches @ resize_matrix(side, size, images.device).T  # [b c y x e(height) e(width)]
     batch, channels = images.shape[:2]
-    return both.permute(0, 2, 3, 1, 4, 5).reshape(batch, -1, channels, size, size)  # [b y x c e e] -> [b v c e e]
+    return patches.permute(0, 2, 3, 1, 4, 5).reshape(batch, -1, channels, size, size)  # [b y x c e e] -> [b v c e e]
 
 
 def _windows(images: Float[Tensor, "..."], axis: int, side: int, starts: tuple[int, ...]) -> Float[Tensor, "..."]:
-    """Return the windows of `side` pixels along an axis. If they are equally spaced, no pixel is copied."""
-    steps = {after - before for before, after in pairwise(starts)}
+    """Return the windows of `side` pixels along an axis. Equally spaced windows are returned without a copy."""
+    steps = {following - start for start, following in pairwise(starts)}
     if len(steps) <= 1 and starts[0] == 0:
         windows = images.unfold(axis, side, steps.pop() if steps else side)
         return windows.narrow(axis, 0, len(starts))
-    return images.unfold(axis, side, 1).index_select(axis, _places(starts, images.device))
+    return images.unfold(axis, side, 1).index_select(axis, _starts_on_device(starts, images.device))
 
 
 @cache
-def _places(starts: tuple[int, ...], device: torch.device) -> Int64[Tensor, " n"]:
+def _starts_on_device(starts: tuple[int, ...], device: torch.device) -> Int64[Tensor, " n"]:
     return torch.tensor(starts, device=device)
 
 
 @cache
 def resize_matrix(side: int, size: int, device: torch.device) -> Float[Tensor, "size side"]:
-    """Return the bicubic, antialiased resize of `side` values to `size` as a matrix: the resize of the identity.
+    """Return the matrix that resizes `side` values to `size` values, bicubic and antialiased.
 
-    It is sent to a device only once, because sending waits for the device.
+    It is the resized identity matrix. It is copied to a device only once, because a copy waits for the device.
     """
     identity = torch.eye(side, dtype=torch.float64).expand(1, 1, side, side)
     resized = torch.nn.functional.interpolate(identity, size=(size, side), mode="bicubic", antialias=True)

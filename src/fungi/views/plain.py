@@ -1,4 +1,7 @@
-"""One view: the backbone's evaluation transform, no augmentation. Embeddings and KL share it (spec vision 2.2)."""
+"""One view: the evaluation transform of the backbone, without augmentation. Embeddings and KL share it.
+
+See spec vision 2.2.
+"""
 
 from dataclasses import dataclass
 
@@ -13,7 +16,7 @@ from fungi.views.pixels import FILTERS, PixelViews, as_pixels, normalize, resize
 
 @dataclass(frozen=True, kw_only=True)
 class PlainView(PixelViews):
-    """Resize the shorter side, crop the centre, normalise; a squashed input is resized as a whole."""
+    """View that resizes the shorter side, crops the centre and normalises. A squashed input is not cropped."""
 
     input: ImageInput
 
@@ -22,7 +25,7 @@ class PlainView(PixelViews):
     n_views = 1
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "1 c h w"]:
-        """Image of any size -> its central square at the backbone's input size."""
+        """Return the central square of an image of any size, resized to the input size."""
         if self.input.squashed:
             size = (self.input.size, self.input.size)
             return as_pixels(item.resize(size, FILTERS[self.input.interpolation])).unsqueeze(0)
@@ -30,5 +33,5 @@ class PlainView(PixelViews):
         return as_pixels(transforms.center_crop(resized, [self.input.size, self.input.size])).unsqueeze(0)
 
     def render(self, batch: UInt8[Tensor, "b 1 c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalise with the backbone's statistics."""
+        """Normalise with the statistics of the backbone."""
         return normalize(batch.flatten(0, 1), self.input.statistics)

@@ -1,8 +1,8 @@
-"""Plans for the size and number of image views: as published, at the size of the crops, or at the lowest cost.
+"""Plans for the size and number of image views: `published`, `native` and `budget`.
 
-The published method enlarges every crop to the backbone's input size. An enlarged crop carries no more information than
-before, but costs as much as an image: 62 forwards per image. `native` keeps the crops and encodes them at their own
-size; `budget` takes fewer of them. docs/views.md reports the measurements for both.
+The published method enlarges every crop to the input size of the backbone. An enlarged crop does not contain more
+information than before, but it costs as much as an image: 62 forwards per image. `native` has the same crops, but
+encodes them at their own size. `budget` also has fewer patches. docs/views.md reports measurements of both.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ PlanName = Literal["published", "native", "budget"]
 PUBLISHED: PlanName = "published"
 PLANS: tuple[PlanName, ...] = (PUBLISHED, "native", "budget")
 LOCAL_CROP, CONTRASTIVE_CROP = 96 / 224, 96 / 224
-"""Side of the small crops of DINO and of SimCLR in their own training, as a share of the input size."""
+"""Side of the small crops in the training of DINO and of SimCLR, as a share of the input size."""
 PATCH, BUDGET_PATCH = 1 / 2, 5 / 8
-"""Side of SimCLR's patches as a share of the input size: of the published patches, and of those of `budget`."""
+"""Side of the published patches of SimCLR, and of the patches of `budget`, as a share of the input size."""
 Side = Callable[[float], int]
-"""Share of the input size -> side in pixels: the next multiple of the backbone's patch size."""
+"""Function: share of the input size -> side in pixels, rounded up to a multiple of the patch size of the backbone."""
 
 OPTIONS: dict[PlanName, dict[str, Callable[[Side], dict[str, Any]]]] = {
     "native": {
@@ -54,12 +54,17 @@ class ViewPlan:
     patch_size: int = 1
 
     def options(self, kind: str, input_spec: "InputSpec") -> dict[str, Any]:
-        """Return the options for a kind of views; none for texts and sounds, which keep their own length."""
-        make_options = OPTIONS.get(self.name, {}).get(kind)
-        if make_options is None or not isinstance(input_spec, ImageInput):
+        """Return the options for a kind of views. They are empty for texts and sounds, which have no input size."""
+        options_of_plan = OPTIONS.get(self.name, {}).get(kind)
+        if options_of_plan is None or not isinstance(input_spec, ImageInput):
             return {}
         size = input_spec.size
-        return make_options(lambda share: min(size, ceil(round(share * size / self.patch_size, 6)) * self.patch_size))
+
+        def side(share: float) -> int:
+            patches = ceil(round(share * size / self.patch_size, 6))
+            return min(size, patches * self.patch_size)
+
+        return options_of_plan(side)
 
 
 AS_PUBLISHED = ViewPlan()

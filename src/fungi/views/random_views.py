@@ -1,5 +1,7 @@
-"""Randomly drawn views for SimCLR, in place of the patch grid: crops alone, or the usual contrastive augmentation
-(spec vision 4.3)."""
+"""Random views for SimCLR, as a replacement of the patch grid (spec vision 4.3).
+
+They are random crops, or the usual contrastive augmentation.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,15 +18,15 @@ from fungi.views.image import ImageInput
 from fungi.views.pixels import PixelViews, as_pixels, check_size
 
 AUGMENTED_SIZE = 96
-"""Side of the crops of the contrastive augmentation, which are then enlarged to the input size."""
+"""Side in pixels of the crops of the contrastive augmentation. They are then enlarged to the size of the views."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomViews(PixelViews):
-    """`n_views` random views, drawn one after the other: with a smaller `n_views` the first ones are the same.
+    """Generator of `n_views` random views. The first views do not depend on `n_views`.
 
-    skipped: number of draws that are dropped before the first view. view_size: side of the views in pixels; 0 is the
-    input size.
+    skipped: number of random views that are drawn and dropped before the first view. view_size: side of the views in
+    pixels; 0 is the input size.
     """
 
     input: ImageInput
@@ -48,21 +50,21 @@ class RandomViews(PixelViews):
         return (self.view_size or self.input.size,) * self.n_views
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "v c h w"]:
-        """Draw all views of an image from torch's global stream (seeded by the caller for this sample)."""
+        """Draw all views of an image from torch's global stream, which the caller seeds for this sample."""
         transform = self.transform()
-        drawn = [transform(item) for _ in range(self.skipped + self.n_views)]
-        return torch.stack([as_pixels(view) for view in drawn[self.skipped :]])
+        views = [transform(item) for _ in range(self.skipped + self.n_views)]
+        return torch.stack([as_pixels(view) for view in views[self.skipped :]])
 
     def render(self, batch: UInt8[Tensor, "b v c h w"]) -> Any:
-        """Normalise and resize to the size of the views: `[b v c h w] -> [b*v c s s]`.
+        """Normalise the views and resize them: `[b v c h w] -> [b*v c s s]`; s is the side of a view.
 
-        Views that keep their own size are in a list.
+        Views that keep their own size are returned in a list.
         """
         views = super().render(batch)
         size = self.sizes[:1] * 2
         if views.shape[2:] != size:
             views = interpolate(views, size, mode="bilinear", antialias=True)
-        return [views] if self.own_sizes else views
+        return [views] if self.has_own_sizes else views
 
     def transform(self) -> v2.Transform:
         """Return the transform from an image to one view in 8 bits."""
@@ -71,7 +73,7 @@ class RandomViews(PixelViews):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomCrops(RandomViews):
-    """Random resized crops (area 0.08 to 1) and nothing else."""
+    """Random resized crops (area 0.08 to 1) without further augmentation."""
 
     kind = "random-crops"
 
@@ -82,12 +84,12 @@ class RandomCrops(RandomViews):
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveViews(RandomViews):
-    """Flip, crop to 96 pixels, colour jitter, grayscale, blur."""
+    """Views with the contrastive augmentation: flip, crop to 96 pixels, colour jitter, grayscale, blur."""
 
     kind = "default"
 
     def transform(self) -> v2.Transform:
-        """Return the transform that makes an augmented view."""
+        """Return the transform of the contrastive augmentation."""
         return v2.Compose(
             [
                 v2.RandomHorizontalFlip(),

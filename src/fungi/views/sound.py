@@ -1,4 +1,4 @@
-"""How an audio backbone wants its sounds, and which generator makes which objective's views (spec audio 2 and 4)."""
+"""Input of an audio backbone, and the view generators of sounds (spec audio 2 and 4)."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +13,9 @@ KINDS = {
 class SoundInput:
     """Log-mel spectrogram `[frames mels]`, cut or padded at its end, normalised by `(x - mean) / (2 deviation)`.
 
-    frames, mean, deviation follow from the dataset; the values here are those of ESC-50.
-    noise_stage: whether the contrastive views' noise is added to log-mel values as they are, or normalised.
+    frames, mean, deviation: length, mean and standard deviation, which depend on the dataset; the defaults are those of
+        ESC-50.
+    noise_stage: whether contrastive views add noise to log-mel values before or after their normalisation.
     denominator_temperature: whether SimCLR divides its denominator by the temperature; the published audio code does
         not (deviation U1).
     """
@@ -34,7 +35,7 @@ class SoundInput:
         return choose_views(KINDS, self, kind, **options)
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Return the settings in which an objective differs from its defaults for images (spec audio 4.2)."""
+        """Return the settings of an objective that differ from its defaults for images (spec audio 4.2)."""
         if objective == "simclr":
             temperature = {"denominator_temperature": self.denominator_temperature}
             return {"view_generator": "noisy-shifts", "latent_dim": 768, "negative_samples": 64, **temperature}

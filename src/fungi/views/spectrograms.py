@@ -10,40 +10,40 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungi.errors import FungiError
-from fungi.views.filter_bank import fitted, log_mel
+from fungi.views.filter_bank import cut_or_pad, log_mel
 from fungi.views.sound import SoundInput
 
 
-class _Spectrograms:
-    """Filter bank, stacking and normalisation of all views of sounds."""
+class _SpectrogramViews:
+    """Base class of the views of sounds: it computes, stacks and normalises spectrograms."""
 
     input: SoundInput
 
     @property
     def identity(self) -> str:
-        """Equal for generators of the same views."""
+        """Text that is equal for generators of the same views."""
         return repr(self)
 
     def spectrogram(self, item: Any) -> Float[Tensor, "frames mels"]:
-        """Return the log-mel values of a mono waveform at 16 kHz, not normalised."""
+        """Return the log-mel values of a mono waveform at 16 kHz, before normalisation."""
         if not isinstance(item, np.ndarray) or item.ndim != 1:
             raise FungiError(
                 f"a mono waveform was expected, found a {type(item).__name__}. Is the dataset one of sounds?"
             )
-        return fitted(log_mel(torch.from_numpy(item)), self.input.frames)
+        return cut_or_pad(log_mel(torch.from_numpy(item)), self.input.frames)
 
     def collate(self, prepared: Sequence[Float[Tensor, "v frames mels"]]) -> Float[Tensor, "b v frames mels"]:
         """Stack a batch."""
         return torch.stack(list(prepared))
 
     def render(self, batch: Float[Tensor, "b v frames mels"]) -> Float[Tensor, "m frames mels"]:
-        """Normalise."""
+        """Normalise the views: `[b v frames mels] -> [b*v frames mels]`."""
         return (batch.flatten(0, 1) - self.input.mean) / (2 * self.input.deviation)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeClip(_Spectrograms):
-    """One view: the clip as it is."""
+class WholeClip(_SpectrogramViews):
+    """One view: the unchanged clip."""
 
     input: SoundInput
 
@@ -51,16 +51,17 @@ class WholeClip(_Spectrograms):
     n_views = 1
 
     def prepare(self, item: Any) -> Float[Tensor, "1 frames mels"]:
-        """Waveform -> spectrogram."""
+        """Return the spectrogram of a waveform."""
         return self.spectrogram(item).unsqueeze(0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyShifts(_Spectrograms):
-    """Copies with noise, shifted circularly in time; the clip itself is none of them.
+class NoisyShifts(_SpectrogramViews):
+    """Copies of a clip with noise, shifted circularly in time. The unchanged clip is not a view.
 
-    With x1 uniform in 0..1 for each value and x2 uniform for the view, noise is `x1 x2 noise`; the shift is uniform in
-    `-shift .. shift - 1` frames. skipped: number of draws that are dropped before the first copy.
+    noise: the noise of a value is `x1 x2 noise`, with x1 uniform in 0..1 per value and x2 uniform in 0..1 per view.
+    shift: the shift in frames is a random integer from `-shift` to `shift - 1`.
+    skipped: number of random copies that are drawn and dropped before the first view.
     """
 
     input: SoundInput
@@ -81,10 +82,10 @@ class NoisyShifts(_Spectrograms):
             raise FungiError(f"shift {self.shift} is negative. It is a number of frames.")
 
     def prepare(self, item: Any) -> Float[Tensor, "v frames mels"]:
-        """Waveform -> views, drawn one after the other from torch's global stream (seeded by the caller)."""
+        """Draw the views of a waveform from torch's global stream, which the caller seeds for this sample."""
         spectrogram = self.spectrogram(item)
-        drawn = [self._view(spectrogram) for _ in range(self.skipped + self.n_views)]
-        return torch.stack(drawn[self.skipped :])
+        views = [self._view(spectrogram) for _ in range(self.skipped + self.n_views)]
+        return torch.stack(views[self.skipped :])
 
     def _view(self, spectrogram: Float[Tensor, "frames mels"]) -> Float[Tensor, "frames mels"]:
         # The values are normalised later, which divides the noise by 2 * deviation.

@@ -1,4 +1,4 @@
-"""How a text backbone wants its texts, and which generator makes which objective's views (spec text 1.2 and 3)."""
+"""Input of a text backbone, and the view generators of texts (spec text 1.2 and 3)."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +10,7 @@ KINDS = {"plain": ("fungi.views.words", "WholeText"), "words": ("fungi.views.wor
 
 @dataclass(frozen=True, kw_only=True)
 class TextInput:
-    """Raw text, tokenised, cut to `longest` tokens.
+    """Raw text that is tokenised and truncated to `longest` tokens.
 
     deletion: rule of word deletion in the contrastive views (spec text 3.3).
     denominator_temperature: whether SimCLR divides its denominator by the temperature; the published text code does
@@ -25,13 +25,13 @@ class TextInput:
     modality = "text"
 
     def views(self, kind: str, **options: Any) -> Any:
-        """Return the view generator of a kind: `plain` (embeddings, KL) or `words` (SimCLR: words deleted)."""
+        """Return the view generator of a kind: `plain` (embeddings, KL) or `words` (SimCLR; some words are deleted)."""
         from fungi.views.base import choose_views
 
         return choose_views(KINDS, self, kind, **options)
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Return the settings in which an objective differs from its defaults for images (spec text 3.2)."""
+        """Return the settings of an objective that differ from its defaults for images (spec text 3.2)."""
         if objective == "simclr":
             temperature = {"denominator_temperature": self.denominator_temperature}
             return {"view_generator": "words", "latent_dim": 256, **temperature}

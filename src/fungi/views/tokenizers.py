@@ -1,4 +1,4 @@
-"""Tokenizers by name. The libraries that they need are imported only when they are used."""
+"""Tokenizers by name. A tokenizer imports the libraries that it needs when it is first used."""
 
 import os
 import re
@@ -14,29 +14,30 @@ from fungi.runtime.network import only_on_disk
 
 
 class Tokens(NamedTuple):
-    """Token numbers of a text, and whether it was longer and had to be cut."""
+    """Token numbers of a text. truncated: whether the text was too long."""
 
     ids: list[int]
-    cut: bool
+    truncated: bool
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Texts -> tokens, with the special ones of the backbone."""
+    """Converter of texts to tokens, including the special tokens of the backbone."""
 
     @property
     def pad(self) -> int:
-        """The number of the padding token."""
+        """Number of the padding token."""
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
-        """Return at most `longest` tokens of each text; special tokens at the end survive the cut."""
+        """Return at most `longest` tokens of each text. A truncated text keeps the special tokens at its end."""
 
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """A tokenizer by its name, loaded once per process that uses it.
+    """A tokenizer that is loaded once per process, when it is first used.
 
-    name: its name in provenances. place: repository or folder that a user chose; empty otherwise.
+    name: its name in provenances. load: function that loads it. place: repository or folder that a user chose;
+    empty otherwise.
     """
 
     name: str
@@ -45,11 +46,11 @@ class TokenizerSource:
 
     def get(self) -> Tokenizer:
         """Return the tokenizer."""
-        return _loaded(self)
+        return _load_once(self)
 
 
 @cache
-def _loaded(source: TokenizerSource) -> Tokenizer:
+def _load_once(source: TokenizerSource) -> Tokenizer:
     return source.load()
 
 
@@ -72,7 +73,7 @@ class HubTokenizer:
         self.longest: int = tokenizer.model_max_length
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
-        """Tokens of each text; never more than the model has positions for."""
+        """Return the tokens of each text: at most `longest`, and at most as many as the model has positions."""
         limit = min(longest, self.longest)
         batch = self._tokenizer(list(texts), truncation=True, max_length=limit, padding=False)
         return [Tokens(encoding.ids, bool(encoding.overflowing)) for encoding in batch.encodings]
@@ -81,10 +82,10 @@ class HubTokenizer:
 def hub_tokenizer(
     name: str, place: str = "", *, folder: Callable[[], Path] | None = None, table: int = 0
 ) -> TokenizerSource:
-    """Return the tokenizer of a repository of the Hugging Face hub (its cache first), or in a local folder.
+    """Return the tokenizer of a repository of the Hugging Face hub (from its cache, if possible) or of a local folder.
 
-    place: repository or folder, if it is not the name. folder: returns the folder, for a tokenizer inside a package.
-    table: number of rows of the model's table of word embeddings; 0 if it is not known.
+    place: repository or folder, if it differs from the name. folder: function that returns the folder, for a tokenizer
+    inside a package. table: number of rows of the model's table of word embeddings; 0 if it is not known.
     """
     return TokenizerSource(name, partial(_load_hub, place or name, folder, table), place)
 
@@ -111,16 +112,17 @@ def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTo
 
 @dataclass(frozen=True)
 class HashedWords:
-    """Words and punctuation marks by a hash of their lower-case form: needs no vocabulary, and no file.
+    """Tokenizer that hashes the lower-case form of words and punctuation marks. It needs no vocabulary and no file.
 
-    Layout of a text: `[1, words..., 2]`; 0 pads. For networks with random weights, which know no words anyway.
+    A text becomes `[1, words..., 2]`; 0 is padding. It is for networks with random weights, which have not learned any
+    words.
     """
 
     size: int = 8192
     pad: int = 0
 
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
-        """Tokens of each text."""
-        words = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts]
-        numbers = [[3 + zlib.crc32(word.encode()) % (self.size - 3) for word in text] for text in words]
+        """Return the tokens of each text."""
+        words_of_texts = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts]
+        numbers = [[3 + zlib.crc32(word.encode()) % (self.size - 3) for word in words] for words in words_of_texts]
         return [Tokens([1, *text[: longest - 2], 2], len(text) > longest - 2) for text in numbers]

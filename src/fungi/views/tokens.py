@@ -1,7 +1,8 @@
-"""Token numbers -> padded batches with masks.
+"""Pad lists of tokens to batches, with masks.
 
-A batch is padded to its longest text. Texts are encoded in groups of similar length, each padded to its own longest,
-so that a long text costs its neighbours nothing; masks keep what padding remains out of every result.
+A batch is padded to its longest text. Texts are encoded in groups of similar length, and each group is cut to its own
+longest text, so that a long text does not make short texts expensive. Masks exclude the remaining padding from all
+results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,14 @@ from torch import Tensor
 from fungi.views.tokenizers import Tokens
 
 TokenBatch = dict[str, Int64[Tensor, "b v t"] | Bool[Tensor, "b v"]]
-"""`input_ids` and `attention_mask`; until the batch is divided into groups also `cut`: which views were cut."""
+"""`input_ids`, `attention_mask` and `truncated` (whether a view was truncated); groups have only the first two."""
 PADDING_PER_VIEW = 4
-"""Padding tokens that a group may hold, per sample of its largest size. Large groups (on a GPU) may hold many: there a
-further forward pass costs more than padding. On a CPU padding costs more."""
+"""The limit of padding tokens in a group is this number times the largest size of a group. On a GPU, groups are large
+and may have much padding, because another forward pass costs more than padding. On a CPU, padding costs more."""
 
 
-def pad_together(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
-    """Pad the views of samples `[b][v]` to one batch."""
+def pad_batch(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
+    """Return the views of samples `[b][v]` as one batch, padded with the token `pad`."""
     longest = max(len(view.ids) for sample in samples for view in sample)
     ids = torch.full((len(samples), len(samples[0]), longest), pad, dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -28,29 +29,32 @@ def pad_together(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
         for view, tokens in enumerate(sample):
             ids[row, view, : len(tokens.ids)] = torch.tensor(tokens.ids)
             mask[row, view, : len(tokens.ids)] = 1
-    cut = torch.tensor([[view.cut for view in sample] for sample in samples])
-    return {"input_ids": ids, "attention_mask": mask, "cut": cut}
+    truncated = torch.tensor([[view.truncated for view in sample] for sample in samples])
+    return {"input_ids": ids, "attention_mask": mask, "truncated": truncated}
 
 
-def groups_of_like_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
-    """Yield (rows, part) of a batch in groups of up to `size`, shortest first, each cut to its longest text."""
+def groups_of_similar_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
+    """Yield groups of at most `size` samples as (rows, part of the batch). The shortest texts come first.
+
+    Each part is cut to its longest text.
+    """
     lengths = batch["attention_mask"].sum(dim=2).amax(dim=1)  # [b v t] -> [b]
     order = torch.argsort(lengths, stable=True)
-    for place in _cuts(lengths[order].tolist(), size):
-        rows = order[place]
+    for group in _group_slices(lengths[order].tolist(), size):
+        rows = order[group]
         longest = int(lengths[rows[-1]])
         yield rows, {name: values[rows, :, :longest] for name, values in batch.items()}
 
 
-def _cuts(lengths: list[int], size: int) -> Iterator[slice]:
-    """Divide ascending lengths into groups of at most `size`, such that padding costs less than a further forward."""
-    start, total = 0, 0
-    for place, length in enumerate(lengths):
-        padding = length * (place - start) - total
-        if place - start == size or padding > PADDING_PER_VIEW * size:
-            yield slice(start, place)
-            start, total = place, 0
-        total += length
+def _group_slices(lengths: list[int], size: int) -> Iterator[slice]:
+    """Divide ascending lengths into groups of at most `size`, with a limit on the padding tokens of a group."""
+    start, tokens = 0, 0
+    for index, length in enumerate(lengths):
+        padding = length * (index - start) - tokens
+        if index - start == size or padding > PADDING_PER_VIEW * size:
+            yield slice(start, index)
+            start, tokens = index, 0
+        tokens += length
     yield slice(start, len(lengths))
 
 

@@ -14,31 +14,34 @@ from torch import Tensor
 from fungi.errors import FungiError
 from fungi.views.text import TextInput
 from fungi.views.tokenizers import Tokens
-from fungi.views.tokens import TokenBatch, groups_of_like_length, pad_together
+from fungi.views.tokens import TokenBatch, groups_of_similar_length, pad_batch
 
 Prepared = list[Tokens]
-"""The tokens of each view of a text."""
+"""Tokens of each view of a text."""
 
 FEWEST, MOST = 1, 10
-"""Deletions per text under the rule `count`."""
+"""Smallest and largest number of deleted words per text under the rule `count`."""
 MARKS, LEFT_BRACKETS, RIGHT_BRACKETS = frozenset(".,:;?!%"), frozenset("[({<"), frozenset("])}>")
 
 
-class _Tokenised:
-    """Tokens, padding and groups of similar length for all views of texts."""
+class _TextViews:
+    """Base class of the views of texts: it tokenises, pads and groups them by length.
+
+    _truncated: number of truncated views in each batch since the last remark.
+    """
 
     input: TextInput
     kind: str
     n_views: int
-    _cut: list[int]
+    _truncated: list[int]
 
     @property
     def identity(self) -> str:
-        """Equal for generators of the same views."""
+        """Text that is equal for generators of the same views."""
         return repr(self)
 
     def texts(self, item: str) -> list[str]:
-        """Return the views as texts."""
+        """Return the views of a text as texts."""
         raise NotImplementedError
 
     def prepare(self, item: Any) -> Prepared:
@@ -48,33 +51,33 @@ class _Tokenised:
         return self.input.tokenizer.get().encode(self.texts(item), self.input.longest)
 
     def collate(self, prepared: Sequence[Prepared]) -> TokenBatch:
-        """Pad a batch."""
-        return pad_together(prepared, self.input.tokenizer.get().pad)
+        """Return a padded batch."""
+        return pad_batch(prepared, self.input.tokenizer.get().pad)
 
     def groups(self, batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
-        """Yield the parts of a batch that are encoded together, and count the views that were cut."""
-        self._cut.append(int(batch["cut"].sum()))
-        return groups_of_like_length({name: batch[name] for name in ("input_ids", "attention_mask")}, size)
+        """Yield the parts of a batch that are encoded together, and count the truncated views."""
+        self._truncated.append(int(batch["truncated"].sum()))
+        return groups_of_similar_length({name: batch[name] for name in ("input_ids", "attention_mask")}, size)
 
     def remarks(self) -> list[str]:
-        """Return how many views were cut since the last call."""
-        cut = sum(self._cut)
-        self._cut.clear()
+        """Return a sentence about the number of truncated views since the last call, if there are any."""
+        truncated = sum(self._truncated)
+        self._truncated.clear()
         views = "texts" if self.n_views == 1 else "views of texts"
         limit = min(self.input.longest, getattr(self.input.tokenizer.get(), "longest", self.input.longest))
-        return [f"{cut} {views} were longer than {limit} tokens and were cut"] if cut else []
+        return [f"{truncated} {views} were longer than {limit} tokens and were cut"] if truncated else []
 
     def render(self, batch: TokenBatch) -> dict[str, Any]:
-        """`[b v t] -> [b*v t]`."""
+        """Flatten the views: `[b v t] -> [b*v t]`."""
         return {name: values.flatten(0, 1) for name, values in batch.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeText(_Tokenised):
-    """One view: the text as it is."""
+class WholeText(_TextViews):
+    """One view: the unchanged text."""
 
     input: TextInput
-    _cut: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+    _truncated: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     kind = "plain"
     n_views = 1
@@ -85,12 +88,13 @@ class WholeText(_Tokenised):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeletedWords(_Tokenised):
-    """Copies of a text with words deleted at random; the text itself is none of them.
+class DeletedWords(_TextViews):
+    """Copies of a text from which random words are deleted. The unchanged text is not a view.
 
-    deletion: `independent` deletes each word with the given probability; `count` deletes a fixed share of the words, as
-        the published code did; the backbone's input (and so the profile) decides where it is not given.
-    skipped: number of draws that are dropped before the first copy.
+    deletion: rule of deletion. `independent` deletes each word with `probability`; `count` deletes the share
+        `probability` of the words, as the published code does. Empty: the rule of the backbone input, which depends on
+        the profile.
+    skipped: number of random copies that are drawn and dropped before the first view.
     """
 
     input: TextInput
@@ -99,7 +103,7 @@ class DeletedWords(_Tokenised):
     probability: float = 0.1
     stream: str = ""
     skipped: int = 0
-    _cut: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+    _truncated: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     kind = "words"
 
@@ -117,68 +121,69 @@ class DeletedWords(_Tokenised):
         return self.deletion or self.input.deletion
 
     def texts(self, item: str) -> list[str]:
-        """Draw the copies from Python's global stream (seeded by the caller for this sample)."""
-        drawn = [RULES[self.rule](item, self.probability) for _ in range(self.skipped + self.n_views)]
-        return drawn[self.skipped :]
+        """Draw the copies from Python's global stream, which the caller seeds for this sample."""
+        copies = [RULES[self.rule](item, self.probability) for _ in range(self.skipped + self.n_views)]
+        return copies[self.skipped :]
 
 
 def delete_independently(text: str, probability: float) -> str:
-    """Delete each word (between white space) with some probability, but keep one at least; the rest is unchanged."""
+    """Delete each word, with the white space before it, with a probability. At least one word remains."""
     words = re.findall(r"\s*\S+", text)
-    kept = [word for word in words if random.random() >= probability]
+    remaining = [word for word in words if random.random() >= probability]
     if not words:
         return text
-    return "".join(kept or [random.choice(words)])
+    return "".join(remaining or [random.choice(words)])
 
 
 def delete_count(text: str, share: float) -> str:
-    """Delete `ceil(share * words)` words, at least 1 and at most 10 (the rule of the published code's library).
+    """Delete `ceil(share * words)` words, at least 1 and at most 10. The library of the published code has this rule.
 
-    Punctuation marks count as words, but those of ASCII are never deleted. A text with fewer than two words, or with
-    nothing but such marks, does not change.
+    Punctuation marks count as words, but ASCII marks are never deleted. A text does not change if it has fewer than two
+    words, or only ASCII marks.
     """
     words = [piece for piece in re.split(r"(\W)", text) if piece.strip()]
-    candidates = [place for place, word in enumerate(words) if word not in string.punctuation]
+    candidates = [index for index, word in enumerate(words) if word not in string.punctuation]
     if len(words) < 2 or not candidates:
         return text
-    # Rounded first: products with a share may be a little above a whole number.
+    # Without rounding, a product that should be a whole number may be a little larger, and ceil would add 1.
     count = min(max(ceil(round(share * len(words), 9)), FEWEST), MOST, len(candidates))
-    return without(words, random.sample(candidates, count))
+    return without_words(words, random.sample(candidates, count))
 
 
-def without(words: Sequence[str], places: Sequence[int]) -> str:
-    """Return the text of the words and marks, without those at `places`.
+def without_words(words: Sequence[str], indices: Sequence[int]) -> str:
+    """Return the text of words and marks without those at `indices`.
 
-    If the first word is deleted, the second one is kept and takes over its capital letter, as in the published code's
-    library.
+    If the first word is deleted, the second word is not deleted and takes over the capital letter, as in the library of
+    the published code.
     """
-    gone, kept = set(places), list(words)
-    if 0 in gone:
-        gone.discard(1)
-        capitalised = words[0][0].isupper() and not any(letter.isupper() for letter in words[0][1:])
-        if capitalised and words[1].islower():
-            kept[1] = words[1].capitalize()
-    return spaced([word for place, word in enumerate(kept) if place not in gone])
+    deleted, changed = set(indices), list(words)
+    if 0 in deleted:
+        deleted.discard(1)
+        is_capitalised = words[0][0].isupper() and not any(letter.isupper() for letter in words[0][1:])
+        if is_capitalised and words[1].islower():
+            changed[1] = words[1].capitalize()
+    return join_words([word for index, word in enumerate(changed) if index not in deleted])
 
 
-def spaced(words: list[str]) -> str:
-    """Join words and marks with single spaces, and remove the spaces that the published code's library removes.
+def join_words(words: list[str]) -> str:
+    """Join words and marks with single spaces, and remove the spaces that the library of the published code removes.
 
-    In this order: the space before a mark, after a left bracket, and before a right bracket. A space is removed only if
-    the mark has spaces on both sides. Of two marks in a row, the second one keeps its space. A mark at the end always
-    loses it.
+    These are, in this order, the space before a mark, after a left bracket, and before a right bracket. A space is
+    removed only if the mark has spaces on both sides. If two marks follow each other, the second mark keeps its space.
+    The space before a mark at the end of the text is always removed.
     """
-    space = [False] + [True] * (len(words) - 1) + [False]  # before each word, and behind the last
-    for kind, behind in ((MARKS, 0), (LEFT_BRACKETS, 1), (RIGHT_BRACKETS, 0)):
-        place = 0
-        while place < len(words):
-            loses_space = words[place] in kind and space[place] and space[place + 1]
-            if loses_space:
-                space[place + behind] = False
-            place += 2 if loses_space else 1
-        if kind is MARKS and words[-1] in MARKS:
-            space[-2] = False
-    return "".join(" " * before + word for before, word in zip(space, words, strict=False))
+    # has_space[i]: whether there is a space before word i. The last entry is for the end of the text.
+    has_space = [False] + [True] * (len(words) - 1) + [False]
+    for marks, offset in ((MARKS, 0), (LEFT_BRACKETS, 1), (RIGHT_BRACKETS, 0)):
+        index = 0
+        while index < len(words):
+            is_removed = words[index] in marks and has_space[index] and has_space[index + 1]
+            if is_removed:
+                has_space[index + offset] = False
+            index += 2 if is_removed else 1
+        if marks is MARKS and words[-1] in MARKS:
+            has_space[-2] = False
+    return "".join(" " * space + word for space, word in zip(has_space, words, strict=False))
 
 
 RULES = {"independent": delete_independently, "count": delete_count}

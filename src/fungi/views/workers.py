@@ -1,8 +1,8 @@
-"""Batches from worker processes. If a worker dies or can't hand over its batch, the command ends with one line.
+"""Batches from worker processes. If a worker dies or can't send its batch, the command ends with a message of one line.
 
-Workers hand tensors over in shared memory (`/dev/shm`) and pass its file descriptors through sockets in the folder of
-temporary files. If one of them fails, the queue of `multiprocessing` drops the batch, and torch's loader waits for it
-without end. Here a worker packs its batch itself, and sends the error in place of a batch that can't be sent.
+Workers send tensors in shared memory (`/dev/shm`). They send file descriptors of this memory through sockets in the
+folder of temporary files. If this fails, the queue of `multiprocessing` drops the batch, and torch's loader waits for
+the batch forever. Therefore, a worker here pickles its batch itself, and if that fails, it sends the error instead.
 """
 
 import errno
@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader
 from fungi.errors import FungiError
 
 LONGEST_FOLDER = 75
-"""Characters of the folder of temporary files: names of sockets in it have 32 more, and the system allows 107."""
+"""Largest number of characters of the folder of temporary files. Names of sockets are 32 characters longer, and the
+system allows 107 characters."""
 SHARED_MEMORY = "/dev/shm"
 _END = object()
-KEPT = "What was computed is kept: run the same command again"
+RERUN = "What was computed is kept: run the same command again"
 
 
 def worker_batches(
@@ -37,16 +38,15 @@ def worker_batches(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """Yield `collate([source[row] for row in rows])` for each entry of `row_batches`, in that order.
+    """Yield `collate([source[row] for row in rows])` for the rows in each entry of `row_batches`, in their order.
 
-    Workers compute ahead of need; with `num_workers` 0 everything happens in this process.
-    Raises FungiError if `collate` returns one, and where a worker dies or can't hand over its batch: within seconds,
-    with the cause and the way out.
+    Workers compute batches in advance. With `num_workers` 0, this process computes them.
+    Raises FungiError if `collate` returns a FungiError, if a worker dies, or if a worker can't send its batch.
     """
     loader: DataLoader[Any] = DataLoader(
         source,
         batch_sampler=row_batches,
-        collate_fn=_Packing(collate) if num_workers else collate,
+        collate_fn=_PickledCollate(collate) if num_workers else collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
@@ -59,75 +59,79 @@ def worker_batches(
                 raise batch
             yield batch
     finally:
-        getattr(iterator, "_shutdown_workers", lambda: None)()  # now, not when an error's traceback lets go of them
+        # Workers end now. Without this, they end when the traceback of an error is deleted.
+        getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
 def _next(iterator: Iterator[Any]) -> Any:
-    """Return the next batch, `_END`, or the error in place of a batch."""
+    """Return the next batch, `_END` after the last batch, or an error."""
     try:
         batch = next(iterator, _END)
     except (RuntimeError, OSError, EOFError):
-        if death := _death(iterator):
-            return death
+        if error_of_worker := _error_of_dead_worker(iterator):
+            return error_of_worker
         raise
     except MemoryError:
-        return FungiError(f"memory ran out. {KEPT}, with fewer --num-workers, a smaller --batch-size, or more memory.")
-    if isinstance(batch, _Packed):
-        batch = batch.unpack()
-    return (_death(iterator) or batch) if isinstance(batch, _HandOverError) else batch
+        return FungiError(f"memory ran out. {RERUN}, with fewer --num-workers, a smaller --batch-size, or more memory.")
+    if isinstance(batch, _PickledBatch):
+        batch = batch.load()
+    if isinstance(batch, _TransferError):  # the death of a worker is the more exact cause
+        return _error_of_dead_worker(iterator) or batch
+    return batch
 
 
-class _HandOverError(FungiError):
-    """A batch that did not get from a worker to the command."""
+class _TransferError(FungiError):
+    """Raised if a batch can't be sent from a worker to the command."""
 
 
 @dataclass(frozen=True)
-class _Packing:
-    """Collates a batch, and packs it as the queue would."""
+class _PickledCollate:
+    """Function that collates a batch and pickles it as the queue does."""
 
     collate: Callable[[list[Any]], Any]
 
     def __call__(self, rows: list[Any]) -> Any:
         try:
             batch = self.collate(rows)
-            return batch if isinstance(batch, FungiError) else _Packed(bytes(ForkingPickler.dumps(batch)))
+            return batch if isinstance(batch, FungiError) else _PickledBatch(bytes(ForkingPickler.dumps(batch)))
         except (OSError, RuntimeError) as error:
-            if (refusal := _hand_over_error(error)) is not None:
-                return refusal
+            if (transfer_error := _transfer_error(error)) is not None:
+                return transfer_error
             raise
 
 
 @dataclass(frozen=True)
-class _Packed:
+class _PickledBatch:
     """A batch as a worker sends it: a pickle that names the shared memory of its tensors."""
 
     content: bytes
 
-    def unpack(self) -> Any:
-        """Return the batch, or the error that says why it can't be received."""
+    def load(self) -> Any:
+        """Return the batch, or an error if it can't be received."""
         try:
             return ForkingPickler.loads(self.content)
         except (OSError, EOFError, RuntimeError) as error:
-            return _hand_over_error(error) or _HandOverError(
-                f"a batch was lost between a worker process and the command ({_first_line(error)}). {KEPT}, or with "
+            return _transfer_error(error) or _TransferError(
+                f"a batch was lost between a worker process and the command ({_first_line(error)}). {RERUN}, or with "
                 "--num-workers 0."
             )
 
     def pin_memory(self) -> Any:
-        """Return the batch in page-locked memory; the loader's own thread calls this."""
+        """Return the batch in page-locked memory. A thread of the loader calls this method."""
         from torch.utils.data._utils.pin_memory import pin_memory
 
-        batch = self.unpack()
+        batch = self.load()
         return batch if isinstance(batch, FungiError) else pin_memory(batch)
 
 
 def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
-    """Start the workers. Their death is noticed where the next batch is waited for, and nowhere else.
+    """Start the workers, and restore the handler of SIGCHLD, which torch replaces.
 
-    torch's handler of SIGCHLD would raise its error wherever the command is, in the middle of writing a file, say.
+    The handler of torch would raise an error at any point of the command, for example in the middle of writing a file.
+    The death of a worker is instead detected while the command waits for the next batch.
     """
     handler = signal.getsignal(signal.SIGCHLD)
-    if getattr(handler, "__module__", "").startswith("torch."):  # left by a loader that was started elsewhere
+    if getattr(handler, "__module__", "").startswith("torch."):  # another loader has set the handler of torch
         handler = signal.SIG_DFL
     try:
         return iter(loader)
@@ -137,73 +141,77 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
         ) from error
     finally:
         if handler is not None:
-            with suppress(ValueError):  # only the main thread may set handlers
+            with suppress(ValueError):  # threads other than the main thread can't set handlers
                 signal.signal(signal.SIGCHLD, handler)
 
 
 def _start_worker(worker: int) -> None:
-    """Prepare a worker: one thread, since the other cores belong to other workers; room for the names of sockets."""
+    """Prepare a worker: one thread, because other workers use the other cores, and a temporary folder for sockets."""
     torch.set_num_threads(1)
     if len(tempfile.gettempdir()) > LONGEST_FOLDER:
-        shorter = (folder for folder in ("/tmp", "/var/tmp", SHARED_MEMORY) if os.access(folder, os.W_OK | os.X_OK))
-        tempfile.tempdir = next(shorter, tempfile.tempdir)
+        folders = (folder for folder in ("/tmp", "/var/tmp", SHARED_MEMORY) if os.access(folder, os.W_OK | os.X_OK))
+        tempfile.tempdir = next(folders, tempfile.tempdir)
 
 
-def _death(iterator: Any) -> FungiError | None:
-    """Return the error for the workers of a loader that died; None if none died."""
+def _error_of_dead_worker(iterator: Any) -> FungiError | None:
+    """Return the error for a worker of a loader that died; None if no worker died."""
     workers = getattr(iterator, "_workers", ())
-    ending = wait([worker.sentinel for worker in workers], timeout=1)  # sockets of a process close before it has ended
+    # The sockets of a process close before it has ended, so its exit code may not exist yet.
+    ending = wait([worker.sentinel for worker in workers], timeout=1)
     for worker in workers:
         if worker.sentinel in ending:
             worker.join(1)
-    codes = [worker.exitcode for worker in workers if worker.exitcode]
-    if not codes:
+    exit_codes = [worker.exitcode for worker in workers if worker.exitcode]
+    if not exit_codes:
         return None
-    code = -codes[0]
-    if code == signal.SIGBUS:
-        return _full_memory()
-    if code < 0:
-        cause, way_out = f"ended with status {codes[0]}", ", with --num-workers 0 to see why"
-    elif code == signal.SIGKILL:
-        cause = "was killed from outside, as the system does where memory runs out"
-        way_out = ", with --num-workers 0 or fewer workers, a smaller --batch-size, or more memory"
+    signal_number = -exit_codes[0]  # a negative exit code is the number of a signal
+    if signal_number == signal.SIGBUS:
+        return _shared_memory_error()
+    if signal_number < 0:
+        cause, advice = f"ended with status {exit_codes[0]}", ", with --num-workers 0 to see why"
+    elif signal_number == signal.SIGKILL:
+        cause = "was killed from outside, as the system does when memory runs out"
+        advice = ", with --num-workers 0 or fewer workers, a smaller --batch-size, or more memory"
     else:
-        cause, way_out = f"was ended by signal {code} ({signal.strsignal(code)})", ", or with --num-workers 0"
-    return FungiError(f"a worker process {cause}. {KEPT}{way_out}.")
+        cause = f"was ended by signal {signal_number} ({signal.strsignal(signal_number)})"
+        advice = ", or with --num-workers 0"
+    return FungiError(f"a worker process {cause}. {RERUN}{advice}.")
 
 
-def _hand_over_error(error: Exception) -> FungiError | None:
-    """Return the message for an error of shared memory, sockets or file descriptors; None for any other error."""
+def _transfer_error(error: Exception) -> FungiError | None:
+    """Return the message for an error of shared memory, sockets or file descriptors; None for other errors."""
     text, number = str(error), getattr(error, "errno", None)
     if "AF_UNIX" in text:
-        return _HandOverError(
+        return _TransferError(
             f"worker processes need sockets in {tempfile.gettempdir()}, whose name is too long for them. Use "
             f"--num-workers 0, or set TMPDIR to a folder of at most {LONGEST_FOLDER} characters."
         )
     if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "ancdata" in text:
-        return _HandOverError(
+        return _TransferError(
             "worker processes can't hand over their batches: too many files are open. Raise the limit (ulimit -n 4096) "
             "or use --num-workers 0."
         )
     if "torch_" in text or "shared memory" in text or "shm" in text:
-        return _full_memory(_first_line(error))
+        return _shared_memory_error(_first_line(error))
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | ConnectionError):
-        return _HandOverError(
+        return _TransferError(
             f"worker processes can't hand over their batches ({_first_line(error)}). Use --num-workers 0."
         )
     return None
 
 
-def _full_memory(detail: str = "") -> FungiError:
-    """Return the error for shared memory that has no more room."""
+def _shared_memory_error(detail: str = "") -> FungiError:
+    """Return the error for full shared memory. detail: message of the error that showed it."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
-        room = f"{usage.free >> 20:,} of {usage.total >> 20:,} MB of {SHARED_MEMORY} are free"
+        cause = f"{usage.free >> 20:,} of {usage.total >> 20:,} MB of {SHARED_MEMORY} are free"
     except OSError:
-        room = f"there is no {SHARED_MEMORY}"
-    return _HandOverError(
-        f"worker processes have no room to hand over their batches: {room}{f' ({detail})' if detail else ''}. Use "
-        f"--num-workers 0, fewer workers or a smaller --batch-size, or docker run --shm-size=8g."
+        cause = f"there is no {SHARED_MEMORY}"
+    if detail:
+        cause += f" ({detail})"
+    return _TransferError(
+        f"worker processes have no room to hand over their batches: {cause}. Use --num-workers 0, fewer workers or a "
+        "smaller --batch-size, or docker run --shm-size=8g."
     )
 
 

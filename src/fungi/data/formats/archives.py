@@ -1,7 +1,7 @@
 """Unpack archives into folders that are either complete or do not exist, and download single files.
 
-Archives are not trusted: links, devices, invalid names and paths outside of the target are refused before the member is
-written. An archive that expands to an implausible size is refused, too.
+Archives are not trusted. A link, a device, an invalid name or a path outside of the target is refused before the member
+is written. An archive that expands to an implausible size is refused, too.
 """
 
 import gzip
@@ -21,15 +21,16 @@ from typing import IO, NamedTuple
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
-
+_DAMAGE_ERRORS = (
+    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError),
+)
 
 LARGEST_EXPANSION = 200
 """Largest number of unpacked bytes per byte of an archive; images, sounds and tables need less than 20."""
 ALWAYS_ALLOWED = 1 << 30
 """Number of unpacked bytes that are accepted from every archive, even a small one."""
 SMALLEST_MEMBER = 512
-"""Size in bytes that a smaller file counts as, so that an archive of millions of empty files is refused, too."""
+"""A smaller file counts as this number of bytes. Otherwise, millions of empty files would be below the limit."""
 
 
 @contextmanager
@@ -55,9 +56,9 @@ def is_there(target: Path) -> bool:
 
 def find_archive(folder: Path, *patterns: str) -> Path:
     """Return the first file in `folder` that matches a pattern. Raises MissingFilesError if no file matches."""
-    for pattern in patterns:
-        for archive in sorted(folder.expanduser().glob(pattern)):
-            return archive
+    matches = [archive for pattern in patterns for archive in sorted(folder.expanduser().glob(pattern))]
+    if matches:
+        return matches[0]
     raise MissingFilesError(
         f"there is no {' or '.join(patterns)} in {folder}. Download it; scripts/prepare.py --help gives the source."
     )
@@ -66,8 +67,8 @@ def find_archive(folder: Path, *patterns: str) -> Path:
 def unpack(archive: Path, into: Path, *, below: str = "") -> None:
     """Unpack a .zip or .tar(.gz, ...) file into a folder.
 
-    below: unpack only this folder of the archive, without its name in the paths.
-    Raises FungiError for a damaged archive, a dangerous member, or an archive without files below `below`.
+    below: folder in the archive. Only its files are unpacked, and their paths are relative to it.
+    Raises FungiError for a damaged archive, a dangerous member, or an archive without files in this folder.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -76,9 +77,9 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
         else:
             with tarfile.open(archive) as file:
                 count = _write_members(archive, _tar_members(archive, file), into, below)
-                while file.fileobj and file.fileobj.read(1 << 20):  # the checksum is verified at the end of the file
+                while file.fileobj and file.fileobj.read(1 << 20):  # read to the end, where the checksum is verified
                     pass
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise FungiError(f"the archive {archive} is damaged ({error}). Download it again.") from error
     except OSError as error:
         raise FungiError(
@@ -91,7 +92,9 @@ def unpack(archive: Path, into: Path, *, below: str = "") -> None:
 def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None:
     """Unpack a folder of an archive to the folder `target`, unless `target` exists.
 
-    If the folder contains only a folder of the same name (`cars_train/cars_train/*.jpg`), the inner one is used.
+    archive: function that returns the path of the archive; called only if `target` does not exist.
+    below: name of the folder in the archive. If it contains only a folder of the same name
+        (`cars_train/cars_train/*.jpg`), the inner folder is unpacked.
     """
     if is_there(target):
         return
@@ -104,7 +107,7 @@ def unpack_folder(archive: Callable[[], Path], below: str, target: Path) -> None
 
 
 def unpack_file(archive: Callable[[], Path], name: str, target: Path) -> None:
-    """Unpack a file of an archive to the file `target`, unless `target` exists."""
+    """Unpack the file `name` of an archive to `target`, unless `target` exists. archive: as in `unpack_folder`."""
     if is_there(target):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,15 +122,15 @@ def fetch(url: str, into: Path) -> Path:
     assert url.startswith("https://")
     target = into / url.rpartition("/")[2]
     try:
-        with urllib.request.urlopen(url) as answer, target.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+        with urllib.request.urlopen(url) as response, target.open("wb") as file:
+            shutil.copyfileobj(response, file)
     except OSError as error:
         raise FungiError(f"can't download {url} ({error}). Download it by hand on a machine with a network.") from error
     return target
 
 
 class _Member(NamedTuple):
-    """A file in an archive. size: number of bytes in its header; no more bytes are read."""
+    """A file in an archive. size: number of bytes that its header states; reading stops after them."""
 
     name: str
     size: int
@@ -150,7 +153,8 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
 
 def _write_members(archive: Path, members: Iterator[_Member], into: Path, below: str) -> int:
     """Write the files of an archive, and return their number. Raises FungiError for a dangerous member."""
-    count, bytes_left = 0, max(ALWAYS_ALLOWED, LARGEST_EXPANSION * archive.stat().st_size)
+    count = 0
+    remaining_bytes = max(ALWAYS_ALLOWED, LARGEST_EXPANSION * archive.stat().st_size)
     for name, size, open_member in members:
         path = PurePosixPath(name)
         if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
@@ -161,17 +165,17 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
             )
         if below and not path.is_relative_to(below):
             continue
-        inner = path.relative_to(below) if below else path
-        target = into / (inner if inner.parts else path.name)
-        bytes_left -= max(SMALLEST_MEMBER, size)
-        if bytes_left < 0:
+        inner_path = path.relative_to(below) if below else path
+        target = into / (inner_path if inner_path.parts else path.name)
+        remaining_bytes -= max(SMALLEST_MEMBER, size)
+        if remaining_bytes < 0:
             raise FungiError(
                 f"the archive {archive} was refused: it expands to more than {LARGEST_EXPANSION} times its size, like "
                 f"an archive bomb (stopped at {name!r}). Download it again from its official source."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         content = open_member()
-        assert content is not None  # None only for a directory
+        assert content is not None  # it is None only for a directory, and members are files
         with content, target.open("wb") as file:
             shutil.copyfileobj(content, file)
         count += 1
@@ -181,8 +185,9 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
 def _flatten(folder: Path, name: str) -> None:
     """Move the content of `folder/name` to `folder`, if the folder contains nothing else."""
     inner = folder / name
+    renamed = folder / f".{name}"  # the content of the inner folder may have the same name again
     if name and inner.is_dir() and [entry.name for entry in folder.iterdir()] == [name]:
-        inner.rename(folder / f".{name}")
-        for entry in (folder / f".{name}").iterdir():
+        inner.rename(renamed)
+        for entry in renamed.iterdir():
             entry.rename(folder / entry.name)
-        (folder / f".{name}").rmdir()
+        renamed.rmdir()

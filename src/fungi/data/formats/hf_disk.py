@@ -19,24 +19,24 @@ from fungi.data.base import Samples
 from fungi.data.content import digest_of_bytes, digest_of_file, digest_of_item
 from fungi.data.formats.archives import atomic_folder
 from fungi.data.formats.image_files import AS_DISPLAYED, decode
-from fungi.data.formats.image_folders import composed
+from fungi.data.formats.image_folders import to_nfc
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
 Kind = Literal["vision", "text"]
 NameRows = Callable[[list[str], np.ndarray, Sequence[str]], list[str]]
-"""(file names stored with the images, labels `[n]`, class names) -> sample ids."""
+"""Function (stored file names of the images, labels `[n]`, class names) -> sample ids."""
 
 LARGEST_LABEL = 1_000_000
 """Largest label that is accepted: evaluators allocate memory for each class up to the largest label."""
-_LABEL_NAMES = ("label", "labels")
-_TEXT_NAMES = ("text", "sentence")
+_LABEL_COLUMNS = ("label", "labels")
+_TEXT_COLUMNS = ("text", "sentence")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of the items and the labels of a saved dataset, and the kind of the items."""
+    """Names of the item column and the label column of a saved dataset, and the kind of its items."""
 
     item: str
     label: str
@@ -45,7 +45,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class SavedItems:
-    """Function that returns the item of a row of a saved split: an RGB image or a text."""
+    """Function: row of a saved split -> RGB image or text."""
 
     folder: str
     columns: Columns
@@ -53,10 +53,7 @@ class SavedItems:
     as_displayed: bool = False
 
     def __call__(self, row: int) -> Any:
-        """Return the item of a row.
-
-        Raises FungiError that names row, folder and sample for a missing item or a damaged image.
-        """
+        """Return the item of a row. Raises FungiError for a missing item or a damaged image."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None or (self.columns.kind == "vision" and not value["bytes"] and not value["path"]):
             raise FungiError(
@@ -70,7 +67,7 @@ class SavedItems:
         return decode(source, self.ids[row], place=place, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """Return a digest of the undecoded item of a row; for a missing item, the digest of zero bytes."""
+        """Return a digest of the item of a row before decoding; for a missing item, the digest of zero bytes."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None:
             return digest_of_bytes(b"")
@@ -82,7 +79,7 @@ class SavedItems:
 
 
 def saved_splits(path: Path) -> list[str]:
-    """Return the names of the splits of a saved `DatasetDict`. Raises FungiError for a folder without one."""
+    """Return the names of the splits of a saved `DatasetDict`. Raises FungiError if the folder does not contain it."""
     listing = path / "dataset_dict.json"
     try:
         return list(json.loads(listing.read_text(encoding="utf-8"))["splits"])
@@ -129,9 +126,9 @@ def open_saved(
     """Return one split of a saved dataset.
 
     class_names: class names in the order of the labels; labels of the split are matched with them by name. By default,
-        the names stored in the split, if there are any.
-    name_rows: function that computes sample ids from the stored file names. Without it, or without file names, ids are
-        row numbers.
+        the names that are stored in the split, if there are any.
+    name_rows: function that computes sample ids from the stored file names. Without this function, or without file
+        names, ids are row numbers.
     as_displayed: as in `decode`.
     """
     folder = path / split
@@ -140,8 +137,8 @@ def open_saved(
     names = class_names or getattr(table.features[columns.label], "names", None) or ()
     labels = _labels(table, columns, names, folder)
     files = _file_names(table, columns.item) if name_rows and columns.kind == "vision" else None
-    counted = [f"{split}/{row}" for row in range(len(labels))]
-    ids = PackedNames(name_rows(files, labels, names) if name_rows and files else counted)
+    numbered = [f"{split}/{row}" for row in range(len(labels))]
+    ids = PackedNames(name_rows(files, labels, names) if name_rows and files else numbered)
     return Samples(
         targets=labels,
         ids=ids,
@@ -156,15 +153,14 @@ def choose_columns(table: Any, folder: Path) -> Columns:
     from datasets import Audio, ClassLabel, Image
 
     features = table.features
-    label = next((name for name in _LABEL_NAMES if name in features), None)
-    label = label or _only([name for name, kind in features.items() if isinstance(kind, ClassLabel)])
+    label = next((name for name in _LABEL_COLUMNS if name in features), None)
+    label = label or _single([name for name, kind in features.items() if isinstance(kind, ClassLabel)])
     images = [name for name, kind in features.items() if isinstance(kind, Image)]
     strings = [name for name, kind in features.items() if _is_string(kind) and name != label]
     if any(isinstance(kind, Audio) for kind in features.values()):
         raise FungiError(f"{folder} contains sounds, which can't be read from saved datasets. Use images or texts.")
-    item = _only(images) or (
-        None if images else next((name for name in _TEXT_NAMES if name in strings), _only(strings))
-    )
+    text = next((name for name in _TEXT_COLUMNS if name in strings), _single(strings))
+    item = _single(images) if images else text
     if item is None or label is None:
         missing = "an image or text column" if item is None else "a column 'label'"
         raise FungiError(
@@ -177,15 +173,16 @@ def choose_columns(table: Any, folder: Path) -> Columns:
 def saved_classes(path: Path, splits: Sequence[str]) -> list[str]:
     """Return the class names of the first of `splits` (train, if it exists); empty if no split has class names.
 
-    If the labels are strings, they are the class names, in alphabetical order.
+    If the labels are strings, these strings are the class names, in alphabetical order.
     Raises FungiError if only some splits have class names.
     """
     names = {split: _names_of_split(path / split) for split in splits}
-    bare = [split for split in splits if names[split] is None]
-    if bare and len(bare) < len(splits):
+    unnamed = [split for split in splits if names[split] is None]
+    named = [split for split in splits if split not in unnamed]
+    if unnamed and named:
         raise FungiError(
-            f"{path}: the labels of {', '.join(split for split in splits if split not in bare)} have class names, but "
-            f"those of {', '.join(bare)} are only numbers and can't be matched. Save the dataset again with the names."
+            f"{path}: the labels of {', '.join(named)} have class names, but those of {', '.join(unnamed)} are only "
+            "numbers and can't be matched. Save the dataset again with the names."
         )
     return names[splits[0]] or []
 
@@ -209,7 +206,8 @@ def modality_of(path: Path, split: str) -> Kind:
     return choose_columns(_open_table(path / split), path / split).kind
 
 
-def _only(names: list[str]) -> str | None:
+def _single(names: list[str]) -> str | None:
+    """Return the only name; None if there are no names or several."""
     return names[0] if len(names) == 1 else None
 
 
@@ -229,7 +227,10 @@ def _open_table(folder: Path) -> Any:
 
 @lru_cache(maxsize=8)
 def _items(folder: str, columns: Columns, process: int) -> Any:
-    """Return the column of items, without decoding images. process: process id, so that each process opens its own."""
+    """Return the column of items, without decoding images.
+
+    process: process id; it is part of the key of the cache, so that each process opens the table itself.
+    """
     from datasets import Image
 
     table = _open_table(Path(folder)).select_columns([columns.item])
@@ -239,7 +240,7 @@ def _items(folder: str, columns: Columns, process: int) -> Any:
 def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Path) -> UInt32[np.ndarray, " n"]:
     """Return the labels. A label with a name gets the position of this name in `class_names`."""
     own_names = getattr(table.features[columns.label], "names", None)
-    number = {composed(name): label for label, name in enumerate(class_names)}
+    label_by_name = {to_nfc(name): label for label, name in enumerate(class_names)}
 
     def label_of(value: Any) -> int:
         name = value
@@ -253,10 +254,10 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
             if value >= len(own_names):
                 raise ValueError(f"there are only {len(own_names)} class names. Correct this row")
             name = own_names[int(value)]
-        if composed(name) not in number:
+        if to_nfc(name) not in label_by_name:
             class_list = f"{', '.join(class_names[:8])}{', ...' if len(class_names) > 8 else ''}"
             raise ValueError(f"train has no class {name!r}, and classes are matched by name. Train has: {class_list}")
-        return number[composed(name)]
+        return label_by_name[to_nfc(name)]
 
     labels = []
     for row, value in enumerate(table.data.column(columns.label).to_pylist()):
@@ -269,7 +270,7 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
 
 
 def _file_names(table: Any, column: str) -> list[str] | None:
-    """Return the file names that are stored with the images; None if a name is missing. Images are not read."""
+    """Return the stored file names of the images; None if a name is missing. This does not read the images."""
     import pyarrow.compute
 
     names = pyarrow.compute.struct_field(table.data.column(column), "path").to_pylist()

@@ -1,4 +1,4 @@
-"""Read image files as RGB images, and make splits of them. Errors name the file and the sample."""
+"""Read image files as RGB images, and create splits from them. Errors name the file and the sample."""
 
 import io
 import threading
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 AS_DISPLAYED = "EXIF orientation applied, transparency on white"
-"""Treatment of images of the user, which are read as image viewers show them. It is part of the fingerprint."""
+"""Treatment of the user's images: they are read as image viewers show them. It is part of the fingerprint."""
 LARGEST_RATIO = 100
-"""Largest accepted ratio of the sides of an image. Resizing the shorter side of a narrower one would take gigabytes."""
+"""Largest accepted ratio of the sides of an image. Resizing the shorter side of a narrower image takes gigabytes."""
 
-_FLAG = threading.Lock()
+_PILLOW_FLAG_LOCK = threading.Lock()
 
 
 def decode(
     source: Path | bytes, sample_id: str, *, place: str = "", truncated: bool = False, as_displayed: bool = False
 ) -> "Image":
-    """Return the RGB image in a file or in memory.
+    """Return an image as RGB. source: path of a file, or the bytes of a file.
 
     place: description of the source for errors; by default the path of the file.
     truncated: accept a truncated file, and fill the missing pixels with grey.
@@ -73,36 +73,35 @@ def _orientation(image: "Image") -> int:
 
 
 def _upright(image: "Image", orientation: int) -> "Image":
-    """Return an image rotated or mirrored by an EXIF orientation of 1 to 8."""
-    from PIL import Image
+    """Return an image, rotated or mirrored as its EXIF orientation (1 to 8) requires."""
+    from PIL.Image import Transpose
 
-    turn = Image.Transpose
-    turns = {
-        2: turn.FLIP_LEFT_RIGHT,
-        3: turn.ROTATE_180,
-        4: turn.FLIP_TOP_BOTTOM,
-        5: turn.TRANSPOSE,
-        6: turn.ROTATE_270,
-        7: turn.TRANSVERSE,
-        8: turn.ROTATE_90,
+    operations = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
     }
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    return image.transpose(operations[orientation]) if orientation in operations else image
 
 
 def _on_white(image: "Image") -> "Image":
-    """Return an image whose transparent parts are put on white."""
+    """Return an image with a white background behind its transparent parts."""
     from PIL import Image
 
     if not image.has_transparency_data or image.mode.startswith("I"):
         return image
-    colours = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+    background = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
 def to_rgb(image: "Image") -> "Image":
     """Return an image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
 
-    Raises FungiError for grey values whose white level is unknown: fractions, and whole numbers beyond 16 bits.
+    Raises FungiError for grey values if the value of white is unknown: fractions, and whole numbers beyond 16 bits.
     """
     from PIL import Image
 
@@ -132,19 +131,19 @@ def _eight_bits(image: "Image") -> np.ndarray:
 
 @contextmanager
 def _truncated_files(allowed: bool) -> Iterator[None]:
-    """Make Pillow accept truncated files inside the block. The flag is global, so only one thread enters the block."""
+    """Let Pillow accept truncated files inside the block. Its flag is global, so only one thread enters the block."""
     from PIL import ImageFile
 
     if not allowed:
         yield
         return
-    with _FLAG:
-        before = ImageFile.LOAD_TRUNCATED_IMAGES
+    with _PILLOW_FLAG_LOCK:
+        previous = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
             yield
         finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+            ImageFile.LOAD_TRUNCATED_IMAGES = previous
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ class ImageFiles:
         return decode(self.root / name, name, truncated=self.truncated, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """Return a digest of the undecoded file."""
+        """Return a digest of the file, without decoding it."""
         name = self.paths[row]
         return digest_of_file(self.root / name, name)
 

@@ -21,32 +21,33 @@ IMAGE_ENDINGS = (
 UNREADABLE_ENDINGS = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".tga"}
 """Endings of image formats that cannot be read."""
 FOLDERS_OF_PROGRAMS = ("__macosx", "__pycache__", "@eadir")
-"""Names, in lower case, of folders that programs write among images: macOS archives, Python, Synology thumbnails."""
+"""Folders that programs write next to images (macOS archives, Python, Synology thumbnails), in lower case."""
 FILES_OF_PROGRAMS = ("thumbs.db", "desktop.ini")
-"""Names, in lower case, of files that programs write among images. They are skipped without a warning."""
+"""Files that programs write next to images, in lower case. They are skipped without a warning."""
 
 
 def is_skipped(name: str) -> bool:
-    """Return whether a folder is hidden or written by a program, since images in it are not originals."""
+    """Return whether a folder is hidden or belongs to a program. Images in it are not originals."""
     return name.startswith(".") or name.lower() in FOLDERS_OF_PROGRAMS
 
 
 def class_folders(folder: Path) -> list[str]:
     """Return the sorted names of the class folders in a folder.
 
-    Raises FungiError for two names that look the same, because Unicode has two encodings of an accented letter.
+    Raises FungiError for two names that look the same. This happens because Unicode has two encodings of an accented
+    letter.
     """
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_skipped(entry.name))
-    first: dict[str, str] = {}
+    first_names: dict[str, str] = {}
     for name in names:
-        other = first.setdefault(composed(name), name)
+        other = first_names.setdefault(to_nfc(name), name)
         if other != name:
             raise FungiError(f"{folder} has two class folders that look the same, {other!a} and {name!a}. Join them.")
     return names
 
 
-def composed(name: str) -> str:
-    """Return a name with each accented letter as a single character, so that names that look the same are equal."""
+def to_nfc(name: str) -> str:
+    """Return a name in the Unicode form NFC, in which names that look the same are equal (accents, for example)."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -59,11 +60,11 @@ def class_folder_samples(
     Raises FungiError for a class that train does not have, and MissingFilesError for a split without images.
     """
     folder = root / split_folder
-    own_names = {composed(name): name for name in class_folders(folder)}
-    folder_names = [own_names.pop(composed(name), None) for name in classes]
-    if own_names:
+    remaining = {to_nfc(name): name for name in class_folders(folder)}
+    folder_names = [remaining.pop(to_nfc(name), None) for name in classes]
+    if remaining:
         raise FungiError(
-            f"{folder} has class folders that train does not have: {', '.join(sorted(own_names.values())[:5])}. Move "
+            f"{folder} has class folders that train does not have: {', '.join(sorted(remaining.values())[:5])}. Move "
             "them, or add them to train."
         )
     files = [image_names(folder / name) if name else [] for name in folder_names]
@@ -77,7 +78,7 @@ def class_folder_samples(
 def image_names(folder: Path) -> list[str]:
     """Return the paths of the image files below a folder, relative to it, sorted by folder and name as in torchvision.
 
-    Hidden files (such as `._name.jpg` in some archives) and skipped folders are left out. Links are followed.
+    Hidden files (`._name.jpg` in some archives, for example) and skipped folders are ignored. Links are followed.
 
     Raises FungiError for a link to a folder that contains the link, and for an image that is not a regular file (a link
     without a target, or a pipe, which would block the reader forever).
@@ -88,14 +89,14 @@ def image_names(folder: Path) -> list[str]:
     except PermissionError as error:
         raise FungiError(f"{error.filename} can't be read: no permission. Ask its owner.") from None
     for subfolder, files in subfolders:
-        inner = Path(subfolder).relative_to(folder).as_posix()
-        prefix = "" if inner == "." else f"{inner}/"
+        inner_path = Path(subfolder).relative_to(folder).as_posix()
+        prefix = "" if inner_path == "." else f"{inner_path}/"
         names += [prefix + name for name in sorted(files)]
     return names
 
 
 def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder and its images. above: device and inode numbers of the folders that contain this one."""
+    """Yield each folder and its images. above: device and inode numbers of the folders that contain this folder."""
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in above:
@@ -116,32 +117,33 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
     yield str(folder), images
 
 
-def report_left_out(folder: Path, *, classes: bool = True) -> None:
+def warn_of_ignored_files(folder: Path, *, classes: bool = True) -> None:
     """Warn of ignored files below a folder, with their number per ending.
 
     classes: whether images have to be in class folders; images next to the class folders are then ignored.
     """
-    kinds: Counter[str] = Counter()
-    for folder_path, inner, files in os.walk(folder, followlinks=True):
-        inner[:] = [name for name in inner if not _skip_and_count(Path(folder_path) / name, kinds)]
+    ignored: Counter[str] = Counter()
+    for folder_path, subfolders, files in os.walk(folder, followlinks=True):
+        # os.walk enters only the subfolders that stay in this list.
+        subfolders[:] = [name for name in subfolders if not _skip_and_count(Path(folder_path) / name, ignored)]
         for name in files:
             ending = Path(name).suffix.lower()
             if name.startswith(".") or name.lower() in FILES_OF_PROGRAMS:
                 continue
             if ending not in IMAGE_ENDINGS:
-                kinds[ending or "without an ending"] += 1
+                ignored[ending or "without an ending"] += 1
             elif classes and Path(folder_path) == folder:
-                kinds["next to the class folders"] += 1
-    if kinds:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-        convert = " Convert images of other formats to JPEG or PNG."
-        logger.warning(f"{folder}: ignored files: {counts}.{convert if UNREADABLE_ENDINGS & set(kinds) else ''}")
+                ignored["next to the class folders"] += 1
+    if ignored:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ignored.items()))
+        advice = " Convert images of other formats to JPEG or PNG." if UNREADABLE_ENDINGS & set(ignored) else ""
+        logger.warning(f"{folder}: ignored files: {counts}.{advice}")
 
 
-def _skip_and_count(folder: Path, kinds: "Counter[str]") -> bool:
-    """Return whether a folder is skipped. If it is, add the number of its images to `kinds`."""
+def _skip_and_count(folder: Path, ignored: "Counter[str]") -> bool:
+    """Return whether a folder is skipped. If it is, add the number of its images to `ignored`."""
     if not is_skipped(folder.name):
         return False
-    if pictures := sum(path.suffix.lower() in IMAGE_ENDINGS for path in folder.rglob("*")):
-        kinds[f"in {folder.name}"] += pictures
+    if images := sum(path.suffix.lower() in IMAGE_ENDINGS for path in folder.rglob("*")):
+        ignored[f"in {folder.name}"] += images
     return True

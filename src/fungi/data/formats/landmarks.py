@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LandmarkQuery(TypedDict):
-    """Ground truth of a query: database rows by relevance, and its box (left, top, right, bottom; in pixels)."""
+    """Ground truth of a query: database rows by relevance, and `bbx`, its box (left, top, right, bottom) in pixels."""
 
     easy: list[int]
     hard: list[int]
@@ -36,7 +36,7 @@ class LandmarkQuery(TypedDict):
 
 @dataclass(frozen=True)
 class Landmarks:
-    """One of the two datasets. folder: its name in the benchmark, `roxford5k` or `rparis6k`."""
+    """One of the two landmark datasets. folder: its name in the benchmark, `roxford5k` or `rparis6k`."""
 
     name: str
     folder: str
@@ -51,7 +51,7 @@ class Landmarks:
         )
 
     def open(self, data_dir: Path, split: str) -> Samples:
-        """Return a split."""
+        """Return a split: `train`, `test` or `test-cropped`."""
         root, listing = self._listing(data_dir)
         names = listing["imlist" if split == "train" else "qimlist"]
         paths = [f"jpg/{name}.jpg" for name in names]
@@ -60,12 +60,11 @@ class Landmarks:
             return samples
         boxes = np.asarray([truth["bbx"] for truth in listing["gnd"]], dtype=np.float64)
         ids = PackedNames(f"{path}#bbx" for path in paths)
-        return Samples(
-            targets=samples.targets, ids=ids, load=CroppedImages(ImageFiles(root, samples.ids, truncated=True), boxes)
-        )
+        load = CroppedImages(ImageFiles(root, samples.ids, truncated=True), boxes)
+        return Samples(targets=samples.targets, ids=ids, load=load)
 
     def ground_truth(self, data_dir: Path) -> list[LandmarkQuery]:
-        """Return the ground truth of each query, in the order of the rows of test. Indices are rows of train."""
+        """Return the ground truth of each query, in the order of the test split. Its indices are rows of train."""
         root, listing = self._listing(data_dir)
         with reading(self.place, root):
             return [
@@ -79,7 +78,7 @@ class Landmarks:
             ]
 
     def prepare(self, data_dir: Path, archives: Path) -> None:
-        """Unpack `roxfordparis.zip`; if it does not exist, the official image archives and the ground-truth file."""
+        """Unpack `roxfordparis.zip`. Without it, unpack the official image archives and copy the ground-truth file."""
         home = self.place.home(data_dir)
         if list(archives.glob("roxfordparis.zip")):
             unpack_folder(partial(find_archive, archives, "roxfordparis.zip"), self.folder, home / self.folder)
@@ -113,34 +112,40 @@ class Landmarks:
 
 
 def _fault(listing: dict[str, Any]) -> str:
-    """Return a description of the first error in a ground-truth file; empty if there is none."""
+    """Return a description of the first error in a ground-truth file; an empty text if there is no error."""
     images, queries, truths = (listing[name] for name in ("imlist", "qimlist", "gnd"))
     for listing_name, names in (("imlist", images), ("qimlist", queries)):
-        if not _sequence(names) or not all(
-            isinstance(name, str) and name and Path(name).name == name for name in names
-        ):
+        if not _is_sequence(names) or not all(map(_is_file_name, names)):
             return f"has an {listing_name} that is not a list of file names"
-    if not _sequence(truths) or len(truths) != len(queries):
+    if not _is_sequence(truths) or len(truths) != len(queries):
         return f"does not have an entry in gnd for each of its {len(queries)} queries"
     for number, truth in enumerate(truths):
         if not isinstance(truth, dict) or not {"easy", "hard", "junk", "bbx"} <= set(truth):
             return f"has no easy, hard, junk and bbx for query {number}"
-        rows = [row for kind in ("easy", "hard", "junk") if _sequence(truth[kind]) for row in truth[kind]]
-        lists = all(_sequence(truth[kind]) for kind in ("easy", "hard", "junk"))
-        if not lists or not all(isinstance(row, int | np.integer) and 0 <= row < len(images) for row in rows):
+        if not all(_is_list_of_rows(truth[kind], len(images)) for kind in ("easy", "hard", "junk")):
             return f"has rows beyond its {len(images)} images for query {number}"
         if np.shape(truth["bbx"]) != (4,) or not np.isfinite(np.asarray(truth["bbx"], dtype=np.float64)).all():
             return f"has no box of four numbers for query {number}"
     return ""
 
 
-def _sequence(value: Any) -> bool:
+def _is_sequence(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray) and np.ndim(value) <= 1
+
+
+def _is_file_name(value: Any) -> bool:
+    """Return whether a value is a file name without folders."""
+    return isinstance(value, str) and value != "" and Path(value).name == value
+
+
+def _is_list_of_rows(value: Any, count: int) -> bool:
+    """Return whether a value is a list of integers from 0 to `count` - 1."""
+    return _is_sequence(value) and all(isinstance(row, int | np.integer) and 0 <= row < count for row in value)
 
 
 @dataclass(frozen=True)
 class CroppedImages:
-    """Function: row -> image, cropped to its box."""
+    """Function: row -> image, cropped to the box of the row."""
 
     load: ImageFiles
     boxes: np.ndarray
@@ -159,7 +164,7 @@ class PlainUnpickler(pickle.Unpickler):
 
     _ALLOWED = frozenset(
         {
-            ("_codecs", "encode"),  # bytes, as Python 2 wrote them
+            ("_codecs", "encode"),  # Python 2 stored bytes with this function
             ("numpy", "ndarray"),
             ("numpy", "dtype"),
             ("numpy.core.multiarray", "_reconstruct"),
@@ -172,7 +177,7 @@ class PlainUnpickler(pickle.Unpickler):
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return an allowed class or function. Raises FungiError for any other."""
+        """Return an allowed class or function. Raises FungiError if it is not allowed."""
         if (module, name) not in self._ALLOWED:
             raise FungiError(
                 f"the ground-truth file was refused: it contains {module}.{name}, which is not plain data. "
@@ -182,7 +187,7 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def landmarks_spec(landmarks: Landmarks, *, title: str, database: int, queries: int) -> DatasetSpec:
-    """Return the entry of a dataset in the registry."""
+    """Return the description of a landmark dataset for the registry. database, queries: numbers of images."""
     return DatasetSpec(
         name=landmarks.name,
         title=title,

@@ -1,7 +1,7 @@
-"""Read mask files: one image per sample with the class number of each pixel. Palettes are read as numbers, not colours.
+"""Read mask files: one image per sample with the class number of each pixel.
 
-Masks of the user may contain other values than 0, 1, 2, ... `class_numbers` reads all masks once and returns the value
-of each class.
+In images with a palette, the class is the index into the palette, not the colour. The values in masks of the user are
+not always 0, 1, 2, ...: `class_numbers` reads all masks once and returns the value of each class.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 MAX_UNNAMED_CLASSES = 64
-"""Largest number of classes without class names. Smoothed masks and photographs have more values."""
+"""Largest number of classes without class names. Smoothed masks and photographs contain more values."""
 
 
 def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
-    """Return the class numbers of a mask file; 255 is void, and -1 is read as 255. Errors as of `mask_values`."""
+    """Return the class numbers of a mask file. 255 is void; -1 is read as 255. Raises the errors of `mask_values`."""
     values = mask_values(path, sample_id)
     return np.where(values < 0, VOID, values).astype(np.uint8)
 
@@ -59,9 +59,11 @@ def mask_values(path: Path, sample_id: str) -> Int16[np.ndarray, "h w"]:
         raise FungiError(
             f"{mask} contains colours ({mode}), not class numbers. Save it with one channel, as a grey or palette PNG."
         )
-    if values.dtype.kind == "f" and values.size and not (np.isfinite(values) & (values == np.rint(values))).all():
-        first = values[~(np.isfinite(values) & (values == np.rint(values)))][0]
-        raise FungiError(f"{mask} contains {first:.6g}, which is not a whole number. Save it with whole numbers.")
+    if values.dtype.kind == "f":
+        is_whole = np.isfinite(values) & (values == np.rint(values))
+        if not is_whole.all():
+            first = values[~is_whole][0]
+            raise FungiError(f"{mask} contains {first:.6g}, which is not a whole number. Save it with whole numbers.")
     lowest, largest = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if lowest < -1 or largest > VOID:
         value = lowest if lowest < -1 else largest
@@ -77,14 +79,9 @@ def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | Non
         Otherwise, each value in the masks is a class; 255 and -1 are void. If the masks contain only 0 and 255, both
         are classes.
     All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ..., or include -1.
-    Raises FungiError for more than 64 values without names, because these are colours or shades, not classes.
+    Raises FungiError for more than 64 values without names, because these are colours or grey levels, not classes.
     """
-    files = [
-        (root / folder / "masks" / name, name) for folder in folders for name in image_names(root / folder / "masks")
-    ]
-    with ThreadPoolExecutor(READERS) as pool:
-        counts = pool.map(lambda file: np.bincount(mask_values(*file).reshape(-1) + 1, minlength=VOID + 2) > 0, files)
-        present = (np.flatnonzero(np.logical_or.reduce([np.zeros(VOID + 2, bool), *counts])) - 1).tolist()
+    present = _values_in_masks([root / folder / "masks" for folder in folders])
     if -1 in present:
         logger.warning(f"{root}: the masks contain {value_list(present)}. Pixels of value -1 are void, like {VOID}.")
     if present == [0, VOID] and named_classes in (None, 2):
@@ -103,16 +100,30 @@ def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | Non
     return tuple(values)
 
 
+def _values_in_masks(folders: Sequence[Path]) -> list[int]:
+    """Return the values that occur in the masks of folders, ascending, from -1 to 255."""
+
+    def occurs(path: Path, name: str) -> np.ndarray:
+        """Return for each value from -1 to 255 whether it occurs in a mask."""
+        return np.bincount(mask_values(path, name).reshape(-1) + 1, minlength=VOID + 2) > 0
+
+    files = [(folder / name, name) for folder in folders for name in image_names(folder)]
+    with ThreadPoolExecutor(READERS) as pool:
+        occurs_in_files = list(pool.map(lambda file: occurs(*file), files))
+    occurs_anywhere = np.logical_or.reduce([np.zeros(VOID + 2, bool), *occurs_in_files])
+    return (np.flatnonzero(occurs_anywhere) - 1).tolist()
+
+
 def value_list(values: Sequence[int]) -> str:
-    """Return values as text for a message. Of more than 12 values, only the first and the last ones are listed."""
+    """Return values as text for a message. If there are more than 12 values, list only the first 6 and the last 3."""
     return ", ".join(map(str, values if len(values) <= 12 else [*values[:6], "...", *values[-3:]]))
 
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Function: row -> mask in the file `root / paths[row]`. ids: sample ids, for errors.
+    """Function: row -> mask in the file `root / paths[row]`.
 
-    numbers: value of each class in the file; if empty, the values are the class numbers.
+    ids: sample ids, for errors. numbers: value of each class in the file; if empty, the values are the class numbers.
     """
 
     root: Path
@@ -136,16 +147,21 @@ class MaskFiles:
 
 
 def mask_names(folder: Path, images: Sequence[str]) -> list[str]:
-    """Return `masks/<name>` for each image of `folder/images`: the mask file with the same name except for its ending.
+    """Return `masks/<name>` for each image of `folder/images`.
 
-    Raises MissingFilesError that names the first image without a mask.
+    An image and its mask have the same name, except for the ending. Raises MissingFilesError with the first image that
+    does not have a mask.
     """
-    masks = {str(Path(name).with_suffix("")): name for name in image_names(folder / "masks")}
+    masks = {_without_ending(name): name for name in image_names(folder / "masks")}
     for name in images:
-        if str(Path(name).with_suffix("")) not in masks:
+        if _without_ending(name) not in masks:
             expected = (folder / "masks" / name).with_suffix(".png")
             raise MissingFilesError(f"image {folder / 'images' / name} has no mask. Put one at {expected}.")
-    return [f"masks/{masks[str(Path(name).with_suffix(''))]}" for name in images]
+    return [f"masks/{masks[_without_ending(name)]}" for name in images]
+
+
+def _without_ending(name: str) -> str:
+    return str(Path(name).with_suffix(""))
 
 
 def masked_samples(
@@ -157,29 +173,27 @@ def masked_samples(
     numbers: tuple[int, ...] = (),
     as_displayed: bool = False,
 ) -> Samples:
-    """Return a split of images and masks. Paths are relative to `root`. Samples have no labels; targets are 0.
+    """Return a split of images and masks. Paths are relative to `root`. Samples do not have labels; targets are 0.
 
-    numbers: as in `MaskFiles`. as_displayed: as in `decode`, only for the images.
+    numbers: as in `MaskFiles`. as_displayed: as in `decode`; it applies only to the images.
     """
     labels = np.zeros(len(images), dtype=np.uint32)
     samples = image_samples(root, images, labels, class_names, as_displayed=as_displayed)
     return replace(samples, mask=MaskFiles(root, PackedNames(masks), samples.ids, numbers))
 
 
-def check_mask(
-    mask: UInt8[np.ndarray, "h w"], image: "Image", classes: int, sample_id: str, *, ignored: int = VOID
-) -> None:
-    """Raise FungiError for a mask that has another size than its image, unknown classes, or only ignored pixels."""
+def check_mask(mask: UInt8[np.ndarray, "h w"], image: "Image", classes: int, sample_id: str) -> None:
+    """Raise FungiError if a mask and its image differ in size, or the mask has unknown classes or only void pixels."""
     if mask.shape != (image.height, image.width):
         raise FungiError(
             f"sample {sample_id!r}: its mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "
             f"{image.height}. Replace the mask; it must have the size of the image in an image viewer."
         )
     present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=VOID + 1)).tolist()
-    if foreign := [value for value in present if value >= classes and value != VOID]:
+    if unknown := [value for value in present if value >= classes and value != VOID]:
         raise FungiError(
-            f"sample {sample_id!r}: its mask contains {foreign[0]}, but there are {classes} classes, from 0 to "
+            f"sample {sample_id!r}: its mask contains {unknown[0]}, but there are {classes} classes, from 0 to "
             f"{classes - 1}; {VOID} is void."
         )
-    if present == [VOID] or (present == [ignored] and ignored == VOID):
+    if present == [VOID]:
         raise FungiError(f"sample {sample_id!r}: its mask is void ({VOID}) everywhere. Remove it from the split.")

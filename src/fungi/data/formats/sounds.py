@@ -14,14 +14,14 @@ from fungi.data.names import PackedNames
 from fungi.errors import FungiError
 
 SAMPLE_RATE = 16_000
-SHORTEST = 400  # values of one frame of 25 ms; a shorter clip has no spectrum
+SHORTEST = 400  # number of values in a frame of 25 ms; a shorter clip has no spectrum
 RATES = (1_000, 768_000)
 """Accepted sampling rates in Hz. Other rates come from damaged headers, and resampling them would take gigabytes."""
 TRUNCATED = "Reached EOF prematurely"
 """Start of SciPy's warning that a file is shorter than its header states."""
 
 Waveform = Float32[np.ndarray, " samples"]
-"""Mono, 16 kHz, in -1..1."""
+"""Mono waveform at 16 kHz, with values from -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SoundFiles:
         return read_wav(Path(self.root) / self.ids[row], self.ids[row])
 
     def content(self, row: int) -> bytes:
-        """Return a digest of the undecoded file."""
+        """Return a digest of the file, without decoding it."""
         return digest_of_file(Path(self.root) / self.ids[row], self.ids[row])
 
 
@@ -59,7 +59,8 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks without sound
+            # SciPy warns of chunks that contain no sound. Only its warning about a truncated file is an error.
+            warnings.simplefilter("ignore", wavfile.WavFileWarning)
             warnings.filterwarnings("error", TRUNCATED, wavfile.WavFileWarning)
             rate, values = wavfile.read(path)
     except FileNotFoundError:
@@ -84,7 +85,7 @@ def read_wav(path: Path, sample_id: str) -> Waveform:
 
 
 def to_unit_range(values: Shaped[np.ndarray, " n *channels"]) -> Float64[np.ndarray, " n"]:
-    """Convert the integers of a WAV file to float64 in -1..1, and average the channels. Floats are not scaled."""
+    """Convert the integers of a WAV file to float64 from -1 to 1, and average the channels. Floats are not scaled."""
     if values.dtype == np.uint8:  # the only unsigned type in WAV files
         unit = (values.astype(np.float64) - 128) / 128
     elif np.issubdtype(values.dtype, np.integer):
@@ -95,10 +96,10 @@ def to_unit_range(values: Shaped[np.ndarray, " n *channels"]) -> Float64[np.ndar
 
 
 def resample(values: Float[np.ndarray, " n"], rate: int) -> Waveform:
-    """Return a waveform at 16 kHz, low-pass filtered before samples are dropped."""
+    """Return a waveform at 16 kHz. A low-pass filter is applied before values are dropped. rate: in Hz."""
     from scipy.signal import resample_poly
 
     if rate != SAMPLE_RATE and len(values):
-        shared = gcd(SAMPLE_RATE, rate)
-        values = resample_poly(values, SAMPLE_RATE // shared, rate // shared)
+        divisor = gcd(SAMPLE_RATE, rate)
+        values = resample_poly(values, SAMPLE_RATE // divisor, rate // divisor)
     return values.astype(np.float32)

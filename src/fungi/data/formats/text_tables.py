@@ -2,7 +2,7 @@
 
 The table is `<data_dir>/<dataset>/<split>.parquet`, or a `.jsonl` or `.csv` file with the same columns. Downloading
 uses `datasets` with its cache and writes the Parquet files; opening reads only these files. The published loading
-scripts of some of these datasets no longer run: their Parquet conversion on the hub is read instead.
+scripts of some of these datasets no longer run, so their Parquet conversion on the hub is read instead.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
 ENDINGS = (".parquet", ".jsonl", ".json", ".csv")
-CONVERTED = "refs/convert/parquet"
-"""Revision of a hub dataset that holds its Parquet conversion."""
+PARQUET_REVISION = "refs/convert/parquet"
+"""Revision of a hub dataset that contains its Parquet conversion."""
 
 LabelRule = Callable[[Any], int]
 Check = Callable[[Sequence[str], Sequence[int]], str | None]
@@ -31,8 +31,9 @@ class TextTable:
     """Source and columns of a text dataset.
 
     repository, configuration, revision: location on the hub. text, label: names of the columns.
-    class_names: in the order of the labels; a cell contains a class name or a class number.
-    rule: function that converts a cell to a label instead. check: (texts, labels) -> error message, or None.
+    class_names: in the order of the labels. A cell of the label column contains a class name or a class number.
+    rule: function cell -> label, for cells that contain neither. check: function (texts, labels) -> error message or
+        None.
     """
 
     dataset: str
@@ -56,13 +57,13 @@ class TextTable:
             if not isinstance(text, str):
                 raise FungiError(f"{path}: row {row} has {text!r} in column {self.text!r}, not a text. Correct it.")
         labels = [self._label(value, row, path) for row, value in enumerate(cells)]
-        complaint = self.check(texts, labels) if self.check else None
-        if complaint:
-            raise FungiError(f"{path}: {complaint}")
+        message = self.check(texts, labels) if self.check else None
+        if message:
+            raise FungiError(f"{path}: {message}")
         return text_samples(texts, labels, (f"{split}/{row}" for row in range(len(texts))), self.class_names)
 
     def find(self, data_dir: Path, split: str) -> Path:
-        """Return the file of a split. Raises MissingFilesError that names the expected file and folder."""
+        """Return the file of a split. Raises MissingFilesError with the expected file and folder."""
         folder = data_dir.expanduser().absolute() / self.dataset
         for ending in ENDINGS:
             if (folder / f"{split}{ending}").is_file():
@@ -74,7 +75,7 @@ class TextTable:
         )
 
     def download(self, data_dir: Path, splits: Mapping[str, str]) -> None:
-        """Download the splits (our name -> the name on the hub) with `datasets`, and write them as Parquet."""
+        """Download the splits with `datasets` and write them as Parquet. splits: our name -> the name on the hub."""
         folder = data_dir.expanduser() / self.dataset
         folder.mkdir(parents=True, exist_ok=True)
         for split, hub_split in splits.items():
@@ -102,13 +103,14 @@ class TextTable:
     def _label(self, value: Any, row: int, path: Path) -> int:
         try:
             return self.rule(value) if self.rule else self._class(value)
-        except (ValueError, TypeError, OverflowError):  # OverflowError: infinity
+        except (ValueError, TypeError, OverflowError):  # int() of infinity raises OverflowError
             raise FungiError(
                 f"{path}: row {row} has the label {value!r}; expected a number below {len(self.class_names)} or one of "
                 f"{', '.join(self.class_names[:4])}, ... Correct this row."
             ) from None
 
     def _class(self, value: Any) -> int:
+        """Return the label of a cell with a class name or number. Raises ValueError for other values."""
         label = self.class_names.index(value) if value in self.class_names else int(value)
         if isinstance(value, float) and value != label:
             raise ValueError
@@ -119,7 +121,7 @@ class TextTable:
 
 @dataclass(frozen=True)
 class HubDownload:
-    """Function: data directory -> None; downloads all splits of a table."""
+    """Function of the data directory that downloads all splits of a table."""
 
     table: TextTable
     splits: Mapping[str, str] = field(hash=False)
@@ -130,7 +132,7 @@ class HubDownload:
 
 
 def register_table(table: TextTable, *, title: str, sizes: Mapping[str, int], **fields: Any) -> DatasetSpec:
-    """Register a text dataset of the paper."""
+    """Register a text dataset of the paper. fields: further fields of its `DatasetSpec`."""
     hub_splits = {split: "validation" if split == "valid" else split for split in sizes}
     spec = DatasetSpec(
         name=table.dataset,
@@ -197,7 +199,7 @@ def text_samples(
 ) -> Samples:
     """Return a split of texts, in order.
 
-    places: one name per row, unique in the split. The sample id is this name followed by a hash of the text.
+    places: one name per row, unique in the split. The sample id is this name and a hash of the text.
     """
     hashes = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]
     ids = [f"{place}#{digits}" for place, digits in zip(places, hashes, strict=True)]

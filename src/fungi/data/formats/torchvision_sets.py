@@ -15,14 +15,14 @@ from fungi.runtime.log import logger
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """Opener of a dataset of image files, in the order of torchvision. options: arguments of the torchvision class."""
+    """Function that opens a split of image files in the order of torchvision. options: arguments of its class."""
 
     class_name: str
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __call__(self, data_dir: Path, split: str) -> Samples:
-        """Return a split. Torchvision calls the split `valid` `val`."""
+        """Return a split. The split `valid` has the name `val` in torchvision."""
         import torchvision.datasets
 
         root = self.place.find(data_dir)
@@ -34,7 +34,7 @@ class TorchvisionImages:
 
 @dataclass(frozen=True)
 class TorchvisionDownload:
-    """Function: data directory -> None; downloads, verifies and unpacks a dataset with torchvision."""
+    """Function of the data directory that downloads, verifies and unpacks a dataset with torchvision."""
 
     class_name: str
     folder: str

@@ -1,4 +1,4 @@
-"""`ade20k`: ADE20K scene parsing, 150 classes; test is the validation split.
+"""`ade20k`: ADE20K scene parsing, 150 classes; the test split is the official validation split.
 
 Masks contain the classes 1 to 150, and 0 for all other pixels. 0 is a class in the bank, but the metric ignores it
 (spec dense 2.2).
@@ -23,15 +23,17 @@ _ARCHIVE = "ADEChallengeData2016"
 
 
 def _open(data_dir: Path, split: str) -> Samples:
-    root, folder = PLACE.find(data_dir.expanduser()), FOLDERS[split]
+    root = PLACE.find(data_dir.expanduser())
+    folder = FOLDERS[split]
     with reading(PLACE, root):
         names = [Path(name).stem for name in image_names(root / "images" / folder)]
     images = [f"images/{folder}/{name}.jpg" for name in names]
-    return masked_samples(root, images, [f"annotations/{folder}/{name}.png" for name in names], _class_names(root))
+    masks = [f"annotations/{folder}/{name}.png" for name in names]
+    return masked_samples(root, images, masks, _class_names(root))
 
 
 def _class_names(root: Path) -> list[str]:
-    """Return `other` and 150 class names from `objectInfo150.txt`; without this file, the names are numbers."""
+    """Return `other` and the 150 class names in `objectInfo150.txt`; without this file, the names contain numbers."""
     path = root / "objectInfo150.txt"
     if not path.is_file():
         return ["other", *(f"class {number}" for number in range(1, 151))]
@@ -41,7 +43,8 @@ def _class_names(root: Path) -> list[str]:
 
 
 def _prepare(data_dir: Path, archives: Path) -> None:
-    home, archive = PLACE.home(data_dir), partial(find_archive, archives, f"{_ARCHIVE}.zip")
+    home = PLACE.home(data_dir)
+    archive = partial(find_archive, archives, f"{_ARCHIVE}.zip")
     for kind in ("images", "annotations"):
         unpack_folder(archive, f"{_ARCHIVE}/{kind}", home / kind)
     unpack_file(archive, f"{_ARCHIVE}/objectInfo150.txt", home / "objectInfo150.txt")

@@ -1,4 +1,4 @@
-"""`aircraft`: FGVC Aircraft, 100 variants, in torchvision's layout. Train is `train`, not `trainval`."""
+"""`aircraft`: FGVC Aircraft, 100 variants, in torchvision's layout. The train split is `train`, not `trainval`."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """`banking-77`: questions of bank customers by intent, 77 classes (spec text 2)."""
 
-from fungi.data.formats.text_tables import CONVERTED, TextTable, register_table
+from fungi.data.formats.text_tables import PARQUET_REVISION, TextTable, register_table
 
 INTENTS = """
 activate_my_card age_limit apple_pay_or_google_pay atm_support automatic_top_up balance_not_updated_after_bank_transfer
@@ -21,6 +21,6 @@ verify_top_up virtual_card_not_working visa_or_mastercard why_verify_identity wr
 wrong_exchange_rate_for_cash_withdrawal
 """
 TABLE = TextTable(
-    dataset="banking-77", repository="PolyAI/banking77", revision=CONVERTED, class_names=tuple(INTENTS.split())
+    dataset="banking-77", repository="PolyAI/banking77", revision=PARQUET_REVISION, class_names=tuple(INTENTS.split())
 )
 register_table(TABLE, title="Banking-77 intents", sizes={"train": 10003, "test": 3080})

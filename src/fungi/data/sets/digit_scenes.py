@@ -2,7 +2,7 @@
 
 Each scene is a dark grey crop of a photograph of scikit-learn, with a handwritten digit of `digits` at a random place.
 The digit is enlarged to about the size that `digits-vit` was trained on. The mask is 0 for the background and 1 + digit
-for the ink. Split and number determine a scene, so it is composed when it is read.
+for the ink. The split and the number of a scene determine it, so it is composed when it is read.
 
 Train scenes use digits of the train split and a photograph of a temple. Test scenes use digits of the test split and a
 photograph of a flower. The splits therefore have nothing in common. Each scene has only one digit, because `digits-vit`
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SIZE = 48  # side of a scene in pixels
 SIDES = (28, 44)  # smallest and largest side of a digit, in pixels; digits-vit was trained with 32
 INK = 96  # lowest grey level of a pixel that belongs to the digit
-DARKNESS = 0.2  # brightness of a white pixel in the background, as a share of white
+BRIGHTNESS = 0.2  # factor of the grey levels of the background
 PHOTOGRAPHS = {"train": "china.jpg", "test": "flower.jpg"}
 SCENES = {"train": 240, "test": 120}
 CLASS_NAMES = ["background", *map(str, range(10))]
@@ -44,27 +44,27 @@ def _photograph(split: str) -> UInt8[np.ndarray, "h w"]:
 
 @cache
 def compose(split: str, number: int) -> tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
-    """Return (grey levels, mask) of a scene. Split and number determine the scene."""
+    """Return (grey levels, mask) of a scene. They depend only on the split and the number of the scene."""
     from PIL import Image
 
     generator = numpy_generator(0, "digit-scenes", split, number)
     photograph = _photograph(split)
     top, left = (int(generator.integers(0, extent - SIZE)) for extent in photograph.shape)
-    grey = (photograph[top : top + SIZE, left : left + SIZE] * DARKNESS).astype(np.uint8)
+    grey = (photograph[top : top + SIZE, left : left + SIZE] * BRIGHTNESS).astype(np.uint8)
     mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
-    row, side = int(generator.choice(split_rows(split))), int(generator.integers(*SIDES, endpoint=True))
+    row = int(generator.choice(split_rows(split)))
+    side = int(generator.integers(*SIDES, endpoint=True))
     images, labels = digit_images()
     ink = np.asarray(Image.fromarray(images[row]).resize((side, side), Image.Resampling.BICUBIC))
-    area = tuple(
-        slice(start, start + side) for start in generator.integers(0, SIZE - side, size=2, endpoint=True).tolist()
-    )
+    top, left = generator.integers(0, SIZE - side, size=2, endpoint=True).tolist()
+    area = (slice(top, top + side), slice(left, left + side))
     grey[area] = np.maximum(grey[area], ink)
     mask[area][ink >= INK] = labels[row] + 1
     return grey, mask
 
 
 @dataclass(frozen=True)
-class _Scene:
+class _SceneImages:
     """Function: row -> RGB image of a scene."""
 
     split: str
@@ -80,7 +80,7 @@ class _Scene:
 
 
 @dataclass(frozen=True)
-class _Mask:
+class _SceneMasks:
     """Function: row -> mask of a scene."""
 
     split: str
@@ -93,9 +93,9 @@ def _open(data_dir: Path, split: str) -> Samples:
     return Samples(
         targets=np.zeros(SCENES[split], dtype=np.uint32),
         ids=[f"digit-scenes/{split}/{number}" for number in range(SCENES[split])],
-        load=_Scene(split),
+        load=_SceneImages(split),
         class_names=CLASS_NAMES,
-        mask=_Mask(split),
+        mask=_SceneMasks(split),
     )
 
 

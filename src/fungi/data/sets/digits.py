@@ -1,4 +1,4 @@
-"""`digits`: scikit-learn's 1,797 real handwritten digits (8 x 8 grey levels), which come with that package.
+"""`digits`: 1,797 real handwritten digits (8 x 8 grey levels), which are part of scikit-learn.
 
 The split is 70/30, stratified, with seed 42; rows of a split keep the order of scikit-learn.
 """

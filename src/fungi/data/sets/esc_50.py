@@ -17,12 +17,12 @@ from fungi.data.places import Place, reading
 
 FOLDS = 5
 INPUT = {"frames": 512, "mean": -6.6268077, "deviation": 5.358466}
-"""Length of the spectrogram, and mean and deviation of its values (spec audio 2)."""
+"""Length of the spectrogram, and mean and standard deviation of its values (spec audio 2)."""
 
 
 @dataclass(frozen=True)
 class _Fold:
-    """Opener of the splits for one test fold."""
+    """Function that opens the splits for one test fold."""
 
     fold: int
     dataset: str

@@ -18,7 +18,7 @@ from fungi.errors import FungiError
 
 PLACE = Place(dataset="eurosat", folders=("eurosat", ""), needs=("eurosat/2750",))
 
-_ALL = 27000
+_IMAGES = 27000
 _ROWS_SHA256 = "f7db722b57a9ac12c63b5f18dd182d3278bfec725d6c3a45a44f81aec1c20525"
 """Hash of the train and test rows (32-bit little-endian integers). It detects a scikit-learn with another split."""
 
@@ -29,8 +29,8 @@ def split_rows(labels: Integer[np.ndarray, " n"]) -> dict[str, Int64[np.ndarray,
 
     splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=42)
     train, test = next(splitter.split(labels, labels))
-    drawn = hashlib.sha256(np.concatenate([train, test]).astype("<u4").tobytes()).hexdigest()
-    if len(labels) == _ALL and drawn != _ROWS_SHA256:
+    rows_sha256 = hashlib.sha256(np.concatenate([train, test]).astype("<u4").tobytes()).hexdigest()
+    if len(labels) == _IMAGES and rows_sha256 != _ROWS_SHA256:
         raise FungiError(
             "dataset 'eurosat': this scikit-learn draws another split than the published one, or class folders are "
             "incomplete. Install the scikit-learn of requirements.txt, or download the dataset again."

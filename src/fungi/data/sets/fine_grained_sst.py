@@ -7,7 +7,7 @@ T3).
 from dataclasses import replace
 from typing import Any
 
-from fungi.data.formats.text_tables import CONVERTED, TextTable, register_table
+from fungi.data.formats.text_tables import PARQUET_REVISION, TextTable, register_table
 
 CLASSES = ("very negative", "negative", "neutral", "positive", "very positive")
 
@@ -35,7 +35,7 @@ TABLE = TextTable(
     dataset="fine-grained-sst",
     repository="stanfordnlp/sst",
     configuration="default",
-    revision=CONVERTED,
+    revision=PARQUET_REVISION,
     text="sentence",
     class_names=CLASSES,
     rule=standard_bin,

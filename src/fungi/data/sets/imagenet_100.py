@@ -1,4 +1,4 @@
-"""`imagenet-100`: the 100-class subset packaged on Kaggle as `ambityga/imagenet100`; its validation set is test.
+"""`imagenet-100`: the 100-class subset `ambityga/imagenet100` on Kaggle; the test split is its validation set.
 
 The folders `train.X1` to `train.X4` and `val.X` contain class folders. A label is the position of the WordNet id in
 `Labels.json`. Rows are sorted by folder, class folder and file. The saved dataset of the published code cannot be used

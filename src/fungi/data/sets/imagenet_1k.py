@@ -1,4 +1,4 @@
-"""`imagenet-1k`: ILSVRC 2012; the official validation set is the test split.
+"""`imagenet-1k`: ILSVRC 2012; the test split is the official validation set.
 
 The folders `train/` and `val/` contain class folders named by WordNet id, as torchvision's `ImageNet` unpacks them from
 the official archives. Class names come from `meta.bin`; without that file, WordNet ids are the class names.

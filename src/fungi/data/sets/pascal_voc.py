@@ -1,7 +1,7 @@
 """`pascal-voc`: Pascal VOC 2012 segmentation, 20 classes and background; train is `trainaug`, test is `val`.
 
-Masks are palette PNGs with class numbers as pixel values; 255 is void (spec dense 2.1). The training masks are those of
-the augmented set (Hariharan et al.), in `SegmentationClassAug/`.
+Masks are PNG files with a palette; the pixel values are class numbers, and 255 is void (spec dense 2.1). The training
+masks come from the augmented set (Hariharan et al.), in `SegmentationClassAug/`.
 """
 
 from functools import partial

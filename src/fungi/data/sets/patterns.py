@@ -19,32 +19,39 @@ CLASSES = ("rows", "columns", "checks", "diamonds", "rings", "dots", "blobs", "r
 
 
 def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"]:
-    """Return a texture of a class with a random angle, frequency and position; values are from -1 to 1."""
-    y, x = np.meshgrid(*(np.linspace(-1, 1, SIDE),) * 2, indexing="ij")
-    angle, f = random.uniform(-0.2, 0.2), random.uniform(5, 14)
-    p1, p2 = random.uniform(0, 2 * np.pi, 2)
-    cx, cy = random.uniform(-0.6, 0.6, 2)
+    """Return a texture of the class number `kind`, with a random angle, frequency and position, and values -1 to 1."""
+    y, x = _coordinates()
+    angle, frequency = random.uniform(-0.2, 0.2), random.uniform(5, 14)
+    phase_u, phase_v = random.uniform(0, 2 * np.pi, 2)
+    centre_x, centre_y = random.uniform(-0.6, 0.6, 2)
     u, v = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
-    r, phi = np.hypot(x - cx, y - cy), np.arctan2(y - cy, x - cx)
-    s1, s2, w = np.sin(f * u + p1), np.sin(f * v + p2), f / np.sqrt(2)
-    if kind == 6:
+    radius, direction = np.hypot(x - centre_x, y - centre_y), np.arctan2(y - centre_y, x - centre_x)
+    wave_u, wave_v = np.sin(frequency * u + phase_u), np.sin(frequency * v + phase_v)
+    diagonal = frequency / np.sqrt(2)
+    if CLASSES[kind] == "blobs":
         return np.sign(_smooth_field(random))
-    values: tuple[np.ndarray, ...] = (
-        s2,
-        s1,
-        s1 * s2,
-        np.sin(w * (u + v) + p1) * np.sin(w * (u - v) + p2),
-        np.sin(1.1 * f * r + p1),
-        np.where((s1 > 0.2) & (s2 > 0.2), 1.0, -1.0),
-        s1,  # never used: kind 6 is the smooth field above
-        np.sin(round(f / 2) * phi + p1),
-    )
-    return np.sign(values[kind])
+    values: dict[str, np.ndarray] = {
+        "rows": wave_v,
+        "columns": wave_u,
+        "checks": wave_u * wave_v,
+        "diamonds": np.sin(diagonal * (u + v) + phase_u) * np.sin(diagonal * (u - v) + phase_v),
+        "rings": np.sin(1.1 * frequency * radius + phase_u),
+        "dots": np.where((wave_u > 0.2) & (wave_v > 0.2), 1.0, -1.0),
+        "rays": np.sin(round(frequency / 2) * direction + phase_u),
+    }
+    return np.sign(values[CLASSES[kind]])
+
+
+def _coordinates() -> tuple[Float[np.ndarray, "32 32"], Float[np.ndarray, "32 32"]]:
+    """Return the coordinates (y, x) of the pixels, from -1 to 1."""
+    positions = np.linspace(-1, 1, SIDE)
+    y, x = np.meshgrid(positions, positions, indexing="ij")
+    return y, x
 
 
 def picture(kind: int, random: np.random.Generator) -> UInt8[np.ndarray, "32 32 3"]:
-    """Return an image of a class: a texture with random contrast, brightness gradient and noise."""
-    y, x = np.meshgrid(*(np.linspace(-1, 1, SIDE),) * 2, indexing="ij")
+    """Return an image of the class number `kind`: a texture with random contrast, brightness gradient and noise."""
+    y, x = _coordinates()
     contrast = random.uniform(0.2, 0.35) * random.choice([-1, 1])
     slope = random.uniform(-0.1, 0.1, 2)
     grey = 0.5 + contrast * pattern(kind, random) + slope[0] * x + slope[1] * y

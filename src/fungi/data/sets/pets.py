@@ -1,4 +1,4 @@
-"""`pets`: Oxford-IIIT Pet, 37 breeds; `trainval.txt` is train, `test.txt` is test, labels are class ids minus one.
+"""`pets`: Oxford-IIIT Pet, 37 breeds; `trainval.txt` lists train, `test.txt` lists test; a label is the class id - 1.
 
 It is read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the published code (same rows).
 """

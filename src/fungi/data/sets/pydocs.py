@@ -1,8 +1,8 @@
 """`pydocs`: first paragraphs of docstrings of Python's standard library; the label is the module.
 
-This is real English text that comes with every Python. It is read from the source files without an import. The split of
-a docstring depends only on its name, so a new release of Python does not move other rows. The fingerprint shows whether
-two machines have the same texts.
+This is real English text that comes with every Python. It is read from the source files, which are not imported. The
+split of a docstring depends only on its name, so a new release of Python does not move existing docstrings to the other
+split. The fingerprint shows whether two machines have the same texts.
 """
 
 import ast
@@ -29,10 +29,10 @@ SOURCES = {
     "unittest": "unittest",
     "xml": "xml",
 }
-"""Class -> its file or folder in the standard library. All are written in Python and always installed."""
+"""Class -> its file or folder in the standard library. Every Python has these files, and they contain Python code."""
 
 TEST_SHARE = 0.3
-PER_MODULE = 130  # fewer than in the smallest module, so that all classes have the same number of rows
+PER_MODULE = 130  # every module has more docstrings, so all classes have the same number of rows
 SHORTEST = 3  # smallest number of words; shorter texts such as "See above." have no content
 
 Docstring = tuple[str, str, str]
@@ -40,7 +40,7 @@ Docstring = tuple[str, str, str]
 
 
 def _open(data_dir: Path, split: str) -> Samples:
-    rows = [docstring for docstring in docstrings() if (_share(docstring[1]) < TEST_SHARE) == (split == "test")]
+    rows = [docstring for docstring in docstrings() if (_hash_fraction(docstring[1]) < TEST_SHARE) == (split == "test")]
     names = list(SOURCES)
     return text_samples(
         [text for _, _, text in rows],
@@ -64,9 +64,9 @@ def docstrings() -> list[Docstring]:
             modules.setdefault(text, set()).add(module)
             first.setdefault(text, (module, name, text))
     unique = [docstring for text, docstring in first.items() if len(modules[text]) == 1]
-    unique.sort(key=lambda docstring: _share("order " + docstring[1]))
-    names = {module: [name for source, name, _ in unique if source == module][:PER_MODULE] for module in SOURCES}
-    return [docstring for docstring in unique if docstring[1] in names[docstring[0]]]
+    unique.sort(key=lambda docstring: _hash_fraction("order " + docstring[1]))
+    selected = {module: [name for source, name, _ in unique if source == module][:PER_MODULE] for module in SOURCES}
+    return [docstring for docstring in unique if docstring[1] in selected[docstring[0]]]
 
 
 def _read(source: str) -> Iterator[tuple[str, str]]:
@@ -79,23 +79,24 @@ def _read(source: str) -> Iterator[tuple[str, str]]:
             f"dataset 'pydocs': this Python has no source files at {root}. Use a Python with its source files."
         )
     for file in files:
-        inner = file.relative_to(library)
-        if "test" not in inner.parts:
-            yield from _docstrings_of(ast.parse(file.read_text(encoding="utf-8")), inner.as_posix())
+        path = file.relative_to(library)
+        if "test" not in path.parts:
+            yield from _docstrings_of(ast.parse(file.read_text(encoding="utf-8")), path.as_posix())
 
 
 def _docstrings_of(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+    """Yield (qualified name, first paragraph) of the docstrings in a node with the qualified name `name`."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         text = ast.get_docstring(node, clean=False)
         paragraph = " ".join(inspect.cleandoc(text).partition("\n\n")[0].split()) if text else ""
         if len(paragraph.split()) >= SHORTEST:
             yield name, paragraph
     for child in ast.iter_child_nodes(node):
-        inner = getattr(child, "name", "") if isinstance(child, ast.stmt) else ""
-        yield from _docstrings_of(child, f"{name}:{inner}" if inner else name)
+        child_name = getattr(child, "name", "") if isinstance(child, ast.stmt) else ""
+        yield from _docstrings_of(child, f"{name}:{child_name}" if child_name else name)
 
 
-def _share(name: str) -> float:
+def _hash_fraction(name: str) -> float:
     """Return a number from 0 to 1 that depends only on a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 

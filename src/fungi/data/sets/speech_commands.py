@@ -1,7 +1,7 @@
 """`speech-commands`: thirty-five spoken words, Speech Commands v0.02, in the layout of its archive (spec audio 3).
 
-`validation_list.txt` and `testing_list.txt` list the files of two splits, in the order of the rows. All other files are
-`train`, sorted by path. Labels are positions in the alphabetical list of words.
+`validation_list.txt` and `testing_list.txt` list the files of `valid` and `test`, in the order of the rows. All other
+files are in `train`, sorted by path. Labels are positions in the alphabetical list of words.
 """
 
 from pathlib import Path

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from fungi.data.formats.text_tables import CONVERTED, TextTable, register_table
+from fungi.data.formats.text_tables import PARQUET_REVISION, TextTable, register_table
 
 CLASSES = ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM")
 KNOWN_QUESTION = "How far is it from Denver to Aspen ?"
 
 
 def _old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
-    """Return an error message if the labels are from an old revision with wrong labels; else None."""
+    """Return an error message if the labels are from an old revision with wrong labels; None otherwise."""
     if KNOWN_QUESTION in texts and labels[texts.index(KNOWN_QUESTION)] != CLASSES.index("NUM"):
         return f"{KNOWN_QUESTION!r} is not labelled NUM. These are labels of an old, wrong revision. Download it again."
     return None
@@ -18,7 +18,7 @@ def _old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
 TABLE = TextTable(
     dataset="trec",
     repository="CogComp/trec",
-    revision=CONVERTED,
+    revision=PARQUET_REVISION,
     label="coarse_label",
     class_names=CLASSES,
     check=_old_labels,

@@ -1,4 +1,4 @@
-"""`tweet-eval`: tweets by the emoji that they contained, 20 classes (spec text 2)."""
+"""`tweet-eval`: tweets; the class is the emoji that the tweet contained, 20 classes (spec text 2)."""
 
 from fungi.data.formats.text_tables import TextTable, register_table
 

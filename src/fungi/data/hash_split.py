@@ -13,7 +13,7 @@ import numpy as np
 
 from fungi.data.base import Samples
 from fungi.data.formats.image_files import image_samples
-from fungi.data.formats.image_folders import class_folders, image_names, report_left_out
+from fungi.data.formats.image_folders import class_folders, image_names, warn_of_ignored_files
 from fungi.errors import MissingFilesError
 from fungi.runtime.log import logger
 
@@ -22,7 +22,7 @@ SPLITS = ("train", "test")
 
 
 def split_by_hash(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names of each split, in the given order. If there are two or more names, at least one is for test."""
+    """Return the names of each split, in the order of `names`. Of two or more names, at least one is for test."""
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     count = max(1, round(TEST_SHARE * len(names))) if len(names) > 1 else 0
     test = set(by_hash[:count])
@@ -30,8 +30,8 @@ def split_by_hash(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 @dataclass(frozen=True)
-class DrawnSplit:
-    """Opener of the splits of a folder that contains class folders."""
+class HashSplit:
+    """Function that opens a split of a folder that contains class folders."""
 
     root: Path
 
@@ -39,9 +39,9 @@ class DrawnSplit:
         """Return one split. Raises MissingFilesError for a split without images."""
         classes = class_folders(self.root)
         files = [[f"{name}/{file}" for file in image_names(self.root / name)] for name in classes]
-        report_left_out(self.root)
+        warn_of_ignored_files(self.root)
         files_of_split = [split_by_hash(names)[split] for names in files]
-        paths = [path for class_paths in files_of_split for path in class_paths]
+        paths = [path for class_files in files_of_split for path in class_files]
         if not paths:
             raise MissingFilesError(
                 f"no image for {split} in the class folders of {self.root}. Expected {self.root}/CLASS/IMAGE."
