@@ -10,7 +10,7 @@ from torch import nn
 
 from fungi.backbones.base import resolve_backbone
 from fungi.backbones.loading import load_backbone
-from fungi.backbones.own.anatomy import gradient_source
+from fungi.backbones.own.structure import gradient_source
 from fungi.errors import FungiError
 from fungi.gradients.targets import find_target
 from tests.daily import first_fast

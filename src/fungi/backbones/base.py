@@ -1,7 +1,7 @@
 """The description of a backbone (`BackboneSpec`), and the registry of all backbones.
 
 Each file in `families` describes one family: a few `BackboneSpec`s that share their loading code. These modules import
-torch, timm and other large libraries inside functions, so that listing the names stays instant.
+torch, timm and other large libraries inside functions, so that listing the names stays fast.
 """
 
 from collections.abc import Callable
@@ -24,25 +24,28 @@ def _unchanged(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """One entry of the registry (spec vision 2.1).
+    """Description of a backbone in the registry (spec vision 2.1).
 
+    label, source: name of the backbone, and origin of its weights, in words.
     embedding_dim: E, size of the embedding; projection_dim: d, size of a projected gradient.
     layer: path of the gradient source in the model that `build` returns.
-    weight_shape, bias: shape of that layer's weight, and whether the layer has a bias.
+    weight_shape, bias: shape of the weight of this layer, and whether the layer has a bias.
     pca_dim: default PCA size of the evaluation.
-    input: preprocessing of a sample; published_input: the same under the published profile, None if it does not differ.
-    build: returns the architecture with its library's random initialisation; also works on torch's meta device.
-    pretrained: returns the published weights as a state dict in the publisher's key names, through the download cache
-        of the library. None if the weights cannot be downloaded.
-    convert: turns a state dict in the publisher's key names into the key names of the model.
-    layer_alias: turns a layer path as written for the original code into the path in the model.
-    attention_input: whether the hooks of the published code saw the input of the attention module instead of the input
-        of its output projection (deviation V1, reproduced by `Profile.attention_input`).
-    first_token_gradient: whether the published code kept only the first token's part of the gradient (deviation U2,
+    input: preprocessing of a sample. published_input: preprocessing under the published profile; None if it is equal.
+    build: function that returns the architecture with the random initialisation of its library. It also works on
+        torch's meta device.
+    pretrained: function that returns the published weights as a state dict with the publisher's key names. It uses the
+        download cache of the library. None if the weights cannot be downloaded.
+    convert: function that converts a state dict from the publisher's key names to those of the model.
+    layer_alias: function that converts a layer path of the original code to the path in the model.
+    attention_input: whether the hooks of the published code received the input of the attention module instead of the
+        input of its output projection (deviation V1, reproduced by `Profile.attention_input`).
+    first_token_gradient: whether the published code used only the first token's part of the gradient (deviation U2,
         reproduced by `Profile.first_token_gradient`).
     enumerated: whether the backbone is one of the thirteen in the public code of the authors.
     depth: number of transformer blocks; patch_size: side of a patch in pixels; 0 for models without blocks or patches.
     flops: floating-point operations of one forward pass of one view; 0 if they were not counted.
+    notes: comment for lists and for the log.
     """
 
     name: str
@@ -71,19 +74,19 @@ class BackboneSpec:
 
     @property
     def gradient_shape(self) -> tuple[int, int]:
-        """`(o, i + 1)` of the gradient, the bias column included."""
-        out, *inner = self.weight_shape
-        return out, prod(inner) + int(self.bias)
+        """Shape of the gradient: `(o, i + 1)` with the column of the bias, `(o, i)` without a bias."""
+        outputs, *inputs = self.weight_shape
+        return outputs, prod(inputs) + int(self.bias)
 
     @property
     def gradient_dim(self) -> int:
-        """G, the number of entries of the flattened gradient."""
+        """Number of entries of the flattened gradient, G."""
         return prod(self.gradient_shape)
 
     def layer_path(self, path: str) -> str:
-        """Translate a layer path that a user wrote into the path in the model.
+        """Return the path in the model for a layer path that a user wrote.
 
-        A leading `backbone.` is dropped, because the published command lines have it (spec vision 8).
+        A leading `backbone.` is removed, because the published command lines have it (spec vision 8).
         """
         return self.layer_alias(path.removeprefix("backbone."))
 
@@ -92,13 +95,13 @@ BACKBONES: Registry[BackboneSpec] = Registry(
     "backbone", "fungi.backbones.families", own="fungi.backbones.own.forms:own_backbone"
 )
 register_backbone = BACKBONES.registering(BackboneSpec)
-"""Create a `BackboneSpec` from its fields, and add it to the registry."""
+"""Function that creates a `BackboneSpec` from its fields and adds it to the registry."""
 
 
 def resolve_backbone(text: str) -> BackboneSpec:
-    """Return the backbone that `--backbone` names: a registered one or the user's (`NAME=timm:ID`, `NAME=hf:PLACE`).
+    """Return the backbone that `--backbone` names. Raises FungiError for an unknown name.
 
-    Raises FungiError for an unknown name.
+    It is a registered backbone, or a backbone of the user (`NAME=timm:ID`, `NAME=hf:PLACE`).
     """
     if text in BACKBONES:
         return BACKBONES[text]

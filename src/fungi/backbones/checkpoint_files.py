@@ -8,7 +8,9 @@ from fungi.errors import FungiError, MissingFilesError
 
 HEAD_BYTES = 512
 HEADER_LENGTH_BYTES = 8
-"""A safetensors file starts with the length of its header, stored in this many bytes; the header is JSON."""
+"""Number of bytes at the start of a safetensors file that store the length of its header. The header is JSON."""
+TORCH_SAVE_STARTS = (b"PK", b"\x80")
+"""First bytes of a file that `torch.save` wrote: a zip file or a pickle."""
 
 OTHER_KINDS = (
     (
@@ -29,8 +31,8 @@ OTHER_KINDS = (
 def read_content(file: Path) -> Any:
     """Return the unchanged content of a checkpoint file, on the CPU.
 
-    Raises MissingFilesError if the file does not exist, FungiError if it is not a checkpoint, is damaged, or would run
-    code.
+    Raises MissingFilesError if the file does not exist, and FungiError if it is not a checkpoint, if it is damaged, or
+    if loading it would run code.
     """
     if not file.is_file():
         raise MissingFilesError(f"there is no checkpoint {file}. Check the path given to --checkpoint.")
@@ -38,14 +40,12 @@ def read_content(file: Path) -> Any:
         head = stream.read(HEAD_BYTES)
     if not head:
         raise FungiError(f"{file} is empty. Fetch it again.")
-    for beginning, message in OTHER_KINDS:
-        if head.lstrip().startswith(beginning):
+    for first_bytes, message in OTHER_KINDS:
+        if head.lstrip().startswith(first_bytes):
             raise FungiError(f"{file} {message}.")
     if head[HEADER_LENGTH_BYTES:].lstrip().startswith(b"{"):
         return _read_safetensors(file)
-    if file.suffix == ".safetensors" and not head.startswith(
-        (b"PK", b"\x80")
-    ):  # torch.save writes a zip file or a pickle
+    if file.suffix == ".safetensors" and not head.startswith(TORCH_SAVE_STARTS):
         raise FungiError(f"{file} is not a complete .safetensors file (it has no header). Fetch it again.")
     return _read_pickle(file)
 
@@ -75,8 +75,7 @@ def _read_pickle(file: Path) -> Any:
             "code. Save its plain state dict with torch.save(model.state_dict(), FILE) on a machine where you trust it."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        text = (
-            str(error).partition("\n")[0] if not isinstance(error, LookupError) else ""
-        )  # the text of a KeyError is only a key
-        reason = text or "torch.save did not write it"
+        # The text of a LookupError is only a key, which does not explain anything.
+        explanation = "" if isinstance(error, LookupError) else str(error).partition("\n")[0]
+        reason = explanation or "torch.save did not write it"
         raise FungiError(f"{file} can't be read as a checkpoint ({reason}). Fetch it again.") from None

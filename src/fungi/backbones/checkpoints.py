@@ -1,4 +1,4 @@
-"""State dicts: extract them from checkpoints of training programs, check that they fit a model, and hash weights."""
+"""Extract state dicts from checkpoints of training programs, check that they fit a model, and hash weights."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -29,8 +29,8 @@ CONTAINERS = (
     "backbone",
     "module",
 )
-"""Keys under which training programs keep a state dict, in order of preference: averaged weights (EMA) before the
-weights that are averaged, as in timm's loader, and a teacher before its student."""
+"""Keys under which training programs store a state dict, in order of preference. Averaged weights (EMA) come first, as
+in timm's loader, and a teacher comes before its student."""
 
 WRAPPERS = (
     "_orig_mod.",
@@ -49,15 +49,16 @@ WRAPPERS = (
 """Prefixes that compilers, data-parallel wrappers and training programs add to the parameter names of an encoder."""
 MAX_WRAPPERS = 4
 MAX_DEPTH = 8
-"""Largest number of nested dictionaries; without a limit, a dictionary that contains itself would never end."""
+"""Largest number of nested dictionaries. A dictionary that contains itself would otherwise cause an endless loop."""
 
 
 def read_checkpoint(file: Path, key: str = "") -> StateDict:
     """Return the state dict in a `.safetensors` file or in a file that `torch.save` wrote, on the CPU.
 
-    key: the entry with the state dict, with dots between the keys of nested entries; if empty, the first of
-    `CONTAINERS` that the file has. Only tensors are read: a pickle that would run code is refused. Raises
-    MissingFilesError if the file does not exist, FungiError if it has no state dict.
+    key: key of the state dict in the file, with dots between the keys of nested dictionaries. If it is empty, the first
+        key of `CONTAINERS` that the file has is used.
+    Only tensors are read; a pickle that would run code is refused.
+    Raises MissingFilesError if the file does not exist, and FungiError if it does not contain a state dict.
     """
     return unwrap(read_content(file), file, key)
 
@@ -79,11 +80,11 @@ def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
             others = " or ".join(f"--checkpoint-key {other}" for other in keys[1:])
             logger.warning(f"{file} has weights under {', '.join(keys)}: {keys[0]} is used. For others: {others}.")
         content = content[keys[0]]
-    if isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
-        refused = [name for name, tensor in content.items() if not (isinstance(name, str) and _plain(tensor))]
-        if refused:
+    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        invalid = [name for name, tensor in content.items() if not (isinstance(name, str) and _is_ordinary(tensor))]
+        if invalid:
             raise FungiError(
-                f"{file}: its entry {refused[0]!r} is not an ordinary tensor with a name (it is sparse, quantised, "
+                f"{file}: its entry {invalid[0]!r} is not an ordinary tensor with a name (it is sparse, quantised, "
                 "complex, or without numbers). Save the weights as ordinary tensors."
             )
         return dict(content)
@@ -97,22 +98,23 @@ def containers_of(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
         return []
     keys = [key for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
-    return [key for key in keys if _holds_weights(content[key], MAX_DEPTH)] or keys
+    return [key for key in keys if _contains_weights(content[key], MAX_DEPTH)] or keys
 
 
-def _holds_weights(content: Mapping[Any, Any], depth: int) -> bool:
-    """Return whether all values are tensors, or an entry in `CONTAINERS` has weights."""
+def _contains_weights(content: Mapping[Any, Any], depth: int) -> bool:
+    """Return whether all values are tensors, or an entry of `CONTAINERS` contains weights."""
     import torch
 
     if all(isinstance(value, torch.Tensor) for value in content.values()):
         return True
-    inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
-    return depth > 0 and any(_holds_weights(value, depth - 1) for value in inner)
+    entries = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
+    return depth > 0 and any(_contains_weights(entry, depth - 1) for entry in entries)
 
 
 def _entry(content: Any, file: Path, key: str) -> Any:
-    """Return the entry that a user names, `key` or `outer.inner`. Raises FungiError if there is no such entry."""
-    for name in [key] if isinstance(content, Mapping) and key in content else key.split("."):
+    """Return the entry with the key of a user, `key` or `outer.inner`. Raises FungiError if it does not exist."""
+    names = [key] if isinstance(content, Mapping) and key in content else key.split(".")
+    for name in names:
         if not isinstance(content, Mapping) or name not in content:
             keys = [str(other) for other in content] if isinstance(content, Mapping) else []
             raise FungiError(f"{file} has no entry {key!r} (--checkpoint-key). It has: {listed(keys)}.")
@@ -121,35 +123,40 @@ def _entry(content: Any, file: Path, key: str) -> Any:
 
 
 def without_wrappers(state: StateDict) -> Iterator[tuple[str, StateDict]]:
-    """Yield (prefix, state): the state dict itself, then the entries under each wrapper prefix, shortest first.
+    """Yield (prefix, state): the complete state dict, then the entries under each wrapper prefix, shortest first.
 
-    The prefix is removed from the names. Entries without the prefix (heads, queues, the student beside a teacher) are
-    left out.
+    The prefix is removed from the names. Entries without the prefix are left out (heads, queues, the student of a
+    teacher).
     """
-    layers = [("", state)]
+    candidates = [("", state)]
     for _ in range(MAX_WRAPPERS):
-        yield from layers
-        layers = [
-            (prefix + wrapper, {name.removeprefix(wrapper): inner[name] for name in inner if name.startswith(wrapper)})
-            for prefix, inner in layers
+        yield from candidates
+        candidates = [
+            (prefix + wrapper, _entries_below(wrapper, entries))
+            for prefix, entries in candidates
             for wrapper in WRAPPERS
-            if any(name.startswith(wrapper) for name in inner)
+            if any(name.startswith(wrapper) for name in entries)
         ]
-    yield from layers
+    yield from candidates
 
 
-def _plain(tensor: "Tensor") -> bool:
+def _entries_below(prefix: str, state: StateDict) -> StateDict:
+    """Return the entries whose names start with a prefix, without this prefix."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _is_ordinary(tensor: "Tensor") -> bool:
     """Return whether a tensor is dense, real, not quantised, and has values."""
     import torch
 
-    dense = tensor.layout == torch.strided and tensor.device.type != "meta"
-    return dense and not (tensor.is_quantized or tensor.is_complex())
+    is_dense = tensor.layout == torch.strided and tensor.device.type != "meta"
+    return is_dense and not (tensor.is_quantized or tensor.is_complex())
 
 
 def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: str) -> None:
-    """Check that a state dict has exactly the tensors of the model.
+    """Check that a state dict has exactly the tensors of the model. origin: source of the weights, for the message.
 
-    Raises FungiError with the number of wrong tensors and the first few names. origin: where the weights come from.
+    Raises FungiError with the number of wrong tensors and the first of their names.
     """
     expected = model.state_dict()
     reshaped = [
@@ -157,24 +164,24 @@ def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: st
         for name in expected
         if name in state and state[name].shape != expected[name].shape
     ]
-    kinds = [
+    not_floating = [
         f"{name} is {str(state[name].dtype).removeprefix('torch.')} instead of floating numbers"
         for name in expected
         if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
     ]
-    complaints = {
+    faults = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "of another shape": reshaped,
-        "of another kind": kinds,
+        "of another kind": not_floating,
     }
-    text = "; ".join(
-        f"{len(names)} {complaint} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for complaint, names in complaints.items()
+    message = "; ".join(
+        f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
         if names
     )
-    if text:
-        raise FungiError(f"{origin} does not fit backbone {backbone!r}: {text}. Use a checkpoint of that model.")
+    if message:
+        raise FungiError(f"{origin} does not fit backbone {backbone!r}: {message}. Use a checkpoint of that model.")
 
 
 def hash_weights(model: "nn.Module") -> str:

@@ -1,7 +1,7 @@
-"""Encoders: they turn views into the pooled embedding and, for some losses and tasks, the patch tokens.
+"""Encoders: they compute the embeddings of views and, for some losses and tasks, the patch tokens.
 
-There are three: the unchanged model (`WholeModel`), all tokens with optional masking of patches (`TokenEncoder`), and
-the shortcut that computes only the pooled token (`fungi.backbones.pooled_token`).
+`WholeModel` runs the unchanged model. `TokenEncoder` returns all tokens and can mask patches. The encoder in
+`fungi.backbones.pooled_token` is a shortcut that computes only the pooled token.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +30,10 @@ class Encoded:
     """Output of an encoder for m views. After `by_sample`, the first axis `*m` is two axes: `b` samples of `v` views.
 
     pooled: the embeddings.
-    patches: one vector per patch, if the encoder has them: the tokens after the final norm, or the pixels that a
-        decoder predicts.
-    mask: which patches were masked, if the encoder masks patches.
-    target: the true pixels, if the encoder predicts pixels.
+    patches: one vector per patch: the tokens after the final norm, or the pixels that a decoder predicts. None if the
+        encoder does not return patches.
+    mask: true for masked patches. None if the encoder does not mask patches.
+    target: the true pixels. None if the encoder does not predict pixels.
     """
 
     pooled: Float[Tensor, "*m d"]
@@ -63,20 +63,20 @@ class Encoded:
         return single.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
 
     @staticmethod
-    def side_by_side(parts: Sequence["Encoded"]) -> "Encoded":
+    def concatenate_views(parts: Sequence["Encoded"]) -> "Encoded":
         """Concatenate views of several sizes of the same samples `[b v ...]` along the axis of views.
 
-        Patches, masks and targets are kept only for the views with the most patches, because no loss compares patches
-        of different grids.
+        Only the views with the most patches keep patches, masks and targets, because no loss compares patches of
+        different grids.
         """
         if len(parts) == 1:
             return parts[0]
         fields = {"pooled": torch.cat([part.pooled for part in parts], dim=1)}
         for name in ("patches", "mask", "target"):
             tensors = [tensor for part in parts if (tensor := getattr(part, name)) is not None]
-            most = max((tensor.shape[2] for tensor in tensors), default=0)
+            largest = max((tensor.shape[2] for tensor in tensors), default=0)
             if tensors:
-                fields[name] = torch.cat([tensor for tensor in tensors if tensor.shape[2] == most], dim=1)
+                fields[name] = torch.cat([tensor for tensor in tensors if tensor.shape[2] == largest], dim=1)
         return Encoded(**fields)
 
     def detach(self) -> "Encoded":
@@ -84,15 +84,15 @@ class Encoded:
         return self.map(Tensor.detach)
 
     @staticmethod
-    def joined(parts: Sequence["Encoded"], places: Int64[Tensor, " b"]) -> "Encoded":
-        """Concatenate the samples of all parts, and reorder them by the indices `places`."""
+    def concatenate_samples(parts: Sequence["Encoded"], order: Int64[Tensor, " b"]) -> "Encoded":
+        """Concatenate the samples of all parts, and reorder them by the indices `order`."""
         names = [name for name, tensor in vars(parts[0]).items() if tensor is not None]
-        return Encoded(**{name: torch.cat([getattr(part, name) for part in parts])[places] for name in names})
+        return Encoded(**{name: torch.cat([getattr(part, name) for part in parts])[order] for name in names})
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns views into latents. path: the part of the model that is computed, in words, for messages."""
+    """Function that computes the embeddings of views. path: the part of the model that it runs, in words."""
 
     path: str
 
@@ -106,11 +106,11 @@ class Encoder(Protocol):
         """Return the encoder for images of another size. Raises FungiError if the model takes only one size."""
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile the layers before the first gradient source, at their first use. targets: paths of the sources."""
+        """Compile layers before the first gradient source, at their first use. targets: paths of the sources."""
 
 
 class WholeModel:
-    """The unchanged model; works for every architecture and every gradient source."""
+    """Encoder that runs the unchanged model. It works for every architecture and every gradient source."""
 
     path = "whole model"
 
@@ -122,7 +122,7 @@ class WholeModel:
         return Encoded(self.model(**inputs) if isinstance(inputs, dict) else self.model(inputs))
 
     def activation_module(self, path: str) -> nn.Module:
-        """Return the parent module of a layer; for an output projection, that is the attention module."""
+        """Return the parent module of a layer. The parent of an output projection is the attention module."""
         return self.model.get_submodule(path.rpartition(".")[0])
 
     def at_size(self, size: int) -> "WholeModel":
@@ -132,17 +132,18 @@ class WholeModel:
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile the blocks one by one: they have the same structure, so that one compiled program serves all."""
+        """Compile the blocks separately. All have the same structure, so they use the same compiled program."""
         for block in blocks_before(self.model, targets):
-            if block._compiled_call_impl is None:  # models of several sizes share their blocks
+            if block._compiled_call_impl is None:  # copies of the model for other sizes share the blocks
                 block.compile()
 
 
 class TokenEncoder(WholeModel):
-    """Class token and patch tokens after the final norm, for timm's vision transformers with a class token.
+    """Encoder that returns the class token and the patch tokens after the final norm.
 
-    Registers and other prefix tokens are left out. All tokens pass through the same layers as the class token (CLIP:
-    the projection to the joint space). Raises FungiError for other models.
+    It is for vision transformers of timm with a class token, and raises FungiError for other models. Registers and
+    other prefix tokens are left out. The layers after the norm are applied to all tokens (for CLIP, the projection to
+    the joint space).
     """
 
     path = "all tokens"
@@ -158,18 +159,20 @@ class TokenEncoder(WholeModel):
         the dictionary has a `mask_seed`.
         """
         model: Any = self.model
-        parts: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
-        images, mask = parts["images"], parts.get("mask")
-        with _masked(model.patch_embed, mask, parts.get("mask_seed", -1)):
+        named: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
+        images, mask = named["images"], named.get("mask")
+        with _masked_patches(model.patch_embed, mask, named.get("mask_seed", -1)):
             tokens = model.head(model.fc_norm(model.forward_features(images)))  # [m 1+t d]
         return Encoded(tokens[:, 0], tokens[:, model.num_prefix_tokens :], mask)
 
 
 def require_patch_tokens(model: nn.Module) -> None:
     """Raise FungiError unless a model is a vision transformer of timm with a class token, without attention pooling."""
-    needed = ("patch_embed", "forward_features", "fc_norm", "head", "num_prefix_tokens", "embed_dim")
-    has_tokens = all(hasattr(model, name) for name in needed) and getattr(model, "cls_token", None) is not None
-    if not has_tokens or getattr(model, "attn_pool", None) is not None:  # then the head needs the pooled tokens
+    attributes = ("patch_embed", "forward_features", "fc_norm", "head", "num_prefix_tokens", "embed_dim")
+    has_tokens = all(hasattr(model, name) for name in attributes) and getattr(model, "cls_token", None) is not None
+    # With attention pooling, the head takes the output of the pooling and can't be applied to patch tokens.
+    has_attention_pooling = getattr(model, "attn_pool", None) is not None
+    if not has_tokens or has_attention_pooling:
         raise FungiError(
             f"a {type(model).__name__} has no patch tokens in the space of its embedding. iBOT and segmentation need "
             "a vision transformer of timm with a class token and without attention pooling, such as dino_vits16 or "
@@ -178,12 +181,10 @@ def require_patch_tokens(model: nn.Module) -> None:
 
 
 def is_convolutional(model: nn.Module) -> bool:
-    """Return whether most weights of a model belong to convolutions (a ViT's patch embedding is too small)."""
-    sizes = {True: 0, False: 0}
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            sizes[isinstance(module, nn.Conv2d)] += module.weight.numel()
-    return sizes[True] > sizes[False]
+    """Return whether convolutions have more weights than linear layers. A ViT has only one small convolution."""
+    convolutions = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv2d)]
+    linear_layers = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
+    return sum(convolutions) > sum(linear_layers)
 
 
 def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
@@ -192,18 +193,18 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
     The blocks are those of the longest list of modules of one class (`blocks`, `encoder.layer`). targets: paths of the
     gradient sources; if one of them is outside that list, no block is returned.
     """
-    rows = [
+    lists = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential) and len({_type_of(block) for block in module}) == 1
     ]
-    path, row = max(rows, key=lambda named: len(named[1]), default=("", nn.ModuleList()))
-    places = [
+    path, blocks = max(lists, key=lambda path_and_list: len(path_and_list[1]), default=("", nn.ModuleList()))
+    block_numbers = [
         int(target.removeprefix(f"{path}.").partition(".")[0]) for target in targets if target.startswith(f"{path}.")
     ]
-    if targets and len(places) < len(targets):
+    if targets and len(block_numbers) < len(targets):
         return []
-    return list(row)[: min(places, default=len(row))]
+    return list(blocks)[: min(block_numbers, default=len(blocks))]
 
 
 def _type_of(block: nn.Module) -> type:
@@ -211,7 +212,8 @@ def _type_of(block: nn.Module) -> type:
 
 
 @contextmanager
-def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int) -> Iterator[None]:
+def _masked_patches(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int) -> Iterator[None]:
+    """Replace the embeddings of masked patches inside the block: by zeros if `seed` is -1, or by `mask_vector`."""
     if mask is None:
         yield
         return
@@ -223,10 +225,11 @@ def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int)
                 f"the mask has {counted(mask.shape[1], 'patch')}, but the model has {count}. Set patch_size of the "
                 "objective to the patch size of the model (for example --set ibot.patch_size=16 or mim.patch_size=16)."
             )
-        hidden = mask.reshape(*patches.shape[:-1], 1)
+        is_masked = mask.reshape(*patches.shape[:-1], 1)
         if seed < 0:
-            return patches.masked_fill(hidden, 0)
-        return torch.where(hidden, mask_vector(patches.shape[-1], seed, patches.device).to(patches.dtype), patches)
+            return patches.masked_fill(is_masked, 0)
+        replacement = mask_vector(patches.shape[-1], seed, patches.device).to(patches.dtype)
+        return torch.where(is_masked, replacement, patches)
 
     handle = patch_embed.register_forward_hook(hook)
     try:
@@ -237,5 +240,5 @@ def _masked(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int)
 
 @cache
 def mask_vector(width: int, seed: int, device: torch.device) -> Float[Tensor, " d"]:
-    """Return the vector that replaces masked patches: entries from `N(0, 0.02^2)`, the same for the same seed."""
+    """Return the vector that replaces masked patches. Its entries are from `N(0, 0.02^2)` and depend on the seed."""
     return (torch.randn(width, generator=torch_generator(seed, "mask vector")) * MASK_DEVIATION).to(device)

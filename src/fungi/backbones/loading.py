@@ -1,4 +1,4 @@
-"""Load a backbone by its name, for every modality, with published weights, weights from a file, or random weights."""
+"""Load a backbone by its name, with published weights, with weights from a file, or with random weights."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen encoder, ready to run: `model(inputs)` gives embeddings `[n d]`.
+    """A frozen encoder, ready to run: `model(inputs)` returns embeddings `[n d]`.
 
     model: in evaluation mode (BatchNorm uses running statistics, no dropout); no parameter requires a gradient.
-    input: preprocessing of samples under the chosen profile.
-    weights_hash: hash of the loaded weights; part of every file's provenance.
-    weights_source: where the weights come from, in words.
+    input: preprocessing of samples under the selected profile.
+    weights_hash: hash of the loaded weights; part of the provenance of every file.
+    weights_source: origin of the weights, in words.
     """
 
     spec: BackboneSpec
@@ -46,14 +46,14 @@ def load_backbone(
 ) -> Backbone:
     """Build a backbone by its name and load its weights; the global random state does not change.
 
-    checkpoint: a file with weights, in the publisher's key names or in those of the model. Without it, the published
+    checkpoint: file of weights with the key names of the publisher or of the model. Without a file, the published
         weights are used, from the cache or the network.
-    checkpoint_key: the entry of the file that holds the weights (see `read_checkpoint`).
-    random_init: use the library's random initialisation, seeded by `seed`, instead of trained weights.
-    input_size: side of the input images in pixels, 0 for the backbone's own; position embeddings are scaled as the
+    checkpoint_key: key of the weights in the file (see `read_checkpoint`).
+    random_init: use the random initialisation of the library, with the seed `seed`, instead of trained weights.
+    input_size: side of the input images in pixels; 0: the size of the backbone. Position embeddings are scaled as the
         publisher of the weights does.
-    Raises FungiError for an unknown name and for weights that do not fit exactly, MissingFilesError for weights that
-    are not on disk and cannot be downloaded.
+    Raises FungiError for an unknown name and for weights that do not fit exactly, and MissingFilesError for weights
+    that are not on disk and cannot be downloaded.
     """
     spec = resolve_backbone(name)
     if checkpoint is not None and random_init:
@@ -68,10 +68,10 @@ def load_backbone(
             model = _build_with_weights(state, spec, source)
     model.eval().requires_grad_(False)
     backbone = Backbone(spec, model, choose_input(spec, profile), hash_weights(model), source)
-    return resized(backbone, input_size) if input_size else backbone
+    return with_input_size(backbone, input_size) if input_size else backbone
 
 
-def resized(backbone: Backbone, size: int) -> Backbone:
+def with_input_size(backbone: Backbone, size: int) -> Backbone:
     """Return the backbone for images of `size` x `size` pixels. Raises FungiError if it cannot process that size."""
     from fungi.backbones.position_embedding import VIEWS_ADVICE, at_size
 
@@ -101,7 +101,7 @@ def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
 
 
 def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[StateDict, str]:
-    """Return (weights in the key names of the model, where they come from)."""
+    """Return (weights with the key names of the model, origin of the weights in words)."""
     if checkpoint is not None:
         entry = f", entry {key}" if key else ""
         return _checkpoint_weights(spec, read_checkpoint(checkpoint, key), f"checkpoint {checkpoint}{entry}")
@@ -111,29 +111,29 @@ def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[Sta
 
 
 def _checkpoint_weights(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDict, str]:
-    """Return (weights of a checkpoint in the key names of the model, where they come from).
+    """Return (weights of a checkpoint with the key names of the model, origin of the weights in words).
 
-    If the checkpoint does not fit, prefixes of wrappers are removed: the entries under a prefix are used if they have
-    exactly the names of the model. All other entries are ignored, and the second result then names the prefix.
+    If the checkpoint does not fit, prefixes of wrappers are removed. The entries below a prefix are used if they have
+    exactly the names of the model; all other entries are ignored, and the origin contains the prefix.
     """
     import torch
 
-    complaint = f"{source} does not fit {spec.name!r}"
+    message = f"{source} does not fit {spec.name!r}"
     with torch.device("meta"):
         expected = set(spec.build().state_dict())
-    for prefix, inner in without_wrappers(state):
+    for prefix, entries in without_wrappers(state):
         with suppress(FungiError):
-            converted = _converted(spec.convert, dict(inner), complaint)
-            if set(converted) == expected:
-                return converted, f"{source}, entries below {prefix}" if prefix else source
-    return _converted(spec.convert, state, complaint), source  # does not fit: `check_fit` says why
+            weights = _converted(spec.convert, dict(entries), message)
+            if set(weights) == expected:
+                return weights, f"{source}, entries below {prefix}" if prefix else source
+    return _converted(spec.convert, state, message), source  # these weights do not fit; `check_fit` raises the error
 
 
 def _build_with_weights(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module":
     """Return the model with these weights. Raises FungiError if they do not fit exactly.
 
-    The model is built on the meta device, because drawing random weights only to overwrite them would take most of the
-    loading time.
+    The model is built on the meta device. Otherwise, most of the loading time would be spent on random weights that are
+    then overwritten.
     """
     import torch
 
@@ -154,19 +154,18 @@ def _computes_tensors(model: "nn.Module") -> bool:
     """Return whether building the model computes tensors that are not in its state dict (rotary embeddings)."""
     import torch
 
-    saved = set(model.state_dict())
+    saved_names = set(model.state_dict())
+    has_unsaved_buffer = any(name not in saved_names for name, _ in model.named_buffers())
     attributes = (value for module in model.modules() for value in vars(module).values())
-    return any(name not in saved for name, _ in model.named_buffers()) or any(
-        isinstance(value, torch.Tensor) for value in attributes
-    )
+    return has_unsaved_buffer or any(isinstance(value, torch.Tensor) for value in attributes)
 
 
-def _converted(convert: Callable[[StateDict], StateDict], state: StateDict, complaint: str) -> StateDict:
-    """Return a state dict in the key names of the model. Raises FungiError if the conversion fails on a user's file."""
+def _converted(convert: Callable[[StateDict], StateDict], state: StateDict, message: str) -> StateDict:
+    """Return a state dict with the key names of the model. Raises FungiError with `message` if the conversion fails."""
     try:
         return convert(state)
     except FungiError:
         raise
     except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError) as error:
         reason = next(iter(str(error).splitlines()), "")
-        raise FungiError(f"{complaint} ({type(error).__name__}: {reason}). Use a checkpoint of that model.") from None
+        raise FungiError(f"{message} ({type(error).__name__}: {reason}). Use a checkpoint of that model.") from None

@@ -1,7 +1,7 @@
-"""Masked autoencoders of `transformers`, with the decoder that they were trained with.
+"""Masked autoencoders of `transformers`, with their decoder.
 
-The embedding is computed from all patches. For the loss of `fungi.objectives.mae`, most patches are left out and the
-decoder predicts their pixels (He et al. 2022).
+The embedding is computed from all patches. For the loss of `fungi.objectives.mae`, the encoder gets only a few patches,
+and the decoder predicts the pixels of the other patches (He et al. 2022).
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from fungi.errors import FungiError
 from fungi.views.base import Inputs
 
 MASKED_AUTOENCODER = "vit_mae"
-"""The `model_type` in their configuration."""
+"""`model_type` of masked autoencoders in their configuration."""
 
 
 def masked_autoencoder(config: Any, *, mean: bool = False) -> nn.Module:
@@ -31,12 +31,12 @@ def masked_autoencoder(config: Any, *, mean: bool = False) -> nn.Module:
 
     model = type("ViTMAEForPreTraining", (ViTMAEForPreTraining,), {"forward": forward})(config)
     embeddings = model.vit.embeddings
-    embeddings.random_masking = partial(_masked_by_noise_alone, embeddings.random_masking)
+    embeddings.random_masking = partial(_mask_only_with_noise, embeddings.random_masking)
     return model
 
 
 class Reconstruction(WholeModel):
-    """Runs encoder and decoder on masked images. Raises FungiError for models without a pixel decoder."""
+    """Encoder and decoder of masked images. Raises FungiError for models without a pixel decoder."""
 
     path = "encoder of the visible patches, and decoder"
 
@@ -50,11 +50,12 @@ class Reconstruction(WholeModel):
         super().__init__(model)
 
     def __call__(self, inputs: Inputs, /) -> Encoded:
-        """Encode the patches of `images` `[m c h w]` with the smallest `noise` `[m t]`; predict all pixels.
+        """Encode the patches of `images` `[m c h w]` with the smallest `noise` `[m t]`, and predict all pixels.
 
-        The configuration of the model decides the share of masked patches and whether pixels are normalised per patch.
+        The configuration of the model determines the share of masked patches, and whether the pixels of each patch are
+        normalised.
         """
-        assert isinstance(inputs, dict), "views for this encoder draw noise"
+        assert isinstance(inputs, dict), "the views of this encoder need noise"
         model: Any = self.model
         images, noise = inputs["images"], inputs["noise"]
         pixels = model.patchify(images)  # [m t pixels]
@@ -75,11 +76,11 @@ def _normalized(pixels: Float[Tensor, "m t pixels"]) -> Float[Tensor, "m t pixel
     return (pixels - mean) / (variance + 1e-6).sqrt()
 
 
-def _masked_by_noise_alone(
+def _mask_only_with_noise(
     masking: Any, patches: Float[Tensor, "n t d"], noise: Float[Tensor, "n t"] | None = None
-) -> tuple[Float[Tensor, "n kept d"], Float[Tensor, "n t"], Int64[Tensor, "n t"]]:
-    """Mask patches as the library does if there is noise; otherwise keep all patches, without drawing noise."""
+) -> tuple[Float[Tensor, "n visible d"], Float[Tensor, "n t"], Int64[Tensor, "n t"]]:
+    """Return (visible patches, mask, order). Without noise, all patches are visible; the library would draw noise."""
     if noise is not None:
         return masking(patches, noise)
-    places = patches.new_zeros(patches.shape[:2])
-    return patches, places, places.long()
+    zeros = patches.new_zeros(patches.shape[:2])
+    return patches, zeros, zeros.long()

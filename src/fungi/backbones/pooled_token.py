@@ -1,13 +1,15 @@
 """The pooled-token path: an exact shortcut through the last block of a vision transformer with a class token.
 
-If the embedding is the class token, the last block's outputs for all other tokens are not needed. So the earlier blocks
-run unchanged, without a graph, and the last block computes its query, output projection and MLP only for the class
-token. Keys and values are not needed either. For a head with query `q`, token inputs `y_t` and attention weights `a_t`:
+If the embedding is the class token, the outputs of the last block for all other tokens are not needed. Therefore, the
+earlier blocks run unchanged, without an autograd graph, and the last block computes its query, output projection and
+MLP only for the class token. It does not compute keys and values of the tokens. For a head with query `q`, token inputs
+`y_t` and attention weights `a_t`:
 
-    scores   q . (Wk y_t + bk) = (Wk^T q) . y_t + const,  and softmax ignores the constant;
+    scores   q . (Wk y_t + bk) = (Wk^T q) . y_t + constant,  and softmax ignores the constant;
     values   sum_t a_t (Wv y_t + bv) = Wv (sum_t a_t y_t) + bv.
 
-The result equals the embedding of the unchanged model up to rounding, at about 0.92 of its cost (twelve blocks).
+The result is equal to the embedding of the unchanged model, except for rounding. With twelve blocks, its cost is about
+0.92 of the cost of the model.
 """
 
 from collections.abc import Sequence
@@ -24,9 +26,9 @@ from fungi.backbones.position_embedding import at_size
 
 
 class PooledTokenEncoder:
-    """Computes embeddings with a timm `VisionTransformer` whose last block runs only for the class token.
+    """Encoder for a timm `VisionTransformer`. Its last block runs only for the class token.
 
-    Hooks on the last block's `attn.proj`, `mlp.fc1` and `mlp.fc2` get one token per view. The autograd graph starts at
+    Hooks on `attn.proj`, `mlp.fc1` and `mlp.fc2` of the last block get one token per view. The autograd graph starts at
     `attn.proj`.
     """
 
@@ -38,19 +40,19 @@ class PooledTokenEncoder:
         self._attend = self._attend_class_token
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Encoded:
-        """Return embeddings `[n d]`, equal to `model(images)` up to rounding."""
+        """Return embeddings `[n d]`, equal to `model(images)` except for rounding."""
         block = self.model.blocks[-1]
         with torch.no_grad():
-            attended, attention_input, residual = self._attend(images)
+            attention_output, attention_input, residual = self._attend(images)
         self.attention_input(attention_input)
-        update = block.attn.proj_drop(block.attn.proj(attended))
+        update = block.attn.proj_drop(block.attn.proj(attention_output))
         token = residual + block.drop_path1(block.ls1(update))
         token = token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
         pooled = self.model.fc_norm(self.model.norm(token)[:, 0])
         return Encoded(self.model.head(self.model.head_drop(pooled)))
 
     def activation_module(self, path: str) -> nn.Module:
-        """Return the module whose input is the input of the attention module that owns `path`."""
+        """Return the module whose input is the input of the attention module around the layer `path`."""
         return self.attention_input
 
     def at_size(self, size: int) -> "PooledTokenEncoder":
@@ -61,7 +63,7 @@ class PooledTokenEncoder:
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile all layers up to the attention of the last block, about 11/12 of the work, into one program."""
+        """Compile all layers up to the attention of the last block, which are about 11/12 of the work."""
         attend = torch.compile(self._attend_class_token)
 
         def attend_any_number(images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,7 +73,10 @@ class PooledTokenEncoder:
         self._attend = attend_any_number
 
     def _attend_class_token(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the class token after the last block's attention `[n 1 i]`, its input, and the residual `[n 1 d]`."""
+        """Return attention output `[n 1 i]`, attention input and residual `[n 1 d]` of the class token.
+
+        They are those of the last block. The attention output is the input of the output projection.
+        """
         model, last = self.model, self.model.blocks[-1]
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
         tokens = model.blocks[:-1](tokens)  # [n t d]
@@ -81,27 +86,27 @@ class PooledTokenEncoder:
 def attend_pooled_token(
     attention: Any, tokens: Float[Tensor, "n t d"]
 ) -> tuple[Float[Tensor, "n 1 i"], Float[Tensor, "n 1 d"]]:
-    """Return the first token's attention output before the output projection, and its input to the attention."""
+    """Return the attention output of the first token, before the output projection, and its attention input."""
     heads, size = attention.num_heads, attention.head_dim
     weight_q, weight_k, weight_v = attention.qkv.weight.to(tokens.dtype).reshape(3, heads, size, -1)  # each [h e d]
     bias = attention.qkv.bias
     bias_q, _, bias_v = (None,) * 3 if bias is None else bias.to(tokens.dtype).chunk(3)  # each [h*e]
     pooled = tokens[:, :1]
     query = linear(pooled, weight_q.flatten(0, 1), bias_q).reshape(-1, heads, size)  # [n h e]
-    absorbed = torch.einsum("nhe,hed->nhd", query, weight_k)
-    scores = torch.bmm(absorbed, tokens.transpose(1, 2)) * attention.scale  # [n h d] x [n d t] -> [n h t]
+    query_for_inputs = torch.einsum("nhe,hed->nhd", query, weight_k)  # Wk^T q
+    scores = torch.bmm(query_for_inputs, tokens.transpose(1, 2)) * attention.scale  # [n h d] x [n d t] -> [n h t]
     weights = torch.softmax(scores.float(), dim=-1).to(tokens.dtype)
-    mixed = torch.bmm(weights, tokens)  # [n h t] x [n t d] -> [n h d]
-    values = torch.einsum("nhd,hed->nhe", mixed, weight_v).flatten(1)  # [n h e] -> [n h*e]
+    weighted_inputs = torch.bmm(weights, tokens)  # [n h t] x [n t d] -> [n h d]
+    values = torch.einsum("nhd,hed->nhe", weighted_inputs, weight_v).flatten(1)  # [n h e] -> [n h*e]
     values = values if bias_v is None else values + bias_v
     return attention.norm(values).unsqueeze(1), pooled
 
 
 def pooled_token_encoder(model: Any, layer_paths: list[str]) -> PooledTokenEncoder | None:
-    """Return the shortcut encoder for a model and its gradient sources, or None if the structure does not allow it.
+    """Return the shortcut encoder for a model and its gradient sources; None if it is not possible.
 
-    It is possible for timm's unmodified `VisionTransformer` with class-token pooling if every gradient source comes
-    after the attention of the last block. An empty list of sources means that only embeddings are computed.
+    It is possible for an unmodified `VisionTransformer` of timm with class-token pooling, if every gradient source
+    comes after the attention of the last block. With an empty list of sources, only embeddings are computed.
     """
     from timm.layers import Attention
     from timm.models.vision_transformer import Block, VisionTransformer
@@ -109,9 +114,16 @@ def pooled_token_encoder(model: Any, layer_paths: list[str]) -> PooledTokenEncod
     if type(model) is not VisionTransformer or model.global_pool != "token" or model.attn_pool is not None:
         return None
     last = len(model.blocks) - 1
-    behind = {f"blocks.{last}.{name}" for name in ("attn.proj", "mlp.fc1", "mlp.fc2")}
-    block = model.blocks[-1]
-    plain = type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
-    plain = plain and isinstance(block.attn.q_norm, nn.Identity) and isinstance(block.attn.k_norm, nn.Identity)
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    return PooledTokenEncoder(model) if plain and not hooked and behind.issuperset(layer_paths) else None
+    possible_sources = {f"blocks.{last}.{name}" for name in ("attn.proj", "mlp.fc1", "mlp.fc2")}
+    block, attention = model.blocks[-1], model.blocks[-1].attn
+    is_standard_attention = type(attention) is Attention and getattr(attention, "gate", None) is None
+    is_standard = (
+        type(block) is Block
+        and is_standard_attention
+        and isinstance(attention.q_norm, nn.Identity)
+        and isinstance(attention.k_norm, nn.Identity)
+    )
+    has_hooks = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if not is_standard or has_hooks or not possible_sources.issuperset(layer_paths):
+        return None
+    return PooledTokenEncoder(model)

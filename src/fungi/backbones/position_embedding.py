@@ -1,7 +1,7 @@
 """Scale learned position embeddings to another resolution, as the publisher of the weights does.
 
-DINO and DINOv2 are scaled as in their torch hub code, torchvision's models as in torchvision, all others as in timm.
-Models without learned positions (rotary embeddings, convolutions) need no scaling.
+DINO and DINOv2 are scaled as in their torch hub code, models of torchvision as in torchvision, and other models as in
+timm. Models without learned positions (rotary embeddings, convolutions) need no scaling.
 """
 
 from copy import copy, deepcopy
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fungi.errors import FungiError
 
 OFFSET = 0.1
-"""The hub code of DINO and DINOv2 adds this to the size of the new grid, so that rounding never loses a row."""
+"""The hub code of DINO and DINOv2 adds this number to the size of the new grid, so that rounding never loses a row."""
 HUB_WEIGHTS = ("fbaipublicfiles.com/dino/", "fbaipublicfiles.com/dinov2/")
 """Parts of the URLs in timm's records of the weights of DINO and DINOv2."""
 VIEWS_ADVICE = "Use --views published (views='published' in the library)."
@@ -25,27 +25,28 @@ def hub_positions(
 ) -> Float[Tensor, "1 new d"]:
     """Scale a position embedding to another grid of patches as the hub code of DINOv2 does.
 
-    grid: its side, or (rows, columns). prefix: number of class tokens, which come first and keep their positions.
-    antialias: scale with antialiasing, as the hub does for models with registers; other models are scaled without it,
-    and with an offset. An embedding that already has this grid is returned unchanged.
+    grid: side of the new grid, or (rows, columns). prefix: number of class tokens, which come first and keep their
+    positions. antialias: scale with antialiasing, as the hub does for models with registers; other models are scaled
+    without antialiasing and with an offset. An embedding that already has this grid is returned unchanged.
     """
     shape = (grid, grid) if isinstance(grid, int) else grid
     side = round((positions.shape[1] - prefix) ** 0.5)
     if shape == (side, side):
         return positions
-    token, patches = positions[:, :prefix], positions[:, prefix:]
+    class_tokens, patches = positions[:, :prefix], positions[:, prefix:]
     patches = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1 side*side d] -> [1 d side side]
     scale = tuple((length + OFFSET) / side for length in shape)
-    target: dict[str, Any] = {"size": shape} if antialias else {"scale_factor": scale}
-    patches = torch.nn.functional.interpolate(patches.float(), mode="bicubic", antialias=antialias, **target)
+    new_size: dict[str, Any] = {"size": shape} if antialias else {"scale_factor": scale}
+    patches = torch.nn.functional.interpolate(patches.float(), mode="bicubic", antialias=antialias, **new_size)
     assert patches.shape[-2:] == shape
-    return torch.cat([token, patches.flatten(2).transpose(1, 2).to(token.dtype)], dim=1)  # -> [1 prefix+new d]
+    flat = patches.flatten(2).transpose(1, 2).to(class_tokens.dtype)
+    return torch.cat([class_tokens, flat], dim=1)  # -> [1 prefix+new d]
 
 
 def scaling_of(model: nn.Module) -> str:
-    """Return how the positions of a model are scaled: `hub`, `hub, antialiased`, `timm`, `torchvision`, or `none`.
+    """Return the method that scales the positions: `hub`, `hub, antialiased`, `timm`, `torchvision`, or `none`.
 
-    For a model without timm's record of its weights, the attribute `position_scaling` decides.
+    The attribute `position_scaling` of a model sets the method. Otherwise, it depends on timm's record of the weights.
     """
     vit = _sized_module(model)[1]
     if vit is None:
@@ -55,14 +56,15 @@ def scaling_of(model: nn.Module) -> str:
     if vit.pos_embed is None:
         return "none"
     url = (getattr(vit, "pretrained_cfg", None) or {}).get("url") or ""
-    scaling = getattr(vit, "position_scaling", "hub" if any(place in url for place in HUB_WEIGHTS) else "timm")
-    # In DINOv2's models with registers, only patches have positions.
-    registers = vit.no_embed_class and getattr(vit, "reg_token", None) is not None
-    return "hub, antialiased" if scaling == "hub" and registers else scaling
+    scaling_of_weights = "hub" if any(part in url for part in HUB_WEIGHTS) else "timm"
+    scaling = getattr(vit, "position_scaling", scaling_of_weights)
+    # In the models of DINOv2 with registers, only patches have positions.
+    has_registers = vit.no_embed_class and getattr(vit, "reg_token", None) is not None
+    return "hub, antialiased" if scaling == "hub" and has_registers else scaling
 
 
 def patch_size_of(model: nn.Module) -> int:
-    """Return the patch size in pixels; the size of views has to be a multiple of it. 1 for models without patches."""
+    """Return the patch size in pixels, 1 for models without patches. The size of a view has to be a multiple of it."""
     vit = _sized_module(model)[1]
     return 1 if vit is None else _patch_size(vit)
 
@@ -70,23 +72,24 @@ def patch_size_of(model: nn.Module) -> int:
 def set_size(vit: Any, size: int) -> None:
     """Change a vision transformer of timm in place, so that it takes images of `size` x `size`.
 
-    Class tokens and registers keep their positions, if they have any; rotary positions are computed for the new grid.
+    The positions of class tokens and registers do not change, if they have positions. Rotary positions are computed for
+    the new grid.
     """
-    learned, grid, scaling = vit.pos_embed, vit.patch_embed.grid_size[0], scaling_of(vit)
+    old_positions, old_grid, scaling = vit.pos_embed, vit.patch_embed.grid_size[0], scaling_of(vit)
     vit.set_input_size(img_size=(size, size))
     if scaling.startswith("hub"):
-        new_grid, prefix = vit.patch_embed.grid_size[0], learned.shape[1] - grid**2
+        new_grid, prefix = vit.patch_embed.grid_size[0], old_positions.shape[1] - old_grid**2
         antialias = scaling == "hub, antialiased"
-        positions = hub_positions(learned.detach(), grid=new_grid, antialias=antialias, prefix=prefix)
+        positions = hub_positions(old_positions.detach(), grid=new_grid, antialias=antialias, prefix=prefix)
         vit.pos_embed = nn.Parameter(positions, requires_grad=False)
 
 
 @torch.no_grad()
 def at_size(model: nn.Module, size: int) -> nn.Module:
-    """Return a copy of the model for images of `size` x `size`, with shared layers and its own position embeddings.
+    """Return a copy of the model for images of `size` x `size`. It shares all layers except the position embeddings.
 
-    The original model does not change; hooks on its layers also fire for the copy. Raises FungiError for a size that
-    is not a multiple of the patch size, and for a model that takes images of only one size.
+    The original model does not change; hooks on its layers are also called for the copy. Raises FungiError for a size
+    that is not a multiple of the patch size, and for a model that takes images of only one size.
     """
     path, vit = _sized_module(model)
     if vit is None:
@@ -105,7 +108,7 @@ def at_size(model: nn.Module, size: int) -> nn.Module:
 
 
 def positions_version(model: nn.Module) -> tuple[int, int]:
-    """Return a pair that changes whenever the learned positions of the model change.
+    """Return two numbers that change whenever the learned positions of the model change.
 
     Copies of the model for other sizes are then out of date.
     """
@@ -137,7 +140,7 @@ def _patch_size(vit: Any) -> int:
 
 
 def _native_size(vit: Any) -> int | None:
-    """Return the side in pixels of the images that a transformer takes; None if it takes every size."""
+    """Return the side in pixels of the images that a transformer takes; None if it takes all sizes."""
     if _is_torchvision(vit):
         return int(vit.image_size)
     size = vit.patch_embed.img_size
@@ -145,8 +148,8 @@ def _native_size(vit: Any) -> int | None:
 
 
 def _timm_at_size(vit: Any, size: int) -> nn.Module:
-    resized = shallow(vit)
-    resized._modules["patch_embed"] = shallow(vit.patch_embed)
+    resized = shallow_copy(vit)
+    resized._modules["patch_embed"] = shallow_copy(vit.patch_embed)
     if getattr(vit, "rope", None) is not None:
         resized._modules["rope"] = deepcopy(vit.rope)
     set_size(resized, size)
@@ -156,7 +159,8 @@ def _timm_at_size(vit: Any, size: int) -> nn.Module:
 def _torchvision_at_size(vit: Any, size: int) -> nn.Module:
     from torchvision.models.vision_transformer import interpolate_embeddings
 
-    resized, encoder, key = shallow(vit), shallow(vit.encoder), "encoder.pos_embedding"
+    resized, encoder = shallow_copy(vit), shallow_copy(vit.encoder)
+    key = "encoder.pos_embedding"
     state: Any = {key: vit.encoder.pos_embedding.detach()}
     positions = interpolate_embeddings(size, vit.patch_size, state)[key]
     encoder.pos_embedding = nn.Parameter(positions, requires_grad=False)
@@ -166,16 +170,16 @@ def _torchvision_at_size(vit: Any, size: int) -> nn.Module:
 
 
 def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Module:
-    """Return the model with another module at a path; only the modules on that path are copied."""
+    """Return a copy of the model with another module at a path. All modules that are not on the path are shared."""
     if not path:
         return module
-    outer = shallow(model)
-    outer._modules[path[0]] = _with_module(model.get_submodule(path[0]), path[1:], module)
-    return outer
+    duplicate = shallow_copy(model)
+    duplicate._modules[path[0]] = _with_module(model.get_submodule(path[0]), path[1:], module)
+    return duplicate
 
 
-def shallow(module: nn.Module) -> Any:
-    """Return a copy that shares children, parameters and hooks; replacing them does not change the original."""
+def shallow_copy(module: nn.Module) -> Any:
+    """Return a copy with the same children, parameters and hooks. Replacing them does not change the original."""
     duplicate = copy(module)
     duplicate._modules, duplicate._parameters = dict(module._modules), dict(module._parameters)
     return duplicate
@@ -184,9 +188,9 @@ def shallow(module: nn.Module) -> Any:
 def _check_size(model: nn.Module, size: int) -> None:
     """Run the model on an empty image of `size` x `size`. Raises FungiError if the model cannot process it."""
     parameter = next(model.parameters())
-    training = [module for module in model.modules() if module.training]
+    modules_in_training = [module for module in model.modules() if module.training]
     try:
-        for module in training:
+        for module in modules_in_training:
             module.training = False
         model(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
     except torch.OutOfMemoryError:
@@ -198,5 +202,5 @@ def _check_size(model: nn.Module, size: int) -> None:
             + VIEWS_ADVICE
         ) from None
     finally:
-        for module in training:
+        for module in modules_in_training:
             module.training = True

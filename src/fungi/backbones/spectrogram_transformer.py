@@ -1,8 +1,9 @@
 """The audio spectrogram transformer (SSAST, patch variant), with the parameter names of the published checkpoint.
 
-A spectrogram `[n frames 128]` is an image with one channel: rows are frequencies, columns are times. Overlapping
-16 x 16 patches at stride 10 become tokens, row by row, after a class token and a distillation token (spec audio 1). The
-learned positions belong to the 8 x 64 grid of pre-training and are adapted to the grid of the input.
+A spectrogram `[n frames 128]` is an image with one channel: rows are frequencies, columns are times. The first two
+tokens are a class token and a distillation token. They are followed by the tokens of overlapping 16 x 16 patches at
+stride 10, row by row (spec audio 1). The learned positions belong to the 8 x 64 grid of pre-training; they are adapted
+to the grid of the input.
 """
 
 from functools import partial
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 Pooling = Literal["cls_dist", "mean_patches"]
 PATCH, STRIDE, MELS = 16, 10, 128
 TRAINED_GRID = (8, 64)
-LEADING = 2
+LEADING_TOKENS = 2
 
 
 class SpectrogramTransformer(nn.Module):
-    """Turns spectrograms into embeddings.
+    """Model that maps spectrograms to embeddings.
 
-    pooling: `cls_dist`, the mean of the two leading tokens after the final norm, or `mean_patches`, the mean of the
-    patch tokens. stride: distance between neighbouring patches.
+    pooling: `cls_dist` for the mean of the class token and the distillation token after the final norm, `mean_patches`
+    for the mean of the patch tokens. stride: distance between neighbouring patches.
     """
 
     def __init__(
@@ -35,7 +36,8 @@ class SpectrogramTransformer(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(1, width, PATCH, stride)})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.randn(1, LEADING + TRAINED_GRID[0] * TRAINED_GRID[1], width) * 0.02)
+        positions = LEADING_TOKENS + TRAINED_GRID[0] * TRAINED_GRID[1]
+        self.pos_embed = nn.Parameter(torch.randn(1, positions, width) * 0.02)
         norm: Any = partial(nn.LayerNorm, eps=1e-6)
         blocks = [Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)]
         self.blocks = nn.Sequential(*blocks)
@@ -44,7 +46,8 @@ class SpectrogramTransformer(nn.Module):
     def forward(self, spectrograms: Float[Tensor, "n frames mels"]) -> Float[Tensor, "n d"]:
         """Return the embeddings of spectrograms."""
         tokens = self.norm(self.blocks(self.tokens(spectrograms)))
-        return (tokens[:, :LEADING] if self.pooling == "cls_dist" else tokens[:, LEADING:]).mean(dim=1)
+        pooled = tokens[:, :LEADING_TOKENS] if self.pooling == "cls_dist" else tokens[:, LEADING_TOKENS:]
+        return pooled.mean(dim=1)
 
     def tokens(self, spectrograms: Float[Tensor, "n frames mels"]) -> Float[Tensor, "n t d"]:
         """Return the input of the first block."""
@@ -56,16 +59,16 @@ class SpectrogramTransformer(nn.Module):
 
 
 def adapted_positions(positions: Float[Tensor, "1 old d"], grid: tuple[int, int]) -> Float[Tensor, "1 new d"]:
-    """Adapt learned positions to another grid (frequency, time); the positions of the leading tokens do not change.
+    """Adapt learned positions to another grid (frequency, time). The positions of the first two tokens do not change.
 
-    If the new grid is shorter along an axis, the centre of the trained grid is cut out; if it is longer, the positions
-    are resized bilinearly.
+    If the new grid is shorter along an axis, the centre of the trained grid is used. If it is longer, the positions are
+    resized bilinearly.
     """
-    leading, patches = positions[:, :LEADING], positions[:, LEADING:]
-    table = patches.unflatten(1, TRAINED_GRID).permute(0, 3, 1, 2)  # [1 f*t d] -> [1 d f t]
-    for axis, (new, old) in enumerate(zip(grid, TRAINED_GRID, strict=True)):
-        if new < old:
-            table = table.narrow(axis + 2, old // 2 - new // 2, new)
-    if tuple(table.shape[2:]) != grid:
-        table = torch.nn.functional.interpolate(table.float(), grid, mode="bilinear", align_corners=False)
-    return torch.cat([leading, table.to(leading.dtype).flatten(2).transpose(1, 2)], dim=1)
+    leading, patches = positions[:, :LEADING_TOKENS], positions[:, LEADING_TOKENS:]
+    patches = patches.unflatten(1, TRAINED_GRID).permute(0, 3, 1, 2)  # [1 f*t d] -> [1 d f t]
+    for axis, (length, trained_length) in enumerate(zip(grid, TRAINED_GRID, strict=True)):
+        if length < trained_length:
+            patches = patches.narrow(axis + 2, trained_length // 2 - length // 2, length)
+    if tuple(patches.shape[2:]) != grid:
+        patches = torch.nn.functional.interpolate(patches.float(), grid, mode="bilinear", align_corners=False)
+    return torch.cat([leading, patches.to(leading.dtype).flatten(2).transpose(1, 2)], dim=1)

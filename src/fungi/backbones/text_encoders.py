@@ -1,7 +1,7 @@
 """Shared code of the text backbones: encoders of `transformers` that return one vector per text.
 
-The model is a subclass of the library's class with another `forward`, so that layer paths and weight names stay the
-same.
+A model is a subclass of the library's class. It only has another `forward`, so layer paths and weight names do not
+change.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def register_text(
 def text_spec(
     name: str, *, tokenizer: TokenizerSource, pooling: Pooling, longest: int = 512, build: Any, **fields: Any
 ) -> BackboneSpec:
-    """Return a text backbone. build: a function of the pooling. longest: largest number of tokens of a text.
+    """Return a text backbone. build: function pooling -> model. longest: largest number of tokens of a text.
 
     The published profile differs in word deletion and in the temperature of SimCLR (deviations T1 and T2).
     """
@@ -49,13 +49,13 @@ def build_encoder(architecture: str, options: Mapping[str, Any], pooling: Poolin
     import transformers
 
     config = getattr(transformers, f"{architecture.removesuffix('Encoder')}Config")(**options)
-    return pooled(getattr(transformers, f"{architecture}Model"), pooling)(config, **arguments)
+    return pooled_class(getattr(transformers, f"{architecture}Model"), pooling)(config, **arguments)
 
 
-def pooled(encoder: Any, pooling: Pooling) -> Any:
+def pooled_class(encoder: Any, pooling: Pooling) -> Any:
     """Return a subclass of an encoder class whose forward returns embeddings `[n d]` instead of hidden states.
 
-    pooling: `first`, the hidden state of the first token, or `mean`, the mean of all tokens except padding.
+    pooling: `first` for the hidden state of the first token, `mean` for the mean of all tokens except padding.
     """
     from torch import Tensor
 
@@ -68,7 +68,6 @@ def pooled(encoder: Any, pooling: Pooling) -> Any:
     return type(encoder.__name__, (encoder,), {"forward": forward})
 
 
-def without(state: StateDict, unused: tuple[str, ...], *, prefix: str = "") -> StateDict:
-    """Return the entries whose names do not start with a prefix in `unused`; remove `prefix` from the kept names."""
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
-    return {name.removeprefix(prefix): tensor for name, tensor in kept.items()}
+def without_unused(state: StateDict, unused: tuple[str, ...], *, prefix: str = "") -> StateDict:
+    """Return the entries whose names do not start with a prefix in `unused`. `prefix` is removed from their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.startswith(unused)}

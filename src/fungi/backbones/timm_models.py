@@ -30,8 +30,8 @@ def register_vit(
 ) -> BackboneSpec:
     """Register a ViT in timm's layout. The gradient source is the attention output projection of the last block.
 
-    size: a key of `SIZES`. embedding_dim: size of the embedding if it is not the width of the tokens (joint image-text
-    space). Gradients are always projected to the width.
+    size: key of `SIZES`. embedding_dim: size of the embedding, if it differs from the width of the tokens (joint
+    image-text space). Gradients are always projected to the width.
     """
     width, depth, pca_dim = SIZES[size]
     spec = BackboneSpec(
@@ -51,11 +51,12 @@ def register_vit(
 def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict[str, Any]:
     """Return the fields `source`, `build`, `pretrained` and `convert` of a `BackboneSpec` for a model of timm.
 
-    model: its name with the tag of the weights.
-    classifier: keep the published output layer (CLIP: the projection to the joint space). Otherwise the model is built
-        with `num_classes=0`, and a head in the weights is dropped.
+    model: name of the model, with the tag of the weights.
+    classifier: keep the published output layer (for CLIP, the projection to the joint space). Otherwise, the model is
+        built with `num_classes=0`, and the head in the weights is dropped.
     """
-    build = partial(build_timm, model, **options, **({} if classifier else {"num_classes": 0}))
+    outputs: dict[str, Any] = {} if classifier else {"num_classes": 0}
+    build = partial(build_timm, model, **options, **outputs)
     return {
         "source": f"timm {model}",
         "build": build,
@@ -72,18 +73,18 @@ def build_timm(model: str, **options: Any) -> "nn.Module":
 
 
 def timm_input(config: Mapping[str, Any], size: int) -> ImageInput:
-    """Return the evaluation transform (statistics, crop, interpolation) of weights of timm for an input size."""
+    """Return the evaluation transform (statistics, crop, interpolation) for an input size. config: timm's record."""
     from timm.data import resolve_data_config
 
-    resolved = resolve_data_config({}, pretrained_cfg=dict(config))
+    transform = resolve_data_config({}, pretrained_cfg=dict(config))
     fields: dict[str, Any] = {
         "size": size,
-        "interpolation": "bilinear" if resolved["interpolation"] == "bilinear" else "bicubic",
-        "statistics": (tuple(resolved["mean"]), tuple(resolved["std"])),
+        "interpolation": "bilinear" if transform["interpolation"] == "bilinear" else "bicubic",
+        "statistics": (tuple(transform["mean"]), tuple(transform["std"])),
     }
-    if resolved["crop_mode"] == "squash":
+    if transform["crop_mode"] == "squash":
         return SquashedInput(resize=size, **fields)
-    return ImageInput(resize=floor(size / resolved["crop_pct"]), **fields)
+    return ImageInput(resize=floor(size / transform["crop_pct"]), **fields)
 
 
 def timm_names(
@@ -93,10 +94,10 @@ def timm_names(
     keep_classifier: bool = False,
     heads: tuple[str, ...] = ("head.",),
 ) -> StateDict:
-    """Convert a state dict of the original authors or of OpenCLIP to timm's names, by timm's own rules.
+    """Convert a state dict of the original authors or of OpenCLIP to timm's names, with the rules of timm.
 
     A state dict that already has timm's names is returned unchanged. heads: prefixes of the classifier, which is
-    dropped. Raises FungiError if timm would silently resample the weights to another resolution or patch size.
+    dropped. Raises FungiError if timm would resample the weights to another resolution or patch size without a warning.
     """
     import torch
 
@@ -106,15 +107,17 @@ def timm_names(
         state = without_prefix(state, *heads)
     if set(state) == set(model.state_dict()):
         return state
-    converted, sizes = _timm_filter(model)(dict(state), model), {tensor.numel() for tensor in state.values()}
+    convert = _timm_conversion(model)
+    converted = convert(dict(state), model)
+    original_sizes = {tensor.numel() for tensor in state.values()}
     for name in ("pos_embed", "patch_embed.proj.weight"):
-        if name in converted and converted[name].numel() not in sizes:  # no tensor of the file has this size
+        if name in converted and converted[name].numel() not in original_sizes:  # timm has resampled this tensor
             raise FungiError(f"the checkpoint was trained for another resolution or patch size ({name} differs).")
     return converted if keep_classifier else without_prefix(converted, *heads)
 
 
 def renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
-    """Return a key or layer path after all replacements. rules: pairs of a regular expression and its replacement."""
+    """Return a key or layer path after all replacements. rules: pairs (regular expression, replacement)."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
@@ -125,8 +128,8 @@ def without_prefix(state: StateDict, *prefixes: str) -> StateDict:
     return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
-def _timm_filter(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], StateDict]:
-    """Return the function by which timm converts checkpoints of other origin for this kind of model."""
+def _timm_conversion(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], StateDict]:
+    """Return the function of timm that converts other checkpoints for this kind of model."""
     import sys
 
     module = sys.modules[type(model).__module__]

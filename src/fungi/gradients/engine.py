@@ -126,7 +126,7 @@ class GradientEngine:
         with frozen(self.model):
             parts = list(self._by_group(batch, views, lambda part: self._encode(part, views)))
         rows_at = places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
-        return Encoded.joined([encoded for _, encoded in parts], rows_at)
+        return Encoded.concatenate_samples([encoded for _, encoded in parts], rows_at)
 
     @default_torch_settings()
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
@@ -156,7 +156,7 @@ class GradientEngine:
             }
             for name, by_target in buffers.items()
         }
-        return Extracted(Encoded.joined(encoded, rows_at), gradients)
+        return Extracted(Encoded.concatenate_samples(encoded, rows_at), gradients)
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
         """Yield (rows, part) of a batch. The views of a part fill one forward pass; it is on the device."""
@@ -226,7 +226,7 @@ class GradientEngine:
             with self.stopwatch("forward"), autocast(self.device, self.dtype):
                 encoded = encoder(inputs)
             passes.append(encoded.by_sample(length(part)))
-        return Encoded.side_by_side(passes)
+        return Encoded.concatenate_views(passes)
 
     @torch.no_grad()
     def _take_sizes(self, views: ViewGenerator) -> None:

@@ -4,7 +4,7 @@ from fungi.backbones.timm_models import register_vit, timm_fields
 from fungi.views.image import HALF, IMAGENET, ImageInput
 
 INPUT = ImageInput(size=224, resize=248, interpolation="bicubic", statistics=HALF)
-# Deviation V2: the published code used timm's default transform instead of that of the models.
+# Deviation V2: the published code used timm's default transform instead of the transform of the models.
 PUBLISHED = ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET)
 
 for _name, _label, _size, _model in (

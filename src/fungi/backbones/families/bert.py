@@ -4,7 +4,7 @@ from functools import partial
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.sources import fetch_hub
-from fungi.backbones.text_encoders import Pooling, build_encoder, register_text, without
+from fungi.backbones.text_encoders import Pooling, build_encoder, register_text, without_unused
 from fungi.views.tokenizers import hub_tokenizer
 
 REPOSITORY = "google-bert/bert-base-uncased"
@@ -16,10 +16,10 @@ def bert_names(state: StateDict) -> StateDict:
 
     The LayerNorms of the file have TensorFlow's names.
     """
-    kept = without(state, UNUSED, prefix="bert.")
+    encoder_state = without_unused(state, UNUSED, prefix="bert.")
     return {
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
-        for name, tensor in kept.items()
+        for name, tensor in encoder_state.items()
     }
 
 

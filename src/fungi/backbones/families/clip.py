@@ -1,7 +1,7 @@
 """CLIP image encoders (OpenAI) and EVA-CLIP: the embedding is the class token projected to the joint space.
 
-The weights were trained with QuickGELU, but timm's plain variants use GELU. The published numbers come from these plain
-variants (deviation V6). The `-quickgelu` variants use QuickGELU. Both load the same file.
+The weights were trained with QuickGELU, but timm's standard variants use GELU. The published numbers come from these
+standard variants (deviation V6). The `-quickgelu` variants use QuickGELU. Both variants load the same file.
 """
 
 from fungi.backbones.timm_models import register_vit, timm_fields
@@ -36,7 +36,7 @@ register_vit(
     size="B",
     embedding_dim=512,
     input=BASE_INPUT,
-    # Deviation V2: the published code used timm's default transform instead of that of the model.
+    # Deviation V2: the published code used timm's default transform instead of the transform of the model.
     published_input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET),
     enumerated=True,
     **timm_fields("eva02_base_patch16_clip_224.merged2b", classifier=True),

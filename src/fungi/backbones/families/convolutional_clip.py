@@ -10,7 +10,7 @@ CONVOLUTIONS = {"1": "conv1_1x1", "2": "conv2_kxk", "3": "conv3_1x1"}
 
 
 def timm_resnet_path(path: str) -> str:
-    """Convert a path of the original CLIP code, `layer4.2.conv3` -> `stages.3.2.conv3_1x1.conv`; keep other paths."""
+    """Convert a path of the original CLIP code: `layer4.2.conv3` -> `stages.3.2.conv3_1x1.conv`. Keep other paths."""
     match = re.fullmatch(r"(?:visual\.)?layer([1-4])\.(\d+)\.conv([123])", path)
     if not match:
         return path

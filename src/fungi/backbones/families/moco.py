@@ -18,11 +18,11 @@ INPUT = ImageInput(size=224, resize=256, interpolation="bilinear", statistics=IM
 def encoder_of(state: StateDict, *, prefix: str, head: str) -> StateDict:
     """Return the encoder in a training checkpoint: the entries under `prefix`, without the projection head.
 
-    The momentum encoder, the predictor and the queue are dropped. A state dict without the prefix is treated as the
+    The momentum encoder, the predictor and the queue are dropped. If no entry has the prefix, the state dict is the
     encoder.
     """
-    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    return without_prefix(inner or state, head)
+    encoder = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return without_prefix(encoder or state, head)
 
 
 def build_resnet50() -> "nn.Module":

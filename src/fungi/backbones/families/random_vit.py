@@ -23,9 +23,10 @@ def weights_file() -> Path:
 
 
 def saved_weights() -> StateDict:
-    """Return the weights: the first call draws them from the fixed seed and saves them, later calls read the file.
+    """Return the weights. The first call draws them with the fixed seed and saves them; later calls read the file.
 
-    Random numbers differ in the last bits between types of CPU; with one file, all parts of a study use one network.
+    Random numbers differ in the last bits between types of CPU. With the file, all parts of a study use the same
+    network.
     """
     file = weights_file()
     if not file.exists():

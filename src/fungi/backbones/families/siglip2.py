@@ -1,6 +1,6 @@
 """SigLIP 2 image encoders. The embedding is the output of the attention pooling, which training compares with texts.
 
-Weights can have timm's names or those of the publisher's repositories (`vision_model.encoder.layers...`).
+Weights can have the names of timm or of the publisher's repositories (`vision_model.encoder.layers...`).
 """
 
 from functools import partial
@@ -26,21 +26,22 @@ RENAMES = (
 
 
 def siglip_names(state: StateDict, *, build: Any) -> StateDict:
-    """Convert the publisher's names to timm's without the text encoder; for other files see `timm_names`."""
+    """Convert the publisher's names to timm's names, without the text encoder. Other files: see `timm_names`."""
     import torch
 
     if not any(name.startswith("vision_model.") for name in state):
         return timm_names(state, build=build)
-    vision = {n.removeprefix("vision_model."): state[n] for n in state if n.startswith("vision_model.")}
-    named = {renamed(name, RENAMES): tensor for name, tensor in vision.items() if "head.attention.in_proj" not in name}
-    named["pos_embed"] = named["pos_embed"].unsqueeze(0)  # [t d] -> [1 t d]
+    prefix = "vision_model."
+    vision = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    timm = {renamed(name, RENAMES): tensor for name, tensor in vision.items() if "head.attention.in_proj" not in name}
+    timm["pos_embed"] = timm["pos_embed"].unsqueeze(0)  # [t d] -> [1 t d]
     for kind in ("weight", "bias"):
-        query, *key_value = vision[f"head.attention.in_proj_{kind}"].chunk(3)
-        named |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": torch.cat(key_value)}
-        for number in {name.split(".")[1] for name in named if name.startswith("blocks.")}:
-            parts = [named.pop(f"blocks.{number}.self_attn.{part}_proj.{kind}") for part in "qkv"]
-            named[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(parts)
-    return named
+        query, *key_and_value = vision[f"head.attention.in_proj_{kind}"].chunk(3)
+        timm |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": torch.cat(key_and_value)}
+        for number in {name.split(".")[1] for name in timm if name.startswith("blocks.")}:
+            parts = [timm.pop(f"blocks.{number}.self_attn.{part}_proj.{kind}") for part in "qkv"]
+            timm[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(parts)
+    return timm
 
 
 for _name, _label, _size, _patch, _pixels, _model in (

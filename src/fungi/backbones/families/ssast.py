@@ -16,26 +16,27 @@ FILE = "SSAST-Base-Patch-400.pth"
 URL = f"https://www.dropbox.com/s/ewrzpco95n9jdz6/{FILE}?dl=1"
 UNUSED = ("cpredlayer.", "gpredlayer.", "mask_embed", "v.head", "p_input_fdim", "p_input_tdim")
 TRAINED_ON = {"p_input_fdim": 128, "p_input_tdim": 1024}
+"""Input size of the pre-training: number of mel bands, and number of frames."""
 TINY = {"width": 96, "depth": 2, "heads": 3}
 TINY_SEED = 42
 
 
 def ssast_names(state: StateDict) -> StateDict:
-    """Convert the names of the published file, with a data-parallel prefix, to those of `SpectrogramTransformer`.
+    """Convert the names of the published file, which have a data-parallel prefix, to those of `SpectrogramTransformer`.
 
-    Raises FungiError for a model that was pre-trained on another input size, because its positions have another grid.
+    Raises FungiError for a model that was pre-trained with another input size, because its positions have another grid.
     """
     if "cls_token" in state:
         return state
-    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for name, expected in TRAINED_ON.items():
-        if name in plain and int(plain[name]) != expected:
-            raise FungiError(f"the checkpoint has {name} = {int(plain[name])}; only {expected} is supported.")
-    kept = {name.removeprefix("v."): tensor for name, tensor in plain.items() if not name.startswith(UNUSED)}
-    kernel = kept.get("patch_embed.proj.weight")
-    if kernel is not None and kernel.shape[1] > 1:
-        kept["patch_embed.proj.weight"] = kernel.sum(dim=1, keepdim=True)
-    return kept
+        if name in state and int(state[name]) != expected:
+            raise FungiError(f"the checkpoint has {name} = {int(state[name])}; only {expected} is supported.")
+    encoder = {name.removeprefix("v."): tensor for name, tensor in state.items() if not name.startswith(UNUSED)}
+    kernel = encoder.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.shape[1] > 1:  # a kernel for colour images; a spectrogram has one channel
+        encoder["patch_embed.proj.weight"] = kernel.sum(dim=1, keepdim=True)
+    return encoder
 
 
 def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
@@ -47,7 +48,8 @@ def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
 
 
 def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) -> None:
-    sound_input, width = SoundInput(), sizes["width"]
+    sound_input = SoundInput()
+    width = sizes["width"]
     spec = BackboneSpec(
         name=name,
         modality="audio",

@@ -1,21 +1,24 @@
-"""T5 small, encoder only. The embedding is the first word piece (T5 has no class token) or the mean (spec text 1)."""
+"""T5 small, only the encoder (spec text 1).
+
+The embedding is the first token, because T5 has no class token, or the mean of all tokens.
+"""
 
 from functools import partial
 
 from fungi.backbones.base import StateDict
 from fungi.backbones.sources import fetch_hub
-from fungi.backbones.text_encoders import Pooling, build_encoder, register_text, without
+from fungi.backbones.text_encoders import Pooling, build_encoder, register_text, without_unused
 from fungi.views.tokenizers import hub_tokenizer
 
 REPOSITORY = "google-t5/t5-small"
 
 
 def t5_encoder_names(state: StateDict) -> StateDict:
-    """Return the encoder of a complete T5. A file may store the word embeddings under one name or under both."""
-    kept = without(state, ("decoder.", "lm_head."))
-    if "shared.weight" in kept:
-        kept.setdefault("encoder.embed_tokens.weight", kept["shared.weight"])
-    return kept
+    """Return the encoder of a complete T5. The word embeddings get both of their names; files may have only one."""
+    encoder_state = without_unused(state, ("decoder.", "lm_head."))
+    if "shared.weight" in encoder_state:
+        encoder_state.setdefault("encoder.embed_tokens.weight", encoder_state["shared.weight"])
+    return encoder_state
 
 
 POOLINGS: tuple[tuple[str, Pooling], ...] = (("t5-small", "first"), ("t5-small-mean", "mean"))

@@ -19,7 +19,7 @@ build = partial(build_encoder, "Bert", SIZES, add_pooling_layer=False)
 
 
 def hashed_words() -> HashedWords:
-    """Return the tokenizer, which numbers words by their hash."""
+    """Return the tokenizer."""
     return WORDS
 
 

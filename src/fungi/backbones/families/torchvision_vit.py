@@ -1,8 +1,8 @@
 """torchvision's supervised ViTs ("DeiT" in the paper), converted to timm's layout.
 
-torchvision's attention computes its output projection by a function, so hooks on that layer are never called
-(deviation V1). In timm's layout, the same weights compute the same function with layers that call their hooks. Layer
-paths in torchvision's spelling are also accepted.
+The attention of torchvision computes its output projection with a function, so hooks on this layer are never called
+(deviation V1). In timm's layout, the same weights compute the same function, and the hooks are called. Layer paths of
+torchvision are also accepted.
 """
 
 from functools import partial
@@ -30,12 +30,12 @@ RENAMES = (
 
 
 def timm_path(path: str) -> str:
-    """Convert a layer path or key of torchvision's VisionTransformer to timm's spelling; keep other paths unchanged."""
+    """Convert a layer path or key of torchvision's VisionTransformer to timm's path; keep other paths unchanged."""
     return renamed(path, RENAMES)
 
 
 def timm_layout(state: StateDict) -> StateDict:
-    """Convert the weights of a torchvision VisionTransformer for timm's of the same size, without the classifier."""
+    """Convert the weights of a torchvision VisionTransformer to timm's layout, without the classifier."""
     return {timm_path(name): tensor for name, tensor in without_prefix(state, "heads.").items()}
 
 

@@ -1,8 +1,8 @@
 """UDI: vision transformers with two class tokens, from published checkpoints or from `fungi pretrain` (spec udi 6).
 
-The embedding is the first class token. The second, `cls+`, takes part in attention; it is a register in timm's model,
-so that the pooled-token path works. The published files are on Google Drive and cannot be downloaded by this program:
-pass a file with `--checkpoint`.
+The embedding is the first class token. The second class token, `cls+`, takes part in attention. It is a register in
+timm's model, so that the pooled-token path works. This program cannot download the published files, which are on Google
+Drive: pass a file with `--checkpoint`.
 """
 
 from functools import partial
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 CLASS_TOKENS = {2: "", 1: "-one-token"}
-"""Number of class tokens in a file, and the ending of the backbone's name."""
+"""Number of class tokens in a file -> ending of the name of the backbone."""
 
 
 def encoder_state(state: StateDict) -> StateDict:
-    """Return the transformer in a checkpoint of any layout, without prefixes (spec udi 6.3).
+    """Return the weights of the transformer in a checkpoint of any layout, without prefixes (spec udi 6.3).
 
     Full checkpoints have the prefix `backbone.backbone.`; their SRS layer and heads are dropped.
     """
@@ -53,23 +53,27 @@ def one_token(state: StateDict) -> StateDict:
     """
     import torch
 
-    kept = {name: tensor for name, tensor in state.items() if name != "reg_token"}
+    weights = {name: tensor for name, tensor in state.items() if name != "reg_token"}
     tokens = state["cls_token"].shape[1] + int("reg_token" in state)
     positions = state["pos_embed"]
-    kept["cls_token"] = state["cls_token"][:, :1]
-    kept["pos_embed"] = torch.cat([positions[:, :1], positions[:, tokens:]], dim=1)
-    return kept
+    weights["cls_token"] = state["cls_token"][:, :1]
+    weights["pos_embed"] = torch.cat([positions[:, :1], positions[:, tokens:]], dim=1)
+    return weights
 
 
 def patches_only(state: StateDict) -> StateDict:
     """Return the state dict without class tokens and their positions, for dense backbones."""
     tokens = state["cls_token"].shape[1] + int("reg_token" in state)
-    kept = {name: tensor for name, tensor in state.items() if name not in ("cls_token", "reg_token")}
-    return kept | {"pos_embed": state["pos_embed"][:, tokens:]}
+    weights = {name: tensor for name, tensor in state.items() if name not in ("cls_token", "reg_token")}
+    return weights | {"pos_embed": state["pos_embed"][:, tokens:]}
 
 
-def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
-    """Convert a checkpoint of any layout to timm's names. Raises FungiError for another number of class tokens."""
+def timm_weights(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
+    """Convert a checkpoint of any layout to timm's names.
+
+    name, class_tokens: name of the backbone and its number of class tokens. Raises FungiError if the checkpoint has
+    another number.
+    """
     weights = timm_tokens(encoder_state(state))
     tokens = 2 if "reg_token" in weights else 1
     if tokens != class_tokens:
@@ -83,7 +87,7 @@ def converted(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
 def build(
     width: int, depth: int, heads: int, mlp_ratio: float, size: int, patch: int, class_tokens: int
 ) -> "nn.Module":
-    """Return timm's vision transformer. Its positions are scaled as in DINO, since UDI's code is based on DINO's."""
+    """Return timm's vision transformer. Its positions are scaled as in DINO, on which the code of UDI is based."""
     from timm.models.vision_transformer import VisionTransformer
 
     model: Any = VisionTransformer(
@@ -120,6 +124,6 @@ for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
             patch_size=_patch,
             input=ImageInput(size=_size, resize=round(_size * 256 / 224) if _size > 32 else _size, statistics=IMAGENET),
             build=partial(build, _width, _depth, _heads, _ratio, _size, _patch, _tokens),
-            convert=partial(converted, name=_name + _ending, class_tokens=_tokens),
+            convert=partial(timm_weights, name=_name + _ending, class_tokens=_tokens),
             notes="needs --checkpoint FILE",
         )

@@ -1,1 +1,1 @@
-"""A user's own backbone, described on the command line: `--backbone NAME=KIND:PLACE`, one file per source."""
+"""Backbones of the user, described on the command line: `--backbone NAME=KIND:PLACE`. Each source has its file."""

@@ -24,11 +24,14 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @cache
 def own_backbone(text: str) -> BackboneSpec:
-    """Return the user's backbone that `text` describes (see the top of this file). Raises FungiError otherwise."""
-    name, equals, described = text.partition("=")
+    """Return the backbone of the user that `text` describes (see the top of this file).
+
+    Raises FungiError if the description is invalid.
+    """
+    name, equals, kind_and_place = text.partition("=")
     if not equals:
         raise _unknown(text)
-    kind, _, place = described.partition(":")
+    kind, _, place = kind_and_place.partition(":")
     if kind not in KINDS or not place or not _PLAIN_NAME.fullmatch(name):
         raise FungiError(f"--backbone {text!r} is not understood. Write {FORMS}; NAME is a plain file name.")
     if name in BACKBONES:
@@ -44,16 +47,16 @@ def _unknown(text: str) -> FungiError:
     if colon and kind in KINDS and place:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", place.rstrip("/").rpartition("/")[2]).strip("._-") or "mine"
         return FungiError(f"--backbone {text!r} has no name for the results. Write --backbone {name}={text}.")
-    near = did_you_mean(text, BACKBONES)
-    if near:
-        return FungiError(f"unknown backbone {text!r}.{near}")
+    hint = did_you_mean(text, BACKBONES)
+    if hint:
+        return FungiError(f"unknown backbone {text!r}.{hint}")
     return FungiError(f"unknown backbone {text!r}. `fungi list backbones` names all. For your own model write {FORMS}.")
 
 
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
-    """Return a model of `transformers`; its configuration decides whether it takes images, spectrograms or texts."""
+    """Return a model of `transformers`. Its configuration determines its input: images, spectrograms or texts."""
     config = read_config(place)
-    config = getattr(config, "vision_config", config)  # the image encoder of a model for images and texts
+    config = getattr(config, "vision_config", config)  # of a model for images and texts, use the image encoder
     if any(hasattr(config, name) for name in ("image_size", "num_channels")):
         return vision_backbone(name, place, config, mean=mean)
     if config.model_type in SPECTROGRAM_MODELS:

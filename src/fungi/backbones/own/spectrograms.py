@@ -1,7 +1,7 @@
-"""A user's own audio encoder of `transformers` that takes log-mel spectrograms (AST, 128 bands at 10 ms).
+"""Audio encoders of the user: models of `transformers` that take log-mel spectrograms (AST, 128 bands at 10 ms).
 
-The dataset decides how long clips are and how spectrograms are normalised. A clip that is shorter than the positions of
-the model is padded as its feature extractor does; a longer clip is cut.
+The dataset determines the length of clips and the normalisation of spectrograms. A clip with fewer frames than the
+model takes is padded as the feature extractor of the model does; a longer clip is cut.
 """
 
 import warnings
@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from fungi.backbones.base import BackboneSpec
-from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
+from fungi.backbones.own.structure import model_structure
 from fungi.runtime.network import only_on_disk
 from fungi.views.sound import SoundInput
 
@@ -23,25 +23,26 @@ def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> B
 
     sound_input = _sound_input(place, config)
     build = partial(_build, config, mean, padding=-sound_input.mean / (2 * sound_input.deviation))
-    anatomy = examine(build, (1, config.max_length, config.num_mel_bins))
+    structure = model_structure(build, (1, config.max_length, config.num_mel_bins))
     return BackboneSpec(
         name=name,
         modality="audio",
         label=name,
         source=place,
-        **anatomy.spec_fields,
+        **structure.spec_fields,
         input=sound_input,
         build=build,
         pretrained=partial(fetch, ASTModel, config, place),
-        notes=f"embedding: {'mean of all tokens' if mean else 'mean of the two leading tokens'}; {anatomy}",
+        notes=f"embedding: {'mean of all tokens' if mean else 'mean of the two leading tokens'}; {structure}",
     )
 
 
 def _sound_input(place: str, config: Any) -> SoundInput:
+    """Return the normalisation of the model's feature extractor; without an extractor, the default normalisation."""
     from transformers import AutoFeatureExtractor
 
     try:
-        with warnings.catch_warnings():  # warnings about a filter bank that is not used here
+        with warnings.catch_warnings():  # the extractor warns about its filter bank, which is not used here
             warnings.simplefilter("ignore", UserWarning)
             extractor = AutoFeatureExtractor.from_pretrained(
                 place, trust_remote_code=False, local_files_only=only_on_disk(place)
@@ -58,14 +59,18 @@ def _build(config: Any, mean: bool, padding: float) -> Any:
 
 
 def _pooled(encoder: Any, mean: bool, padding: float) -> Any:
-    """Return a subclass whose forward maps spectrograms `[n frames mels]` of any length to embeddings `[n d]`."""
+    """Return a subclass of an encoder whose forward maps spectrograms `[n frames mels]` to embeddings `[n d]`.
+
+    Spectrograms of any length are cut or padded to the length of the model. padding: value of the padding.
+    """
     from torch import Tensor
     from torch.nn.functional import pad
 
     def forward(self: Any, spectrograms: Tensor) -> Tensor:
         length = self.config.max_length
-        fitted = pad(spectrograms[:, :length], (0, 0, 0, max(0, length - spectrograms.shape[1])), value=padding)
-        output = encoder.forward(self, input_values=fitted)
+        missing_frames = max(0, length - spectrograms.shape[1])
+        padded = pad(spectrograms[:, :length], (0, 0, 0, missing_frames), value=padding)
+        output = encoder.forward(self, input_values=padded)
         return output.last_hidden_state.mean(dim=1) if mean else output.pooler_output
 
     return type(encoder.__name__, (encoder,), {"forward": forward})

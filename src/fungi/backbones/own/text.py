@@ -1,18 +1,18 @@
-"""A user's own text encoder of `transformers`. The embedding is the first token or the mean of all tokens."""
+"""Text encoders of the user: models of `transformers`. The embedding is the first token or the mean of all tokens."""
 
 from functools import partial
 from typing import Any
 
 from fungi.backbones.base import BackboneSpec
-from fungi.backbones.own.anatomy import OUTPUT_PROJECTIONS
 from fungi.backbones.own.hub import fetch, model_options
-from fungi.backbones.text_encoders import Pooling, pooled, text_spec
+from fungi.backbones.own.structure import OUTPUT_PROJECTIONS
+from fungi.backbones.text_encoders import Pooling, pooled_class, text_spec
 from fungi.errors import FungiError
 from fungi.runtime.log import logger
 from fungi.views.tokenizers import hub_tokenizer
 
-FEWEST_TOKENS, MOST_TOKENS = 3, 512
-"""One word between two special tokens; the limit of the text backbones in the paper."""
+FEWEST_TOKENS = 3  # a word between two special tokens
+MOST_TOKENS = 512  # the limit of the text backbones in the paper
 
 
 def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
@@ -27,7 +27,8 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
     with torch.device("meta"):
         model = build(pooling)
     layer, module = _output_projection(model)
-    width, longest = int(config.hidden_size), positions(model)
+    width = int(config.hidden_size)
+    longest = max_tokens(model)
     if longest < FEWEST_TOKENS:
         raise FungiError(f"{place}: the model has {longest} positions; {FEWEST_TOKENS} are needed.")
     return text_spec(
@@ -50,19 +51,21 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
     )
 
 
-def positions(model: Any) -> int:
+def max_tokens(model: Any) -> int:
     """Return the largest number of tokens of a text: the number of learned positions of the model, at most 512.
 
-    In a table with a padding row (RoBERTa and the like), positions start after that row. For a model without a table
-    (T5, rotary positions), the configuration decides.
+    In a table of positions with a padding row (RoBERTa, for example), positions start after this row. For a model
+    without a table (T5, rotary positions), the number is in the configuration, or there is no limit below 512.
     """
     from torch import nn
 
-    named = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding))
-    tables = [module for name, module in named if name.endswith("position_embeddings")]
-    rows = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return min([MOST_TOKENS, *(rows or ([limit] if isinstance(limit, int) and limit > 0 else []))])
+    embeddings = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    tables = [module for name, module in embeddings if name.endswith("position_embeddings")]
+    limits = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
+    configured = getattr(model.config, "max_position_embeddings", None)
+    if not limits and isinstance(configured, int) and configured > 0:
+        limits = [configured]
+    return min([MOST_TOKENS, *limits])
 
 
 def _model_class(config: Any) -> Any:
@@ -76,13 +79,13 @@ def _model_class(config: Any) -> Any:
 
 def _build(config: Any, pooling: Pooling) -> Any:
     model = _model_class(config)
-    return pooled(model, pooling)(config, **model_options(model))
+    return pooled_class(model, pooling)(config, **model_options(model))
 
 
 def _output_projection(model: Any) -> tuple[str, Any]:
     """Return (path, module) of the last attention output projection.
 
-    If no known name occurs, it is the last linear layer, with a warning.
+    If no layer has a known name of an output projection, warn and return the last linear layer.
     """
     from torch import nn
 

@@ -1,7 +1,7 @@
-"""A user's own vision encoder of `transformers`, with the transform of its image processor.
+"""Vision encoders of the user: models of `transformers`, with the transform of their image processor.
 
-The embedding is the pooled output if the model has one and its weights include it; otherwise the class token; if there
-is no class token, the mean of all positions. With `hf-mean` it is always that mean.
+The embedding is the pooled output, if the model has a pooled output and the weights include it. Otherwise, it is the
+class token. Without a class token, it is the mean of all positions. With `hf-mean`, it is always this mean.
 """
 
 from functools import partial
@@ -9,15 +9,17 @@ from typing import Any
 
 from fungi.backbones.base import BackboneSpec
 from fungi.backbones.masked_autoencoder import MASKED_AUTOENCODER, masked_autoencoder
-from fungi.backbones.own.anatomy import examine
 from fungi.backbones.own.hub import fetch, model_options
+from fungi.backbones.own.structure import model_structure
 from fungi.errors import FungiError
 from fungi.runtime.log import logger
 from fungi.runtime.network import only_on_disk
 from fungi.views.image import UNIT, ImageInput, SquashedInput
 
 BILINEAR = 2
-"""Pillow's number of bilinear interpolation, which processors save."""
+"""Number of bilinear interpolation in Pillow; image processors save this number."""
+_CLASS_TOKENS = ("cls_token", "class_embedding")
+"""Endings of the parameter names of class tokens."""
 
 
 def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
@@ -27,16 +29,16 @@ def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbo
     """
     input_spec = image_input(place, config)
     build = partial(_build, config, mean)
-    anatomy = examine(build, (1, 3, input_spec.size, input_spec.size))
+    structure = model_structure(build, (1, 3, input_spec.size, input_spec.size))
     return BackboneSpec(
         name=name,
         label=name,
         source=place,
-        **anatomy.spec_fields,
+        **structure.spec_fields,
         input=input_spec,
         build=build,
         pretrained=lambda: fetch(_model_class(config), config, place),
-        notes=f"embedding: {'mean of all positions' if mean else _pooling(config)}; {anatomy}; {input_spec}",
+        notes=f"embedding: {'mean of all positions' if mean else _pooling(config)}; {structure}; {input_spec}",
     )
 
 
@@ -49,9 +51,9 @@ def image_input(place: str, config: Any) -> ImageInput:
             place, trust_remote_code=False, local_files_only=only_on_disk(place)
         )
     except (OSError, ValueError):
-        usual = ImageInput.square(int(getattr(config, "image_size", 224)))
-        logger.warning(f"{place} has no image processor (preprocessor_config.json). ImageNet's is used: {usual}.")
-        return usual
+        default = ImageInput.square(int(getattr(config, "image_size", 224)))
+        logger.warning(f"{place} has no image processor (preprocessor_config.json). ImageNet's is used: {default}.")
+        return default
     fields: dict[str, Any] = {
         "interpolation": "bilinear" if int(processor.resample) == BILINEAR else "bicubic",
         "statistics": (tuple(processor.image_mean), tuple(processor.image_std)) if processor.do_normalize else UNIT,
@@ -60,7 +62,7 @@ def image_input(place: str, config: Any) -> ImageInput:
     if getattr(processor, "do_center_crop", False):
         side = dict(processor.crop_size)["height"]
         return ImageInput(size=side, resize=size.get("shortest_edge") or size["height"], **fields)
-    if "shortest_edge" in size:  # ConvNeXt below 384 pixels: the image is resized, then its centre is cropped
+    if "shortest_edge" in size:  # the processor of ConvNeXt resizes images and crops their centre below 384 pixels
         side = size["shortest_edge"]
         return ImageInput(size=side, resize=round(side / (getattr(processor, "crop_pct", None) or 1)), **fields)
     return SquashedInput(size=size["height"], resize=size["height"], **fields)
@@ -70,7 +72,7 @@ def _model_class(config: Any) -> Any:
     from transformers import AutoModel, ViTMAEForPreTraining
 
     if config.model_type == MASKED_AUTOENCODER:
-        return ViTMAEForPreTraining  # the class of the encoder alone would mask most of the image
+        return ViTMAEForPreTraining  # the class that contains only the encoder would mask most of the image
     if type(config) not in AutoModel._model_mapping:
         raise FungiError(f"transformers has no encoder for a model of type {config.model_type!r}.")
     return AutoModel._model_mapping[type(config)]
@@ -92,17 +94,16 @@ def pooled_images(encoder: Any, mean: bool) -> Any:
         hidden = output.last_hidden_state  # [n t d], or [n d y x] of a convolutional network
         positions = hidden.flatten(2).transpose(1, 2) if hidden.dim() == 4 else hidden
         pooled = output.get("pooler_output")
-        if mean or (pooled is None and not any(name.endswith(_CLASS_TOKENS) for name, _ in self.named_parameters())):
+        has_class_token = any(name.endswith(_CLASS_TOKENS) for name, _ in self.named_parameters())
+        if mean or (pooled is None and not has_class_token):
             return positions.mean(dim=1)
         return positions[:, 0] if pooled is None else pooled.flatten(1)
 
     return type(encoder.__name__, (encoder,), {"forward": forward})
 
 
-_CLASS_TOKENS = ("cls_token", "class_embedding")
-
-
 def _pooling(config: Any) -> str:
+    """Return the pooling of a model in words."""
     model = _model_class(config)
     if config.model_type == MASKED_AUTOENCODER:
         return "class token of the whole image"

@@ -1,8 +1,9 @@
-"""Find out the structure of an unknown model by one forward pass on torch's meta device, which computes no numbers.
+"""Determine the structure of an unknown model with a forward pass on torch's meta device, which computes no numbers.
 
-The gradient source is the last attention output projection that is called (the layer of the paper) or, if there is
-none, the last linear or convolution layer that is called. Not used as a source: layers that are called twice for one
-image, convolutions that do not pad with zeros, shortcuts, and the gates of squeeze-and-excitation.
+The gradient source is the last attention output projection that is called (the layer of the paper). If there is no
+output projection, it is the last linear or convolution layer that is called. Some layers are never the source: layers
+that are called twice for an image, convolutions that do not pad with zeros, shortcuts, and the gates of
+squeeze-and-excitation.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,14 +33,16 @@ OUTPUT_PROJECTIONS = (
 """Names of the output projection of self-attention in the architectures of timm and `transformers`."""
 
 SIDE_PATHS = (".se.", ".downsample.", ".shortcut.")
+"""Parts of the paths of squeeze-and-excitation layers and shortcuts."""
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelStructure:
     """Structure of a model.
 
-    pooling: how the model pools its tokens, if it is known. layer, reason: the gradient source, and why it was chosen.
-    weight_shape, bias: of the gradient source. flops: floating-point operations of one view.
+    pooling: type of pooling, if it is known; empty otherwise. layer, reason: path of the gradient source, and the
+    reason for its choice. weight_shape, bias: shape of the weight of the gradient source, and whether it has a bias.
+    parameters: number of parameters. flops: floating-point operations for one view.
     """
 
     pooling: str
@@ -53,7 +56,7 @@ class Anatomy:
 
     @property
     def spec_fields(self) -> dict[str, Any]:
-        """The fields of a `BackboneSpec` that follow from the structure."""
+        """Fields of a `BackboneSpec` that depend only on the structure."""
         return {
             "embedding_dim": self.embedding_dim,
             "projection_dim": self.embedding_dim,
@@ -71,10 +74,10 @@ class Anatomy:
         )
 
 
-def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Anatomy:
-    """Return the structure of the model that `build` returns. example: shape of one input.
+def model_structure(build: Callable[[], "nn.Module"], input_shape: "tuple[int, ...]") -> ModelStructure:
+    """Return the structure of the model that `build` returns. input_shape: shape of a batch with one input.
 
-    Raises FungiError if the output is not `[1, d]`, or if the model has no layer to take gradients at.
+    Raises FungiError if the output is not `[1, d]`, or if the model has no layer that can be the gradient source.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -82,17 +85,17 @@ def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Ana
     try:
         with torch.device("meta"):
             model = build().eval().requires_grad_(False)
-    except (NotImplementedError, RuntimeError):  # the model reads values of tensors while it is built
+    except (NotImplementedError, RuntimeError):  # building the model needs values of tensors
         model = build().eval().requires_grad_(False)
     device = next(model.parameters()).device
-    with called_layers(model) as called, FlopCounterMode(display=False) as counter, torch.no_grad():
-        embedding = model(torch.zeros(example, device=device))
+    with record_calls(model) as called_paths, FlopCounterMode(display=False) as counter, torch.no_grad():
+        embedding = model(torch.zeros(input_shape, device=device))
     if not isinstance(embedding, torch.Tensor) or embedding.dim() != 2:
         output = list(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
         raise FungiError(f"a {type(model).__name__} gives {output} for one input; an embedding [1, d] is needed.")
-    path, reason = gradient_source(model, called)
+    path, reason = gradient_source(model, called_paths)
     layer: Any = model.get_submodule(path)
-    return Anatomy(
+    return ModelStructure(
         pooling=_pooling(model),
         layer=path,
         reason=reason,
@@ -104,28 +107,33 @@ def examine(build: Callable[[], "nn.Module"], example: "tuple[int, ...]") -> Ana
     )
 
 
-def gradient_source(model: "nn.Module", called: list[str]) -> tuple[str, str]:
-    """Return (path of the layer to take gradients at, reason for the choice). Raises FungiError if there is none.
+def gradient_source(model: "nn.Module", called_paths: list[str]) -> tuple[str, str]:
+    """Return (path of the gradient source, reason for the choice). Raises FungiError if no layer can be the source.
 
-    called: paths of the layers in the order of their calls in a forward pass.
+    called_paths: paths of the layers in the order of their calls in a forward pass.
     """
-    once = [path for path in called if called.count(path) == 1]
-    if not once:
+    candidates = [path for path in called_paths if called_paths.count(path) == 1]
+    if not candidates:
         raise FungiError(f"a {type(model).__name__} has no linear or convolution layer to take gradients at.")
-    known = [path for path in once if path.endswith(OUTPUT_PROJECTIONS)]
-    return (known[-1], "last attention output projection") if known else (once[-1], "last layer that is computed")
+    projections = [path for path in candidates if path.endswith(OUTPUT_PROJECTIONS)]
+    if projections:
+        return projections[-1], "last attention output projection"
+    return candidates[-1], "last layer that is computed"
 
 
 @contextmanager
-def called_layers(model: "nn.Module") -> "Iterator[list[str]]":
-    """Collect the paths of the layers that can be gradient sources, in the order in which forward passes call them."""
-    called: list[str] = []
+def record_calls(model: "nn.Module") -> "Iterator[list[str]]":
+    """Yield a list to which forward passes inside the block append the paths of the called layers.
+
+    The list has only layers that can be gradient sources.
+    """
+    called_paths: list[str] = []
     hooks = []
     for path, module in model.named_modules():
-        if _can_be_source(module) and not any(side in path for side in SIDE_PATHS):
-            hooks.append(module.register_forward_hook(lambda *_, path=path: called.append(path)))
+        if _can_be_source(module) and not any(part in path for part in SIDE_PATHS):
+            hooks.append(module.register_forward_hook(lambda *_, path=path: called_paths.append(path)))
     try:
-        yield called
+        yield called_paths
     finally:
         for hook in hooks:
             hook.remove()
@@ -140,6 +148,6 @@ def _can_be_source(module: Any) -> bool:
 
 
 def _pooling(model: Any) -> str:
-    """Return how a model of timm pools: `token`, `avg` or `map`; empty if the model does not say."""
+    """Return the type of pooling of a model of timm: `token`, `avg` or `map`; empty if it is not known."""
     pooling = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
     return pooling if isinstance(pooling, str) else str(getattr(pooling, "pool_type", ""))
