@@ -120,7 +120,7 @@ def test_hooks_are_removed_if_a_loss_fails() -> None:
 
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_torch_attention_gives_the_same_output_while_its_projection_is_visible(batch_first: bool) -> None:
-    from fungi.gradients.attention import visible_output_projection
+    from fungi.gradients.attention import output_projection_as_module
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -131,7 +131,7 @@ def test_torch_attention_gives_the_same_output_while_its_projection_is_visible(b
     causal = torch.triu(torch.ones(5, 5, dtype=torch.bool), diagonal=1)
     for masks in ({}, {"key_padding_mask": padding}, {"attn_mask": causal}):
         plain, _ = attention(tokens, tokens, tokens, need_weights=False, **masks)
-        with visible_output_projection([attention]):
+        with output_projection_as_module([attention]):
             visible, _ = attention(tokens, tokens, tokens, need_weights=False, **masks)
         torch.testing.assert_close(visible, plain, rtol=1e-5, atol=1e-6)
 

@@ -8,7 +8,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import Encoded, WholeModel
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, fitting
+from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, largest_fitting
 from fungi.gradients.targets import find_targets
 from tests.engine.golden import PreparedViews
 from tests.engine.models import build, contrast
@@ -69,14 +69,14 @@ def needed(name: str, size: int | None = None, layers: tuple[str, ...] = (), poo
 
 
 def test_large_models_get_small_groups_within_the_share_of_memory() -> None:
-    assert fitting(40 * GIB, needed("vit-b16")) == MOST_ON_GPU
+    assert largest_fitting(40 * GIB, needed("vit-b16")) == MOST_ON_GPU
     large = needed("dinov2_vitg14", size=518)
     assert MOST_ON_GPU * large > 60e9  # bytes of a group of fixed size
     for memory in (16 * GIB, 40 * GIB, 80 * GIB):
-        assert 1 < fitting(memory, large) < MOST_ON_GPU
-        assert fitting(memory, large) * large <= SHARE * memory
-    assert fitting(1, large) == 1
-    assert fitting(80 * GIB, 0) == MOST_ON_GPU  # a model of unknown size
+        assert 1 < largest_fitting(memory, large) < MOST_ON_GPU
+        assert largest_fitting(memory, large) * large <= SHARE * memory
+    assert largest_fitting(1, large) == 1
+    assert largest_fitting(80 * GIB, 0) == MOST_ON_GPU  # a model of unknown size
 
 
 def test_blocks_in_the_graph_need_more_memory() -> None:

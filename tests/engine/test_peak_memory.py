@@ -19,7 +19,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.pooled_token import PooledTokenEncoder
 from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, fitting
+from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, largest_fitting
 from fungi.gradients.targets import find_targets
 
 GIB = 2**30
@@ -78,7 +78,7 @@ def peak_of(model: nn.Module, layer: str, memory: int, size: int, views: int = 0
         engine = GradientEngine(model, find_targets(model, (f"{layer}:layer",)), device=torch.device("cpu"))
         pooled = isinstance(engine.encoder, PooledTokenEncoder)
         estimate = bytes_per_view(model, [layer], torch.float32, pooled=pooled)
-        views = views or fitting(memory - weights, estimate)
+        views = views or largest_fitting(memory - weights, estimate)
         with Peak() as peak:
             images = torch.empty(views, 3, size, size)
             with torch.enable_grad(), frozen(model), Capture(model, engine.targets, {}) as capture:

@@ -103,7 +103,7 @@ def test_a_killed_fit_is_an_error_of_one_line_with_a_solution(process, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(Connection, "recv", killed_meanwhile)
-        with pytest.raises(FungiError, match=r"was killed by SIGKILL, most likely for want of memory") as caught:
+        with pytest.raises(FungiError, match=r"was killed by SIGKILL, most likely because memory ran out") as caught:
             fit_classifier(labelled(rows=60_000, dim=64, classes=40), 1e-9, ENDLESS)
     assert "60000 rows x 40 classes. Use --solver lbfgs" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -181,7 +181,7 @@ def test_blocks_stay_inside_grids_of_any_shape(height: int, width: int) -> None:
 
 def test_random_ratios_are_zero_or_between_0_1_and_0_5() -> None:
     torch.manual_seed(4)
-    ratios = [MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)._ratio() for _ in range(400)]
+    ratios = [MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)._draw_ratio() for _ in range(400)]
     drawn = [ratio for ratio in ratios if ratio]
     assert 150 < len(drawn) < 250
     assert 0.1 <= min(drawn) < 0.12

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fungi.backbones import loading
 from fungi.errors import FungiError
-from fungi.evaluators.label_propagation import neighbourhood, propagated
+from fungi.evaluators.label_propagation import neighbourhood, propagated_labels
 from fungi.pretraining.tokens import last_blocks
 from fungi.pretraining.transfer.propagate_labels import PropagateSettings
 from fungi.pretraining.transfer.propagate_labels import run as propagate
@@ -128,7 +128,7 @@ def test_labels_come_from_the_most_similar_patches_nearby() -> None:
     generator = torch.Generator().manual_seed(0)
     frame, context = torch.randn(12, 3, generator=generator), torch.randn(2, 12, 3, generator=generator)
     labels, near = torch.rand(2, 12, 4, generator=generator), neighbourhood(3, 4, 1)
-    shares = propagated(frame, context, labels, near, temperature=0.2, neighbours=3)
+    shares = propagated_labels(frame, context, labels, near, temperature=0.2, neighbours=3)
     for i in range(12):
         candidates = [
             (float(torch.cosine_similarity(frame[i], context[c, j], dim=0)), labels[c, j])

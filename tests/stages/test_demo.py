@@ -11,7 +11,7 @@ from fungi.data.base import DATASETS, DatasetSpec
 from fungi.demos import vision as demo
 from tests.stages.conftest import arrays
 
-WHOLE, work_quietly = DATASETS["digits"], demo._work_quietly
+WHOLE, start_worker = DATASETS["digits"], demo._start_worker
 
 
 def every_fourth_digit() -> DatasetSpec:
@@ -26,7 +26,7 @@ def every_fourth_digit() -> DatasetSpec:
 def work_on_every_fourth_digit() -> None:
     """What the demo's processes begin with: they see no patch of this one."""
     DATASETS._entries["digits"] = every_fourth_digit()
-    work_quietly()
+    start_worker()
 
 
 def test_demo_extracts_every_seed_and_split_with_25_patches_per_image() -> None:
@@ -42,7 +42,7 @@ def test_demo_shows_a_gain_and_a_second_run_keeps_the_features(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(DATASETS._entries, "digits", every_fourth_digit())
-    monkeypatch.setattr(demo, "_work_quietly", work_on_every_fourth_digit)
+    monkeypatch.setattr(demo, "_start_worker", work_on_every_fourth_digit)
     flags = ["--root", str(tmp_path), "--seeds", "7", "--device", "cpu"]
     assert COMMANDS["demo"].main(flags) == 0
     first = capfd.readouterr().out

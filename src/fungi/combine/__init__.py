@@ -1,1 +1,1 @@
-"""Concatenate L2-normalised features to `[n f]`, and reduce them by PCA to `[n r]`, fitted on train rows only."""
+"""Concatenate L2-normalised features to `[n f]`, and reduce them to `[n r]` by PCA, which is fitted on train rows."""

@@ -1,4 +1,4 @@
-"""Choose the train rows of a few-shot evaluation (spec vision 9.4, text 5)."""
+"""Select the train rows of a few-shot evaluation (spec vision 9.4, text 5)."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,14 @@ from fungi.runtime.seeds import numpy_generator
 def few_shot_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None, class_names: Sequence[str] = ()
 ) -> Integer[np.ndarray, " s"]:
-    """Return the rows of `size` examples per class, ascending. A float is the share of each class, at least one row.
+    """Return the rows of `size` examples per class, ascending.
 
-    Without a seed, these are the first rows of each class in stored order (the published rule); with a seed, they are
-    drawn at random. Raises FungiError if a class has too few rows. class_names: of the labels 0, 1, ..., for the
-    message.
+    size: number of rows per class (int), or share of the rows of each class, at least one row (float).
+    seed: seed of a random draw. None: the first rows of each class in stored order (the published rule).
+    class_names: names of the labels 0, 1, ..., for the message.
+    Raises FungiError if a class has too few rows.
     """
-    chosen = []
+    selected = []
     generator = None if seed is None else numpy_generator(seed, "few-shot")
     for label in np.unique(targets):
         rows = np.flatnonzero(targets == label)
@@ -29,27 +30,30 @@ def few_shot_rows(
                 f"{named_class(int(label), class_names)} has {counted_rows(len(rows))}, but --shots needs {shots}."
                 " Use fewer shots."
             )
-        chosen.append(rows[:shots] if generator is None else generator.choice(rows, shots, replace=False))
-    return np.sort(np.concatenate(chosen))
+        selected.append(rows[:shots] if generator is None else generator.choice(rows, shots, replace=False))
+    return np.sort(np.concatenate(selected))
 
 
 def stratified_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
 ) -> Integer[np.ndarray, " s"]:
-    """Return a stratified draw of `size` rows per class on average, ascending. A float is the share of all rows.
+    """Return the rows of a stratified random draw, ascending.
 
-    This is the published rule for texts (deviation T4): classes keep their shares, so a rare class may have no row.
-    Without a seed, the published seed is used. Raises FungiError if scikit-learn cannot draw this number of rows.
+    Classes keep their shares, so a rare class may be missing. This is the published rule for texts (deviation T4).
+
+    size: mean number of rows per class (int), or share of all rows (float).
+    seed: None means the published seed.
+    Raises FungiError if scikit-learn cannot draw this number of rows.
     """
     from sklearn.model_selection import StratifiedShuffleSplit
 
     count = int(size * len(targets)) if isinstance(size, float) else size * len(np.unique(targets))
     splitter = StratifiedShuffleSplit(1, train_size=count, random_state=42 if seed is None else seed)
     try:
-        chosen, _ = next(splitter.split(np.zeros(len(targets)), targets))
+        selected, _ = next(splitter.split(np.zeros(len(targets)), targets))
     except ValueError as error:
         raise FungiError(
             f"a stratified draw of {count} of {len(targets)} train rows is not possible: {error} "
             "Use other --shots or --train-size, or --few-shot-sampling balanced."
         ) from None
-    return np.sort(chosen)
+    return np.sort(selected)

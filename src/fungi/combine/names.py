@@ -11,13 +11,16 @@ Combination = tuple[str, ...]
 
 
 def in_order(features: Iterable[str]) -> Combination:
-    """Return features in canonical order, then other features by name. Raises FungiError for a repeated feature."""
-    listed = list(features)
-    twice = sorted({name for name in listed if listed.count(name) > 1})
-    if twice:
-        raise FungiError(f"feature {twice[0]!r} is repeated. Name each feature once.")
-    known = [name for name in CANONICAL_ORDER if name in listed]
-    return tuple(known + sorted(set(listed) - set(known)))
+    """Return features in canonical order, and after them other features by name.
+
+    Raises FungiError for a repeated feature.
+    """
+    names = list(features)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise FungiError(f"feature {repeated[0]!r} is repeated. Name each feature once.")
+    known = [name for name in CANONICAL_ORDER if name in names]
+    return tuple(known + sorted(set(names) - set(known)))
 
 
 def name_of(combination: Sequence[str]) -> str:
@@ -26,13 +29,13 @@ def name_of(combination: Sequence[str]) -> str:
 
 
 def all_combinations(features: Iterable[str]) -> list[Combination]:
-    """Return every non-empty subset, small subsets first (kNN and retrieval)."""
+    """Return all non-empty subsets of features, small subsets first (for kNN and retrieval)."""
     ordered = in_order(features)
-    return [chosen for size in range(1, len(ordered) + 1) for chosen in combinations(ordered, size)]
+    return [subset for size in range(1, len(ordered) + 1) for subset in combinations(ordered, size)]
 
 
 def nested_chain(features: Iterable[str]) -> list[Combination]:
-    """Return the first feature, the first two, and so on (linear probing)."""
+    """Return the combination of the first feature, of the first two, and so on (for linear probing)."""
     ordered = in_order(features)
     return [ordered[:size] for size in range(1, len(ordered) + 1)]
 

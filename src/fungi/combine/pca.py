@@ -1,10 +1,10 @@
 """PCA of every combination from one pass over the train rows.
 
-The centred features x `[n f]` have one Gram matrix G = x^T x `[f f]`, summed in float64. The covariance of a
-combination is the sub-block of G for its columns, and its principal directions are the leading eigenvectors w `[f r]`
-of that sub-block. With fewer rows than columns, the same directions come from K = x x^T `[n n]`:
-K u = s^2 u  =>  w = x^T u / s. Features are centred, not whitened. The result equals scikit-learn's
-`PCA(svd_solver="full")` up to the signs of the directions, which do not change distances and inner products.
+The centred features x `[n f]` have the Gram matrix G = x^T x `[f f]`, which is summed in float64. The covariance of a
+combination is the sub-block of G for its columns. Its principal directions are the leading eigenvectors w `[f r]` of
+this sub-block. If there are fewer rows than columns, the same directions are computed from K = x x^T `[n n]`:
+K u = s^2 u  =>  w = x^T u / s. Features are centred, not whitened. The result is equal to `PCA(svd_solver="full")` of
+scikit-learn, except for the signs of the directions, which do not change distances and inner products.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from fungi.runtime.precision import full_precision
 
 
 def pca_skip_reason(pca_dim: int, rows: int, features: int) -> str | None:
-    """Return why PCA is skipped, or None if `pca_dim` is smaller than both sizes (spec vision 9.1)."""
+    """Return the reason to skip PCA; None if `pca_dim` is smaller than both sizes (spec vision 9.1)."""
     if pca_dim >= features:
         return f"pca_dim {pca_dim} is not smaller than the feature size {features}"
     if pca_dim >= rows:
@@ -31,10 +31,11 @@ def pca_skip_reason(pca_dim: int, rows: int, features: int) -> str | None:
 
 @dataclass(frozen=True)
 class Reduction:
-    """Concatenates the features of a combination, and reduces them if PCA is not skipped.
+    """Function that concatenates the features of a combination, and reduces them by PCA.
 
-    weights: feature -> `[d r]`, empty if PCA is skipped; offset: the projected mean.
-    skipped: the reason for skipping PCA, or None. explained_variance: 1 without PCA.
+    dim: size of the result.
+    weights: feature -> `[d r]`; empty if PCA is skipped. offset: the projected mean.
+    skipped: the reason to skip PCA; None if it is not skipped. explained_variance: 1 without PCA.
     pca_dim: number of components in the settings; `dim` is smaller if some directions have no variance.
     """
 
@@ -64,7 +65,7 @@ class Reduction:
 
 
 class Reducer:
-    """Fits the reductions of feature combinations on the rows of a source."""
+    """Factory of reductions, which are fitted on the train rows."""
 
     def __init__(self, train: FeatureSource, pca_dim: int, device: torch.device | None = None) -> None:
         self.train = train
@@ -81,9 +82,9 @@ class Reducer:
         if len(self.train) < features:
             parts = [torch.cat([block[name] for name in names], dim=1) for _, block in self.train.blocks(names)]
             rows = torch.cat(parts).to(self.device, torch.float64)
-            mean, directions, share = _from_rows(rows, self.pca_dim)
+            mean, directions, share = _fit_rows(rows, self.pca_dim)
         else:
-            mean, directions, share = self._from_gram(names)
+            mean, directions, share = self._fit_gram(names)
         sizes = [self.train.dims[name] for name in names]
         weights = dict(zip(names, (part.float() for part in directions.split(sizes)), strict=True))
         offset = (mean @ directions).float()
@@ -95,26 +96,28 @@ class Reducer:
         names, rows = self.train.names, len(self.train)
         shift: Tensor | None = None
         for _, block in self.train.blocks(names):
-            wide = torch.cat([block[name] for name in names], dim=1).to(self.device, torch.float64)  # [b f]
+            x = torch.cat([block[name] for name in names], dim=1).to(self.device, torch.float64)  # [b f]
             if shift is None:
-                # A shift close to the mean keeps the sums small and avoids cancellation.
-                shift = wide.mean(dim=0)
-                total, gram = torch.zeros_like(shift), wide.new_zeros(shift.numel(), shift.numel())
-            wide -= shift
-            total += wide.sum(dim=0)
-            gram.addmm_(wide.T, wide)  # [f b] [b f] -> [f f]
+                # If all rows are shifted by about their mean, the sums stay small and lose no digits by cancellation.
+                shift = x.mean(dim=0)
+                total, gram = torch.zeros_like(shift), x.new_zeros(shift.numel(), shift.numel())
+            x -= shift
+            total += x.sum(dim=0)
+            gram.addmm_(x.T, x)  # [f b] [b f] -> [f f]
         assert shift is not None, "a split has rows"
         gram -= torch.outer(total, total) / rows
         return shift + total / rows, gram
 
-    def _from_gram(self, names: Sequence[str]) -> "_Fit":
+    def _fit_gram(self, names: Sequence[str]) -> "_Fit":
+        """Return mean, directions and explained variance of a combination, from the Gram matrix."""
         columns = self._columns(names)
         mean, gram = self.moments
         spectrum, vectors = checked_eigh(gram[columns][:, columns])
-        kept = _with_variance(spectrum, self.pca_dim)
-        return mean[columns], vectors[:, kept], checked_share(spectrum[kept], spectrum)
+        leading = _leading_eigenvalues(spectrum, self.pca_dim)
+        return mean[columns], vectors[:, leading], checked_share(spectrum[leading], spectrum)
 
     def _columns(self, names: Sequence[str]) -> Tensor:
+        """Return the columns of some features among the columns of all features."""
         starts, start = {}, 0
         for name in self.train.names:
             starts[name] = start
@@ -124,48 +127,50 @@ class Reducer:
 
 
 _Fit = tuple[Float64[Tensor, " f"], Float64[Tensor, "f r"], float]
+"""Mean, directions, explained variance."""
 
 
-def _from_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
+def _fit_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
+    """Return mean, directions and explained variance of rows that are fewer than their columns."""
     mean = rows.mean(dim=0)
     centred = rows - mean
     spectrum, vectors = checked_eigh(centred @ centred.T)  # [n n]
-    kept = _with_variance(spectrum, pca_dim)
-    directions = centred.T @ vectors[:, kept] / spectrum[kept].sqrt()  # [f n] [n r] -> [f r]
-    return mean, directions, checked_share(spectrum[kept], spectrum)
+    leading = _leading_eigenvalues(spectrum, pca_dim)
+    directions = centred.T @ vectors[:, leading] / spectrum[leading].sqrt()  # [f n] [n r] -> [f r]
+    return mean, directions, checked_share(spectrum[leading], spectrum)
 
 
-def _with_variance(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
-    """Return the indices of the largest eigenvalues, descending, without those that are zero up to rounding."""
-    smallest = spectrum[-1] * spectrum.numel() * torch.finfo(spectrum.dtype).eps
-    leading = torch.arange(spectrum.numel() - 1, spectrum.numel() - 1 - pca_dim, -1, device=spectrum.device)
-    return leading[spectrum[leading] > smallest]
+def _leading_eigenvalues(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
+    """Return the indices of the largest eigenvalues, descending. Eigenvalues that are zero or rounding are left out."""
+    rounding = spectrum[-1] * spectrum.numel() * torch.finfo(spectrum.dtype).eps
+    largest = torch.arange(spectrum.numel() - 1, spectrum.numel() - 1 - pca_dim, -1, device=spectrum.device)
+    return largest[spectrum[largest] > rounding]
 
 
 def reduced_blocks(
     source: FeatureSource, reduction: Reduction, device: torch.device
 ) -> Iterator[tuple[slice, Float32[Tensor, "b r"]]]:
-    """Yield the combined, reduced row blocks of a split, in order."""
-    for place, block in source.blocks(reduction.names):
-        yield place, reduction(block, device)
+    """Yield (slice of rows, combined and reduced rows) for each block of a split, in order."""
+    for rows, block in source.blocks(reduction.names):
+        yield rows, reduction(block, device)
 
 
 def repeatable_blocks(
     source: FeatureSource, reduction: Reduction, device: torch.device
 ) -> Callable[[], Iterable[tuple[slice, Float32[Tensor, "b r"]]]]:
-    """Return a function that yields `reduced_blocks` at each call.
+    """Return a function that returns the `reduced_blocks` at each call.
 
-    Blocks are kept if the source fits into memory, and computed again in each pass if it is streamed.
+    If the source fits into memory, the blocks are kept. Otherwise, they are computed again at each call.
     """
     if not source.fits_in_memory:
         return lambda: reduced_blocks(source, reduction, device)
-    kept = list(reduced_blocks(source, reduction, device))
-    return lambda: kept
+    blocks = list(reduced_blocks(source, reduction, device))
+    return lambda: blocks
 
 
 def reduced(source: FeatureSource, reduction: Reduction, device: torch.device) -> Float[Tensor, "n r"]:
     """Return the combined and reduced rows of a split."""
-    rows = torch.empty(len(source), reduction.dim, device=device)
-    for place, block in reduced_blocks(source, reduction, device):
-        rows[place] = block
-    return rows
+    features = torch.empty(len(source), reduction.dim, device=device)
+    for rows, block in reduced_blocks(source, reduction, device):
+        features[rows] = block
+    return features

@@ -7,7 +7,7 @@ DEFAULT_PCA_DIM = 512
 
 
 def usual_pca_dim(dataset: str, backbone: str) -> int:
-    """Return the number of PCA components: that of the dataset (spec vision 9.6), else that of the backbone (9.1)."""
-    of_dataset = DATASETS[dataset].pca_dim if dataset in DATASETS else None
-    of_backbone = BACKBONES[backbone].pca_dim if backbone in BACKBONES else DEFAULT_PCA_DIM
-    return of_dataset or of_backbone
+    """Return the number of PCA components of the dataset (spec vision 9.6), or of the backbone (spec vision 9.1)."""
+    dataset_dim = DATASETS[dataset].pca_dim if dataset in DATASETS else None
+    backbone_dim = BACKBONES[backbone].pca_dim if backbone in BACKBONES else DEFAULT_PCA_DIM
+    return dataset_dim or backbone_dim

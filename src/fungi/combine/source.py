@@ -1,4 +1,7 @@
-"""The features of a split as L2-normalised blocks of rows, read once if they fit into memory, otherwise streamed."""
+"""The features of a split as L2-normalised blocks of rows.
+
+If they fit into memory, they are read once. Otherwise, they are read again in each pass.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
-from fungi.combine.health import FeatureHealth
+from fungi.combine.degenerate import DegenerateRows
 from fungi.errors import FungiError, counted
 
 Blocks = dict[str, Float[Tensor, "b d"]]
@@ -23,11 +26,11 @@ class ReadableArray(Protocol):
 
     @property
     def rows(self) -> int:
-        """The number of rows n."""
+        """Number of rows n."""
 
     @property
     def dim(self) -> int:
-        """The number of columns d."""
+        """Number of columns d."""
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Return rows `start` to `stop`."""
@@ -50,13 +53,13 @@ class ArrayInMemory:
 
 
 class FeatureSource:
-    """Blocks of rows of the named features of a split.
+    """Features of selected rows of a split, as blocks of rows.
 
-    arrays: feature name -> array, all with the same rows in the same order.
-    rows: the rows to use, ascending; by default all rows.
-    unnormalized: features that are not normalised; all others are L2-normalised per row (spec vision 9.1).
+    arrays: feature name -> array; all arrays have the same rows in the same order.
+    rows: selected rows, ascending; by default all rows.
+    unnormalized: features that are not normalised. The rows of other features are L2-normalised (spec vision 9.1).
     block_rows: number of rows to read in one step.
-    memory_bytes: limit for keeping the chosen rows in memory, in float32.
+    memory_bytes: largest size of the selected rows in float32 that is kept in memory.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class FeatureSource:
         self._unnormalized = unnormalized
         self._block_rows = block_rows
         self._memory_bytes = memory_bytes
-        self._kept: Blocks = {}
+        self._loaded: Blocks = {}
         self._warnings: dict[str, list[str]] = {}
         self.dims = {name: array.dim for name, array in arrays.items()}
 
@@ -85,16 +88,16 @@ class FeatureSource:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all features."""
+        """Names of all features."""
         return tuple(self._arrays)
 
     @property
     def fits_in_memory(self) -> bool:
-        """Whether all chosen rows fit into memory, so that they are read only once."""
+        """Whether the selected rows fit into memory. They are then read only once."""
         return len(self) * sum(self.dims.values()) * 4 <= self._memory_bytes
 
     def dim_of(self, names: Sequence[str]) -> int:
-        """Return the size of the concatenation of these features."""
+        """Return the size of the concatenated features."""
         return sum(self.dims[name] for name in names)
 
     def warnings(self) -> list[str]:
@@ -102,59 +105,61 @@ class FeatureSource:
         return [text for name in self._arrays for text in self._warnings.get(name, [])]
 
     def blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
-        """Yield blocks of the chosen rows in order: (slice of the chosen rows, feature -> `[b d]`)."""
+        """Yield blocks of the selected rows in order: (slice of the selected rows, feature -> `[b d]`)."""
         if self.fits_in_memory:
-            self._keep(names)
+            self._load(names)
             for start in range(0, len(self), self._block_rows):
-                place = slice(start, min(start + self._block_rows, len(self)))
-                yield place, {name: self._kept[name][place] for name in names}
+                part = slice(start, min(start + self._block_rows, len(self)))
+                yield part, {name: self._loaded[name][part] for name in names}
         else:
-            yield from self._streamed(names)
+            yield from self._read_blocks(names)
 
-    def _keep(self, names: Sequence[str]) -> None:
-        missing = [name for name in names if name not in self._kept]
+    def _load(self, names: Sequence[str]) -> None:
+        """Read the selected rows of some features into memory, unless they are there."""
+        missing = [name for name in names if name not in self._loaded]
         if not missing:
             return
         arrays = {name: torch.empty(len(self), self.dims[name]) for name in missing}
-        for place, block in self._streamed(missing):
+        for part, block in self._read_blocks(missing):
             for name in missing:
-                arrays[name][place] = block[name]
-        self._kept |= arrays
+                arrays[name][part] = block[name]
+        self._loaded |= arrays
 
-    def _streamed(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
-        """Yield blocks from the files in file order: read contiguous rows, then select the chosen rows."""
-        health = {name: FeatureHealth(str(self._arrays[name])) for name in names}
+    def _read_blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
+        """Yield blocks from the files, in file order: read contiguous rows, and select from them."""
+        degenerate = {name: DegenerateRows(str(self._arrays[name])) for name in names}
         total = self._arrays[names[0]].rows
         for start in range(0, total, self._block_rows):
             stop = min(start + self._block_rows, total)
-            place = slice(*np.searchsorted(self._rows, (start, stop)).tolist())
-            if place.start == place.stop:
+            part = slice(*np.searchsorted(self._rows, (start, stop)).tolist())
+            if part.start == part.stop:
                 continue
-            rows = self._rows[place]
-            yield place, {name: self._read(name, start, stop, rows, health[name]) for name in names}
+            rows = self._rows[part]
+            yield part, {name: self._read(name, start, stop, rows, degenerate[name]) for name in names}
         for name in names:
-            self._warnings[name] = health[name].close()
+            self._warnings[name] = degenerate[name].close()
 
     def _read(
-        self, name: str, start: int, stop: int, rows: Integer[np.ndarray, " b"], health: FeatureHealth
+        self, name: str, start: int, stop: int, rows: Integer[np.ndarray, " b"], degenerate: DegenerateRows
     ) -> Float[Tensor, "b d"]:
-        rows_read = torch.from_numpy(self._arrays[name].read(start, stop))
+        """Return the rows `rows` of a feature, which are among the rows `start` to `stop` of its file."""
+        block = torch.from_numpy(self._arrays[name].read(start, stop))
         if len(rows) < stop - start:
-            rows_read = rows_read[torch.from_numpy(rows - start)]
-        health.add(rows_read, torch.from_numpy(rows))
-        return rows_read if name in self._unnormalized else l2_normalized(rows_read)
+            block = block[torch.from_numpy(rows - start)]
+        degenerate.add(block, torch.from_numpy(rows))
+        return block if name in self._unnormalized else l2_normalized(block)
 
 
 def l2_normalized(features: Float32[Tensor, "b d"]) -> Float32[Tensor, "b d"]:
     """Return rows of unit norm; rows of zeros do not change. Norms are float64, because gradients can be tiny."""
-    wide = features.double()
-    norms = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
-    return (wide / torch.where(norms > 0, norms, torch.ones_like(norms))).float()
+    features64 = features.double()
+    norms = torch.linalg.vector_norm(features64, dim=1, keepdim=True)
+    return (features64 / torch.where(norms > 0, norms, torch.ones_like(norms))).float()
 
 
-def require_rows(source: FeatureSource, at_least: int, what: str, way_out: str) -> None:
-    """Raise FungiError if a source has fewer rows than a computation (`what`) needs."""
+def require_rows(source: FeatureSource, at_least: int, purpose: str, advice: str) -> None:
+    """Raise FungiError if a source has fewer rows than a computation (`purpose`) needs."""
     if len(source) < at_least:
         raise FungiError(
-            f"{what} needs at least {counted(at_least, 'row')}, but there are only {len(source)}. {way_out}"
+            f"{purpose} needs at least {counted(at_least, 'row')}, but there are only {len(source)}. {advice}"
         )

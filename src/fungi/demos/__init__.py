@@ -1,1 +1,1 @@
-"""The main jobs on embedded data."""
+"""Demos: the main tasks on data that come with the project or its packages."""

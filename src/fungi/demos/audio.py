@@ -9,17 +9,18 @@ from fungi.settings import setting
 DESCRIPTION = """Extract embeddings and the gradients of KL and SimCLR for generated clips of eight kinds of tones, from
 a small spectrogram transformer with random weights. Then classify by kNN, with all train rows and five per class.
 
-Both the clips and the network are synthetic: this shows that the audio path works, and nothing about real sounds."""
+The clips are generated and the network has random weights. The demo shows that the commands work with sounds, but its
+accuracies say nothing about real sounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoAudioSettings(ProfileDemoSettings):
-    """Settings of this demo."""
+    """Settings of the audio demo."""
 
     root: Path = setting(Path("demo-audio"), "folder for everything that the demo writes", topic="files")
 
 
 def run(settings: DemoAudioSettings) -> None:
     """Extract, evaluate and print the table."""
-    about = "The clips are synthetic (generated, not recorded); tiny-ssast has random weights."
-    run_profiles(settings, "tones", settings.backbone or "tiny-ssast", about)
+    note = "The clips are synthetic (generated, not recorded); tiny-ssast has random weights."
+    run_profiles(settings, "tones", settings.backbone or "tiny-ssast", note)

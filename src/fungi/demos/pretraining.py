@@ -1,4 +1,4 @@
-"""`fungi demo-udi`: pretrain a small network, score its tokens, and extract gradients with it."""
+"""`fungi demo-udi`: pretrain a small network, score its tokens, and extract gradients from it."""
 
 import json
 from collections.abc import Mapping
@@ -19,21 +19,21 @@ from fungi.settings import SEEDS, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-DESCRIPTION = """Pretrain a small vision transformer with UDI on 2,048 generated textures; compare it with
-pixels and with random weights by weighted kNN; then compare its embeddings with embeddings and gradients by kNN.
+DESCRIPTION = """Pretrain a small vision transformer with UDI on 2,048 generated textures. Compare it with pixels and
+with random weights by weighted kNN. Then compare its embeddings with its embeddings and gradients by kNN.
 
-Finished parts are kept: a second run takes seconds."""
+Finished parts are kept, so a second run takes seconds."""
 
 DATASET, BACKBONE = "patterns", "udi-micro"
 BANK, NEIGHBOURS = 512, 10
 OBJECTIVES = ("kl", "dino", "simclr")
 FEWER_PATCHES = ("simclr.stride_scale=2",)
-"""9 patches per image, as the images have only 32 x 32 pixels."""
+"""9 patches per image, because the images have only 32 x 32 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoUdiSettings:
-    """Folder, length of the training, seed and device."""
+    """Settings of the UDI demo: folder, length of the training, seed and device."""
 
     root: Path = setting(Path("demo-udi"), "folder of everything that the demo writes", topic="files")
     epochs: int = setting(12, "passes over the images; 20 take 5 minutes and score higher", within=(1, 1000))
@@ -42,29 +42,29 @@ class DemoUdiSettings:
 
 
 def run(settings: DemoUdiSettings) -> dict[str, Any]:
-    """Pretrain, score, extract, report."""
+    """Pretrain a network, score it, extract features, and print tables."""
     started = perf_counter()
-    training = pretraining(settings)
+    training = pretrain_settings(settings)
     print(f"== pretraining: {settings.epochs} epochs on {DATASET}", flush=True)
     pretrain.run(training)
-    trained = perf_counter() - started
+    training_seconds = perf_counter() - started
     print("\n== weighted kNN with the pretrained network", flush=True)
-    scores = neighbours(training)
+    scores = weighted_knn_scores(training)
     print("\n== gradients of the pretrained network", flush=True)
-    gains = gradients(settings, training)
+    results = extract_and_evaluate(settings, training)
     pictures = draw(settings, training)
-    _print(scores, gains)
+    _print_tables(scores, results)
     checkpoint = training.output_dir / "checkpoint.pth"
     places = {
         "checkpoint": f"{checkpoint} (--backbone {BACKBONE} --checkpoint FILE in every stage)",
         "pictures": ", ".join(map(str, pictures)),
-        "training": f"{trained:.0f} s",
+        "training": f"{training_seconds:.0f} s",
     }
     print_places(places, started)
-    return {"scores": scores, "gains": gains}
+    return {"scores": scores, "gains": results}
 
 
-def pretraining(settings: DemoUdiSettings) -> PretrainSettings:
+def pretrain_settings(settings: DemoUdiSettings) -> PretrainSettings:
     """Return settings for a pretraining that takes minutes (spec udi 9.2)."""
     return PretrainSettings(
         dataset=DATASET,
@@ -96,12 +96,12 @@ def pretraining(settings: DemoUdiSettings) -> PretrainSettings:
     )
 
 
-def neighbours(training: PretrainSettings) -> dict[str, float]:
-    """Return the accuracy of weighted kNN on test images: of pixels, random weights and the pretrained network."""
+def weighted_knn_scores(training: PretrainSettings) -> dict[str, float]:
+    """Return the accuracy of weighted kNN for pixels, for random weights and for the pretrained network."""
     import torch
 
     from fungi.backbones.loading import Backbone, load_backbone
-    from fungi.data.base import open_split
+    from fungi.data.base import Samples, open_split
     from fungi.evaluators.weighted_knn import weighted_knn
     from fungi.pretraining.processes import World
     from fungi.pretraining.transfer.features import encode
@@ -117,14 +117,16 @@ def neighbours(training: PretrainSettings) -> dict[str, float]:
         targets = [torch.from_numpy(split.targets.astype("int64")) for split in splits]
         return weighted_knn(bank, targets[0], queries, targets[1], [NEIGHBOURS])[NEIGHBOURS]["accuracy"]
 
-    pixels = [torch.stack([as_pixels(s.load(row)).flatten().float() for row in range(len(s))]) for s in splits]
-    scores = {"pixels": score(*(rows - rows.mean(1, keepdim=True) for rows in pixels))}
-    untrained = Learner(
-        learner_options(training), World(), torch.device("cpu"), torch.float32
-    ).teacher.backbone.backbone
+    def pixels(split: Samples) -> "Tensor":
+        rows = torch.stack([as_pixels(split.load(row)).flatten().float() for row in range(len(split))])
+        return rows - rows.mean(1, keepdim=True)
+
+    scores = {"pixels": score(*map(pixels, splits))}
+    learner = Learner(learner_options(training), World(), torch.device("cpu"), torch.float32)
+    untrained = learner.teacher.backbone.backbone
     spec = BACKBONES[BACKBONE]
     networks = {
-        "random init": Backbone(spec, untrained.eval(), spec.input, "", "the run's first step"),
+        "random init": Backbone(spec, untrained.eval(), spec.input, "", "initial weights of the training"),
         "teacher": load_backbone(BACKBONE, checkpoint=training.output_dir / "checkpoint.pth"),
     }
     for name, backbone in networks.items():
@@ -134,8 +136,8 @@ def neighbours(training: PretrainSettings) -> dict[str, float]:
     return scores
 
 
-def gradients(settings: DemoUdiSettings, training: PretrainSettings) -> Mapping[str, Any]:
-    """Extract features with the pretrained network as usual, and score their combinations by kNN."""
+def extract_and_evaluate(settings: DemoUdiSettings, training: PretrainSettings) -> Mapping[str, Any]:
+    """Extract features with the pretrained network, and return the kNN result of all combinations."""
     from fungi.scoring.knn_concat import KnnSettings
     from fungi.scoring.knn_concat import run as evaluate
 
@@ -154,7 +156,7 @@ def gradients(settings: DemoUdiSettings, training: PretrainSettings) -> Mapping[
 
 
 def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
-    """Draw the losses per epoch, and the attention maps of the class tokens for eight test images."""
+    """Draw the losses per epoch, and the attention maps of the class tokens for eight test images. Return the files."""
     import math
 
     import torch
@@ -165,12 +167,13 @@ def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
     from fungi.report.figures import COLOURS, canvas
     from fungi.views.pixels import as_pixels, normalize
 
-    lines = [json.loads(line) for line in (training.output_dir / "log.txt").read_text(encoding="utf-8").splitlines()]
-    curve, attention = settings.root / "loss.png", settings.root / "attention.png"
-    with canvas(curve, 5.0, 3.2) as axes:
-        names = {"loss": "-", "g_cl": "--", "g_mcl": ":", "g_pch": "-.", "entropy": (0, (5, 1, 1, 1, 1, 1))}
-        for (name, style), color in zip(names.items(), COLOURS, strict=False):
-            axes.plot([line[f"train_{name}"] for line in lines], linestyle=style, color=color, label=name)
+    log = (training.output_dir / "log.txt").read_text(encoding="utf-8")
+    epochs = [json.loads(line) for line in log.splitlines()]
+    loss_file, attention_file = settings.root / "loss.png", settings.root / "attention.png"
+    with canvas(loss_file, 5.0, 3.2) as axes:
+        styles = {"loss": "-", "g_cl": "--", "g_mcl": ":", "g_pch": "-.", "entropy": (0, (5, 1, 1, 1, 1, 1))}
+        for (name, style), color in zip(styles.items(), COLOURS, strict=False):
+            axes.plot([epoch[f"train_{name}"] for epoch in epochs], linestyle=style, color=color, label=name)
         axes.axhline(math.log(training.out_dim), color="0.6", linewidth=0.8)
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("epoch")
@@ -178,14 +181,14 @@ def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     backbone = load_backbone(BACKBONE, checkpoint=training.output_dir / "checkpoint.pth")
     samples = open_split(DATASET, "test", training.data_dir)
-    shown = [samples.load(row) for row in range(8)]
+    images = [samples.load(row) for row in range(8)]
     with torch.no_grad():
-        normalized = [normalize(as_pixels(image)[None], backbone.input.statistics) for image in shown]
-        overview(attention, backbone.model, list(zip(shown, normalized, strict=True)))
-    return [curve, attention]
+        normalized = [normalize(as_pixels(image)[None], backbone.input.statistics) for image in images]
+        overview(attention_file, backbone.model, list(zip(images, normalized, strict=True)))
+    return [loss_file, attention_file]
 
 
-def _print(scores: Mapping[str, float], gains: Mapping[str, Any]) -> None:
+def _print_tables(scores: Mapping[str, float], results: Mapping[str, Any]) -> None:
     print(f"\nWeighted kNN (k = {NEIGHBOURS}, {BANK} train and {BANK} test images), accuracy in %\n")
     print("| | cls | cls+ | concat | patch mean |\n|---|---|---|---|---|")
     for name in ("random init", "teacher"):
@@ -193,4 +196,4 @@ def _print(scores: Mapping[str, float], gains: Mapping[str, Any]) -> None:
         print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
     print(f"| pixels | {100 * scores['pixels']:.1f} |")
     print("\nkNN (k = 20) over all train rows: embeddings and gradients of the pretrained network\n")
-    print_gain_table({"all train rows": gains})
+    print_gain_table({"all train rows": results})

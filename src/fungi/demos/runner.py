@@ -1,4 +1,4 @@
-"""Code that the demos share: settings, the table of both profiles, and the last lines that are printed."""
+"""Code that the demos share: settings, the table of both profiles, and the last printed lines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from fungi.store.layout import EMBEDDINGS
 
 OBJECTIVES = ("kl", "simclr")
 SHOTS = 5
-"""Rows per class of the few-shot column."""
+"""Number of rows per class in the few-shot column."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Folder, seeds and device of a demo."""
+    """Settings of a demo: folder, seeds and device."""
 
     root: Path = setting(Path("demo"), "folder for everything that the demo writes", topic="files")
     seeds: tuple[int, ...] = setting(
@@ -46,9 +46,9 @@ class DemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileDemoSettings:
-    """Network, profiles, device and folder of a demo."""
+    """Settings of a demo: network, profiles, device and folder."""
 
-    backbone: str = setting("", "backbone (default: the demo's own)", topic="model")
+    backbone: str = setting("", "backbone (default: the backbone of the demo)", topic="model")
     profiles: tuple[str, ...] = setting(tuple(PROFILES), "profiles to run: clean, published")
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", topic="machine")
     root: Path = setting(Path("demo"), "folder for everything that the demo writes", topic="files")
@@ -58,10 +58,10 @@ class ProfileDemoSettings:
             raise FungiError(f"--profiles takes one or both of {', '.join(PROFILES)}.")
 
 
-def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, about: str) -> None:
-    """Extract and evaluate what is missing; print the table, and the gains in words.
+def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, note: str) -> None:
+    """Extract and evaluate features, unless their files exist. Print the table, and the gains in words.
 
-    about: a warning about the data or the network, printed above the table.
+    note: remark about the data or the network, printed above the table.
     """
     from fungi.scoring.knn_concat import KnnSettings
     from fungi.scoring.knn_concat import run as knn
@@ -76,14 +76,14 @@ def run_profiles(settings: ProfileDemoSettings, dataset: str, backbone: str, abo
         extract_gradients.run(GradientSettings(**options, root=root, objective=OBJECTIVES, with_embeddings=True))
         columns[f"{profile}, all rows"] = knn(KnnSettings(**shared, root=(root,)))
         columns[f"{profile}, {SHOTS}-shot"] = knn(KnnSettings(**shared, root=(root,), shots=SHOTS))
-    print(f"\nkNN accuracy (k = 20) on {dataset} with {backbone}. {about}\n")
+    print(f"\nkNN accuracy (k = 20) on {dataset} with {backbone}. {note}\n")
     print_gain_table(columns)
     print(f"\n{gains_in_words(columns)}")
     print_places({"features and results": f"{settings.root}/*/"}, started)
 
 
 def gains_in_words(columns: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return in words what adding the gradients to the embeddings gained or lost in each column."""
+    """Return sentences about the gains of embeddings and gradients over embeddings in each column."""
     combinations = [name_of((EMBEDDINGS, *OBJECTIVES[:count])) for count in range(1, len(OBJECTIVES) + 1)]
     lines = []
     for name in combinations:
@@ -91,13 +91,13 @@ def gains_in_words(columns: Mapping[str, Mapping[str, Any]]) -> str:
             title: 100 * (column["results"][name]["accuracy"] - column["results"][EMBEDDINGS]["accuracy"])
             for title, column in columns.items()
         }
-        helped = sum(gain > 0 for gain in gains.values())
-        listed = ", ".join(f"{gain:+.1f} ({title})" for title, gain in gains.items())
-        lines.append(f"{name} beats the embeddings in {helped} of {len(gains)} columns: {listed}.")
+        improved = sum(gain > 0 for gain in gains.values())
+        gain_list = ", ".join(f"{gain:+.1f} ({title})" for title, gain in gains.items())
+        lines.append(f"{name} beats the embeddings in {improved} of {len(gains)} columns: {gain_list}.")
     return "\n".join(lines)
 
 
 def print_places(places: Mapping[str, object], started: float) -> None:
-    """Print where the results are and how many seconds the demo took."""
+    """Print the places of the results, and the duration of the demo in seconds."""
     print("\n" + aligned([[title, str(place)] for title, place in places.items()]))
     print(f"{perf_counter() - started:.0f} s")

@@ -1,4 +1,4 @@
-"""`fungi demo segmentation`: segment composed scenes of digits by the neighbours of their patches."""
+"""`fungi demo segmentation`: segment composed scenes of digits with the nearest neighbours of their patches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +14,24 @@ from fungi.segmentation.segment import run as segment
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
 
-DESCRIPTION = """Label patches of test scenes by their nearest neighbours among patches of training scenes: by
-embeddings, and by embeddings with the SimCLR gradient of each patch. Scenes are composed of scikit-learn's handwritten
-digits and photographs. The network was trained on single digits from 0 to 4 alone.
+DESCRIPTION = """Label patches of test scenes by their nearest neighbours among patches of training scenes. Neighbours
+are found with embeddings, and with embeddings and the SimCLR gradient of each patch. Scenes are composed of handwritten
+digits and photographs of scikit-learn. The network was trained only on single digits from 0 to 4.
 
-Finished parts are kept: a second run takes seconds."""
+Finished parts are kept, so a second run takes seconds."""
 
 MEMORY_SIZE = 20_480
-SHOWN = (1, 2, 3, 4, 6, 8)  # classes of the scenes in the picture: digits 0 to 3, 5 and 7
+PICTURE_CLASSES = (1, 2, 3, 4, 6, 8)  # classes of the scenes in the picture: digits 0 to 3, 5 and 7
 PALETTE = (
     *("#202020", "#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee"),
     *("#882255", "#44aa99", "#999933", "#aa4499", "#dddddd"),
 )
-"""Background, and the digits 0 to 9: colours that colour-blind people can tell apart (Tol 2021, "muted")."""
+"""Colours of the background and of the digits 0 to 9, which colour-blind people can distinguish (Tol 2021, "muted")."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSegmentationSettings(DemoSettings):
-    """Settings of this demo."""
+    """Settings of the segmentation demo."""
 
     root: Path = setting(Path("demo-segmentation"), "folder for everything that the demo writes", topic="files")
 
@@ -51,7 +51,7 @@ def run(settings: DemoSegmentationSettings) -> None:
         content = {"results": summary_of_runs(results), "runs": results}
     print(f"\nmIoU over 11 classes, {MEMORY_SIZE} patches in the bank, 30 neighbours\n")
     print_gain_table({"digit-scenes": content}, "mIoU")
-    print("\nIoU of each class, %, mean of the seeds; the network was trained on the digits 0 to 4 alone")
+    print("\nIoU of each class, %, mean of the seeds; the network was trained only on the digits 0 to 4")
     print(f"{'':20}" + "".join(f"{name:>6}" for name in ("ground", *map(str, range(10)))))
     for feature in results[0]:
         mean = np.mean([scores[feature]["IoU"] for scores in results], axis=0)
@@ -65,7 +65,7 @@ def run(settings: DemoSegmentationSettings) -> None:
 
 
 def _draw(job: Any, path: Path) -> Path:
-    """Draw one column per scene, each with another digit: the scene, its true mask, and both predicted masks."""
+    """Draw a column for each scene: the scene, its true mask, and the predicted masks. Return the file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -78,23 +78,21 @@ def _draw(job: Any, path: Path) -> Path:
     segmentation = prepare(job)
     assert segmentation.test.mask is not None
     masks = [segmentation.test.mask(row) for row in range(len(segmentation.test))]
-    rows = [next(row for row, mask in enumerate(masks) if mask.max() == name) for name in SHOWN]
-    scenes = segmentation.reader(segmentation.test.take(rows)).scenes
-    batch = segmentation.extractor.views.collate(
-        [segmentation.extractor.views.prepare(scenes.load(row)) for row in range(len(SHOWN))]
-    )
-    lines: dict[str, Any] = {
-        "scene": [scenes.load(row).image for row in range(len(SHOWN))],
-        "truth": batch["mask"].numpy(),
-    }
+    rows = [next(row for row, mask in enumerate(masks) if mask.max() == label) for label in PICTURE_CLASSES]
+    samples = segmentation.reader(segmentation.test.take(rows)).scenes
+    scenes = [samples.load(row) for row in range(len(rows))]
+    views = segmentation.extractor.views
+    batch = views.collate([views.prepare(scene) for scene in scenes])
+    images_by_title: dict[str, Any] = {"scene": [scene.image for scene in scenes], "truth": batch["mask"].numpy()}
     for feature in job.features:
         features, predictor = segmentation.predictor(feature)
-        lines[feature] = predictor(features(batch))
-    figure, axes = plt.subplots(len(lines), len(SHOWN), figsize=(1.6 * len(SHOWN) + 1.4, 1.65 * len(lines) + 0.5))
+        images_by_title[feature] = predictor(features(batch))
+    lines, columns = len(images_by_title), len(rows)
+    figure, axes = plt.subplots(lines, columns, figsize=(1.6 * columns + 1.4, 1.65 * lines + 0.5))
     colours = ListedColormap(PALETTE)
-    for line, (title, images) in zip(axes, lines.items(), strict=True):
-        line[0].set_ylabel(title, fontsize=9)
-        for cell, image in zip(line, images, strict=True):
+    for cells, (title, images) in zip(axes, images_by_title.items(), strict=True):
+        cells[0].set_ylabel(title, fontsize=9)
+        for cell, image in zip(cells, images, strict=True):
             options = {} if title == "scene" else {"cmap": colours, "vmin": 0, "vmax": 10, "interpolation": "nearest"}
             cell.imshow(image, **options)
             cell.set_xticks([])

@@ -18,22 +18,23 @@ from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS, Layout
 from fungi.views.plans import PLANS, ViewPlan
 
-DESCRIPTION = """Embeddings and the gradients of KL, DINO and SimCLR for 1,797 handwritten digits, from a small network
-that was trained on the digits 0 to 4 alone; then kNN over every combination, with all train rows and five per class.
+DESCRIPTION = """Extract embeddings and the gradients of KL, DINO and SimCLR for 1,797 handwritten digits, from a small
+network that was trained only on the digits 0 to 4. Then classify by kNN with every combination of these features, with
+all train rows and five per class.
 
-Finished parts are kept: a second run takes seconds."""
+Finished parts are kept, so a second run takes seconds."""
 
 FEATURES = ("embeddings", "kl", "dino", "simclr")
 FEWER_PATCHES = ("simclr.stride_scale=4",)
-"""25 patches per image. The stride of the paper gives 49 patches of a 224-pixel image, but 81 of a 32-pixel image."""
+"""25 patches per image. With the stride of the paper, an image has 49 patches at 224 pixels, but 81 at 32 pixels."""
 SPLITS = ("train", "test")
 SMALLER_VIEWS = PLANS[1:]
-"""Plans of views that are compared with the published plan, for the first seed only."""
-MOST_WORKERS = 8  # each needs about 1 GB of memory
+"""View plans that are compared with the published plan, only for the first seed."""
+MOST_WORKERS = 8  # a worker needs about 1 GB of memory
 
 
 def run(settings: DemoSettings) -> None:
-    """Extract, evaluate, write the report, and print where the files are."""
+    """Extract, evaluate, write the report, and print tables and the places of the files."""
     started = perf_counter()
     print(f"== features of seeds {', '.join(map(str, settings.seeds))}", flush=True)
     _extract(settings)
@@ -43,10 +44,10 @@ def run(settings: DemoSettings) -> None:
     (report, *_) = write_report.run(
         write_report.ReportSettings(results=(settings.root,), output=settings.root / "report")
     )
-    picture = _draw(settings, results["all train rows"])
-    print("\nkNN accuracy (k = 20) on the 540 test images; the network was trained on the digits 0 to 4 alone.\n")
+    picture = _draw_neighbours(settings, results["all train rows"])
+    print("\nkNN accuracy (k = 20) on the 540 test images; the network was trained only on the digits 0 to 4.\n")
     print_gain_table(results)
-    _print_views(settings, results["all train rows"])
+    _print_view_plans(settings, results["all train rows"])
     places = {
         "features": f"{settings.root}/seed-*/embeddings, {settings.root}/seed-*/gradients",
         "results": settings.root / "results",
@@ -57,9 +58,9 @@ def run(settings: DemoSettings) -> None:
 
 
 def _extract(settings: DemoSettings) -> None:
-    """Extract all seeds and splits: side by side on a CPU, one after the other on a GPU.
+    """Extract the features of all seeds and splits: at the same time on a CPU, one after the other on a GPU.
 
-    With so small a network, a second thread saves no time; a second process does.
+    The network is so small that a second thread saves no time, but a second process does.
     """
     from fungi.runtime.device import choose_device
 
@@ -67,20 +68,21 @@ def _extract(settings: DemoSettings) -> None:
     workers = min(len(jobs), usable_cores(), MOST_WORKERS)
     if workers == 1 or choose_device(settings.device).type != "cpu":
         for job in jobs:
-            _timed(job)
+            _extract_and_time(job)
         return
     print(f"{len(jobs)} runs, {workers} at a time", flush=True)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_work_quietly) as pool:
-        running = {pool.submit(_timed, job): job for job in jobs}
-        for done in as_completed(running):
-            done.result()
-            job = running[done]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+        jobs_by_future = {pool.submit(_extract_and_time, job): job for job in jobs}
+        for future in as_completed(jobs_by_future):
+            future.result()
+            job = jobs_by_future[future]
             print(f"seed {job.seed}, {job.views} views: {job.split[0]} is done", flush=True)
 
 
-def _timed(job: GradientSettings) -> None:
-    """Extract, and write the processor seconds next to the features, unless an earlier run has written them."""
-    path, started = _seconds_file(job.root, job.split[0]), process_time()
+def _extract_and_time(job: GradientSettings) -> None:
+    """Extract features, and write the processor seconds next to them, unless an earlier run has written the seconds."""
+    path = _seconds_file(job.root, job.split[0])
+    started = process_time()
     extract_gradients.run(job)
     if not path.exists():
         path.write_text(f"{process_time() - started:.1f}")
@@ -90,8 +92,8 @@ def _seconds_file(root: Path, split: str) -> Path:
     return root / f"seconds-{split}.txt"
 
 
-def _work_quietly() -> None:
-    """Use one thread, and no progress bars: those of several processes would overwrite each other."""
+def _start_worker() -> None:
+    """Use one thread and no progress bars, because the bars of several processes would overwrite each other."""
     import torch
 
     torch.set_num_threads(1)
@@ -99,7 +101,7 @@ def _work_quietly() -> None:
 
 
 def _extractions(settings: DemoSettings) -> list[GradientSettings]:
-    """Return a run of the gradient stage for each seed and split, the long ones first."""
+    """Return the extraction settings of each seed and split. Long extractions come first."""
     shared = GradientSettings(objective=FEATURES[1:], with_embeddings=True, set=FEWER_PATCHES, device=settings.device)
     return [
         replace(shared, root=root, seed=seed, split=(split,))
@@ -109,13 +111,16 @@ def _extractions(settings: DemoSettings) -> list[GradientSettings]:
 
 
 def _extractions_of_smaller_views(settings: DemoSettings) -> list[GradientSettings]:
-    """Return the runs of the first seed with views at their own size, each plan in a folder of its own."""
-    first = [job for job in _extractions(settings) if job.seed == settings.seeds[0]]
-    return [replace(job, root=settings.root / f"{plan}-views", views=plan) for plan in SMALLER_VIEWS for job in first]
+    """Return the extraction settings of the first seed for views at their own size. Each plan has its folder."""
+    jobs = [job for job in _extractions(settings) if job.seed == settings.seeds[0]]
+    return [replace(job, root=settings.root / f"{plan}-views", views=plan) for plan in SMALLER_VIEWS for job in jobs]
 
 
-def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
-    """Print a row for each plan of views, for the first seed: forwards, processor seconds and accuracy."""
+def _print_view_plans(settings: DemoSettings, published: dict[str, Any]) -> None:
+    """Print a row for each view plan, for the first seed: forwards, processor seconds and accuracy.
+
+    published: result of the published plan.
+    """
     from fungi.backbones.base import BACKBONES
     from fungi.backbones.position_embedding import patch_size_of
     from fungi.extraction.gradient_settings import parse_options
@@ -124,19 +129,21 @@ def _print_views(settings: DemoSettings, published: dict[str, Any]) -> None:
     from fungi.scoring.knn_concat import run as evaluate
     from fungi.views.base import forwards_of
 
-    spec, options, name = BACKBONES["digits-vit"], parse_options(FEWER_PATCHES), "+".join(FEATURES)
-    patch = patch_size_of(spec.build())
-    rows = [["views", "forwards per image", "processor seconds", f"accuracy of {name}, %"]]
+    spec, options, combination = BACKBONES["digits-vit"], parse_options(FEWER_PATCHES), "+".join(FEATURES)
+    patch_size = patch_size_of(spec.build())
+    rows = [["views", "forwards per image", "processor seconds", f"accuracy of {combination}, %"]]
     for plan in PLANS:
         root = settings.roots[0] if plan == PLANS[0] else settings.root / f"{plan}-views"
         if plan == PLANS[0]:
-            result = published.get("runs", [published])[0]["results"][name]
+            result = published.get("runs", [published])[0]["results"][combination]
         else:
-            result = evaluate(KnnSettings(root=(root,), device=settings.device))["results"][name]
-        fixed: dict[str, Any] = {"embedding_dim": 1, "input_spec": spec.input, "seed": 0}
-        bound = [bind(kind, **fixed, options=options.get(kind), plan=ViewPlan(plan, patch)) for kind in FEATURES[1:]]
+            result = evaluate(KnnSettings(root=(root,), device=settings.device))["results"][combination]
+        # Only the views are used, so the size of the embedding and the seed do not matter.
+        arguments: dict[str, Any] = {"embedding_dim": 1, "input_spec": spec.input, "seed": 0}
+        view_plan = ViewPlan(plan, patch_size)
+        objectives = [bind(name, **arguments, options=options.get(name), plan=view_plan) for name in FEATURES[1:]]
         seconds = sum(float(_seconds_file(root, split).read_text(encoding="utf-8")) for split in SPLITS)
-        forwards = sum(forwards_of(objective.views) for objective in bound)
+        forwards = sum(forwards_of(objective.views) for objective in objectives)
         rows.append([plan, f"{forwards:.1f}", f"{seconds:.0f}", f"{100 * result['accuracy']:.1f}"])
     print(f"\nViews at their own size (--views), seed {settings.seeds[0]}. More measurements: docs/views.md.\n")
     print(aligned(rows))
@@ -150,7 +157,7 @@ def _knn(settings: DemoSettings, shots: int | None) -> dict[str, Any]:
 
 
 def _other_evaluations(settings: DemoSettings) -> None:
-    """Compute the linear probe, clustering, accuracy by shots, and the similarity of the features (CKA)."""
+    """Compute linear probes, clustering, the accuracy by shots, and the similarity of the features (CKA)."""
     from fungi.scoring import analyse, cluster, train_linear_concat_grads
 
     shared: dict[str, Any] = {"root": settings.roots, "device": settings.device}
@@ -159,15 +166,15 @@ def _other_evaluations(settings: DemoSettings) -> None:
     analyse.run(analyse.AnalyseSettings(**shared, shot_counts=(5, 10, 20, 50)))
 
 
-def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
-    """Draw the nearest neighbours of the first test images that the two features classify differently."""
+def _draw_neighbours(settings: DemoSettings, result: dict[str, Any]) -> Path:
+    """Draw the nearest neighbours of the first test images that embeddings and all features classify differently."""
     from fungi.data.base import open_split
     from fungi.report.neighbours import draw_neighbours
 
-    combined = "+".join(FEATURES)
-    first = result.get("runs", [result])[0]["results"]
-    before, after = (first[name]["predictions"] for name in (FEATURES[0], combined))
-    rows = [row for row, (a, b) in enumerate(zip(before, after, strict=True)) if a != b][:6]
+    combination = "+".join(FEATURES)
+    first_run = result.get("runs", [result])[0]["results"]
+    predictions = zip(first_run[FEATURES[0]]["predictions"], first_run[combination]["predictions"], strict=True)
+    rows = [row for row, (of_embeddings, of_all) in enumerate(predictions) if of_embeddings != of_all][:6]
     train, test = (open_split("digits", split, Path()) for split in SPLITS)
     path = settings.root / "neighbours.png"
     draw_neighbours(
@@ -175,7 +182,7 @@ def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
         query=test.load,
         candidate=train.load,
         rows=rows or [0],
-        neighbours={"embeddings": _nearest(settings, FEATURES[:1]), combined: _nearest(settings, FEATURES)},
+        neighbours={"embeddings": _nearest(settings, FEATURES[:1]), combination: _nearest(settings, FEATURES)},
         query_labels=test.targets.astype("int64"),
         candidate_labels=train.targets.astype("int64"),
         names=train.class_names,
@@ -185,7 +192,7 @@ def _draw(settings: DemoSettings, result: dict[str, Any]) -> Path:
 
 
 def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
-    """Return the nearest 20 train rows of each test row, `[q 20]`, from the files of the first seed."""
+    """Return the 20 nearest train rows of each test row, `[q 20]`, from the files of the first seed."""
     import h5py
     import numpy as np
     import torch
@@ -194,14 +201,14 @@ def _nearest(settings: DemoSettings, features: Sequence[str]) -> Any:
     from fungi.search.neighbours import in_memory
 
     layout = Layout(settings.roots[0])
-    joined = {}
+    combined = {}
     for split in SPLITS:
         blocks = []
         for feature in features:
             with h5py.File(layout.features(feature, "digits", "digits-vit", split)) as file:
                 block = file[EMBEDDINGS if feature == EMBEDDINGS else "attn_proj"][:]
             blocks.append(block / np.linalg.norm(block, axis=1, keepdims=True))
-        joined[split] = np.concatenate(blocks, axis=1)  # [n f]
-    train, test = (torch.from_numpy(joined[split]) for split in SPLITS)
-    # Each block has length 1: the rows of largest inner product are the nearest.
+        combined[split] = np.concatenate(blocks, axis=1)  # [n f]
+    train, test = (torch.from_numpy(combined[split]) for split in SPLITS)
+    # All rows have the same norm, so the rows with the largest inner products are the nearest rows.
     return nearest(in_memory(train), test, 20, "inner-product").rows.numpy()

@@ -1,4 +1,4 @@
-"""Arrays in, numbers out: an evaluator never sees a model, a dataset name or a path."""
+"""Evaluators: functions from arrays to numbers. They do not know models, names of datasets or paths."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -10,12 +10,15 @@ from fungi.search import Backend
 TEMPERATURE = 0.07
 """Temperature of the weighted vote of neighbours, as in DINO (spec udi 7.1)."""
 Solver = Literal["cyanure", "lbfgs"]
-"""Solver of logistic regression: cyanure (CPU; as published) or L-BFGS of torch (CPU or GPU)."""
+"""Solver of logistic regression: cyanure (CPU, as published) or L-BFGS of torch (CPU or GPU)."""
 
 
 @dataclass(frozen=True)
 class VoteOptions:
-    """Number of neighbours, kind of vote (majority, or weighted by exp(cosine / temperature)) and search back-end."""
+    """Options of kNN: number of neighbours, kind of vote, and search back-end.
+
+    vote: `majority`, or `weighted` by exp(cosine / temperature).
+    """
 
     k: int
     vote: Literal["majority", "weighted"] = "majority"
@@ -31,9 +34,12 @@ NO_CYANURE = (
 
 @cache
 def usual_solver() -> Solver:
-    """Return the default solver: cyanure, or lbfgs if it is not installed. `fungi status` asks thousands of times."""
+    """Return the default solver: cyanure, or lbfgs if cyanure is not installed.
+
+    The result is cached, because `fungi status` calls this function thousands of times.
+    """
     try:
-        installed = importlib.util.find_spec("cyanure") is not None
+        is_installed = importlib.util.find_spec("cyanure") is not None
     except ImportError:
-        installed = False
-    return "cyanure" if installed else "lbfgs"
+        is_installed = False
+    return "cyanure" if is_installed else "lbfgs"

@@ -1,8 +1,9 @@
-"""Linear centred kernel alignment: similarity of two features of the same rows, invariant to rotation and scale.
+"""Linear centred kernel alignment (CKA): similarity of two features of the same rows, invariant to rotation and scale.
 
-    CKA(x, y) = |x^T y|^2 / (|x^T x| |y^T y|),   x [n f], y [n g] centred, Frobenius norms
+    CKA(x, y) = |x^T y|^2 / (|x^T x| |y^T y|)
 
-All three products are sub-blocks of one Gram matrix. One pass over the data gives the CKA of every pair.
+The features x `[n f]` and y `[n g]` are centred, and the norms are Frobenius norms. All three products are sub-blocks
+of one Gram matrix, so one pass over the data suffices for the CKA of all pairs of features.
 """
 
 from collections.abc import Mapping
@@ -14,11 +15,13 @@ from torch import Tensor
 
 
 def cka_matrix(gram: Float64[Tensor, "f f"], sizes: Mapping[str, int]) -> Float[np.ndarray, "m m"]:
-    """Return the CKA of every pair of features. sizes: feature -> number of columns, in the order of the matrix."""
-    norms = [
-        [float(torch.linalg.matrix_norm(block)) for block in rows.split(list(sizes.values()), dim=1)]
-        for rows in gram.split(list(sizes.values()), dim=0)
-    ]
-    cross = np.array(norms)
-    own = np.diag(cross)
-    return cross**2 / np.outer(own, own)
+    """Return the CKA of all pairs of features. sizes: feature -> number of columns, in the order of the matrix."""
+    widths = list(sizes.values())
+    norms = np.array(
+        [
+            [float(torch.linalg.matrix_norm(block)) for block in rows.split(widths, dim=1)]
+            for rows in gram.split(widths, dim=0)
+        ]
+    )
+    own_norms = np.diag(norms)
+    return norms**2 / np.outer(own_norms, own_norms)

@@ -1,11 +1,11 @@
 """Run cyanure in a separate process.
 
-cyanure loads OpenBLAS. Its LAPACK replaces routines that torch's MKL calls with several threads. With both in one
-process, results of `torch.linalg` are wrong (docs/log.md). Therefore this module does not import torch, and the parent
-process never imports cyanure.
+cyanure loads OpenBLAS. The LAPACK of OpenBLAS replaces routines that MKL, the library of torch, calls with several
+threads. If both are in one process, results of `torch.linalg` are wrong (docs/log.md). Therefore, this module does not
+import torch, and the parent process never imports cyanure.
 
-The parent (`CyanureProcess`) passes features in shared memory and keeps the process for the next fit. The child
-(`python -m fungi.evaluators.cyanure_process DESCRIPTOR`) sends back coefficients, warnings and errors.
+The parent process (`CyanureProcess`) passes features in shared memory, and uses the same child process for all fits.
+The child process (`python -m fungi.evaluators.cyanure_process DESCRIPTOR`) returns coefficients, warnings and errors.
 """
 
 import atexit
@@ -32,7 +32,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 @dataclass(frozen=True, kw_only=True)
 class CyanureFit:
-    """One fit. rows, columns, offset: the float64 features in the shared memory; threads: number of threads."""
+    """Request for a fit. rows, columns, offset: size and position of the float64 features in the shared memory."""
 
     rows: int
     columns: int
@@ -46,7 +46,7 @@ class CyanureFit:
 
 
 @dataclass(frozen=True)
-class CyanureAnswer:
+class CyanureSolution:
     """Coefficients of cyanure, `[r c]` (`[r 1]` or `[r]` for two classes), and the number of passes over the data."""
 
     coefficients: Float64[np.ndarray, "..."]
@@ -54,30 +54,33 @@ class CyanureAnswer:
 
 
 class CyanureProcess:
-    """The child process, as the parent sees it. It starts at the first fit, and again if it has ended since."""
+    """The child process, as an object of the parent process. It starts at the first fit, and again if it has ended."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._owner = 0
 
-    def fit(self, request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]) -> CyanureAnswer:
-        """Fit on features in shared memory. descriptor: its file descriptor. Raises FungiError if the fit fails."""
-        connection = self._connected(request.threads)
+    def fit(self, request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]) -> CyanureSolution:
+        """Fit on features in shared memory. Raises FungiError if the fit fails.
+
+        descriptor: file descriptor of the shared memory. codes: class of each row, from 0.
+        """
+        connection = self._running_connection(request.threads)
         try:
             connection.send((asdict(request), codes))
             send_handle(connection, descriptor, None)
-            answer = connection.recv()
+            reply = connection.recv()
         except (EOFError, OSError):
-            raise FungiError(self._reason_of_death(request)) from None
-        except BaseException:  # interrupted: the fit would go on for hours
+            raise FungiError(self._message_of_ended_process(request)) from None
+        except BaseException:  # after an interruption, the child would continue the fit for hours
             self.stop()
             raise
-        for text in answer["warnings"]:
+        for text in reply["warnings"]:
             warnings.warn(f"cyanure: {text}", RuntimeWarning, stacklevel=2)
-        if "error" in answer:
-            raise FungiError(f"--solver cyanure {answer['error']} Or use --solver lbfgs.")
-        return CyanureAnswer(answer["coefficients"], answer["epochs"])
+        if "error" in reply:
+            raise FungiError(f"--solver cyanure {reply['error']} Or use --solver lbfgs.")
+        return CyanureSolution(reply["coefficients"], reply["epochs"])
 
     def stop(self) -> None:
         """Kill the process."""
@@ -88,53 +91,55 @@ class CyanureProcess:
             self._process.wait()
         self._process = self._connection = None
 
-    def _connected(self, threads: int) -> Connection:
-        alive = self._process is not None and self._process.poll() is None and self._owner == os.getpid()
-        if not alive:
+    def _running_connection(self, threads: int) -> Connection:
+        """Return the connection to the child process. Start the process if it is not running."""
+        is_running = self._process is not None and self._process.poll() is None and self._owner == os.getpid()
+        if not is_running:
             self.stop()
             self._start(threads)
         assert self._connection is not None
         return self._connection
 
     def _start(self, threads: int) -> None:
-        ours, theirs = socket.socketpair()
+        parent_socket, child_socket = socket.socketpair()
         variables = {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "OMP_NUM_THREADS": str(threads),
             "OPENBLAS_NUM_THREADS": str(threads),
         }
-        with theirs:
+        with child_socket:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-P", "-m", __name__, str(child_socket.fileno())],
+                pass_fds=[child_socket.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                 env=os.environ | variables,
             )
-        self._connection, self._owner = Connection(ours.detach()), os.getpid()
+        self._connection, self._owner = Connection(parent_socket.detach()), os.getpid()
 
-    def _reason_of_death(self, request: CyanureFit) -> str:
-        """Return the message about a process that ended by itself, with the cause as far as it is known."""
+    def _message_of_ended_process(self, request: CyanureFit) -> str:
+        """Return the error message for a child process that ended during a fit, with the cause if it is known."""
         assert self._process is not None
         try:
             status = self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:  # it closed the connection but still runs
+        except subprocess.TimeoutExpired:  # the process has closed the connection, but it is still running
             status = -signal.SIGKILL
         self.stop()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        likely = ", most likely for want of memory" if status == -signal.SIGKILL else ""
+        ending = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        cause = ", most likely because memory ran out" if status == -signal.SIGKILL else ""
         return (
-            f"the process of --solver cyanure {how}{likely}, while it fitted {request.rows} rows x {request.classes}"
+            f"the process of --solver cyanure {ending}{cause}, while it fitted {request.rows} rows x {request.classes}"
             " classes. Use --solver lbfgs, which needs far less memory."
         )
 
 
 PROCESS = CyanureProcess()
-"""The cyanure process shared by all fits, which run one after the other with all threads."""
+"""The cyanure process of all fits. Fits run one after the other, each with all threads."""
 atexit.register(PROCESS.stop)
 
 
 def _has_descriptor(stream: Any) -> bool:
+    """Return whether a stream is an open file of the system."""
     try:
         return stream.fileno() >= 0
     except (AttributeError, OSError, ValueError):
@@ -142,8 +147,8 @@ def _has_descriptor(stream: Any) -> bool:
 
 
 def serve(connection: Connection) -> None:
-    """Answer requests in the child process until the parent closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this process
+    """Compute requested fits in the child process until the parent closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption also reaches the parent, which ends this process
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     while True:
@@ -153,31 +158,32 @@ def serve(connection: Connection) -> None:
         except (EOFError, OSError):
             return
         try:
-            answer = _answer(CyanureFit(**request), descriptor, codes)
+            reply = _fit(CyanureFit(**request), descriptor, codes)
         except ImportError as error:
-            answer = {"error": f"can't be used ({error}). pip install cyanure.", "warnings": []}
-        except Exception as error:  # the parent reports every exception of cyanure
+            reply = {"error": f"can't be used ({error}). pip install cyanure.", "warnings": []}
+        except Exception as error:  # the parent reports all exceptions of cyanure
             text = " ".join(f"{type(error).__name__}: {error}".split())
-            answer = {"error": f"failed ({text}).", "warnings": []}
+            reply = {"error": f"failed ({text}).", "warnings": []}
         finally:
             os.close(descriptor)
-        connection.send(answer)
+        connection.send(reply)
 
 
-def _answer(request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]) -> dict[str, Any]:
+def _fit(request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]) -> dict[str, Any]:
+    """Return `coefficients`, `epochs` and `warnings` of a fit."""
     from cyanure.estimators import Classifier
     from sklearn.exceptions import ConvergenceWarning
 
     memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     flat = np.frombuffer(memory, dtype=np.float64, offset=request.offset, count=request.rows * request.columns)
-    # For two classes, cyanure has only the binary loss: asked for the multinomial loss, it silently uses the squared
-    # loss. Its w corresponds to W = [-w/2, w/2], and the penalty of W is half that of w.
-    binary = request.classes == 2
+    # For two classes, cyanure has only the binary loss. With the multinomial loss, it uses the squared loss without a
+    # warning. The binary weights w correspond to W = [-w/2, w/2], and the penalty of W is half the penalty of w.
+    is_binary = request.classes == 2
     classifier = Classifier(
-        loss="logistic" if binary else "multiclass-logistic",
+        loss="logistic" if is_binary else "multiclass-logistic",
         penalty="l2",
         fit_intercept=False,
-        lambda_1=request.regularization / 2 if binary else request.regularization,
+        lambda_1=request.regularization / 2 if is_binary else request.regularization,
         n_threads=request.threads,
         tol=request.tolerance,
         solver="auto",
@@ -185,14 +191,14 @@ def _answer(request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]
         max_iter=request.max_epochs,
         verbose=False,
     )
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ConvergenceWarning)  # the parent reports the duality gap
         classifier.fit(flat.reshape(request.rows, request.columns), codes)
     return {
         "coefficients": np.asarray(classifier.coef_, dtype=np.float64),
         "epochs": int(np.max(classifier.n_iter_)),
-        "warnings": list(dict.fromkeys(str(entry.message) for entry in caught)),
+        "warnings": list(dict.fromkeys(str(warning.message) for warning in recorded)),
     }
 
 

@@ -1,4 +1,4 @@
-"""In-context example retrieval without a language model: ordered neighbours, proxies, scores (spec text 5.1)."""
+"""Retrieval of in-context examples: ordered neighbours, proxy scores, and scores of answers (spec text 5.1)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,11 +13,11 @@ from fungi.search.neighbours import in_memory
 
 
 def examples_in_order(train: Float[Tensor, "n r"], queries: Float[Tensor, "q r"], k: int) -> Int64[Tensor, "q k"]:
-    """Return the train rows nearest to each query, nearest first. Rows at equal distance are in ascending order."""
+    """Return the k nearest train rows of each query, nearest first. Rows at equal distance are in ascending order."""
     rows = nearest(in_memory(train), queries, k).rows.cpu().sort(dim=1).values
     train, queries = train.cpu().double(), queries.cpu().double()
-    distances = torch.stack([(train[near] - query).norm(dim=1) for near, query in zip(rows, queries, strict=True)])
-    return rows.gather(1, distances.argsort(dim=1, stable=True))
+    distances = [(train[neighbours] - query).norm(dim=1) for neighbours, query in zip(rows, queries, strict=True)]
+    return rows.gather(1, torch.stack(distances).argsort(dim=1, stable=True))
 
 
 def proxies(
@@ -25,28 +25,29 @@ def proxies(
 ) -> dict[str, float]:
     """Return proxy scores of the examples, without a language model.
 
-    contains-label: share of queries with at least one example of the right label. majority-accuracy: share of queries
-    for which the right label is the most frequent label of the examples.
+    contains-label: share of queries with at least one example that has the correct label. majority-accuracy: share of
+    queries for which the correct label is the most frequent label of the examples.
     """
-    of_examples = train_labels[examples.numpy()]  # [q k]
+    example_labels = train_labels[examples.numpy()]  # [q k]
     return {
-        "contains-label": float((of_examples == labels[:, None]).any(axis=1).mean()),
-        "majority-accuracy": float((majority_vote(of_examples) == labels).mean()),
+        "contains-label": float((example_labels == labels[:, None]).any(axis=1).mean()),
+        "majority-accuracy": float((majority_vote(example_labels) == labels).mean()),
     }
 
 
 def score_answers(
     answers: Mapping[str, str], expected: Mapping[str, str], names: Sequence[str]
 ) -> dict[str, float | int]:
-    """Return the share of answers that equal the label name, over the queries with an answer.
+    """Return the scores of answers. Queries without an answer do not count.
 
-    answers, expected: query -> label name. An answer that is not a label name is wrong; `no-label` is their number.
+    answers, expected: query -> label name. `answer-accuracy` is the share of correct answers, `answered` the number of
+    answers, and `no-label` the number of answers that are not label names.
     """
     answered = [query for query in expected if query in answers]
-    right = sum(answers[query].strip() == expected[query] for query in answered)
-    known = set(names)
+    correct = sum(answers[query].strip() == expected[query] for query in answered)
+    label_names = set(names)
     return {
-        "answer-accuracy": right / len(answered) if answered else float("nan"),
+        "answer-accuracy": correct / len(answered) if answered else float("nan"),
         "answered": len(answered),
-        "no-label": sum(answers[query].strip() not in known for query in answered),
+        "no-label": sum(answers[query].strip() not in label_names for query in answered),
     }

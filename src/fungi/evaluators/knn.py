@@ -1,6 +1,7 @@
-"""k-nearest-neighbour classification: Euclidean distance, uniform majority vote, ties to the smallest label.
+"""k-nearest-neighbour classification with Euclidean distance and a majority vote.
 
-The search is exact: all back-ends retrieve the same rows (`fungi.search.exact`).
+If several labels have the same number of votes, the smallest label wins. The search is exact: all back-ends return the
+same rows (`fungi.search.exact`).
 """
 
 import numpy as np
@@ -47,30 +48,30 @@ def require_train_rows(rows: int, k: int) -> None:
 
 
 def majority_vote(labels: Integer[np.ndarray, "q k"]) -> Integer[np.ndarray, " q"]:
-    """Return the most frequent label of each row. If several are equally frequent, return the smallest of them."""
-    known, codes = np.unique(labels, return_inverse=True)
+    """Return the most frequent label of each row. If several labels are equally frequent, return the smallest."""
+    classes, codes = np.unique(labels, return_inverse=True)
     codes = codes.reshape(labels.shape)
-    winners = np.empty(len(labels), dtype=known.dtype)
+    winners = np.empty(len(labels), dtype=classes.dtype)
     for start in range(0, len(labels), _ROWS_AT_ONCE):
-        tile = torch.from_numpy(codes[start : start + _ROWS_AT_ONCE])
-        votes = torch.zeros(tile.shape[0], len(known), dtype=torch.int32)
-        votes.scatter_add_(1, tile, torch.ones_like(tile, dtype=torch.int32))
-        # numpy's argmax gives the first of equal counts, hence the smallest label.
-        winners[start : start + _ROWS_AT_ONCE] = known[votes.numpy().argmax(axis=1)]
+        block = torch.from_numpy(codes[start : start + _ROWS_AT_ONCE])
+        votes = torch.zeros(block.shape[0], len(classes), dtype=torch.int32)
+        votes.scatter_add_(1, block, torch.ones_like(block, dtype=torch.int32))
+        # argmax of numpy returns the first of equal counts, which belongs to the smallest label.
+        winners[start : start + _ROWS_AT_ONCE] = classes[votes.numpy().argmax(axis=1)]
     return winners
 
 
 def other_labels(rows: Float[Tensor, "n r"], targets: Integer[np.ndarray, " n"], k: int) -> Integer[np.ndarray, "n k"]:
-    """Return the labels of the k nearest other rows of each row, nearest first. Needs k < n."""
-    assert k < len(rows), "every row needs k others"
-    indices = nearest(in_memory(rows), rows, k + 1).rows.cpu()  # [n k+1], the row itself among them
-    own = indices == torch.arange(len(rows)).unsqueeze(1)
+    """Return the labels of the k nearest other rows of each row, nearest first; k has to be smaller than n."""
+    assert k < len(rows), "every row needs k other rows"
+    indices = nearest(in_memory(rows), rows, k + 1).rows.cpu()  # [n k+1], including the row itself
+    is_itself = indices == torch.arange(len(rows)).unsqueeze(1)
     # With more than k duplicates, the row itself may not be among its neighbours; then the last neighbour is dropped.
-    left_out = torch.where(own.any(dim=1), own.int().argmax(dim=1), k)
-    kept = torch.arange(k + 1).expand(len(rows), -1) != left_out.unsqueeze(1)
-    return targets[indices[kept].reshape(len(rows), k).numpy()]
+    dropped = torch.where(is_itself.any(dim=1), is_itself.int().argmax(dim=1), k)
+    is_kept = torch.arange(k + 1).expand(len(rows), -1) != dropped.unsqueeze(1)
+    return targets[indices[is_kept].reshape(len(rows), k).numpy()]
 
 
 def votes_by_k(labels: Integer[np.ndarray, "q k"]) -> list[Integer[np.ndarray, " q"]]:
-    """Return the majority label of the first neighbour, of the first two, and so on up to all k."""
+    """Return the majority labels of the first neighbour, of the first two, and so on up to all k."""
     return [majority_vote(labels[:, :count]) for count in range(1, labels.shape[1] + 1)]

@@ -12,14 +12,14 @@ from fungi.search.exact import most_similar
 
 
 def neighbourhood(rows: int, columns: int, radius: int) -> Bool[Tensor, "n n"] | None:
-    """Return which patches are within `radius` of each other along both axes, or None (no restriction) for radius 0."""
+    """Return a mask of the pairs of patches that are within `radius` along both axes; None (all pairs) for radius 0."""
     if not radius:
         return None
-    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # [n 2]
-    return ((places[:, None] - places[None]).abs() <= radius).all(-1)
+    positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # [n 2]
+    return ((positions[:, None] - positions[None]).abs() <= radius).all(-1)
 
 
-def propagated(
+def propagated_labels(
     frame: Float[Tensor, "n d"],
     context: Float[Tensor, "c n d"],
     labels: Float[Tensor, "c n k"],
@@ -28,12 +28,14 @@ def propagated(
     temperature: float = 0.1,
     neighbours: int = 5,
 ) -> Float[Tensor, "n k"]:
-    """Return the label shares of each patch: the mean over its most similar context patches, weights exp(cosine / T).
+    """Return the shares of the labels of each patch of a frame.
 
-    near: patches to compare with each patch; None for all.
+    They are the weighted mean of the labels of its most similar context patches, with weights exp(cosine / T).
+
+    near: mask of the patches that are compared with each patch; None: all patches.
     """
     keys = normalize(context, dim=-1).flatten(0, 1)  # [c*n d]
-    far = None if near is None else ~near.repeat(1, len(context))
-    similarities, places = most_similar(normalize(frame, dim=-1), keys, neighbours, far)
+    excluded = None if near is None else ~near.repeat(1, len(context))
+    similarities, indices = most_similar(normalize(frame, dim=-1), keys, neighbours, excluded)
     weights = (similarities / temperature).softmax(dim=1)
-    return torch.einsum("nm,nmk->nk", weights, labels.flatten(0, 1)[places])
+    return torch.einsum("nm,nmk->nk", weights, labels.flatten(0, 1)[indices])

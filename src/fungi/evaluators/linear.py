@@ -1,6 +1,6 @@
-"""Linear probing: the published protocol around logistic regression (spec vision 9.5).
+"""Linear probing with logistic regression (spec vision 9.5): functions that the published protocol consists of.
 
-Lambda is the first value with the best validation accuracy. The protocol decides the rows of the final fit.
+The protocol selects the first lambda with the best validation accuracy, and the rows of the final fit.
 """
 
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ class LabelledRows:
 
     def take(self, rows: Integer[np.ndarray, " s"]) -> "LabelledRows":
         """Return a subset of the rows."""
-        chosen = torch.from_numpy(rows).to(self.features.device)
-        return LabelledRows(self.features[chosen], self.targets[rows])
+        indices = torch.from_numpy(rows).to(self.features.device)
+        return LabelledRows(self.features[indices], self.targets[rows])
 
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A fit, and the label of each column of its weights."""
+    """A logistic regression. classes: label of each column of its weights."""
 
     classes: Integer[np.ndarray, " c"]
     logistic: LogisticFit
@@ -54,7 +54,7 @@ class LinearClassifier:
 
 def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticOptions) -> LinearClassifier:
     """Return the classifier for one lambda."""
-    classes, codes = _coded(rows)
+    classes, codes = _classes_and_codes(rows)
     problem = LogisticProblem(rows.features, codes, len(classes), regularization)
     return LinearClassifier(classes, fit(problem, options))
 
@@ -63,13 +63,13 @@ def validation_accuracies(
     train: LabelledRows, validation: LabelledRows, options: LogisticOptions
 ) -> Float[np.ndarray, " m"]:
     """Fit on train rows for each lambda, and return the accuracies on validation rows."""
-    classes, codes = _coded(train)
+    classes, codes = _classes_and_codes(train)
     path = fit_path(train.features, codes, len(classes), LAMBDAS, options)
     return np.array([LinearClassifier(classes, solution).accuracy(validation) for solution in path])
 
 
 def cross_validation_accuracies(train: LabelledRows, folds: int, options: LogisticOptions) -> Float[np.ndarray, " m"]:
-    """Return the mean accuracy of each lambda over stratified folds. Raises FungiError if a class has a single row."""
+    """Return the mean accuracy of each lambda over stratified folds. Raises FungiError if a class has only one row."""
     from sklearn.model_selection import StratifiedKFold
 
     smallest = int(np.unique(train.targets, return_counts=True)[1].min())
@@ -77,8 +77,8 @@ def cross_validation_accuracies(train: LabelledRows, folds: int, options: Logist
         raise FungiError("cross-validation needs two train rows of each class. Use more --shots.")
     splitter = StratifiedKFold(min(folds, smallest), shuffle=True, random_state=options.seed)
     scores = [
-        validation_accuracies(train.take(fitted), train.take(left_out), options)
-        for fitted, left_out in splitter.split(train.targets, train.targets)
+        validation_accuracies(train.take(fit_rows), train.take(validation_rows), options)
+        for fit_rows, validation_rows in splitter.split(train.targets, train.targets)
     ]
     return np.mean(scores, axis=0)
 
@@ -105,7 +105,8 @@ def effect_of_tolerance(
     return effects
 
 
-def _coded(rows: LabelledRows) -> tuple[Integer[np.ndarray, " c"], Tensor]:
+def _classes_and_codes(rows: LabelledRows) -> tuple[Integer[np.ndarray, " c"], Tensor]:
+    """Return the labels that occur, and for each row the index of its label. Raises FungiError for a single label."""
     classes, codes = np.unique(rows.targets, return_inverse=True)
     if len(classes) < 2:
         raise FungiError(f"all train rows have the label {classes[0]}: a classifier needs two classes.")

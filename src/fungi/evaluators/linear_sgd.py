@@ -1,4 +1,4 @@
-"""A linear classifier by SGD on frozen features (spec udi 7.2)."""
+"""A linear classifier that is trained by SGD on frozen features (spec udi 7.2)."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,10 +20,10 @@ def linear_probe(
     batch: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return `accuracy`, the best over all epochs as in the protocol, and `last-accuracy`, after the last epoch.
+    """Return the test accuracies `accuracy` (the best epoch, as in the protocol) and `last-accuracy` (the last epoch).
 
-    The probe is one linear layer with initial weights N(0, 0.01^2), without weight decay. The learning rate follows a
-    cosine from `rate * batch / 256` to 0.
+    The probe is a linear layer with initial weights N(0, 0.01^2), trained without weight decay. The learning rate
+    decreases as a cosine from `rate * batch / 256` to 0.
     """
     classes = int(torch.cat([train_targets, test_targets]).max()) + 1
     generator = torch_generator(seed, "linear probe")

@@ -1,12 +1,16 @@
-"""Multinomial logistic regression without intercept: objective, optimality certificate, two solvers.
+"""Multinomial logistic regression without intercept: loss, duality gap, and two solvers.
 
-    P(W) = (1/n) sum_i [logsumexp_j z_ij - z_iy_i] + (lambda/2) |W|^2,    z = x W,  x [n r], W [r c]
+With features x `[n r]`, weights W `[r c]` and logits z = x W, the loss is
 
-With p = softmax(z) and G = (1/n) x^T (p - y) `[r c]`, the gradient of the first term, p itself is a dual candidate:
+    P(W) = (1/n) sum_i [logsumexp_j z_ij - z_iy_i] + (lambda/2) |W|^2.
 
-    D(p) = (1/n) sum_i H(p_i) - |G|^2 / (2 lambda)  <=  min P
+Let p = softmax(z). The gradient of the first term is G = (1/n) x^T (p - y) `[r c]`. The dual function at p is a lower
+bound of the optimum:
 
-so that P - D bounds how far W is from the optimum, whatever solver found it, at the cost of one pass.
+    D(p) = (1/n) sum_i H(p_i) - |G|^2 / (2 lambda)  <=  min P.
+
+Therefore, P - D is an upper bound of the distance to the optimum, for the result of any solver. Computing it takes one
+pass over the data.
 """
 
 from dataclasses import dataclass, field
@@ -29,9 +33,10 @@ _HISTORY = 20
 class LogisticOptions:
     """Options of a solver.
 
-    solver: `cyanure` (CPU; as in the published code) or `lbfgs` (torch; CPU or GPU; the default if cyanure is not
-    installed). tolerance: relative duality gap (P - D) / P at which the solver stops. max_epochs: largest number of
-    passes over the data.
+    solver: `cyanure` (CPU, as in the published code) or `lbfgs` (torch, CPU or GPU). The default is cyanure, or lbfgs
+        if cyanure is not installed.
+    tolerance: relative duality gap (P - D) / P at which the solver stops.
+    max_epochs: largest number of passes over the data.
     """
 
     solver: Solver = field(default_factory=usual_solver)
@@ -41,13 +46,13 @@ class LogisticOptions:
 
 
 def bytes_beside_features(solver: Solver, rows: int, classes: int) -> int:
-    """Return the memory in bytes that a solver needs besides its features `[n r]`, as measured (docs/log.md)."""
-    held = 2.15 * rows if solver == "cyanure" else 6 * min(rows, _ROWS)
-    return int(held * classes * 8)
+    """Return the measured memory in bytes that a solver needs in addition to its features `[n r]` (docs/log.md)."""
+    rows_in_memory = 2.15 * rows if solver == "cyanure" else 6 * min(rows, _ROWS)
+    return int(rows_in_memory * classes * 8)
 
 
 def room_for_rows(solver: Solver, rows: int, dim: int, device: torch.device) -> Float64[Tensor, "n r"]:
-    """Allocate memory for features in which the solver reads them without a copy."""
+    """Return uninitialised memory for features, from which the solver reads them without a copy."""
     if solver == "cyanure":
         return shared_rows(rows, dim)
     return torch.empty(rows, dim, dtype=torch.float64, device=device)
@@ -63,13 +68,13 @@ class LogisticFit:
     epochs: int
 
     def codes(self, features: Float[Tensor, "q r"]) -> Int64[Tensor, " q"]:
-        """Return the most probable class of each row, as a column of the weights."""
+        """Return the most probable class of each row, as the number of its column in the weights."""
         return torch.cat([(rows.double() @ self.weights).argmax(dim=1) for rows in features.split(_ROWS)])
 
 
 @dataclass(frozen=True)
 class LogisticProblem:
-    """Features `[n r]`, class codes `[n]` in 0..c-1, and lambda."""
+    """Features `[n r]`, class codes `[n]` from 0 to c - 1, and lambda (`regularization`)."""
 
     features: Float[Tensor, "n r"]
     codes: Int64[Tensor, " n"]
@@ -84,17 +89,17 @@ class LogisticProblem:
         gradient = torch.zeros_like(weights)
         for rows, codes in zip(self.features.split(_ROWS), self.codes.split(_ROWS), strict=True):
             rows = rows.double()
-            logs = torch.log_softmax(rows @ weights, dim=1)  # [b c]
-            residual = logs.exp()
-            entropy -= (residual * logs).sum()
-            loss -= logs.gather(1, codes[:, None]).sum()
-            # One number per row: no two additions meet in a place, so that a GPU repeats the sum bit for bit.
+            log_p = torch.log_softmax(rows @ weights, dim=1)  # [b c]
+            residual = log_p.exp()
+            entropy -= (residual * log_p).sum()
+            loss -= log_p.gather(1, codes[:, None]).sum()
+            # p - y. Each row adds to another entry, so the result on a GPU does not depend on the order of additions.
             residual.scatter_add_(1, codes[:, None], residual.new_full((len(codes), 1), -1.0))
             gradient.addmm_(rows.T, residual)  # [r b] [b c] -> [r c]
         return loss / len(self.codes), gradient / len(self.codes), entropy / len(self.codes)
 
     def relative_gap(self, weights: Float64[Tensor, "r c"]) -> float:
-        """Return (P - D) / P. It is zero at the optimum, and an upper bound of the relative distance to it."""
+        """Return (P - D) / P. It is an upper bound of the relative distance to the optimum, and zero at the optimum."""
         loss, gradient, entropy = self.data_term(weights)
         primal = loss + self.regularization / 2 * weights.square().sum()
         dual = entropy - gradient.square().sum() / (2 * self.regularization)
@@ -102,7 +107,7 @@ class LogisticProblem:
 
 
 def fit(problem: LogisticProblem, options: LogisticOptions, start: LogisticFit | None = None) -> LogisticFit:
-    """Fit for one lambda. start: a fit for a neighbouring lambda, from which L-BFGS starts."""
+    """Return the fit for one lambda. start: fit for a similar lambda, from which L-BFGS starts."""
     if options.solver == "lbfgs":
         return _fit_lbfgs(problem, options, start)
     return _fit_cyanure(problem, options)
@@ -115,12 +120,13 @@ def fit_path(
     lambdas: Float[np.ndarray, " m"],
     options: LogisticOptions,
 ) -> list[LogisticFit]:
-    """Return a fit for each lambda, in their order. L-BFGS starts each fit from that of the next larger lambda."""
+    """Return a fit for each lambda, in their order. L-BFGS starts each fit from the fit of the next larger lambda."""
     fits: dict[float, LogisticFit] = {}
-    last = None
-    for value in sorted(lambdas.tolist(), reverse=True):
-        last = fits[value] = fit(LogisticProblem(features, codes, classes, value), options, last)
-    return [fits[value] for value in lambdas.tolist()]
+    previous = None
+    for regularization in sorted(lambdas.tolist(), reverse=True):
+        problem = LogisticProblem(features, codes, classes, regularization)
+        previous = fits[regularization] = fit(problem, options, previous)
+    return [fits[regularization] for regularization in lambdas.tolist()]
 
 
 def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: LogisticFit | None) -> LogisticFit:
@@ -157,11 +163,11 @@ def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: Logist
 
 def _fit_cyanure(problem: LogisticProblem, options: LogisticOptions) -> LogisticFit:
     rows, columns = problem.features.shape
-    with shared(problem.features.double().cpu()) as handle:
+    with shared(problem.features.double().cpu()) as memory:
         request = CyanureFit(
             rows=rows,
             columns=columns,
-            offset=handle.offset,
+            offset=memory.offset,
             classes=problem.classes,
             regularization=problem.regularization,
             tolerance=options.tolerance,
@@ -169,8 +175,8 @@ def _fit_cyanure(problem: LogisticProblem, options: LogisticOptions) -> Logistic
             seed=options.seed,
             threads=torch.get_num_threads(),
         )
-        answer = PROCESS.fit(request, handle.descriptor, problem.codes.cpu().numpy())
-    weights = torch.from_numpy(answer.coefficients).to(problem.features.device)
+        solution = PROCESS.fit(request, memory.descriptor, problem.codes.cpu().numpy())
+    weights = torch.from_numpy(solution.coefficients).to(problem.features.device)
     if problem.classes == 2:
         weights = torch.stack([-weights.flatten() / 2, weights.flatten() / 2], dim=1)  # [r] -> [r 2]
-    return LogisticFit(weights, problem.regularization, problem.relative_gap(weights), answer.epochs)
+    return LogisticFit(weights, problem.regularization, problem.relative_gap(weights), solution.epochs)

@@ -13,13 +13,13 @@ def per_class_accuracy(
     predictions: Integer[np.ndarray, " q"], targets: Integer[np.ndarray, " q"]
 ) -> tuple[Integer[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     """Return the classes in the targets, and the recall of each class."""
-    classes, place = np.unique(targets, return_inverse=True)
-    right = np.bincount(place, weights=predictions == targets)
-    return classes, right / np.bincount(place)
+    classes, codes = np.unique(targets, return_inverse=True)
+    correct = np.bincount(codes, weights=predictions == targets)
+    return classes, correct / np.bincount(codes)
 
 
 def mean_per_class_accuracy(predictions: Integer[np.ndarray, " q"], targets: Integer[np.ndarray, " q"]) -> float:
-    """Return the mean recall over the classes present in the targets (spec vision 9.3)."""
+    """Return the mean recall over the classes in the targets (spec vision 9.3)."""
     return float(per_class_accuracy(predictions, targets)[1].mean())
 
 
@@ -28,9 +28,10 @@ def classification_scores(
     targets: Integer[np.ndarray, " q"],
     decision_score: Float[np.ndarray, " q"] | None = None,
 ) -> dict[str, float]:
-    """Return both accuracies under their names in result files, and `auc` if the labels are 0 and 1.
+    """Return both accuracies with their names in result files; with a decision score, also `auc` if labels are 0 and 1.
 
-    decision_score: score of class 1 for each row (any increasing scale), for the area under the ROC curve.
+    decision_score: preference of the classifier for class 1, per row, on any increasing scale. `auc` is the area under
+    the ROC curve.
     """
     scores = {
         "accuracy": accuracy(predictions, targets),

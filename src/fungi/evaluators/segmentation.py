@@ -1,4 +1,4 @@
-"""Prediction from retrieved patches, and the metric of segmentation (spec dense 3.4)."""
+"""Prediction of masks from retrieved patches, and the metric of segmentation (spec dense 3.4)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 def attention_vote(
     scores: Float[Tensor, "q k"], labels: Float[Tensor, "q k c"], temperature: float
 ) -> Float[Tensor, "q c"]:
-    """Return the mean of the neighbours' labels, weighted by the softmax of cosine / temperature."""
+    """Return the mean of the labels of the neighbours, weighted by the softmax of cosine / temperature."""
     weights = torch.softmax(scores / temperature, dim=1)
     return torch.einsum("qk,qkc->qc", weights, labels)
 
@@ -21,7 +21,7 @@ def attention_vote(
 def upsampled_classes(
     votes: Float[Tensor, "t c"], size: int, excluded: Sequence[int] = ()
 ) -> Int64[Tensor, "size size"]:
-    """Resize the vote maps bilinearly to the image size, and return the class with the largest vote per pixel.
+    """Return the class with the largest vote for each pixel. Votes of patches are resized bilinearly to the image size.
 
     Excluded classes are never predicted.
     """
@@ -36,9 +36,12 @@ def upsampled_classes(
 def confusion(
     truth: UInt8[np.ndarray, "h w"], predicted: Integer[np.ndarray, "h w"], classes: int, ignored: int
 ) -> Int64[np.ndarray, "c c"]:
-    """Count pixels by true class (rows) and predicted class (columns), without void and `ignored` ground truth."""
-    counted = (truth != ignored) & (truth < classes)
-    pairs = truth[counted].astype(np.int64) * classes + predicted[counted]
+    """Return the number of pixels by true class (rows) and predicted class (columns).
+
+    Pixels whose true class is void or `ignored` do not count.
+    """
+    counts = (truth != ignored) & (truth < classes)
+    pairs = truth[counts].astype(np.int64) * classes + predicted[counts]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -47,15 +50,15 @@ def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int
 
     IoU is TP / (TP + FP + FN). It is 0 for a class without true and predicted pixels.
     """
-    hits = np.diagonal(matrix).astype(np.float64)
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    overlap = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-    scored = np.delete(overlap, list(unscored))
+    correct = np.diagonal(matrix).astype(np.float64)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - correct
+    iou = np.divide(correct, union, out=np.zeros_like(correct), where=union > 0)
+    scored_iou = np.delete(iou, list(unscored))
     total = int(matrix.sum())
     return {
-        "mIoU": float(scored.mean()),
-        "IoU": scored.tolist(),
-        "pixel-accuracy": float(hits.sum() / total) if total else 0.0,
+        "mIoU": float(scored_iou.mean()),
+        "IoU": scored_iou.tolist(),
+        "pixel-accuracy": float(correct.sum() / total) if total else 0.0,
     }
 
 
@@ -64,6 +67,6 @@ def matched_miou(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ())
     from scipy.optimize import linear_sum_assignment
 
     union = matrix.sum(axis=0)[None, :] + matrix.sum(axis=1)[:, None] - matrix
-    overlap = np.divide(matrix, union, out=np.zeros(matrix.shape), where=union > 0)
-    rows, columns = linear_sum_assignment(overlap, maximize=True)
+    iou = np.divide(matrix, union, out=np.zeros(matrix.shape), where=union > 0)
+    rows, columns = linear_sum_assignment(iou, maximize=True)
     return segmentation_scores(matrix[:, columns[np.argsort(rows)]], unscored)["mIoU"]

@@ -1,6 +1,6 @@
-"""Weighted k-nearest-neighbour classification by cosine similarity, as self-supervised methods report it.
+"""Weighted k-nearest-neighbour classification by cosine similarity, as in papers on self-supervised learning.
 
-A neighbour of similarity s votes with weight exp(s / T). One search serves all values of k (spec udi 7.1).
+The vote of a neighbour with similarity s has the weight exp(s / T). One search serves all values of k (spec udi 7.1).
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,23 +28,24 @@ def weighted_knn(
     neighbours: Sequence[int],
     temperature: float = TEMPERATURE,
 ) -> dict[int, dict[str, float]]:
-    """Return, for each k, `accuracy` and `top5` (of min(5, k) classes) as fractions. Features are L2-normalised first.
+    """Return for each k the fractions `accuracy` and `top5` (top-5 accuracy; for k < 5, of the first k classes).
 
-    Raises FungiError if there are fewer train rows than the largest k.
+    Features are L2-normalised first. Raises FungiError if there are fewer train rows than the largest k.
     """
     largest = max(neighbours)
     require_train_rows(len(train), largest)
     classes = int(torch.cat([train_targets, query_targets]).max()) + 1
-    bank, right = normalize(train, dim=1), {k: [0, 0] for k in neighbours}
+    bank = normalize(train, dim=1)
+    correct = {k: [0, 0] for k in neighbours}  # numbers of correct queries: top 1, top 5
     for rows, targets in zip(queries.split(QUERIES_PER_TILE), query_targets.split(QUERIES_PER_TILE), strict=True):
         similarity, indices = most_similar(normalize(rows, dim=1), bank, largest)
         labels, weights = train_targets[indices], vote_weights(similarity, temperature)
         for k in neighbours:
             votes = _votes(labels[:, :k], weights[:, :k], classes)
-            best = votes.topk(min(5, k, classes), dim=1).indices == targets[:, None]
-            right[k][0] += int(best[:, 0].sum())
-            right[k][1] += int(best.sum())
-    return {k: {"accuracy": top1 / len(queries), "top5": top5 / len(queries)} for k, (top1, top5) in right.items()}
+            is_target = votes.topk(min(5, k, classes), dim=1).indices == targets[:, None]
+            correct[k][0] += int(is_target[:, 0].sum())
+            correct[k][1] += int(is_target.sum())
+    return {k: {"accuracy": top1 / len(queries), "top5": top5 / len(queries)} for k, (top1, top5) in correct.items()}
 
 
 def weighted_predictions(
@@ -56,42 +57,44 @@ def weighted_predictions(
     temperature: float = TEMPERATURE,
     backend: Backend = "exact",
 ) -> tuple[Integer[np.ndarray, " q"], Float64[np.ndarray, " q"]]:
-    """Return the label with the largest weight for each query (for ties, the smallest), and the share of label 1.
+    """Return for each query the label with the largest weight, and the share of label 1 in the weights.
 
-    The neighbours are the k rows of largest cosine. Raises FungiError if there are fewer train rows than k.
+    If several labels have the same weight, the smallest label wins. The neighbours are the k rows with the largest
+    cosines. Raises FungiError if there are fewer train rows than k.
     """
     require_train_rows(len(train_targets), k)
 
-    def normalised() -> Iterator[tuple[slice, Float[Tensor, "b r"]]]:
-        for place, block in train():
-            yield place, normalize(block, dim=1)
+    def normalised_train() -> Iterator[tuple[slice, Float[Tensor, "b r"]]]:
+        for rows, block in train():
+            yield rows, normalize(block, dim=1)
 
-    matches = nearest(normalised, normalize(queries, dim=1), k, "inner-product", backend)
+    matches = nearest(normalised_train, normalize(queries, dim=1), k, "inner-product", backend)
     labels = train_targets[matches.rows.cpu().numpy()]  # [q k]
     weights = vote_weights(matches.scores.cpu().double(), temperature)
-    known, codes = np.unique(labels, return_inverse=True)
-    winners, shares = np.empty(len(labels), dtype=known.dtype), np.empty(len(labels))
-    parts = torch.from_numpy(codes.reshape(labels.shape)).split(QUERIES_PER_TILE), weights.split(QUERIES_PER_TILE)
-    for number, (columns, of_rows) in enumerate(zip(*parts, strict=True)):
-        place = slice(number * QUERIES_PER_TILE, number * QUERIES_PER_TILE + len(columns))
-        votes = _votes(columns, of_rows, len(known)).numpy()
-        winners[place] = known[votes.argmax(axis=1)]  # the first of equal votes, hence the smallest label
-        shares[place] = votes[:, known == 1].sum(axis=1) / votes.sum(axis=1)
+    classes, flat_codes = np.unique(labels, return_inverse=True)
+    codes = torch.from_numpy(flat_codes.reshape(labels.shape))
+    winners, shares = np.empty(len(labels), dtype=classes.dtype), np.empty(len(labels))
+    for start in range(0, len(labels), QUERIES_PER_TILE):
+        part = slice(start, start + QUERIES_PER_TILE)
+        votes = _votes(codes[part], weights[part], len(classes)).numpy()
+        winners[part] = classes[votes.argmax(axis=1)]  # the first of equal votes, which belongs to the smallest label
+        shares[part] = votes[:, classes == 1].sum(axis=1) / votes.sum(axis=1)
     return winners, shares
 
 
 def vote_weights(similarity: Float[Tensor, "q k"], temperature: float) -> Float[Tensor, "q k"]:
-    """Return exp(similarity / temperature), divided by the largest value of each row to avoid overflow."""
+    """Return exp(similarity / temperature), divided by the largest value in its row to avoid overflow."""
     return ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()
 
 
 def _votes(labels: Int64[Tensor, "q k"], weights: Float[Tensor, "q k"], classes: int) -> Float[Tensor, "q c"]:
     """Return the sum of the weights of each class, added in the order of the neighbours.
 
-    One call per neighbour: a GPU adds the numbers of one `scatter_add_` to the same class in an order of its own, so
-    that votes would differ from run to run.
+    Neighbours are added one after the other, because `scatter_add_` on a GPU adds in an arbitrary order. Votes would
+    then differ between runs.
     """
-    votes, rows = weights.new_zeros(len(labels), classes), torch.arange(len(labels), device=labels.device)
-    for column, of_column in zip(labels.unbind(dim=1), weights.unbind(dim=1), strict=True):
-        votes[rows, column] += of_column
+    votes = weights.new_zeros(len(labels), classes)
+    rows = torch.arange(len(labels), device=labels.device)
+    for neighbour_labels, neighbour_weights in zip(labels.unbind(dim=1), weights.unbind(dim=1), strict=True):
+        votes[rows, neighbour_labels] += neighbour_weights
     return votes

@@ -36,10 +36,10 @@ class Event(Protocol):
 class HostBlock:
     """Rows of a block in host memory; they are complete after the event `end_of_copy`."""
 
-    arrays: core.Computed
+    arrays: core.FeatureRows
     end_of_copy: Event | None
 
-    def wait(self) -> core.Computed:
+    def wait(self) -> core.FeatureRows:
         """Wait for the copy, and return the arrays."""
         if self.end_of_copy is not None:
             self.end_of_copy.synchronize()

@@ -1,4 +1,4 @@
-"""Per-sample gradients of chosen layers, and their random projection.
+"""Per-sample gradients of selected layers, and their random projection.
 
 Each objective has an extractor, `<Objective>GradientsExtractor`. It can be imported from this package, which creates
 the class on first access.

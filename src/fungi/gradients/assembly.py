@@ -1,4 +1,4 @@
-"""Build the engine for a user's model from its target layers, embedding size and projections."""
+"""Build the engine for a model of the user from its target layers, its embedding size and the projections."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ _SOLUTION = 'Pass projection="khatri-rao", which needs little memory, or choose 
 class EngineSettings:
     """Settings of the extraction that do not depend on the model.
 
-    projection: one matrix for all layers, or one matrix per layer name. The name of a kind draws matrices of that kind
-        from `seed`; None draws binary ones. Drawn matrices have p = the width of the model (`width_of`).
+    projection: a matrix for all layers, or layer name -> matrix. With the name of a kind, matrices of this kind are
+        drawn with `seed`; with None, binary matrices. Random matrices have p = width of the model (`width_of`).
     """
 
     device: torch.device
@@ -47,8 +47,8 @@ def assemble_engine(
     if not targets:
         raise FungiError("no target layer is given. Name at least one layer, for example blocks.11.attn.proj.")
     width = width_of(model, embedding_dim)
-    drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix] = {}
-    matrices = {target.name: _matrix(target, width, settings, drawn) for target in targets}
+    shared: dict[tuple[int, tuple[int, int]], ProjectionMatrix] = {}
+    matrices = {target.name: _matrix(target, width, settings, shared) for target in targets}
     views = settings.views_per_forward
     return build_engine(model, targets, matrices, device=settings.device, dtype=settings.dtype, views_per_forward=views)
 
@@ -63,23 +63,27 @@ def build_engine(
     dtype: torch.dtype,
     **options: Any,
 ) -> GradientEngine:
-    """Return the engine for these targets, with their projections on the device and in the dtype of the products.
+    """Return the engine for these targets. Their projections are on the device, in the dtype of the products.
 
-    Targets with the same matrix share one projector. options: further arguments of `GradientEngine`.
+    Targets with the same matrix share a projector. options: further arguments of `GradientEngine`.
     """
     distinct = {id(matrix): matrix for matrix in matrices.values()}
     projectors = {key: make_projector(matrix, device, product_dtype(dtype)) for key, matrix in distinct.items()}
-    by_name = {name: projectors[id(matrix)] for name, matrix in matrices.items()}
-    return GradientEngine(model, targets, by_name, device=device, dtype=dtype, **options)
+    projectors_by_name = {name: projectors[id(matrix)] for name, matrix in matrices.items()}
+    return GradientEngine(model, targets, projectors_by_name, device=device, dtype=dtype, **options)
 
 
 def _matrix(
     target: Target,
     projection_dim: int,
     settings: EngineSettings,
-    drawn: dict[tuple[int, tuple[int, int]], ProjectionMatrix],
+    shared: dict[tuple[int, tuple[int, int]], ProjectionMatrix],
 ) -> ProjectionMatrix:
-    """Return the projection of a target. Layers of equal size share a drawn matrix, as in the stages."""
+    """Return the projection of a target.
+
+    shared: (id of the projection argument, shape of the gradient) -> matrix. Layers of equal shape share a random
+    matrix, as in the commands.
+    """
     projection = settings.projection
     if isinstance(projection, Mapping):
         if target.name not in projection:
@@ -88,19 +92,19 @@ def _matrix(
             )
         projection = projection[target.name]
     key = (id(projection), target.shape)
-    if key not in drawn:
+    if key not in shared:
         if projection is None or isinstance(projection, str):
             kind, outputs = projection or "binary", target.shape[0]
             require_memory(kind, projection_dim, target.shape, settings.device, settings.dtype, _SOLUTION)
             projection = draw_projection(
                 projection_dim, target.gradient_dim, kind=kind, seed=settings.seed, outputs=outputs
             )
-        drawn[key] = projection if isinstance(projection, ProjectionMatrix) else _signs(projection)
-    return drawn[key]
+        shared[key] = projection if isinstance(projection, ProjectionMatrix) else _matrix_of_signs(projection)
+    return shared[key]
 
 
-def _signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """Return the matrix with the signs of the caller. Raises FungiError for entries other than +1 and -1."""
+def _matrix_of_signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
+    """Return the matrix with these entries. Raises FungiError for entries other than +1 and -1."""
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         raise FungiError(
             "the projection has entries other than +1 and -1. Give its signs, or another kind as a ProjectionMatrix "
@@ -110,8 +114,7 @@ def _signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
 
 
 def width_of(model: nn.Module, embedding_dim: int) -> int:
-    """Return the size p of projected gradients: the width of the model if it has such an attribute, else that of the
-    embedding.
+    """Return the size p of projected gradients: the width of the model. If it is not known, the embedding size is used.
 
     The two differ if the model projects its embeddings to another space, as CLIP does (spec vision 2.1).
     """
@@ -122,14 +125,14 @@ def width_of(model: nn.Module, embedding_dim: int) -> int:
 
 @default_torch_settings()
 def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tensor, "b c h w"]) -> int:
-    """Return the embedding size d, from a trial with some images.
+    """Return the embedding size d. It is measured with a forward and a backward pass for some images.
 
     Raises FungiError if the model does not map images to `[b, d]`, or if a layer gets no gradient.
     """
     with frozen(model), torch.enable_grad(), Capture(model, find_targets(model, tuple(layers))) as capture:
-        embeddings = _trial(model, images)
+        embeddings = _output_of(model, images)
         if hasattr(embeddings, "last_hidden_state"):
-            raise FungiError(_WRAP_TRANSFORMERS.format(output=type(embeddings).__name__, layer=layers[0]))
+            raise FungiError(_ADVICE_FOR_TRANSFORMERS.format(output=type(embeddings).__name__, layer=layers[0]))
         if not isinstance(embeddings, Tensor) or embeddings.dim() != 2:
             output = f"shape {list(embeddings.shape)}" if isinstance(embeddings, Tensor) else type(embeddings).__name__
             raise FungiError(
@@ -140,7 +143,7 @@ def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tens
     return embeddings.shape[1]
 
 
-def _trial(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Any:
+def _output_of(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Any:
     """Return the output of the model for images. Raises FungiError if the model does not accept their size."""
     try:
         return model(images)
@@ -153,7 +156,7 @@ def _trial(model: nn.Module, images: Float[Tensor, "b c h w"]) -> Any:
         ) from error
 
 
-_WRAP_TRANSFORMERS = """the model gives {output}; embeddings [b, d] are needed. Wrap it:
+_ADVICE_FOR_TRANSFORMERS = """the model gives {output}; embeddings [b, d] are needed. Wrap it:
 class Encoder(torch.nn.Sequential):
     def forward(self, images):
         return self[0](images).last_hidden_state[:, 0]  # or .pooler_output

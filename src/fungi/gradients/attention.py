@@ -1,7 +1,8 @@
 """Forward pass of `nn.MultiheadAttention` that calls its output projection as a module.
 
-torch's own forward pass applies `out_proj` as a function, and uses a fused kernel if no gradient is needed. Hooks on
-the projection never run (deviation V1). `visible_output_projection` computes the same numbers step by step.
+The forward pass of torch applies `out_proj` as a function, and uses a fused kernel if no gradient is needed. Hooks on
+the projection are therefore never called (deviation V1). `output_projection_as_module` computes the same numbers step
+by step.
 """
 
 from collections.abc import Iterator
@@ -18,13 +19,13 @@ from fungi.errors import FungiError
 
 
 @contextmanager
-def visible_output_projection(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
-    """Make the attention modules call `out_proj` as a module. torch's fused encoder kernels are switched off."""
+def output_projection_as_module(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
+    """Let attention modules call `out_proj` as a module inside the block. The fused kernels of torch are disabled."""
     for attention in attentions:
         if attention.bias_k is not None or attention.add_zero_attn:
             raise FungiError("attention with bias_k, bias_v or add_zero_attn is not supported as a gradient source.")
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False if attentions else enabled)
+    previous = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False if attentions else previous)
     for attention in attentions:
         attention.forward = partial(_attend, attention)  # type: ignore[method-assign]
     try:
@@ -32,7 +33,7 @@ def visible_output_projection(attentions: list[nn.MultiheadAttention]) -> Iterat
     finally:
         for attention in attentions:
             del attention.forward
-        torch.backends.mha.set_fastpath_enabled(enabled)
+        torch.backends.mha.set_fastpath_enabled(previous)
 
 
 def _attend(
@@ -49,15 +50,17 @@ def _attend(
     """Compute the forward pass of `nn.MultiheadAttention`; attention weights are not returned."""
     if query.dim() != 3:
         raise FungiError("attention without a batch axis is not supported as a gradient source.")
-    batched = (query, key, value) if attention.batch_first else [x.transpose(0, 1) for x in (query, key, value)]
-    q, k, v = _project(attention, *batched)
-    mask = _joint_mask(attention, q, k, key_padding_mask, attn_mask)
-    mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [b h t e]
-    output = attention.out_proj(mixed.transpose(1, 2).flatten(2))  # [b h t e] -> [b t h*e] -> [b t d]
+    inputs = (query, key, value)
+    batch_first = inputs if attention.batch_first else [tokens.transpose(0, 1) for tokens in inputs]
+    q, k, v = _project(attention, *batch_first)
+    mask = _sum_of_masks(attention, q, k, key_padding_mask, attn_mask)
+    values = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [b h t e]
+    output = attention.out_proj(values.transpose(1, 2).flatten(2))  # [b h t e] -> [b t h*e] -> [b t d]
     return (output if attention.batch_first else output.transpose(0, 1)), None
 
 
 def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[Float[Tensor, "b h t e"]]:
+    """Return the queries, keys and values of each head."""
     if attention.in_proj_weight is not None:
         weights = attention.in_proj_weight.chunk(3)
     else:
@@ -70,7 +73,7 @@ def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[
     return heads
 
 
-def _joint_mask(
+def _sum_of_masks(
     attention: Any, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
 ) -> Tensor | None:
     """Return both masks as one additive mask `[b h t s]`. True in a boolean mask of torch means "ignore"."""
@@ -78,11 +81,11 @@ def _joint_mask(
     def additive(mask: Tensor) -> Tensor:
         return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
-    joint = None
+    total = None
     if attn_mask is not None:
-        joint = additive(attn_mask)
-        joint = joint.unflatten(0, (-1, attention.num_heads)) if joint.dim() == 3 else joint
+        total = additive(attn_mask)
+        total = total.unflatten(0, (-1, attention.num_heads)) if total.dim() == 3 else total
     if key_padding_mask is not None:
         padding = additive(key_padding_mask)[:, None, None, :]
-        joint = padding if joint is None else joint + padding
-    return joint
+        total = padding if total is None else total + padding
+    return total

@@ -1,7 +1,7 @@
-"""Base class of the gradient extractors: the views and the loss of an objective, computed by the shared engine.
+"""Base class of the gradient extractors. An extractor has the views and the loss of an objective, and an engine.
 
-For your own objective, subclass `BaseGradientExtractor` and write `input_transform` and `compute_loss`. The engine
-does capture, projection and batching. The stages of the command line use the same engine.
+For your own objective, write a subclass of `BaseGradientExtractor` with `input_transform` and `compute_loss`. The
+engine captures activations, projects gradients and splits batches. The command line uses the same engine.
 """
 
 from abc import ABC, abstractmethod
@@ -30,21 +30,27 @@ from fungi.views.transforms import Transform, TransformedViews, as_view_generato
 
 
 class BaseGradientExtractor(ABC):
-    """Compute the projected gradients `[b, p]` of images for one objective on one model.
+    """Function that computes the projected gradients `[b, p]` of images for an objective and a model.
 
     Arguments, in the published order:
 
-    model, device: as for `FUNGIWrapper`; target_layer: one path or several;
-    projection: `[p, G]` with entries +1/-1, or one matrix per layer name for several layers; drawn if None;
-    projection_scaling: accepted for published code, without effect; the factor is always 1/sqrt(p);
-    embeddings_dim: size d of the model's embedding; measured if None;
-    latent_dim: output size l of the head; `default_latent_dim` of the class if None;
-    input_dim: side of the model's input in pixels;
+    model, device: as for `FUNGIWrapper`.
+    target_layer: path of a layer, or several paths.
+    projection: `[p, G]` with entries +1/-1, or layer name -> matrix for several layers. None: a random matrix.
+    projection_scaling: without effect; the factor is always 1/sqrt(p). It exists for code that uses the published
+        library.
+    embeddings_dim: size d of the embedding of the model. None: it is measured.
+    latent_dim: output size l of the head. None: `default_latent_dim` of the class.
+    input_dim: side of the input images of the model, in pixels.
     use_fp16, fp16_dtype: whether to compute in half precision, and the dtype.
 
-    Keyword arguments: seed (of heads, projection and views), image_input (resizing and statistics; those of ImageNet
-    if None) and view_plan (`native` or `budget`: the size of the views of built-in objectives). Every other keyword
-    becomes an attribute, so a custom objective with settings needs no `__init__`.
+    Keyword arguments:
+
+    seed: seed of heads, projection and views.
+    image_input: resizing and statistics. None: those of ImageNet.
+    view_plan: `native` or `budget`, for the size of the views of built-in objectives.
+
+    Every other keyword becomes an attribute, so a custom objective with settings does not need `__init__`.
     """
 
     default_latent_dim = 768
@@ -86,27 +92,27 @@ class BaseGradientExtractor(ABC):
                 )
             setattr(self, name, value)
 
-    # A subclass writes these methods
+    # Methods that a subclass defines
 
     @abstractmethod
     def input_transform(self, input_dim: int) -> Transform:
-        """Return a function from a PIL image to its normalised views `[c, h, w]` or `[v, c, h, w]` of side `input_dim`.
+        """Return a function: PIL image -> its normalised views `[c, h, w]` or `[v, c, h, w]` with the side `input_dim`.
 
-        Random parts use the global generator of torch, numpy or Python. It is seeded for each image with the content
-        of the image, so a feature depends neither on the batch nor on the order.
+        For random views, the function uses the global generators of torch, numpy or Python. They are seeded for each
+        image with its content, so a feature does not depend on the batch or the order.
         """
 
     @abstractmethod
     def compute_loss(
         self, latents: Float[Tensor, "m l"], views_per_sample: int, **kwargs: Any
     ) -> Float[Tensor, ""] | Float[Tensor, " b"]:
-        """Return the loss of a batch: one value per sample, or their mean.
+        """Return the loss of a batch: one value per sample, or the mean of these values.
 
         latents: `[b * v, l]`; the views of a sample are consecutive rows. Samples must not interact, except in the
-        mean (`FUNGIWrapper.setup(..., check_independence=True)` tests it).
+        mean. `FUNGIWrapper.setup(..., check_independence=True)` tests this.
         """
 
-    def setup(self, dataset: Any) -> None:  # noqa: B027 - most objectives need none
+    def setup(self, dataset: Any) -> None:  # noqa: B027 - most objectives have no supporting data
         """Prepare supporting data from a training set of (image, label). The default does nothing."""
 
     def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
@@ -114,31 +120,31 @@ class BaseGradientExtractor(ABC):
         return self.projection_head(normalize(embeddings, dim=-1))
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """Return further arguments of `compute_loss`, from the encoder's output `[b v ...]`. The default has none."""
+        """Return further arguments of `compute_loss`, from the output `[b v ...]` of the encoder. Default: none."""
         return {}
 
-    # The interface of every extractor
+    # Methods and properties of all extractors
 
     @cached_property
     def transform(self) -> Transform:
-        """The function from image to views; created once."""
+        """Function from an image to its views; it is created once."""
         return self.input_transform(input_dim=self.input_dim)
 
     @cached_property
     def views(self) -> ViewGenerator:
-        """`transform` as a view generator."""
+        """The function `transform` as a view generator."""
         return as_view_generator(self.transform, type(self).__name__)
 
     @cached_property
     def engine(self) -> GradientEngine:
-        """The engine that computes embeddings and gradients. The extractors of a wrapper share it."""
+        """Engine that computes embeddings and gradients. The extractors of a wrapper share it."""
         settings = EngineSettings(self.device, self.dtype, self._projection_argument, self.seed)
         engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
         return engine.with_encoder(self.encoder)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the model's computation."""
+        """Dtype in which the model computes."""
         return self.fp16_dtype if self.use_fp16 else torch.float32
 
     @property
@@ -148,19 +154,19 @@ class BaseGradientExtractor(ABC):
 
     @property
     def projection(self) -> Any:
-        """The matrix `[p, G]` on the device with entries +1/-1; one per layer name if there are several layers."""
+        """Matrix `[p, G]` on the device with entries +1/-1; layer name -> matrix if there are several layers."""
         entries = {name: projector.entries for name, projector in self.engine.projectors.items()}
         return next(iter(entries.values())) if len(entries) == 1 else entries
 
     def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
-        """Return one loss per sample from the embeddings of its views. The engine differentiates it."""
+        """Return one loss per sample from the embeddings of its views. The engine computes the gradient of the loss."""
         samples, views, _ = encoded.pooled.shape
         latents = self.latents(encoded.pooled.flatten(0, 1))
         value = self.compute_loss(latents=latents, views_per_sample=views, **self.loss_inputs(encoded))
-        return self._per_sample(value, samples, encoded.pooled.requires_grad)
+        return self._per_sample(value, samples, needs_gradient=encoded.pooled.requires_grad)
 
     def forward(self, images: Sequence[Image.Image]) -> Float[Tensor, "b p"]:
-        """Return the projected gradients of images, not normalised. Those of several layers are concatenated."""
+        """Return the projected gradients of images, not normalised. Gradients of several layers are concatenated."""
         batch = batch_of_images(images, [self.views], seed=self.seed)
         gradients = compute(batch, [Feature("gradient", self.views, self.engine, self.loss)])["gradient"]
         return torch.cat(list(gradients.values()), dim=1)
@@ -170,12 +176,12 @@ class BaseGradientExtractor(ABC):
     @default_torch_settings()
     def encode(self, views: Float[Tensor, "m c h w"]) -> Float[Tensor, "m l"]:
         """Return the latents of views, without gradient, for the `setup` of a custom objective."""
-        transformed = TransformedViews(self.transform, type(self).__name__)
-        embeddings = self.engine.embed(views.unsqueeze(1), transformed)  # [m c h w] -> [m 1 c h w] -> [m 1 d]
+        generator = TransformedViews(self.transform, type(self).__name__)
+        embeddings = self.engine.embed(views.unsqueeze(1), generator)  # [m c h w] -> [m 1 c h w] -> [m 1 d]
         return self.latents(embeddings.flatten(0, 1)).detach()
 
     def state(self) -> dict[str, Shaped[Tensor, "..."]]:
-        """Return the random and fitted values by name: attributes that are tensors, and weights of modules."""
+        """Return name -> tensor for all random and fitted values: tensors in attributes, and weights of modules."""
         tensors: dict[str, Tensor] = {}
         for name, value in vars(self).items():
             if isinstance(value, nn.Module) and value is not self.model:
@@ -185,11 +191,12 @@ class BaseGradientExtractor(ABC):
         return tensors
 
     def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
-        """Load the `state` of an equal extractor."""
+        """Load the `state` of an extractor with the same arguments."""
         for name, value in list(vars(self).items()):
             if isinstance(value, nn.Module) and value is not self.model:
                 prefix = name + "."
-                value.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+                weights = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+                value.load_state_dict(weights)
         for name, tensor in state.items():
             if "." not in name:
                 setattr(self, name, tensor.to(self.device))
@@ -199,17 +206,18 @@ class BaseGradientExtractor(ABC):
         images = torch.zeros(1, 3, self.input_dim, self.input_dim, device=self.device)
         return embedding_dim_of(self.model, self.layers, images)
 
-    def _per_sample(self, value: Any, samples: int, wants_gradient: bool) -> Float[Tensor, " b"]:
+    def _per_sample(self, value: Any, samples: int, *, needs_gradient: bool) -> Float[Tensor, " b"]:
         """Check the loss, and return it per sample.
 
-        A mean over the batch is expanded: the sum of b copies has the gradient of the sum of the samples' losses.
+        A mean over the batch is repeated b times. The engine adds the losses, and the sum of b means has the gradient
+        of the sum of all losses.
         """
         if not isinstance(value, Tensor):
             raise FungiError(
                 f"compute_loss of {type(self).__name__} returned {type(value).__name__}. It has to return a tensor: a "
                 "scalar, or one loss per sample."
             )
-        if wants_gradient and not value.requires_grad:
+        if needs_gradient and not value.requires_grad:
             raise FungiError(
                 f"the loss of {type(self).__name__} has no gradient with respect to the latents (was it detached, or "
                 "computed under no_grad?)."

@@ -1,7 +1,7 @@
 """Record the inputs and outputs of the gradient sources with hooks that exist only inside a `with` block.
 
 The output of the first source becomes a leaf of the autograd graph. No parameter needs a gradient, so autograd records
-nothing before this layer. The model is unchanged afterwards.
+nothing before this layer. After the block, the model is unchanged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +14,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.errors import FungiError
-from fungi.gradients.attention import visible_output_projection
+from fungi.gradients.attention import output_projection_as_module
 from fungi.gradients.targets import Target, candidates
 
 
 class Capture:
-    """Records the inputs and outputs of each target, in one forward pass or in several.
+    """Record of the inputs (activations) and outputs of each target, in one or several forward passes.
 
-    Views of several sizes need one pass per size: call `begin` before each. A single pass does not need it.
+    Views of several sizes need a forward pass per size. Call `begin` before each pass, if there is more than one.
 
-    activation_modules: path of a target -> the module that provides the activations instead of the target itself (see
+    activation_modules: path of a target -> module whose inputs are recorded instead of the inputs of the target (see
         `Profile.attention_input`).
     """
 
@@ -42,7 +42,7 @@ class Capture:
         self._without_graph = False
 
     def __enter__(self) -> "Capture":
-        self._stack.enter_context(visible_output_projection(self._attentions))
+        self._stack.enter_context(output_projection_as_module(self._attentions))
         for path, module in self._modules.items():
             self._attach(module.register_forward_hook, self._record_output(path))
             if path in self._activation_modules:
@@ -61,10 +61,11 @@ class Capture:
     def signals(
         self, roots: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], *, keep_graph: bool
     ) -> dict[str, list[Float[Tensor, "..."] | None]]:
-        """Return the derivative of the sum of `root * weight` over all roots, per target and forward pass.
+        """Return, for each target and forward pass, the derivative of a weighted sum with respect to its output.
 
-        The derivative with respect to the target's output is None if no root depends on that pass. Raises FungiError
-        if a forward pass did not use a target, or if no root depends on its outputs.
+        The sum is the sum of `root * weight` over all roots (losses or latents). The derivative is None if no root
+        depends on the output of this pass. Raises FungiError if a forward pass did not use a target, or if no root
+        depends on the outputs of a target.
         """
         for path, outputs in self.outputs.items():
             if len(outputs) < max(self._passes, 1):
@@ -72,13 +73,13 @@ class Capture:
                     f"layer {path!r} was not called as a module in the forward pass, so it has no gradient here. "
                     f"{candidates(self._model, path)}"
                 )
-        flat = [output for outputs in self.outputs.values() for output in outputs]
-        derivatives: tuple[Tensor | None, ...] = (None,) * len(flat)
+        all_outputs = [output for outputs in self.outputs.values() for output in outputs]
+        derivatives: tuple[Tensor | None, ...] = (None,) * len(all_outputs)
         differentiable = [(root, weight) for root, weight in zip(roots, weights, strict=True) if root.requires_grad]
         if differentiable:
             derivatives = torch.autograd.grad(
                 [root for root, _ in differentiable],
-                flat,
+                all_outputs,
                 grad_outputs=[weight for _, weight in differentiable],
                 retain_graph=keep_graph,
                 allow_unused=True,
@@ -114,7 +115,7 @@ class Capture:
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             self.outputs[path].append(output)
-            return output.clone()  # later layers may change their input in place
+            return output.clone()  # the next layer may change its input in place
 
         return hook
 
@@ -127,22 +128,22 @@ class Capture:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode (no dropout, running statistics of BatchNorm), without parameter gradients.
+    """Set the model to evaluation mode, and disable gradients of its parameters, inside the block.
 
-    This sets the flag of each module instead of calling `eval()`, because `eval()` of some models does more (for
-    example, it merges adapters).
+    Evaluation mode means no dropout, and running statistics of BatchNorm. The flag of each module is set, and `eval()`
+    is not called, because `eval()` of some models does more (for example, it merges adapters).
     """
     _require_differentiable(model)
-    training = [module for module in model.modules() if module.training]
+    modules_in_training = [module for module in model.modules() if module.training]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for module in training:
+        for module in modules_in_training:
             module.training = False
         for parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for module in training:
+        for module in modules_in_training:
             module.training = True
         for parameter in trainable:
             parameter.requires_grad_(True)

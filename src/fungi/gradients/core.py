@@ -1,7 +1,7 @@
-"""Compute features from a batch of prepared views, for the stages and for the library.
+"""Compute features from a batch of prepared views, for the commands and for the library.
 
-Features with the same views and the same engine share a forward pass. The check for finite numbers stays on the device
-for each batch and is read once for many batches, because reading has to wait for the device.
+Features with the same views and the same engine share a forward pass. The result of the check for finite numbers stays
+on the device. It is read once for many batches, because reading has to wait for the device.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from fungi.views.transforms import with_views_of_batch
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature to compute for every sample: the gradients of a loss, or, without a loss, the embedding of a view."""
+    """A feature of every sample: the gradients of a loss. Without a loss, it is the embedding of a view."""
 
     name: str
     views: ViewGenerator
@@ -33,14 +33,14 @@ class Feature:
     loss: Loss | None = None
 
 
-Computed = dict[str, dict[str, Float[Tensor, "b p"]]]
-"""Feature -> array (target, or `embeddings`) -> rows, float32 on the device."""
+FeatureRows = dict[str, dict[str, Float[Tensor, "b p"]]]
+"""Name of a feature -> name of an array (target, or `embeddings`) -> rows, float32 on the device."""
 
 
 @default_torch_settings()
-def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
-    """Return all features of a batch, in their order. Their names have to differ."""
-    computed: Computed = {}
+def compute(batch: Batch, features: Sequence[Feature]) -> FeatureRows:
+    """Return the rows of all features of a batch, in the order of the features. Names of features have to differ."""
+    rows: FeatureRows = {}
     groups: dict[Any, list[Feature]] = {}
     for feature in features:
         groups.setdefault((feature.views.identity, id(feature.engine)), []).append(feature)
@@ -51,50 +51,55 @@ def compute(batch: Batch, features: Sequence[Feature]) -> Computed:
         views = with_views_of_batch(group[0].views, prepared)
         losses = {feature.name: feature.loss for feature in group if feature.loss is not None}
         if losses:
-            extracted = engine.extract(prepared, views, losses)
-            embeddings, gradients = extracted.embeddings, extracted.gradients
+            output = engine.extract(prepared, views, losses)
+            embeddings, gradients = output.embeddings, output.gradients
         else:
             embeddings, gradients = engine.embed(prepared, views), {}
         for feature in group:
-            computed[feature.name] = gradients.get(feature.name) or {EMBEDDINGS: embeddings[:, 0]}
-    return {feature.name: computed[feature.name] for feature in features}
+            rows[feature.name] = gradients.get(feature.name) or {EMBEDDINGS: embeddings[:, 0]}
+    return {feature.name: rows[feature.name] for feature in features}
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> float:
-    """Return the forward passes at full input size per sample. Features with the same views share them.
+    """Return the number of forward passes at full input size per sample. Features with the same views share them.
 
-    Smaller views count in proportion to their area (`forwards_of`).
+    A smaller view counts as its share of the area (`forwards_of`).
     """
     return sum({feature.views.identity: forwards_of(feature.views) for feature in features}.values())
 
 
 def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, views: ViewGenerator) -> Feature:
-    """Return the embedding feature, in float32 for evaluation (spec vision 7.1).
+    """Return the embedding feature, which is computed in float32 (spec vision 7.1).
 
-    shared: the engine of the gradients. It is used if it computes in float32; then the embedding shares a forward pass
-    with gradients of the same views. Otherwise the engine `embedding` is used.
+    shared: the engine of the gradients. If it computes in float32, it is used, and the embedding shares a forward pass
+        with gradients of the same views.
+    embedding: the engine that is used otherwise.
     """
-    engine = shared if shared is not None and shared.dtype == torch.float32 else embedding
-    return Feature(EMBEDDINGS, views, engine)
+    if shared is not None and shared.dtype == torch.float32:
+        return Feature(EMBEDDINGS, views, shared)
+    return Feature(EMBEDDINGS, views, embedding)
 
 
 class FiniteCheck:
-    """Record which rows of features are finite. Only `bad_rows` waits for the device."""
+    """Record of the rows of features that are finite. Only `bad_rows` waits for the device."""
 
     def __init__(self) -> None:
         self._finite: dict[str, list[Tensor]] = {}
 
-    def add(self, computed: Computed) -> None:
+    def add(self, feature_rows: FeatureRows) -> None:
         """Add the rows of a batch."""
-        for name, arrays in computed.items():
-            rows = torch.stack([torch.isfinite(values).all(dim=1) for values in arrays.values()])
-            self._finite.setdefault(name, []).append(rows.all(dim=0))
+        for name, arrays in feature_rows.items():
+            is_finite = torch.stack([torch.isfinite(values).all(dim=1) for values in arrays.values()])
+            self._finite.setdefault(name, []).append(is_finite.all(dim=0))
 
     def bad_rows(self) -> dict[str, list[int]]:
-        """Return the rows that are not finite, per feature that has any. Rows are counted from the first batch."""
+        """Return feature -> rows that are not finite, without features that have no such rows.
+
+        Rows are counted from the first batch.
+        """
         if not self._finite:
             return {}
-        finite = torch.stack([torch.cat(rows) for rows in self._finite.values()]).cpu()  # [features n]
+        finite = torch.stack([torch.cat(batches) for batches in self._finite.values()]).cpu()  # [features n]
         bad = {name: torch.nonzero(~rows).flatten().tolist() for name, rows in zip(self._finite, finite, strict=True)}
         return {name: rows for name, rows in bad.items() if rows}
 

@@ -1,9 +1,10 @@
 """The engine computes the embeddings of a batch, and the projected gradient per sample, loss and target.
 
-It processes samples in groups: the views of a group fill one forward pass. For each group it renders the views,
-encodes them, computes one loss per sample and runs the backward pass down to the gradient sources; the layers before
-them are not in the graph. Signals (derivatives at the outputs of a source) and activations are the terms of the
-gradients (`fungi.gradients.terms`). The projector contracts the terms of each group, and projects many groups together.
+It processes samples in groups; the views of a group fill a forward pass. For each group, the engine renders the views,
+encodes them, computes one loss per sample and runs the backward pass down to the gradient sources. The layers before
+the sources are not in the autograd graph. Signals (derivatives at the outputs of a source) and activations (its inputs)
+are the terms of the gradients (`fungi.gradients.terms`). The projector contracts the terms of each group, and projects
+many groups together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from fungi.backbones.position_embedding import positions_version
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.group_size import views_at_once
-from fungi.gradients.parts import each, equal_groups, length, places, side
+from fungi.gradients.parts import batch_order, equal_groups, length, map_tensors, side
 from fungi.gradients.projection import Projector, RawGradients
 from fungi.gradients.rules import rule_for
 from fungi.gradients.targets import Target
@@ -33,19 +34,23 @@ from fungi.views.base import Grouping, OwnSizes, ViewGenerator, forwards_of
 
 T = TypeVar("T")
 Loss = Callable[[Encoded], Float[Tensor, " b"]]
-"""Latents of the views of b samples, `[b v ...]` -> one loss per sample."""
+"""Function: output of the encoder for b samples, `[b v ...]` -> one loss per sample."""
 FLOAT16_SIGNAL = 2.0**6
-"""Loss scaling in float16: each sample's derivatives are scaled to about this maximum before the backward pass, and the
-gradient is divided by the scale afterwards. Without it, derivatives of KL underflow and others overflow."""
+"""Loss scaling in float16: before the backward pass, the derivatives of each sample are scaled to about this maximum;
+the gradient is then divided by the scale. Without scaling, derivatives of KL underflow, and other derivatives
+overflow."""
 GRADIENTS_TOGETHER = 128
-"""Number of gradients that are projected together. A larger batch is still projected in one step if a sample has one
-gradient; with a gradient per position it is split."""
+"""Smallest number of gradients that are projected in one step. A larger batch with one gradient per sample is also
+projected in one step. With a gradient per position, it is split."""
 
 
 @dataclass(frozen=True)
-class Extracted:
-    """Results of a batch: latents `[b v ...]`, and per loss and target name gradients `[b p]` (`[b s p]` with
-    `EachPosition`)."""
+class EngineOutput:
+    """Results of a batch.
+
+    encoded: output of the encoder, `[b v ...]`. gradients: loss -> target name -> `[b p]`, or `[b s p]` with
+    `EachPosition`.
+    """
 
     encoded: Encoded
     gradients: dict[str, dict[str, Float[Tensor, "b *s p"]]]
@@ -57,14 +62,15 @@ class Extracted:
 
 
 class GradientEngine:
-    """Computes embeddings and projected per-sample gradients of one model.
+    """Engine that computes embeddings and projected per-sample gradients of a model.
 
     model: on `device`; its hooks, mode and `requires_grad` are unchanged after each call.
-    targets: the gradient sources; projectors: by target name. Without a projector, the flattened gradient is kept.
-    views_per_forward: number of views per forward pass; 0 chooses it from the free memory (`views_at_once`).
+    targets: the gradient sources.
+    projectors: target name -> projector. A target without a projector has unprojected, flattened gradients.
+    views_per_forward: number of views per forward pass; 0: the number depends on the free memory (`views_at_once`).
     attention_input, first_token_gradient: see `Profile`.
     short_cut: use the pooled-token path if the model allows it.
-    positions: one gradient per sample, or one per position of the layer.
+    positions: one gradient per sample, or one gradient per position of the layer.
     """
 
     def __init__(
@@ -93,25 +99,25 @@ class GradientEngine:
         self.views_per_forward = views_per_forward or views_at_once(
             model, paths, device, dtype, pooled=pooled is not None
         )
-        self._short_of_memory = False
-        self._sized: dict[int, tuple[tuple[int, int], Encoder]] = {}
+        self._was_halved = False
+        self._encoders_by_size: dict[int, tuple[tuple[int, int], Encoder]] = {}
         self._compiled = False
         for target in targets:
             _check_width(target, self.projectors.get(target.name))
 
     def with_encoder(self, encoder: Callable[[nn.Module], Encoder] | None) -> "GradientEngine":
-        """Return this engine with another encoder (`Objective.encoder`), or itself for None.
+        """Return a copy of this engine with another encoder (`Objective.encoder`); for None, the engine itself.
 
-        Raises FungiError if the model does not have such an encoder.
+        Raises FungiError if the encoder can't use the model.
         """
         if encoder is None:
             return self
         other = copy(self)
-        other.encoder, other._sized = encoder(self.model), {}
+        other.encoder, other._encoders_by_size = encoder(self.model), {}
         return other
 
     def compile(self) -> None:
-        """Compile the layers before the gradient sources at their first use. This takes tens of seconds, once."""
+        """Compile the layers before the gradient sources, at their first use. This takes tens of seconds once."""
         self._compiled = True
         self.encoder.compile([target.path for target in self.targets])
 
@@ -122,17 +128,20 @@ class GradientEngine:
     @default_torch_settings()
     @torch.no_grad()
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
-        """Return the latents `[b v ...]` of all views of a collated batch."""
+        """Return the output of the encoder, `[b v ...]`, for all views of a collated batch."""
         with frozen(self.model):
             parts = list(self._by_group(batch, views, lambda part: self._encode(part, views)))
-        rows_at = places([rows for rows, _ in parts]).to(self.device, non_blocking=True)
-        return Encoded.concatenate_samples([encoded for _, encoded in parts], rows_at)
+        order = batch_order([rows for rows, _ in parts]).to(self.device, non_blocking=True)
+        return Encoded.concatenate_samples([encoded for _, encoded in parts], order)
 
     @default_torch_settings()
-    def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> Extracted:
-        """Return the latents of a collated batch and the gradients of the losses, from one forward pass per group."""
-        encoded: list[Encoded] = []
-        order: list[Tensor] = []
+    def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> EngineOutput:
+        """Return the output of the encoder for a collated batch, and the gradients of the losses.
+
+        Both come from one forward pass per group and view size.
+        """
+        encoded_groups: list[Encoded] = []
+        rows_of_groups: list[Tensor] = []
         n_together = max(length(batch), GRADIENTS_TOGETHER)
         buffers = {
             name: {
@@ -141,72 +150,73 @@ class GradientEngine:
             }
             for name in losses
         }
-        extracted = self._by_group(batch, views, lambda part: self._extract_group(part, views, losses))
-        for rows, (latents, terms) in extracted:
-            encoded.append(latents)
-            order.append(rows)
-            for name, by_target in terms.items():
-                for target, of_samples in by_target.items():
-                    buffers[name][target].add(self.positions.rows(of_samples))
-        rows_at = places(order).to(self.device, non_blocking=True)
+        groups = self._by_group(batch, views, lambda part: self._extract_group(part, views, losses))
+        for rows, (encoded, terms_of_losses) in groups:
+            encoded_groups.append(encoded)
+            rows_of_groups.append(rows)
+            for name, terms_of_targets in terms_of_losses.items():
+                for target, terms in terms_of_targets.items():
+                    buffers[name][target].add(self.positions.rows(terms))
+        order = batch_order(rows_of_groups).to(self.device, non_blocking=True)
         gradients = {
             name: {
-                target: self.positions.by_sample(rows.projected(), len(rows_at))[rows_at]
-                for target, rows in by_target.items()
+                target: self.positions.by_sample(buffer.projected(), len(order))[order]
+                for target, buffer in buffers_of_targets.items()
             }
-            for name, by_target in buffers.items()
+            for name, buffers_of_targets in buffers.items()
         }
-        return Extracted(Encoded.concatenate_samples(encoded, rows_at), gradients)
+        return EngineOutput(Encoded.concatenate_samples(encoded_groups, order), gradients)
 
     def _groups(self, batch: Any, views: ViewGenerator) -> Iterator[tuple[Tensor, Any]]:
-        """Yield (rows, part) of a batch. The views of a part fill one forward pass; it is on the device."""
-        self._take_sizes(views)
+        """Yield groups as (rows, part of the batch on the device). The views of a group fill a forward pass."""
+        self._prepare_encoders(views)
         size = max(1, int(self.views_per_forward // forwards_of(views)))
         groups = views.groups(batch, size) if isinstance(views, Grouping) else equal_groups(batch, size)
         for rows, part in groups:
-            yield rows, each(part, lambda values: values.to(self.device, non_blocking=True))
-            parts_done(len(rows) * views.n_views)  # the caller asks for the next group, so this group is finished
+            yield rows, map_tensors(part, lambda values: values.to(self.device, non_blocking=True))
+            parts_done(len(rows) * views.n_views)  # when the caller asks for the next group, this group is finished
 
     def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
-        """Yield the rows of each group of a batch, and the result of `work` for the group.
+        """Yield (rows, result of `work`) for each group of a batch.
 
-        If memory runs out, groups are halved, once. Raises FungiError if that does not help.
+        If memory runs out, this group and the following groups are halved. Raises FungiError if halves do not fit, too.
         """
-        halving = False
+        is_halving = False
         for rows, part in self._groups(batch, views):
-            result = None if halving else self._attempt(part, work)
+            result = None if is_halving else self._attempt(part, work)
             if result is not None:
                 yield rows, result
                 continue
-            if not halving:
+            if not is_halving:
                 self._halve(len(rows), views)
-                halving = True
+                is_halving = True
             middle = (len(rows) + 1) // 2
             for half in (slice(0, middle), slice(middle, None)):
                 if len(rows[half]):
-                    result = self._attempt(each(part, itemgetter(half)), work)
+                    result = self._attempt(map_tensors(part, itemgetter(half)), work)
                     if result is None:
                         raise self._too_large(views)
                     yield rows[half], result
 
     def _attempt(self, part: Any, work: Callable[[Any], T]) -> T | None:
-        """Return the result of `work` for a group, or None if memory runs out."""
+        """Return the result of `work` for a group; None if memory runs out."""
         try:
             return work(part)
         except torch.OutOfMemoryError:
-            return None  # leaving this function frees the error, and with it the tensors of the failed pass
+            return None  # when this function returns, the error and the tensors of the failed pass are freed
 
     def _halve(self, samples: int, views: ViewGenerator) -> None:
-        """Halve the views per forward pass. Raises FungiError if that was done before, or is not possible."""
-        if self._short_of_memory or samples < 2:
+        """Halve the number of views per forward pass. Raises FungiError if it was halved before, or for one sample."""
+        if self._was_halved or samples < 2:
             raise self._too_large(views)
-        self._short_of_memory = True
+        self._was_halved = True
         self.views_per_forward = max(1, self.views_per_forward // 2)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         logger.warning(f"out of memory: encoding {self.views_per_forward} views at once from now on")
 
     def _too_large(self, views: ViewGenerator) -> FungiError:
+        """Return the error for too little memory."""
         half = max(1, self.views_per_forward // 2)
         return FungiError(
             f"the memory of {self.device} is too small for {self.views_per_forward} views at once (or for the"
@@ -215,12 +225,12 @@ class GradientEngine:
         )
 
     def _encode(self, part: Any, views: ViewGenerator, capture: Capture | None = None) -> Encoded:
-        """Return the latents `[b v ...]` of a group, from one forward pass per size of its views."""
+        """Return the output of the encoder, `[b v ...]`, for a group, from one forward pass per size of its views."""
         with self.stopwatch("views"):
             rendered = views.render(part)
         passes = []
         for inputs in rendered if isinstance(rendered, list) else [rendered]:
-            encoder = self._sized[side(inputs)][1] if isinstance(rendered, list) else self.encoder
+            encoder = self._encoders_by_size[side(inputs)][1] if isinstance(rendered, list) else self.encoder
             if capture is not None:
                 capture.begin()
             with self.stopwatch("forward"), autocast(self.device, self.dtype):
@@ -229,8 +239,8 @@ class GradientEngine:
         return Encoded.concatenate_views(passes)
 
     @torch.no_grad()
-    def _take_sizes(self, views: ViewGenerator) -> None:
-        """Create an encoder for each size of the views, if they have other sizes than the input.
+    def _prepare_encoders(self, views: ViewGenerator) -> None:
+        """Create an encoder for each size of the views, if some views do not have the input size.
 
         Encoders are reused while the position embedding is unchanged. Raises FungiError if the model accepts only one
         size.
@@ -240,17 +250,18 @@ class GradientEngine:
         version = positions_version(self.model)
         with frozen(self.model):
             for size in set(views.sizes):
-                if self._sized.get(size, (None, None))[0] != version:
+                if self._encoders_by_size.get(size, (None, None))[0] != version:
                     encoder = self.encoder.at_size(size)
                     if self._compiled:
                         encoder.compile([target.path for target in self.targets])
-                    self._sized[size] = (version, encoder)
+                    self._encoders_by_size[size] = (version, encoder)
 
     def _extract_group(
         self, part: Any, views: ViewGenerator, losses: Mapping[str, Loss]
     ) -> tuple[Encoded, dict[str, dict[str, Terms]]]:
-        surrogates = [target.path for target in self.targets if self._attention_input and _projects_attention(target)]
-        modules = {path: self.encoder.activation_module(path) for path in surrogates}
+        """Return the output of the encoder for a group, and loss -> target name -> terms of the gradients."""
+        replaced = [target.path for target in self.targets if self._attention_input and _projects_attention(target)]
+        modules = {path: self.encoder.activation_module(path) for path in replaced}
         with torch.enable_grad(), frozen(self.model), Capture(self.model, self.targets, modules) as capture:
             encoded = self._encode(part, views, capture)
             terms = {}
@@ -259,7 +270,7 @@ class GradientEngine:
         return encoded.detach(), terms
 
     def _terms(self, capture: Capture, loss: Loss, encoded: Encoded, *, keep_graph: bool) -> dict[str, Terms]:
-        """Return the terms of the gradient of each sample's loss, at each target."""
+        """Return target name -> terms of the gradients of a loss."""
         scale = None
         with self.stopwatch("heads and backward"):
             if self.dtype == torch.float16:
@@ -272,8 +283,9 @@ class GradientEngine:
         for target in self.targets:
             passes = zip(capture.activations[target.path], signals[target.path], strict=True)
             samples = len(encoded.pooled)
-            joined = Terms.joined([self._target_terms(target, a, s, samples) for a, s in passes if s is not None])
-            terms[target.name] = joined if scale is None else replace(joined, signals=joined.signals.float() / scale)
+            parts = [self._target_terms(target, a, s, samples) for a, s in passes if s is not None]
+            total = Terms.concatenate_positions(parts)
+            terms[target.name] = total if scale is None else replace(total, signals=total.signals.float() / scale)
         return terms
 
     def _target_terms(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Terms:
@@ -290,54 +302,56 @@ class GradientEngine:
 
 
 class _GradientBuffer:
-    """Buffer for the gradients of a loss at a target. Groups are contracted one by one, then projected together."""
+    """Buffer for the gradients of a loss at a target. Groups are contracted separately, and projected together."""
 
     def __init__(self, projector: Projector | RawGradients, n_together: int, stopwatch: Stopwatch) -> None:
         self._projector, self._n_together, self._stopwatch = projector, n_together, stopwatch
-        self._kept: list[Tensor] = []
-        self._done: list[Tensor] = []
+        self._contracted: list[Tensor] = []
+        self._projected: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, terms: Terms) -> None:
         """Contract the terms of a group and add them to the buffer."""
         for part in terms.split(self._n_together):
-            if sum(map(len, self._kept)) + len(part) > self._n_together:
+            if sum(map(len, self._contracted)) + len(part) > self._n_together:
                 self._project()
             with self._stopwatch("contraction"):
-                self._kept.append(self._projector.contract(part))
+                self._contracted.append(self._projector.contract(part))
 
     @torch.no_grad()
     def projected(self) -> Float[Tensor, "rows p"]:
         """Return the projected gradients of all rows."""
         self._project()
-        return torch.cat(self._done)
+        return torch.cat(self._projected)
 
     def _project(self) -> None:
         with self._stopwatch("projection"):
-            self._done.append(self._projector.project(torch.cat(self._kept)))
-        self._kept.clear()
+            self._projected.append(self._projector.project(torch.cat(self._contracted)))
+        self._contracted.clear()
 
 
 def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
-    """Return latents, the derivatives of the losses with respect to them, scaled per sample, and the scales.
+    """Return the latents, the derivatives of the losses with respect to the latents, and the scales of the derivatives.
 
-    A scale is a power of two, so scaling does not round.
+    Each sample has its scale, a power of two, so scaling does not round.
     """
     leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
     derivatives = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
-    used = [(root, by) for root, by in zip(encoded.differentiable, derivatives, strict=True) if by is not None]
-    largest = torch.stack([by.abs().flatten(1).amax(dim=1) for _, by in used]).amax(dim=0)  # [b]
+    pairs = zip(encoded.differentiable, derivatives, strict=True)
+    used = [(latents, derivative) for latents, derivative in pairs if derivative is not None]
+    largest = torch.stack([derivative.abs().flatten(1).amax(dim=1) for _, derivative in used]).amax(dim=0)  # [b]
     scale = torch.exp2(torch.log2(FLOAT16_SIGNAL / largest.clamp_min(torch.finfo(torch.float32).tiny)).floor())
-    weights = [by * scale.view(-1, *[1] * (by.dim() - 1)) for _, by in used]
-    return [root for root, _ in used], weights, scale.view(-1, 1, 1, 1)
+    weights = [derivative * scale.view(-1, *[1] * (derivative.dim() - 1)) for _, derivative in used]
+    return [latents for latents, _ in used], weights, scale.view(-1, 1, 1, 1)
 
 
 def _projects_attention(target: Target) -> bool:
-    """Return whether a target is the output projection of attention: deviation V1 concerns this layer alone."""
+    """Return whether a target is the output projection of attention. Deviation V1 applies only to this layer."""
     return target.path.endswith(("attn.proj", "out_proj"))
 
 
 def _check_width(target: Target, projector: Projector | None) -> None:
+    """Raise FungiError if a projector takes gradients of another size than those of the target."""
     if projector is not None and projector.matrix.gradient_dim != target.gradient_dim:
         raise FungiError(
             f"the projection takes gradients of {projector.matrix.gradient_dim} entries, but those of {target.spec} "

@@ -1,8 +1,9 @@
 """A projection for gradients of low rank: row r of R is the outer product of two rows of signs, `R_r = S_r T_r^T`.
 
-With S `[p o]` and T `[p i]` (i counts the bias), `sum_s delta_s a_s^T` is projected without computing the gradient:
+S is `[p o]` and T is `[p i]`, where i includes the bias. The gradient `sum_s delta_s a_s^T` is projected without
+computing it; `*` is elementwise:
 
-    R vec(sum_s delta_s a_s^T) = sum_s (S delta_s) * (T a_s),  elementwise.
+    R vec(sum_s delta_s a_s^T) = sum_s (S delta_s) * (T a_s).
 
 This takes 2 p d operations per term instead of p d^2, and two small matrices instead of p x d (d + 1).
 
@@ -12,7 +13,7 @@ This takes 2 p d operations per term instead of p d^2, and two small matrices in
 
 Inner products over p rows, divided by p, are therefore unbiased, as with the dense matrix of signs.
 
-**Variance** of the product of one row (for the mean over p rows, divide it by p). Let `f(x, y) = E (s.x)^2 (s.y)^2` for
+**Variance** of the product of one row; for the mean over p rows, divide it by p. Let `f(x, y) = E (s.x)^2 (s.y)^2` for
 a row of signs. Fourth moments are zero unless the indices form pairs, so
 
     f(x, y) = |x|^2 |y|^2 + 2 <x, y>^2 - 2 sum x^2 y^2.
@@ -30,9 +31,9 @@ variances are:
 | equal signals, orthogonal activations (or the other way round) | 3 | 1 |
 | equal gradients: the length of a feature | 8 | 2 |
 
-The standard deviation of `|X|^2` for a single term is up to sqrt(8 / p), twice that of the dense matrix. For a sum of
-many different terms (a gradient of high rank) `Var |X|^2` falls to 2, as with the dense matrix: in
-`E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, the ratio `|X^T X| / |X|^2` is small. Both errors fall as 1 / sqrt(p).
+For a single term, the standard deviation of `|X|^2` is at most sqrt(8 / p), twice as large as with the dense matrix.
+For a sum of many different terms (a gradient of high rank), `Var |X|^2` decreases to 2, as with the dense matrix: in
+`E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, the ratio `|X^T X| / |X|^2` is small. Both errors decrease as 1 / sqrt(p).
 """
 
 import torch
@@ -45,7 +46,7 @@ from fungi.runtime.products import product
 
 
 class KhatriRaoProjector:
-    """Projects with the two small matrices. It computes neither the dense matrix nor a gradient."""
+    """Projector that uses the two small matrices. It does not compute the dense matrix or a gradient."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
@@ -54,22 +55,26 @@ class KhatriRaoProjector:
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
-        """The dense matrix, computed at each access."""
+        """The dense matrix; it is computed at each access."""
         return torch.einsum("po,pi->poi", self._outputs, self._inputs).flatten(1)
 
     def contract(self, terms: Terms) -> Float[Tensor, "b p"]:
         """Return `sum_s (S delta_s) * (T a_s)`. Each block of signals has its own columns of S."""
         blocks = self._outputs.chunk(terms.signals.shape[1], dim=1)
-        back = torch.stack([self._product(terms.signals[:, g], block) for g, block in enumerate(blocks)], dim=1)
-        return (back * self._product(terms.extended_activations(), self._inputs)).sum(dim=(1, 2))  # [b g s p] -> [b p]
+        signals = torch.stack([self._product(terms.signals[:, g], block) for g, block in enumerate(blocks)], dim=1)
+        activations = self._product(terms.extended_activations(), self._inputs)
+        return (signals * activations).sum(dim=(1, 2))  # [b g s p] -> [b p]
 
-    def project(self, kept: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+    def project(self, contracted: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
         """Multiply by the factor 1/sqrt(p)."""
-        return kept * self._scaling
+        return contracted * self._scaling
 
     def _product(self, values: Float[Tensor, "*n i"], factor: Float[Tensor, "p i"]) -> Float[Tensor, "*n p"]:
-        """Return `values @ factor^T` in float32. Values of another dtype than the factor are scaled to unit norm before
-        they are rounded to it, and the product is scaled back."""
+        """Return `values @ factor^T` in float32.
+
+        If the values have another dtype than the factor, they are scaled to unit norm before they are rounded to its
+        dtype, and the product is scaled back.
+        """
         if factor.dtype == torch.float32:
             return values.float() @ factor.T
         rows = values.flatten(0, -2)

@@ -1,7 +1,7 @@
 """Extractors of the library for the objectives of `fungi.objectives`.
 
-The extractor of an objective is derived from it. Two are classes here, because the published library has other names
-for their arguments.
+The extractor class of an objective is created from the objective. The extractors of DINO and SimCLR are written here,
+because the published library has other names for their arguments.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fungi.backbones.encoders import Encoded
-from fungi.backbones.position_embedding import patch_size_of as multiple_of
+from fungi.backbones.position_embedding import patch_size_of
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
@@ -33,10 +33,10 @@ from fungi.views.transforms import Transform, ViewTransform
 _BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"settings"}
 
 
-def patch_size_of(model: nn.Module) -> int:
-    """Return the patch size of a transformer in pixels. Raises FungiError if the model has no such attribute."""
-    for owner in (getattr(model, "patch_embed", None), getattr(model, "config", None), model):
-        size = getattr(owner, "patch_size", None)
+def patch_size_attribute(model: nn.Module) -> int:
+    """Return the attribute `patch_size` of a model, in pixels. Raises FungiError if the model does not have it."""
+    for module in (getattr(model, "patch_embed", None), getattr(model, "config", None), model):
+        size = getattr(module, "patch_size", None)
         size = size[0] if isinstance(size, tuple | list) else size
         if isinstance(size, int):
             return size
@@ -47,7 +47,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
     """Extractor of an objective of `fungi.objectives`.
 
     Its arguments are those of `BaseGradientExtractor` and the settings of the objective and its views. Raises
-    FungiError for any other argument. setup_batch_size: images per batch during `setup`.
+    FungiError for other arguments. setup_batch_size: number of images per batch during `setup`.
     """
 
     objective_type: ClassVar[type[Objective]]
@@ -61,14 +61,14 @@ class ObjectiveExtractor(BaseGradientExtractor):
         options = {name: kwargs.pop(name) for name in list(kwargs) if name not in _BASE}
         super().__init__(*args, **kwargs)
         if options.get("patch_size") == 0:
-            options["patch_size"] = patch_size_of(self.model)
+            options["patch_size"] = patch_size_attribute(self.model)
         bound = bind(
             self.objective_type.name,
             embedding_dim=self.embeddings_dim,
             input_spec=self.image_input,
             seed=self.seed,
             options={"latent_dim": self.latent_dim, **options},
-            plan=ViewPlan(self.view_plan, multiple_of(self.model)),
+            plan=ViewPlan(self.view_plan, patch_size_of(self.model)),
         )
         self.bound = bound.to(self.device)
         self.objective: Any = bound.objective
@@ -77,7 +77,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
             setattr(self, _attribute(name), head)
 
     def heads(self) -> nn.ModuleDict:
-        """Return the heads of the objective, with any changes made to the attributes."""
+        """Return the heads of the objective, from the attributes of the extractor. A user may have replaced them."""
         return nn.ModuleDict({name: getattr(self, _attribute(name)) for name in self.bound.heads})
 
     def input_transform(self, input_dim: int) -> Transform:
@@ -88,23 +88,24 @@ class ObjectiveExtractor(BaseGradientExtractor):
         return ViewTransform(replace(views, input=self.image_input.resized(input_dim)))
 
     def latents(self, embeddings: Float[Tensor, "m d"]) -> Float[Tensor, "m l"]:
-        """Return the output of the head; the objective decides whether embeddings are normalised."""
+        """Return the output of the head. The settings of the objective determine whether embeddings are normalised."""
         return self.objective.latents(embeddings, self.projection_head)
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """Return the encoder's output if the loss of the objective needs more than the output of the head."""
-        return {} if type(self.objective).loss is Objective.loss else {"encoded": encoded}
+        """Return the output of the encoder, if the loss of the objective needs more than the output of the head."""
+        has_own_loss = type(self.objective).loss is not Objective.loss
+        return {"encoded": encoded} if has_own_loss else {}
 
     def compute_loss(
         self, latents: Float[Tensor, "m l"], views_per_sample: int, *, encoded: Encoded | None = None, **kwargs: Any
     ) -> Float[Tensor, " b"]:
-        """Return the objective's loss per sample."""
+        """Return the loss of the objective per sample."""
         if encoded is not None:
-            return self.objective.loss(encoded, self.heads(), self._supported())
-        return self.objective.latent_loss(latents.unflatten(0, (-1, views_per_sample)), self._supported())
+            return self.objective.loss(encoded, self.heads(), self._checked_support())
+        return self.objective.latent_loss(latents.unflatten(0, (-1, views_per_sample)), self._checked_support())
 
     def setup(self, dataset: Any) -> None:
-        """Prepare supporting data from a training set of (image, label), if the objective needs any."""
+        """Prepare supporting data from a training set of (image, label), if the objective needs supporting data."""
         if self.objective.needs_support:
             self.prepare_support(as_samples(dataset))
 
@@ -115,54 +116,57 @@ class ObjectiveExtractor(BaseGradientExtractor):
         self.support = support_on(self.device, support)
 
     def state(self) -> dict[str, Shaped[Tensor, "..."]]:
-        """Return heads and supporting data by name."""
+        """Return name -> tensor for heads and supporting data."""
         return {**super().state(), **{f"support.{name}": tensor for name, tensor in self.support.items()}}
 
     def restore(self, state: dict[str, Shaped[Tensor, "..."]]) -> None:
-        """Load heads and supporting data."""
+        """Load the heads and the supporting data in `state`."""
         super().restore(state)
-        support = {name.removeprefix("support."): t for name, t in state.items() if name.startswith("support.")}
+        prefix = "support."
+        support = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
         self.support = support_on(self.device, support)
 
     def _embed(self, samples: Samples) -> Float[Tensor, "n v d"]:
-        views = self.views if self.views is not self.bound.views else self.bound.support_views
+        """Return the embeddings of samples, for supporting data. A user may have replaced the attribute `views`."""
+        views = self.bound.support_views if self.views is self.bound.views else self.views
         options = {"seed": self.seed, "batch_size": self.setup_batch_size, "label": self.objective.name}
         return embed_samples(self.engine, samples, views, by_content=True, **options)
 
-    def _supported(self) -> Support:
+    def _checked_support(self) -> Support:
+        """Return the supporting data. Raises FungiError if the objective needs them and `setup` was not called."""
         if self.objective.needs_support and not self.support:
             raise FungiError(f"{type(self).__name__} has no supporting data yet: call setup(train_dataset) first.")
         return self.support
 
 
 def _attribute(head: str) -> str:
-    """Return the attribute name of a head. Those of student and teacher are the published names."""
+    """Return the attribute name of a head. For student and teacher, it is the name in the published library."""
     return "projection_head" if head in ("head", "student") else f"{head}_projection"
 
 
 @cache
 def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
-    """Return the extractor of an objective: its class in this module, else a class derived from the objective."""
-    published = {
-        extractor.objective_type: extractor for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor)
-    }
-    if objective in published:
-        return published[objective]
-    content = {"objective_type": objective, "__doc__": objective.__doc__, "__module__": "fungi.gradients"}
-    return type(f"{objective.__name__}GradientsExtractor", (ObjectiveExtractor,), content)
+    """Return the extractor class of an objective. It is created, unless this module contains it."""
+    written = {extractor.objective_type: extractor for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor)}
+    if objective in written:
+        return written[objective]
+    attributes = {"objective_type": objective, "__doc__": objective.__doc__, "__module__": "fungi.gradients"}
+    return type(f"{objective.__name__}GradientsExtractor", (ObjectiveExtractor,), attributes)
 
 
 class DINOGradientsExtractor(ObjectiveExtractor):
-    """Cross-entropy of crops between two random heads (spec vision 4.2). `teacher_projection` is the teacher head."""
+    """Extractor of DINO: cross-entropy of crops between two random heads (spec vision 4.2).
+
+    teacher_projection: the head of the teacher.
+    """
 
     objective_type = DINO
     teacher_projection: nn.Module
 
     def loss_inputs(self, encoded: Encoded) -> dict[str, Any]:
-        """Return the teacher's latents of the global crops."""
-        return {
-            "teacher_latents": self.objective.teacher_latents(encoded.pooled, self.teacher_projection).flatten(0, 1)
-        }
+        """Return the latents of the teacher for the global crops."""
+        teacher_latents = self.objective.teacher_latents(encoded.pooled, self.teacher_projection)
+        return {"teacher_latents": teacher_latents.flatten(0, 1)}
 
     def compute_loss(  # type: ignore[override]  # published signature: loss_inputs returns the additional argument
         self, latents: Float[Tensor, "m l"], views_per_sample: int, teacher_latents: Float[Tensor, "g l"], **kwargs: Any
@@ -173,7 +177,7 @@ class DINOGradientsExtractor(ObjectiveExtractor):
 
 
 class SimCLRGradientsExtractor(ObjectiveExtractor):
-    """InfoNCE of patches against a constant batch of negatives (spec vision 4.3).
+    """Extractor of SimCLR: InfoNCE of patches with a constant batch of negatives (spec vision 4.3).
 
     The arguments have their published names; `SimCLRConfig` explains them.
     """
@@ -199,10 +203,10 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
     ) -> None:
         if isqrt(max(num_patches, 0)) ** 2 != num_patches or not num_patches:
             raise FungiError(f"num_patches {num_patches} is not a square number. Use 4, 9, 16, ...")
-        patches = {"grid": isqrt(num_patches), "stride_scale": stride_scale}
-        options = patches if views == "patches" else {"n_views": n_views}
+        grid_options = {"grid": isqrt(num_patches), "stride_scale": stride_scale}
+        options = grid_options if views == "patches" else {"n_views": n_views}
         sizes = {"patch_side": patch_side, "per_side": per_side, "view_size": view_size}
-        options |= {name: size for name, size in sizes.items() if size}  # the view plan chooses sizes that are 0
+        options |= {name: size for name, size in sizes.items() if size}  # the view plan sets the sizes that are 0
         super().__init__(
             *args,
             negative_samples=comparison_batch_size,
@@ -225,7 +229,7 @@ class SimCLRGradientsExtractor(ObjectiveExtractor):
 
     @property
     def comparison_batch(self) -> Float[Tensor, "m l"] | None:
-        """The head's outputs for the negatives; None before `setup`."""
+        """Outputs of the head for the negatives; None before `setup`."""
         return self.support.get("negatives")
 
     @comparison_batch.setter

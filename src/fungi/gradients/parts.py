@@ -1,6 +1,7 @@
 """Split collated batches of views (a tensor, or a dictionary of tensors) into parts, and restore the order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from math import ceil
 from operator import itemgetter
 from typing import Any
 
@@ -19,18 +20,21 @@ def side(inputs: Any) -> int:
 
 
 def equal_groups(batch: Any, size: int) -> Iterator[tuple[Tensor, Any]]:
-    """Yield (rows, part) of groups of at most `size` samples. Sizes are as equal as possible."""
-    size = -(-length(batch) // -(-length(batch) // size))
-    for start in range(0, length(batch), size):
-        part = each(batch, itemgetter(slice(start, start + size)))
+    """Yield groups of at most `size` samples as (rows, part of the batch). Sizes are as equal as possible."""
+    groups = ceil(length(batch) / size)
+    group_size = ceil(length(batch) / groups)
+    for start in range(0, length(batch), group_size):
+        part = map_tensors(batch, itemgetter(slice(start, start + group_size)))
         yield torch.arange(start, start + length(part)), part
 
 
-def places(order: Sequence[Tensor]) -> Tensor:
-    """Return the position of each row of a batch among the rows of its groups."""
-    return torch.argsort(torch.cat(list(order)))
+def batch_order(rows_of_groups: Sequence[Tensor]) -> Tensor:
+    """Return the indices that bring the concatenated results of groups into the order of the batch."""
+    return torch.argsort(torch.cat(list(rows_of_groups)))
 
 
-def each(batch: Any, function: Callable[[Any], Any]) -> Any:
+def map_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
     """Apply a function to a batch that is a tensor, or to each tensor of a batch that is a dictionary."""
-    return {name: function(v) for name, v in batch.items()} if isinstance(batch, dict) else function(batch)
+    if isinstance(batch, dict):
+        return {name: function(values) for name, values in batch.items()}
+    return function(batch)

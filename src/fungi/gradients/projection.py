@@ -3,13 +3,13 @@
 | kind | entries | stored as |
 |---|---|---|
 | binary (default) | +1 or -1 with equal probability | one bit each |
-| sparse | sqrt(3) x (+1, 0, -1 with probabilities 1/6, 2/3, 1/6) | two bits each: sign, and whether it is not zero |
+| sparse | sqrt(3) x (+1, 0, -1 with probabilities 1/6, 2/3, 1/6) | two bits each: sign, and 1 for nonzero entries |
 | gaussian | N(0, 1) | float32 |
 | khatri-rao | outer product of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
 
-All preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three the standard deviation is at most
-`sqrt(2/p) |x| |y|`; for khatri-rao it is larger for gradients of low rank. Binary matrices are drawn as in the
-published code, so equal seeds give equal matrices.
+All kinds preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three kinds, the standard
+deviation is at most `sqrt(2/p) |x| |y|`. For khatri-rao, it is larger if gradients have low rank. Binary matrices are
+drawn as in the published code, so the same seed results in the same matrix.
 """
 
 import hashlib
@@ -33,6 +33,8 @@ from fungi.runtime.products import product
 Kind = Literal["binary", "gaussian", "sparse", "khatri-rao"]
 KINDS: tuple[str, ...] = get_args(Kind)
 FORMAT = 1
+_REQUIRED = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
+"""Entries that a matrix file has to contain."""
 _ROWS_AT_ONCE = 16
 
 
@@ -40,8 +42,10 @@ _ROWS_AT_ONCE = 16
 class ProjectionMatrix:
     """A projection matrix in its stored form.
 
-    seed: -1 if the matrix was not drawn by `draw_projection`; projection_dim: p; gradient_dim: G; packed: `[p, bytes
-    per row]`, or `[p G]` float32 for gaussian; outputs: o of the layer, for khatri-rao.
+    seed: seed of the random entries; -1 if `draw_projection` did not draw the matrix.
+    projection_dim, gradient_dim: p and G.
+    packed: bits `[p, bytes per row]`; for gaussian, entries `[p G]` in float32.
+    outputs: number of outputs o of the layer, for khatri-rao.
     """
 
     kind: str
@@ -70,33 +74,33 @@ class ProjectionMatrix:
         bits = _unpack(packed, self.gradient_dim * (2 if self.kind == "sparse" else 1))
         if self.kind == "binary":
             return bits.float().mul_(2).sub_(1)
-        signs, present = bits[:, : self.gradient_dim].float(), bits[:, self.gradient_dim :].float()
-        return (2 * signs - 1) * present * 3**0.5
+        signs, nonzero = bits[:, : self.gradient_dim].float(), bits[:, self.gradient_dim :].float()
+        return (2 * signs - 1) * nonzero * 3**0.5
 
     def factors(
         self, start: int = 0, stop: int | None = None
     ) -> tuple[Float[Tensor, "rows o"], Float[Tensor, "rows i"]]:
-        """Return S and T of khatri-rao rows, entries +1 and -1, float32."""
+        """Return the rows of S and T of a khatri-rao matrix, with entries +1 and -1, float32."""
         inputs = self.gradient_dim // self.outputs
         signs = _unpack(self.packed[start:stop], self.outputs + inputs).float().mul_(2).sub_(1)
         return signs[:, : self.outputs], signs[:, self.outputs :]
 
     def dense(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Float[Tensor, "p g"]:
         """Return all entries, without the factor 1/sqrt(p)."""
-        full = torch.empty(self.projection_dim, self.gradient_dim, device=device, dtype=dtype)
+        entries = torch.empty(self.projection_dim, self.gradient_dim, device=device, dtype=dtype)
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, self.projection_dim)
-            full[start:stop] = self.rows(start, stop).to(device, dtype)
-        return full
+            entries[start:stop] = self.rows(start, stop).to(device, dtype)
+        return entries
 
 
 @runtime_checkable
 class Projector(Protocol):
-    """A projection matrix on a device. It maps the terms of gradients to p entries in two steps. The second step can
-    take many gradients together.
+    """A projection matrix on a device. It maps the terms of gradients to p entries in two steps: contract and project.
 
-    A khatri-rao projector contracts the terms of a group to `[b p]` directly, without computing the gradients. A dense
-    projector computes the gradients of each group, and multiplies those of all groups by the matrix in one step.
+    The second step can take many gradients together. A khatri-rao projector contracts the terms of a group directly to
+    `[b p]`, without computing the gradients. A dense projector computes the gradients of each group, and multiplies the
+    gradients of many groups by the matrix in one step.
     """
 
     matrix: ProjectionMatrix
@@ -105,27 +109,27 @@ class Projector(Protocol):
     def entries(self) -> Float[Tensor, "p g"]:
         """The dense matrix on the device, without the factor 1/sqrt(p)."""
 
-    def contract(self, terms: Terms) -> Float[Tensor, "b kept"]:
+    def contract(self, terms: Terms) -> Float[Tensor, "b m"]:
         """Return the intermediate result for the gradients of one forward pass."""
 
-    def project(self, kept: Float[Tensor, "b kept"]) -> Float[Tensor, "b p"]:
+    def project(self, contracted: Float[Tensor, "b m"]) -> Float[Tensor, "b p"]:
         """Return the projected gradients of intermediate results, float32."""
 
 
 class RawGradients:
-    """Stands for a projector, but keeps the flattened gradients."""
+    """Replacement of a projector that returns flattened gradients without projection."""
 
     def contract(self, terms: Terms) -> Float[Tensor, "b g"]:
         """Return the flattened gradients: `[b o i] -> [b g]`."""
         return terms.gradients().flatten(1)
 
-    def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
+    def project(self, contracted: Float[Tensor, "b g"]) -> Float[Tensor, "b g"]:
         """Return the gradients unchanged."""
-        return kept
+        return contracted
 
 
 class DenseProjector:
-    """Projects with a dense matrix, in the dtype of the product."""
+    """Projector with a dense matrix, in the dtype of the product."""
 
     def __init__(self, matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> None:
         self.matrix = matrix
@@ -141,22 +145,22 @@ class DenseProjector:
         """Return the flattened gradients: `[b o i] -> [b g]`."""
         return terms.gradients().flatten(1)
 
-    def project(self, kept: Float[Tensor, "b g"]) -> Float[Tensor, "b p"]:
+    def project(self, contracted: Float[Tensor, "b g"]) -> Float[Tensor, "b p"]:
         """Project flattened gradients. Rows are scaled to unit norm before rounding, and back after the product."""
         if self._dense.dtype == torch.float32:
-            return kept @ self._dense.T * self._scaling
-        size = kept.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        unit = torch.empty(kept.shape, dtype=self._dense.dtype, device=kept.device)
-        torch.mul(kept, kept.shape[1] ** 0.5 / size, out=unit)  # entries have a size of about 1
-        return product(unit, self._dense.T) * size * (self._scaling / kept.shape[1] ** 0.5)
+            return contracted @ self._dense.T * self._scaling
+        size = contracted.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        unit = torch.empty(contracted.shape, dtype=self._dense.dtype, device=contracted.device)
+        torch.mul(contracted, contracted.shape[1] ** 0.5 / size, out=unit)  # entries have a size of about 1
+        return product(unit, self._dense.T) * size * (self._scaling / contracted.shape[1] ** 0.5)
 
 
 def draw_projection(
     projection_dim: int, gradient_dim: int, *, kind: str = "binary", seed: int = 42, outputs: int = 0
 ) -> ProjectionMatrix:
-    """Draw a matrix from torch's CPU generator. Blocks of rows are drawn in turn, so memory stays small.
+    """Draw a matrix from torch's CPU generator. Blocks of rows are drawn one after the other, to use little memory.
 
-    outputs: o of the layer, for khatri-rao; 0 means a square layer, with or without a bias.
+    outputs: number of outputs o of the layer, for khatri-rao; 0 means a square layer, with or without a bias.
     """
     if kind not in KINDS:
         raise FungiError(f"projection kind {kind!r} is not known. Use {', '.join(KINDS)}.")
@@ -168,9 +172,9 @@ def draw_projection(
             raise FungiError(
                 f"a gradient of {gradient_dim} entries can't be split into {outputs} rows of equal length."
             )
-        packed = torch.cat(list(_drawn_rows(projection_dim, outputs + gradient_dim // outputs, "binary", seed)))
+        packed = torch.cat(list(_random_rows(projection_dim, outputs + gradient_dim // outputs, "binary", seed)))
         return ProjectionMatrix(kind, seed, projection_dim, gradient_dim, packed, outputs)
-    packed = torch.cat(list(_drawn_rows(projection_dim, gradient_dim, kind, seed)))
+    packed = torch.cat(list(_random_rows(projection_dim, gradient_dim, kind, seed)))
     return ProjectionMatrix(kind, seed, projection_dim, gradient_dim, packed)
 
 
@@ -185,7 +189,7 @@ def _square_outputs(gradient_dim: int) -> int:
     return side
 
 
-def _drawn_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) -> Iterator[Tensor]:
+def _random_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, projection_dim, _ROWS_AT_ONCE):
         shape = (min(_ROWS_AT_ONCE, projection_dim - start), gradient_dim)
@@ -196,19 +200,20 @@ def _drawn_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) ->
         if kind == "binary":
             yield _pack(uniform > 0.5)
         else:
-            yield _pack(torch.cat([uniform > 5 / 6, (uniform > 5 / 6) | (uniform < 1 / 6)], dim=1))
+            positive, negative = uniform > 5 / 6, uniform < 1 / 6
+            yield _pack(torch.cat([positive, positive | negative], dim=1))
 
 
 def save_projection(matrix: ProjectionMatrix, path: Path) -> None:
-    """Write a matrix to a file. A reader never sees an incomplete file."""
+    """Write a matrix to a file. Other processes never see an incomplete file."""
     fields = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash", "packed")
     save_with_torch({"format": FORMAT} | {name: getattr(matrix, name) for name in fields}, path)
 
 
 def load_projection(path: Path) -> ProjectionMatrix:
-    """Read a matrix in our format, or in that of the published code (`projection` float `[p G]`, `scaling`).
+    """Read a matrix in the format of this project, or of the published code (`projection` float `[p G]`, `scaling`).
 
-    Raises MissingFilesError if there is no file, and FungiError if it is damaged or has another content.
+    Raises MissingFilesError if the file does not exist, and FungiError if it is damaged or is not a projection matrix.
     """
     if not path.is_file():
         raise MissingFilesError(f"no projection matrix at {path}. Write one with fungi projection.")
@@ -216,7 +221,7 @@ def load_projection(path: Path) -> ProjectionMatrix:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch.load raise nearly anything
         raise FungiError(
-            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). The file is kept: choose"
+            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). The file is contracted: choose"
             " another --projection-matrix, or write a new matrix to another file with fungi projection."
         ) from error
     if isinstance(content, dict) and "projection" in content:
@@ -226,15 +231,13 @@ def load_projection(path: Path) -> ProjectionMatrix:
         if not bool(entries.isfinite().all()) or not bool(entries.any(dim=1).all()):
             raise FungiError(f"{path}: its entry 'projection' has rows of zeros, or is not finite. Write a new matrix.")
         return from_entries(entries)
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _ENTRIES:
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= _REQUIRED:
         raise FungiError(f"{path} is not a projection matrix of format {FORMAT}. Write a new matrix.")
     return _matrix_of_content(content, path)
 
 
-_ENTRIES = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
-
-
 def _matrix_of_content(content: dict[str, Any], path: Path) -> ProjectionMatrix:
+    """Return the matrix in the content of a file. Raises FungiError if it is damaged."""
     if not _has_valid_fields(content):
         raise FungiError(
             f"{path} is damaged: its entries do not have the stated kind and size. Write the matrix again."
@@ -271,7 +274,7 @@ def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the projection for a model in `dtype`. It is never float16: sums over G entries overflow."""
+    """Return the dtype of the projection for a model in `dtype`. It is not float16, because sums over G overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

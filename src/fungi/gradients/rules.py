@@ -1,4 +1,7 @@
-"""Gradient terms of each layer type, from inputs (activations) and derivatives at outputs (signals)."""
+"""Terms of the gradient for each type of layer, from its inputs (activations) and derivatives at its outputs (signals).
+
+Axes: m views of b samples, v views per sample, s positions.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,27 +28,31 @@ def linear_terms(
 def convolution_terms(
     layer: Any, activations: Float[Tensor, "m c h w"], signals: Float[Tensor, "m o y x"], samples: int, bias: bool
 ) -> Terms:
-    """Return the terms of a convolution. The activations of a position are its patch; each group is a block."""
+    """Return the terms of a convolution.
+
+    The activations of a position are the patch of the input under the kernel. Axis g: groups of the convolution.
+    """
     columns = unfold(
         activations, layer.kernel_size, dilation=layer.dilation, padding=_padding(layer), stride=layer.stride
     )  # [m c*kh*kw y*x]
-    out, groups = signals.shape[1], layer.groups
+    outputs, groups = signals.shape[1], layer.groups
     if columns.shape[2] != signals.shape[2] * signals.shape[3]:
         raise FungiError(f"a {type(layer).__name__} with its own padding is not supported. Choose another layer.")
     return Terms(
-        _per_sample(signals.flatten(2).unflatten(1, (groups, out // groups)), samples),  # [b g s o]
+        _per_sample(signals.flatten(2).unflatten(1, (groups, outputs // groups)), samples),  # [b g s o]
         _per_sample(columns.unflatten(1, (groups, columns.shape[1] // groups)), samples),  # [b g s i]
         bias,
     )
 
 
 def _per_sample(values: Float[Tensor, "m g f s"], samples: int) -> Float[Tensor, "b g vs f"]:
-    """Return `[b*v g f s]` as `[b g v*s f]`, so that the positions of all views of a sample share an axis."""
+    """Return `[b*v g f s]` as `[b g v*s f]`: the positions of all views of a sample are on one axis."""
     by_sample = values.unflatten(0, (samples, -1))  # [b v g f s]
     return by_sample.permute(0, 2, 1, 4, 3).flatten(2, 3)
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
+    """Return the padding of a convolution. Raises FungiError if it is not a number of zeros."""
     if isinstance(layer.padding, str):
         raise FungiError(f"a convolution with padding={layer.padding!r} is not supported; use numbers.")
     if layer.padding_mode != "zeros":
@@ -58,5 +65,5 @@ RULES: dict[type[nn.Module], Rule] = {nn.Linear: linear_terms, nn.Conv2d: convol
 
 
 def rule_for(module: nn.Module) -> Rule | None:
-    """Return the rule for a layer's type, or None if the type is not supported."""
+    """Return the function in `RULES` for the type of a layer; None if the type is not supported."""
     return next((rule for kind, rule in RULES.items() if isinstance(module, kind)), None)

@@ -1,4 +1,4 @@
-"""Gradient sources: a layer or a part of it, with or without bias, and the name of its array in the file."""
+"""Gradient sources. A source is a layer or a part of a layer, with or without bias, and has a name for its array."""
 
 import re
 from dataclasses import dataclass, replace
@@ -19,8 +19,9 @@ _SPEC = re.compile(r"(?P<path>[\w.]+?)(?:\[(?P<part>\w+)\])?(?::(?P<name>[\w-]+)
 class Target:
     """A gradient source of a model.
 
-    path: module path; part: `q`, `k` or `v` of a fused qkv layer, or None for the entire layer; name: that of the array
-    in the file; bias: append the bias gradient as one more input column.
+    path: path of the layer in the model. name: name of the array in the file.
+    part: `q`, `k` or `v` of a fused qkv layer; None for the entire layer.
+    bias: append the gradient of the bias as another input column.
     """
 
     path: str
@@ -31,7 +32,7 @@ class Target:
 
     @property
     def rows(self) -> slice:
-        """Output rows of the layer that belong to the part."""
+        """Rows of the weight that belong to the part."""
         if self.part is None:
             return slice(None)
         size = self.module.weight.shape[0] // 3
@@ -40,13 +41,13 @@ class Target:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """`(o, i + 1)` of the gradient as a matrix; `i` counts all entries of a convolution's kernel."""
-        out, *inner = self.module.weight.shape
-        return out if self.part is None else out // 3, prod(inner) + int(self.bias)
+        """Shape of the gradient as a matrix, `(o, i + 1)`; `i` counts all entries of the kernel of a convolution."""
+        outputs, *inputs = self.module.weight.shape
+        return outputs if self.part is None else outputs // 3, prod(inputs) + int(self.bias)
 
     @property
     def gradient_dim(self) -> int:
-        """G, the number of entries of the flattened gradient."""
+        """Number of entries of the flattened gradient, G."""
         return prod(self.shape)
 
     @property
@@ -58,8 +59,8 @@ class Target:
 def split_spec(text: str) -> tuple[str, str | None, str]:
     """Split `path.to.layer[part]:name` into path, part and name.
 
-    The default name is `attn_proj` for the output projection of attention, else the path. A leading `backbone.`, as in
-    the published command lines, is ignored.
+    The default name is `attn_proj` for the output projection of attention, and the path for other layers. A leading
+    `backbone.`, as in the published command lines, is ignored.
     """
     match = _SPEC.fullmatch(text.removeprefix("backbone."))
     if not match:
@@ -76,7 +77,7 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
-    """Return the gradient source that `text` names. Raises FungiError with other candidates if there is none."""
+    """Return the gradient source that `text` names. Raises FungiError with candidates if it can't be a source."""
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:
@@ -103,7 +104,7 @@ def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
 
 
 def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True) -> tuple[Target, ...]:
-    """Return all gradient sources of a run. Raises FungiError if two have the same name.
+    """Return all gradient sources of a run. Raises FungiError if two sources have the same name.
 
     If several sources have the same default name (`attn_proj` of two blocks), their paths become their names.
     """
@@ -119,7 +120,7 @@ def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True)
 
 
 def unique_names(targets: list[Target]) -> tuple[Target, ...]:
-    """Return the targets. Raises FungiError if two have the same name in the file."""
+    """Return the targets. Raises FungiError if two targets have the same name."""
     names = [target.name for target in targets]
     for name in names:
         if names.count(name) > 1:
@@ -128,7 +129,7 @@ def unique_names(targets: list[Target]) -> tuple[Target, ...]:
 
 
 def candidates(model: nn.Module, path: str) -> str:
-    """Return a hint for an error message: layers with a similar path, else the last layers of the model."""
-    possible = [name for name, module in model.named_modules() if name != path and rule_for(module) is not None]
-    near = get_close_matches(path, possible, n=4, cutoff=0.6) or possible[-6:]
-    return f"Candidates: {', '.join(near)}." if near else "The model has no layer of a supported type."
+    """Return a hint for an error message: layers with a similar path, or the last layers of the model."""
+    supported = [name for name, module in model.named_modules() if name != path and rule_for(module) is not None]
+    listed = get_close_matches(path, supported, n=4, cutoff=0.6) or supported[-6:]
+    return f"Candidates: {', '.join(listed)}." if listed else "The model has no layer of a supported type."

@@ -4,8 +4,8 @@ With inputs `a_s` and signals `delta_s = dL/d(output_s)` at positions s (views x
 
     grad_W = sum_s delta_s a_s^T,    grad_b = sum_s delta_s        (spec vision 5).
 
-`Terms` contains both factors of every position. `SumOfPositions` sums over all positions of a sample: one gradient per
-sample. `EachPosition` does not sum: one gradient per position (dense features, spec hummingbird 4.3). In both cases a
+`Terms` contains both factors of every position. With `SumOfPositions`, a gradient is the sum over all positions of a
+sample. With `EachPosition`, every position has a gradient (dense features, spec hummingbird 4.3). In both cases, a
 projector maps the terms to one row per gradient.
 """
 
@@ -24,8 +24,9 @@ from fungi.runtime.products import products
 class Terms:
     """The outer products whose sums are the gradients of b rows (samples, or single positions of samples).
 
-    Axis s: positions. Axis g: the groups of a convolution (1 for other layers); their gradients are concatenated along
-    the outputs. bias: append the bias gradient (the sum of the signals) as one more input column.
+    Axis s: positions. Axis g: groups of a convolution (1 for other layers); the gradients of the groups are
+    concatenated along the outputs. bias: append the gradient of the bias (the sum of the signals) as another input
+    column.
     """
 
     signals: Float[Tensor, "b g s o"]
@@ -54,8 +55,8 @@ class Terms:
         return torch.nn.functional.pad(self.activations, (0, 1), value=1.0) if self.bias else self.activations
 
     @staticmethod
-    def joined(parts: Sequence["Terms"]) -> "Terms":
-        """Concatenate the positions of the same rows from several forward passes. Their gradients add up."""
+    def concatenate_positions(parts: Sequence["Terms"]) -> "Terms":
+        """Concatenate the positions of the same rows from several forward passes. The gradients are then added."""
         if len(parts) == 1:
             return parts[0]
         signals, activations = ([getattr(part, name) for part in parts] for name in ("signals", "activations"))
@@ -69,10 +70,10 @@ class Terms:
 
 @runtime_checkable
 class Positions(Protocol):
-    """The positions that contribute to one gradient."""
+    """Rule that selects the positions whose sum is a gradient."""
 
     def rows(self, terms: Terms) -> Terms:
-        """Return the terms of samples with one row per gradient."""
+        """Return the terms of samples `[b ...]` as terms with one row per gradient."""
 
     def by_sample(self, projected: Float[Tensor, "rows p"], samples: int) -> Float[Tensor, "b *s p"]:
         """Return projected gradients, grouped by sample."""
@@ -87,7 +88,7 @@ class SumOfPositions:
         return terms
 
     def by_sample(self, projected: Float[Tensor, "b p"], samples: int) -> Float[Tensor, "b p"]:
-        """Return the projections unchanged: one per sample."""
+        """Return the projected gradients unchanged: a row is a sample."""
         return projected
 
 
@@ -95,8 +96,8 @@ class SumOfPositions:
 class EachPosition:
     """One gradient per position: `[b s p]`, s = views x tokens of the layer.
 
-    prefix: number of positions at the start of a view that are skipped (class token, registers). A prefix needs one
-    view per sample.
+    prefix: number of positions at the start of a view that are skipped (class token, registers). With a prefix, a
+    sample has only one view.
     """
 
     prefix: int = 0

@@ -1,8 +1,8 @@
 """The base class of objectives, and their registration.
 
-An objective is a frozen dataclass: its fields are its settings. It names its kind of views, creates its fixed random
+An objective is a frozen dataclass; its fields are its settings. It names its kind of views, creates its fixed random
 heads, and computes one loss per sample from the embeddings of the views. Samples of a batch never interact. The engine
-sums the losses, so the gradient of a sample is the gradient of its own loss (spec vision 4 and 5).
+adds the losses, so the gradient of a sample is the gradient of its loss (spec vision 4 and 5).
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Support = dict[str, Tensor]
 """Supporting data of an objective (negatives, prototypes), as named constant tensors."""
 
 Embed = Callable[[Samples], Float[Tensor, "n v d"]]
-"""Samples -> embeddings of their views for supporting data, without gradient."""
+"""Function: samples -> embeddings of their views for supporting data, without gradient."""
 
 
 def support_on(device: torch.device, support: Support) -> Support:
@@ -36,7 +36,7 @@ def support_on(device: torch.device, support: Support) -> Support:
 def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Linear:
     """Return a frozen linear layer with PyTorch's default distribution, `U(-1/sqrt(E), 1/sqrt(E))`.
 
-    The random stream depends on the seed and the purpose alone.
+    inputs: E. The random stream depends only on the seed and the purpose.
     """
     generator = torch_generator(seed, "head", *purpose)
     bound = inputs**-0.5
@@ -49,13 +49,19 @@ def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Lin
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Settings of all objectives.
+    """Base class of objectives.
 
-    normalize: L2-normalise embeddings before the head; project: use the random head (paper, table 6); latent_dim:
-    output size of the head.
-    views, view_defaults: the kind of views, and its options with other defaults than those of the kind.
-    follows: setting -> view option. If a user sets only the view option, the setting has the same value.
-    encoder: the encoder, if the loss needs more than the embeddings of views.
+    Settings of all objectives:
+
+    normalize: L2-normalise embeddings before the head.
+    project: use the random head (paper, table 6).
+    latent_dim: output size of the head.
+
+    Attributes of the class:
+
+    views, view_defaults: kind of views, and the options that have other defaults than those of the kind.
+    follows: setting -> view option. If a user sets only the view option, the setting gets the same value.
+    encoder: encoder, if the loss needs more than the embeddings of views.
     """
 
     name: ClassVar[str]
@@ -75,31 +81,31 @@ class Objective:
                 raise FungiError(f"{self.name}.{name} has to be larger than 0, not {value}.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return the fixed random heads by name, the same for all splits and datasets; by default E -> `latent_dim`."""
+        """Return name -> fixed random head, the same for all splits and datasets. Default: E -> `latent_dim`."""
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
         """Return one loss per sample from the output of the encoder: `pooled` `[b v d]`, and `patches` with `encoder`.
 
-        Override it for a loss with several heads or with tokens; for other losses, `latent_loss` is enough.
+        A loss with several heads or with tokens overrides this method. Other losses only define `latent_loss`.
         """
         return self.latent_loss(self.latents(encoded.pooled, heads["head"]), support)
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """Return one loss per sample from the head's outputs for its views. Most objectives write only this method."""
+        """Return one loss per sample from the outputs of the head for its views. Most objectives define this method."""
         raise NotImplementedError
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
-        """Return supporting data from the training split. By default there is none."""
+        """Return supporting data from the training split. By default, an objective has none."""
         return {}
 
     @property
     def view_kind(self) -> str:
-        """The kind of views for these settings."""
+        """Kind of views for these settings."""
         return self.views
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Return the views that `support` embeds. By default they are the views of the loss."""
+        """Return the views that `support` embeds. By default, they are the views of the loss."""
         return views
 
     def check_views(self, views: ViewGenerator) -> None:
@@ -107,20 +113,20 @@ class Objective:
 
     @property
     def needs_support(self) -> bool:
-        """Whether `support` has to be called with a training split."""
+        """Whether the objective has supporting data, so that `support` has to be called with a training split."""
         return type(self).support is not Objective.support
 
     def latents(self, embeddings: Float[Tensor, "*b d"], head: nn.Module) -> Float[Tensor, "*b l"]:
-        """Return the latents of embeddings: normalised and projected by the head, as the settings state."""
+        """Return the latents of embeddings. They are normalised and projected by the head, if the settings say so."""
         vectors = normalize(embeddings, dim=-1) if self.normalize else embeddings
         return head(vectors) if self.project else vectors
 
 
 def objective_of_class(class_name: str) -> type[Objective] | None:
-    """Return the objective with this class name, or None."""
+    """Return the objective with this class name; None if there is no such objective."""
     return next((OBJECTIVES[name] for name in OBJECTIVES if OBJECTIVES[name].__name__ == class_name), None)
 
 
 def register(objective: type[Objective]) -> type[Objective]:
-    """Add an objective to the registry (class decorator). Its name has to be that of its file."""
+    """Add an objective to the registry (class decorator). It must have the same name as its file."""
     return OBJECTIVES.register(objective.name, objective)

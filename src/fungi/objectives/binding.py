@@ -21,10 +21,10 @@ from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 
 @dataclass(frozen=True)
 class BoundObjective:
-    """An objective with its views, heads and supporting data. Its `loss` needs only latents.
+    """An objective with its views, heads and supporting data. Its `loss` needs only the output of the encoder.
 
-    plan: name of the view plan with exactly these views (`published` if there is none). scaling: the scaling of
-    position embeddings (`scaling_of`) if views are smaller than the input.
+    plan: name of the view plan with exactly these views; `published` if there is no such plan. scaling: scaling of
+    position embeddings (`scaling_of`), if views are smaller than the input.
     """
 
     objective: Objective
@@ -36,7 +36,7 @@ class BoundObjective:
 
     @property
     def name(self) -> str:
-        """The name of the objective."""
+        """Name of the objective."""
         return self.objective.name
 
     def loss(self, encoded: Encoded) -> Float[Tensor, " b"]:
@@ -53,7 +53,7 @@ class BoundObjective:
 
     @property
     def support_views(self) -> ViewGenerator:
-        """The views for computing the supporting data."""
+        """Views from which the supporting data are computed."""
         return self.objective.support_views(self.views)
 
     @property
@@ -64,7 +64,7 @@ class BoundObjective:
 
     @property
     def support_hash(self) -> str:
-        """SHA-256 of the supporting data, or an empty string if there is none."""
+        """SHA-256 of the supporting data; empty if there are no supporting data."""
         if not self.support:
             return ""
         digest = hashlib.sha256()
@@ -85,7 +85,7 @@ def bind(
 ) -> BoundObjective:
     """Return an objective with its views and heads.
 
-    options: values for fields of the objective or its views; they override the view plan. Raises FungiError for an
+    options: values for settings of the objective or its views; they override the view plan. Raises FungiError for an
     unknown objective or option.
     """
     objective, views, plan_name = configure(name, input_spec, options, plan)
@@ -101,29 +101,29 @@ def configure(
     name: str, input_spec: InputSpec, options: dict[str, Any] | None = None, plan: ViewPlan = AS_PUBLISHED
 ) -> tuple[Objective, ViewGenerator, str]:
     """Return an objective, its views and the name of its view plan. The arguments are those of `bind`."""
-    kind = OBJECTIVES[name]
-    fields = {field.name for field in dataclasses.fields(kind)}
+    objective_type = OBJECTIVES[name]
+    fields = {field.name for field in dataclasses.fields(objective_type)}
     defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
-    chosen = {**defaults, **(options or {})}
-    chosen = {setting: chosen[option] for setting, option in kind.follows.items() if option in chosen} | chosen
-    settings = {key: value for key, value in chosen.items() if key in fields}
+    values = {**defaults, **(options or {})}
+    followed = {setting: values[option] for setting, option in objective_type.follows.items() if option in values}
+    values = followed | values
+    settings = {key: value for key, value in values.items() if key in fields}
+    view_options = {key: value for key, value in values.items() if key not in settings}
     try:
-        objective = kind(**converted(kind, settings))
+        objective = objective_type(**converted(objective_type, settings))
         planned = objective.view_defaults | plan.options(objective.view_kind, input_spec)
-        views = input_spec.views(
-            objective.view_kind, **planned | {key: value for key, value in chosen.items() if key not in settings}
-        )
+        views = input_spec.views(objective.view_kind, **planned | view_options)
         objective.check_views(views)
         follows_plan = planned and views == input_spec.views(objective.view_kind, **planned)
     except NoViewsError:
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except UnknownOptionError as error:
         known = sorted(fields.union(error.known))
-        near = did_you_mean(error.option, known) or f" It has: {listed(known)}."
-        raise FungiError(f"objective {name} has no option {error.option!r}.{near}") from None
+        hint = did_you_mean(error.option, known) or f" It has: {listed(known)}."
+        raise FungiError(f"objective {name} has no option {error.option!r}.{hint}") from None
     except FungiError as error:
         raise FungiError(f"objective {name}: {error}") from None
     if isinstance(views, HasStream):
-        drawn: Any = views
-        views = replace(drawn, stream=name)
+        random_views: Any = views
+        views = replace(random_views, stream=name)
     return objective, views, plan.name if follows_plan else PUBLISHED

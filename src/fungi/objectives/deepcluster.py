@@ -1,8 +1,8 @@
 """DeepCluster: every crop of an image predicts the prototype of the image (spec vision 4.4).
 
-The prototype of an image is the nearest one to its *bank crop*. Bank crops are the first two views of every train and
-test image. The target depends only on the image and the saved prototypes, so a feature does not depend on the batch,
-and the target of a train image is its cluster in k-means.
+The prototype of an image is the nearest prototype to its *bank crop*. Bank crops are the first two views of every train
+and test image. The target depends only on the image and the saved prototypes, so a feature does not depend on the
+batch. The target of a train image is its cluster in k-means.
 """
 
 from dataclasses import dataclass, replace
@@ -28,11 +28,12 @@ _ROWS_AT_ONCE = 8192
 @register
 @dataclass(frozen=True, kw_only=True)
 class DeepCluster(Objective):
-    """The DeepCluster objective. Two bank crops choose the targets; two global and six local crops predict them.
+    """The DeepCluster objective. Two bank crops determine the targets; two global and six local crops predict them.
 
-    prototypes: clusters per head, at most the number of train images; 0 means the published 3000, or a tenth of the
-    train images if that is less. prototype_heads: number of independent k-means runs; run h uses bank crop h mod 2.
-    iterations: those of k-means.
+    prototypes: number of clusters per head, at most the number of train images. 0 means the published 3000, or a tenth
+        of the train images if this is less.
+    prototype_heads: number of independent runs of k-means; run h uses bank crop h mod 2.
+    iterations: number of iterations of k-means.
     """
 
     name = "deepcluster"
@@ -59,29 +60,24 @@ class DeepCluster(Objective):
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
         """Return one head without bias, E -> 128, with rows of unit norm (weight normalisation with gain 1)."""
-        drawn = random_linear(embedding_dim, self.latent_dim, seed, self.name)
+        layer = random_linear(embedding_dim, self.latent_dim, seed, self.name)
         head = nn.utils.skip_init(nn.Linear, embedding_dim, self.latent_dim, bias=False).requires_grad_(False)
-        head.weight.copy_(normalize(drawn.weight, dim=1))
+        head.weight.copy_(normalize(layer.weight, dim=1))
         return nn.ModuleDict({"head": head})
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Return views with only the bank crops. Crops are drawn in order, so these are the first two of the loss."""
+        """Return views with only the bank crops. Crops are drawn in order, so they are the first views of the loss."""
         return replace(views, global_crops=BANK_CROPS, local_crops=0) if isinstance(views, Crops) else views
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
         """Return the prototypes `[h k l]`, fitted on the bank crops of the train images."""
         count = self.prototypes_for(len(train))
         bank = self.unit_latents(embed(train)[:, :BANK_CROPS], heads["head"])  # [n 2 l]
-        fitted = [
-            k_means(
-                bank[:, head % BANK_CROPS],
-                count,
-                self.iterations,
-                torch_generator(seed, self.name, "k-means", str(head)),
-            )
-            for head in range(self.prototype_heads)
-        ]
-        return {"prototypes": torch.stack(fitted)}
+        prototypes = []
+        for head in range(self.prototype_heads):
+            generator = torch_generator(seed, self.name, "k-means", str(head))
+            prototypes.append(k_means(bank[:, head % BANK_CROPS], count, self.iterations, generator))
+        return {"prototypes": torch.stack(prototypes)}
 
     def prototypes_for(self, images: int) -> int:
         """Return the number of clusters per head for a number of train images."""
@@ -97,15 +93,15 @@ class DeepCluster(Objective):
         return normalize(self.latents(embeddings, head), dim=-1)
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """Return the cross-entropy of crops and target prototypes, averaged over crops and prototype heads."""
+        """Return the cross-entropy of the crops and the target prototypes, averaged over crops and prototype heads."""
         latents = normalize(latents, dim=-1)
         bank, crops = latents[:, :BANK_CROPS].detach(), latents[:, BANK_CROPS:]
         terms = []
         for index, prototypes in enumerate(support["prototypes"]):
             target = (bank[:, index % BANK_CROPS] @ prototypes.T).argmax(dim=-1)  # [b l] [l k] -> [b]
             log_p = torch.log_softmax(crops @ prototypes.T / self.temperature, dim=-1)  # [b v k]
-            chosen = target[:, None, None].expand(-1, log_p.shape[1], 1)
-            terms.append(-log_p.gather(2, chosen).squeeze(2).mean(dim=1))
+            target_of_crops = target[:, None, None].expand(-1, log_p.shape[1], 1)
+            terms.append(-log_p.gather(2, target_of_crops).squeeze(2).mean(dim=1))
         return torch.stack(terms).mean(dim=0)
 
 
@@ -113,17 +109,17 @@ def k_means(
     rows: Float[Tensor, "n l"], count: int, iterations: int, generator: torch.Generator
 ) -> Float[Tensor, "k l"]:
     """Return the prototypes of k-means with dot products, initialised with random rows. Means are not normalised."""
-    chosen = torch.randperm(len(rows), generator=generator)[:count].to(rows.device)
-    prototypes = rows[chosen].clone()
+    initial_rows = torch.randperm(len(rows), generator=generator)[:count].to(rows.device)
+    prototypes = rows[initial_rows].clone()
     for _ in range(iterations):
-        members = assign(rows, prototypes)
-        sizes = torch.bincount(members, minlength=count)
-        sums = torch.segment_reduce(rows[members.argsort(stable=True)], "sum", lengths=sizes, initial=0.0)
+        clusters = assign(rows, prototypes)
+        sizes = torch.bincount(clusters, minlength=count)
+        sums = torch.segment_reduce(rows[clusters.argsort(stable=True)], "sum", lengths=sizes, initial=0.0)
         means = sums / sizes.clamp_min(1)[:, None]
         prototypes = torch.where(sizes[:, None] > 0, means, prototypes)  # an empty cluster keeps its prototype
     return prototypes
 
 
 def assign(rows: Float[Tensor, "n l"], prototypes: Float[Tensor, "k l"]) -> Int64[Tensor, " n"]:
-    """Return the index of the prototype with the largest dot product, for each row."""
+    """Return for each row the index of the prototype with the largest dot product."""
     return torch.cat([(part @ prototypes.T).argmax(dim=1) for part in rows.split(_ROWS_AT_ONCE)])

@@ -1,4 +1,4 @@
-"""DINO: cross-entropy of teacher and student distributions over crops, with one frozen backbone (spec vision 4.2)."""
+"""DINO: cross-entropy of teacher and student outputs for crops, with one frozen backbone (spec vision 4.2)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,8 +22,8 @@ def self_distillation(
 ) -> Float[Tensor, " b"]:
     """Return the sum of the cross-entropies of all pairs of a teacher view and a student view.
 
-    Teacher view a and student view a are the same crop; their pair counts unless `skip_same_view` (deviation V5). No
-    gradient flows to the teacher.
+    Teacher view a and student view a are the same crop. `skip_same_view` leaves out this pair (deviation V5). The
+    teacher gets no gradient.
     """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
     log_p = torch.log_softmax(student / student_temperature, dim=-1)
@@ -36,7 +36,10 @@ def self_distillation(
 @register
 @dataclass(frozen=True, kw_only=True)
 class DINO(Objective):
-    """The DINO objective: twelve crops, the teacher sees the first two. Both networks share one forward pass."""
+    """The DINO objective: twelve crops, of which the teacher encodes the first two. Both networks share a forward pass.
+
+    shared_head: use one head for student and teacher. skip_same_view: see `self_distillation`.
+    """
 
     name = "dino"
     views = "crops"
@@ -57,15 +60,14 @@ class DINO(Objective):
             )
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return independent heads for student and teacher, E -> 2048; one head for both with `shared_head`."""
-        student = random_linear(embedding_dim, self.latent_dim, seed, self.name, "student")
-        teacher = (
-            student if self.shared_head else random_linear(embedding_dim, self.latent_dim, seed, self.name, "teacher")
-        )
+        """Return independent heads for student and teacher, E -> 2048; with `shared_head`, the same head for both."""
+        student = teacher = random_linear(embedding_dim, self.latent_dim, seed, self.name, "student")
+        if not self.shared_head:
+            teacher = random_linear(embedding_dim, self.latent_dim, seed, self.name, "teacher")
         return nn.ModuleDict({"student": student, "teacher": teacher})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Return the loss per sample: all crops as student views, detached global crops as teacher views."""
+        """Return the loss per sample. The student views are all crops; the teacher views are the global crops."""
         student = self.latents(encoded.pooled, heads["student"])
         return self.distillation(student, self.teacher_latents(encoded.pooled, heads["teacher"]))
 

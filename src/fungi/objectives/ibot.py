@@ -1,4 +1,4 @@
-"""iBOT: DINO's loss between crops, and between masked patches of student and teacher (spec vision 4.5)."""
+"""iBOT: the DINO loss of crops, and the same loss of the masked patches of student and teacher (spec vision 4.5)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,20 +21,20 @@ def masked_cross_entropy(
     student_temperature: float,
     teacher_temperature: float,
 ) -> Float[Tensor, " b"]:
-    """Return the cross-entropy at masked positions, averaged per crop and then over crops.
+    """Return the cross-entropy at masked patches, averaged per crop and then over crops.
 
-    A crop without masked positions counts as 0.
+    A crop without masked patches counts as 0.
     """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
-    entropies = -(target * torch.log_softmax(student / student_temperature, dim=-1)).sum(dim=-1)  # [b g t]
-    crop_means = (entropies * mask).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
+    cross_entropies = -(target * torch.log_softmax(student / student_temperature, dim=-1)).sum(dim=-1)  # [b g t]
+    crop_means = (cross_entropies * mask).sum(dim=-1) / mask.sum(dim=-1).clamp_min(1)
     return crop_means.mean(dim=-1)
 
 
 @register
 @dataclass(frozen=True, kw_only=True)
 class IBOT(Objective):
-    """The iBOT objective. The student sees masked global crops and local crops, the teacher unmasked global crops.
+    """The iBOT objective. The student encodes masked global crops and local crops, the teacher unmasked global crops.
 
     class_loss: add the loss of the class tokens to the loss of the patches.
     """
@@ -50,32 +50,32 @@ class IBOT(Objective):
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
         """Return independent heads for student and teacher. Class and patch tokens share a head."""
-        sides = ("student", "teacher")
+        names = ("student", "teacher")
         return nn.ModuleDict(
-            {side: random_linear(embedding_dim, self.latent_dim, seed, self.name, side) for side in sides}
+            {name: random_linear(embedding_dim, self.latent_dim, seed, self.name, name) for name in names}
         )
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Return the loss of the masked patches, plus that of the class tokens with `class_loss`."""
-        assert encoded.patches is not None, "the engine of this loss encodes all tokens"
-        assert encoded.mask is not None, "its views are masked"
-        patches = masked_cross_entropy(
+        """Return the loss of the masked patches; with `class_loss`, add the loss of the class tokens."""
+        assert encoded.patches is not None, "the encoder of this loss returns all tokens"
+        assert encoded.mask is not None, "the views of this loss are masked"
+        patch_loss = masked_cross_entropy(
             self.latents(encoded.patches[:, :GLOBAL_CROPS], heads["student"]),
             self.latents(encoded.patches[:, -GLOBAL_CROPS:].detach(), heads["teacher"]),
             encoded.mask[:, :GLOBAL_CROPS],
             self.student_temperature,
             self.teacher_temperature,
         )
-        return patches + self._class_loss(encoded.pooled, heads) if self.class_loss else patches
+        return patch_loss + self._class_loss(encoded.pooled, heads) if self.class_loss else patch_loss
 
     def _class_loss(self, pooled: Float[Tensor, "b v d"], heads: nn.ModuleDict) -> Float[Tensor, " b"]:
-        """Return the mean over all pairs of a teacher crop and a different student crop."""
+        """Return the mean cross-entropy over all pairs of a teacher crop and a different student crop."""
         student, teacher = pooled[:, :-GLOBAL_CROPS], pooled[:, -GLOBAL_CROPS:].detach()
-        summed = self_distillation(
+        total = self_distillation(
             self.latents(student, heads["student"]),
             self.latents(teacher, heads["teacher"]),
             self.student_temperature,
             self.teacher_temperature,
             skip_same_view=True,
         )
-        return summed / (GLOBAL_CROPS * (student.shape[1] - 1))
+        return total / (GLOBAL_CROPS * (student.shape[1] - 1))

@@ -1,4 +1,4 @@
-"""KL: divergence between the head's prediction at a high temperature and the uniform distribution (spec vision 4.1)."""
+"""KL: divergence between the uniform distribution and the softmax of the head's output (spec vision 4.1)."""
 
 from dataclasses import dataclass
 from math import log
@@ -30,7 +30,7 @@ def kl_to_uniform(
 @register
 @dataclass(frozen=True, kw_only=True)
 class KL(Objective):
-    """The KL objective, with one view and one head."""
+    """The KL objective, with one view and one head. direction: see `kl_to_uniform`."""
 
     name = "kl"
     views = "plain"

@@ -1,7 +1,4 @@
-"""MAE: the decoder of the model predicts the pixels of masked patches.
-
-Source: the author response, in the part for all reviewers.
-"""
+"""MAE: the decoder of the model predicts the pixels of masked patches (author response, part for all reviewers)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,7 +41,7 @@ class MAE(Objective):
             )
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return no heads: the decoder replaces them."""
+        """Return an empty dictionary, because the decoder replaces the heads."""
         return nn.ModuleDict()
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:

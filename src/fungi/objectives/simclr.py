@@ -20,7 +20,8 @@ NEGATIVE_VIEWS = 2
 """Number of views per negative image, if views are drawn at random."""
 
 SAME_IMAGE = 0.999
-"""An image with a larger mean cosine of latents is the sample itself. Rounding in bfloat16 is below 1e-3."""
+"""If the mean cosine of the latents of two images is larger, they are the same image. Rounding in bfloat16 changes the
+cosine by less than 1e-3."""
 
 
 def info_nce(
@@ -37,27 +38,27 @@ def info_nce(
     negatives: `[m l]` for all samples, or `[b m l]`.
 
     With similarities `s = cos / T`:  `l_i = -mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`.
-    All other positives stay in the denominator; the similarity of a view to itself is masked. Without
+    The denominator contains all other positives, but not the similarity of a view to itself. Without
     `denominator_temperature`, the denominator has T = 1, as in the published library (deviation V23a).
 
-    own: negatives to skip, per sample; mixed: additional negatives of unit norm, per view.
+    own: true for negatives that are skipped, per sample; mixed: additional negatives of unit norm, per view.
     """
     queries = normalize(positives, dim=-1)
     views = positives.shape[1]
-    itself = torch.eye(views, dtype=torch.bool, device=positives.device)
-    among = torch.einsum("bvl,bul->bvu", queries, queries)
-    attraction = among.masked_fill(itself, 0).sum(dim=-1) / (temperature * (views - 1))
+    same_view = torch.eye(views, dtype=torch.bool, device=positives.device)
+    cosines = torch.einsum("bvl,bul->bvu", queries, queries)
+    numerator = cosines.masked_fill(same_view, 0).sum(dim=-1) / (temperature * (views - 1))
     scale = temperature if denominator_temperature else 1.0
     # There are many negatives, so scale the few queries, and add the parts of the denominator without concatenation.
     logits = (queries / scale) @ normalize(negatives, dim=-1).mT  # [b v l] x [l m] -> [b v m]
     if own is not None:
         logits = logits.masked_fill(own.unsqueeze(1), -torch.inf)
-    against = torch.logsumexp(logits, dim=-1)
+    negative_part = torch.logsumexp(logits, dim=-1)
     if mixed is not None:
-        synthetic = torch.einsum("bvl,bvkl->bvk", queries / scale, mixed)
-        against = torch.logaddexp(against, torch.logsumexp(synthetic, dim=-1))
-    others = torch.logsumexp((among / scale).masked_fill(itself, -torch.inf), dim=-1)
-    return (torch.logaddexp(against, others) - attraction).mean(dim=-1)
+        mixed_logits = torch.einsum("bvl,bvkl->bvk", queries / scale, mixed)
+        negative_part = torch.logaddexp(negative_part, torch.logsumexp(mixed_logits, dim=-1))
+    positive_part = torch.logsumexp((cosines / scale).masked_fill(same_view, -torch.inf), dim=-1)
+    return (torch.logaddexp(negative_part, positive_part) - numerator).mean(dim=-1)
 
 
 def mix_negatives(
@@ -66,15 +67,15 @@ def mix_negatives(
     shares: Float[Tensor, "v k"],
     own: Bool[Tensor, "b m"] | None = None,
 ) -> Float[Tensor, "b v k l"]:
-    """Return synthetic negatives without gradient: each view mixed with its k most similar negatives, normalised.
+    """Return mixtures of each view with its k most similar negatives, with unit norm and without gradient.
 
-    shares: share of the view in each mixture, below one half. own: negatives to skip.
+    shares: share of the view in each mixture, below one half. own: true for negatives that are skipped.
     """
-    queries, others = normalize(positives.detach(), dim=-1), normalize(negatives, dim=-1)
+    queries, unit_negatives = normalize(positives.detach(), dim=-1), normalize(negatives, dim=-1)
     excluded = None if own is None else own.unsqueeze(1)
-    _, nearest = most_similar(queries, others, shares.shape[1], excluded)  # [b v k]
+    _, nearest = most_similar(queries, unit_negatives, shares.shape[1], excluded)  # [b v k]
     share = shares.unsqueeze(-1)
-    return normalize(share * queries.unsqueeze(2) + (1 - share) * others[nearest], dim=-1)
+    return normalize(share * queries.unsqueeze(2) + (1 - share) * unit_negatives[nearest], dim=-1)
 
 
 def own_negatives(
@@ -82,12 +83,12 @@ def own_negatives(
 ) -> Bool[Tensor, "b m"]:
     """Return a mask of the negatives that are views of the sample itself.
 
-    own_views: the views of the s images of the negatives; each image has the same number of negatives. An image is the
-    sample itself if its views have the latents of the sample.
+    own_views: latents of the loss views of the s images from which the negatives come. Each image has the same number
+    of negatives. If these latents are equal to the latents of the sample, the image is the sample.
     """
     cosines = torch.einsum("bvl,svl->bs", normalize(positives.detach(), dim=-1), normalize(own_views, dim=-1))
-    same = cosines / own_views.shape[1] > SAME_IMAGE
-    return same.repeat_interleave(len(negatives) // len(own_views), dim=1)
+    is_same_image = cosines / own_views.shape[1] > SAME_IMAGE
+    return is_same_image.repeat_interleave(len(negatives) // len(own_views), dim=1)
 
 
 @register
@@ -95,10 +96,11 @@ def own_negatives(
 class SimCLR(Objective):
     """The SimCLR objective: 49 patches, and a constant matrix of negatives for all samples and splits.
 
-    negative_samples: number of negative images; hard_negatives: rows of the training split to use as the first ones.
-    negatives_mixing: for every view, add mixtures with its `mixed_negatives` nearest negatives.
+    negative_samples: number of negative images.
+    hard_negatives: rows of the training split that are used as the first negative images.
+    negatives_mixing: for every view, add mixtures of the view with its `mixed_negatives` nearest negatives.
     exclude_self_from_negatives: skip negatives that are views of the sample itself (deviation V8).
-    view_generator: the kind of views. Random views need `n_views`, and have two views per negative image.
+    view_generator: kind of views. Random views need `n_views`; then, a negative image has two views.
     """
 
     name = "simclr"
@@ -127,50 +129,50 @@ class SimCLR(Objective):
 
     @property
     def view_kind(self) -> str:
-        """The kind of views."""
+        """Kind of views for these settings."""
         return self.view_generator
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Return the views of negatives: all patches, or, for random views, two more draws after those of the loss.
+        """Return the views of negatives: all patches; for random views, two further views after those of the loss.
 
-        So the negatives from a train sample differ from its own views. With `exclude_self_from_negatives`, its own
-        views are included, to recognise it.
+        The negatives from a train sample therefore differ from its views in the loss. With
+        `exclude_self_from_negatives`, the views in the loss are included, because they identify the sample.
         """
         if not isinstance(views, HasStream):
             return views
-        changed: Any = views
+        random_views: Any = views
         if self.exclude_self_from_negatives:
-            return replace(changed, n_views=views.n_views + NEGATIVE_VIEWS)
-        return replace(changed, n_views=NEGATIVE_VIEWS, skipped=views.n_views)
+            return replace(random_views, n_views=views.n_views + NEGATIVE_VIEWS)
+        return replace(random_views, n_views=NEGATIVE_VIEWS, skipped=views.n_views)
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
         """Return `negatives` `[256 * v, 96]`: latents of training samples, drawn without replacement.
 
         With mixing, there is also `mixing_seed`, the seed for the shares of views in mixtures. With
-        `exclude_self_from_negatives`, there is also `own_views` `[256 v 96]`, the latents of the samples' own views.
+        `exclude_self_from_negatives`, there is also `own_views` `[256 v 96]`, the latents of the views in the loss.
         """
         rows = self.negative_rows(len(train), seed)
         with torch.no_grad():
             latents = self.latents(embed(train.take(rows)), heads["head"])  # [n v l]
-        own, negatives = latents, latents
+        own_views, negatives = latents, latents
         if self.exclude_self_from_negatives and self.view_generator != type(self).views:
-            own, negatives = latents[:, :-NEGATIVE_VIEWS], latents[:, -NEGATIVE_VIEWS:]
+            own_views, negatives = latents[:, :-NEGATIVE_VIEWS], latents[:, -NEGATIVE_VIEWS:]
         support = {"negatives": negatives.flatten(0, 1)}
         if self.negatives_mixing:
             support["mixing_seed"] = torch.tensor(derive(seed, self.name, "mixing"))
         if self.exclude_self_from_negatives:
-            support["own_views"] = own.contiguous()
+            support["own_views"] = own_views.contiguous()
         return support
 
     def negative_rows(self, available: int, seed: int) -> Int64[np.ndarray, " m"]:
-        """Return the rows of the training split to use as negatives: all rows if there are too few."""
+        """Return the rows of the training split that are negatives. If there are too few rows, these are all rows."""
         hard = np.array(self.hard_negatives, dtype=np.int64)
         if len(hard) and (hard.min() < 0 or hard.max() >= available):
             raise FungiError(f"simclr.hard_negatives has rows outside the training split, which has {available} rows.")
         others = np.setdiff1d(np.arange(available), hard)
         count = min(self.negative_samples - len(hard), len(others))
-        drawn = numpy_generator(seed, self.name, "negatives").choice(others, size=count, replace=False)
-        return np.concatenate([hard, drawn])
+        random_rows = numpy_generator(seed, self.name, "negatives").choice(others, size=count, replace=False)
+        return np.concatenate([hard, random_rows])
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
         """Return InfoNCE of the latents."""
@@ -184,7 +186,7 @@ class SimCLR(Objective):
         return info_nce(latents, negatives, self.temperature, self.denominator_temperature, own=own, mixed=mixed)
 
     def _shares(self, views: int, support: Support) -> Float[Tensor, "v k"]:
-        """Return the shares of mixtures. They are the same for all samples, so a feature depends only on its image."""
+        """Return the shares of views in mixtures. They are the same for all samples, so samples are independent."""
         generator = torch.Generator().manual_seed(int(support["mixing_seed"]))
         count = min(self.mixed_negatives, len(support["negatives"]))
         return torch.rand((views, count), generator=generator) / 2

@@ -79,7 +79,7 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
     import torch
     from PIL import Image
 
-    from fungi.evaluators.label_propagation import neighbourhood, propagated
+    from fungi.evaluators.label_propagation import neighbourhood, propagated_labels
     from fungi.pretraining.transfer.video_frames import mask_of, patch_labels
 
     frames = sorted((settings.davis / "JPEGImages" / "480p" / name).glob("*.jpg"))
@@ -99,7 +99,7 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
             first = tokens, labels
         else:
             keys, key_labels = (torch.stack(frames_part) for frames_part in zip(first, *previous, strict=True))
-            labels = propagated(
+            labels = propagated_labels(
                 tokens,
                 keys,
                 key_labels,

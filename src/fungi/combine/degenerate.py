@@ -1,0 +1,72 @@
+"""Check features for degenerate values before they are scored.
+
+Values that are not finite are an error, and so is a feature whose rows are all equal. Constant rows (all entries are
+equal) are kept, and the result contains a warning.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fungi.errors import FungiError
+
+_MAX_LISTED = 5
+
+
+@dataclass
+class DegenerateRows:
+    """Record of the degenerate rows of a feature. Call `add` for each block, then `close` for the warnings.
+
+    place: file and key of the array, `file:key`, for messages. count: number of rows that were added.
+    """
+
+    place: str
+    zero_rows: list[int] = field(default_factory=list)
+    constant_rows: list[int] = field(default_factory=list)
+    count: int = 0
+    _first_row: Tensor | None = None
+    _all_equal: bool = True
+
+    def add(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
+        """Add a block. rows: row numbers of the block in the file. Raises FungiError for values that are not finite."""
+        self._refuse_not_finite(block, rows)
+        if block.shape[0] == 0:
+            return
+        if self._first_row is None:
+            self._first_row = block[0].clone()
+        self.count += block.shape[0]
+        self._all_equal = self._all_equal and bool((block == self._first_row).all())
+        is_constant = block.amax(dim=1) == block.amin(dim=1)
+        if bool(is_constant.any()) and block.shape[1] > 1:
+            is_zero = is_constant & (block[:, 0] == 0)
+            self.zero_rows += rows[is_zero].tolist()
+            self.constant_rows += rows[is_constant & ~is_zero].tolist()
+
+    def close(self) -> list[str]:
+        """Return the warnings, after the last block. Raises FungiError if all rows are equal."""
+        if self.count > 1 and self._all_equal:
+            raise FungiError(
+                f"{self.place}: all {self.count} rows have the same values, so they can't be told apart."
+                " Leave this feature out with --features, or extract it again with --overwrite."
+            )
+        kinds = [("all zero", self.zero_rows), ("constant (one value everywhere)", self.constant_rows)]
+        return [f"{self.place}: {_listed(rows)} {kind}" for kind, rows in kinds if rows]
+
+    def _refuse_not_finite(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
+        # The sum is fast. If it is finite, all entries are finite.
+        if bool(torch.isfinite(block.sum())):
+            return
+        is_bad = (~torch.isfinite(block)).any(dim=1)
+        if bool(is_bad.any()):
+            raise FungiError(
+                f"{self.place}: {_listed(rows[is_bad].tolist())} NaN or infinite."
+                " Compute the feature again, in float32 (extraction: --overwrite --dtype float32)."
+            )
+
+
+def _listed(rows: list[int]) -> str:
+    """Return the subject of a sentence about rows: `1 row is (row 3)`, `2 rows are (rows 3, 7)`."""
+    numbers = ", ".join(map(str, rows[:_MAX_LISTED])) + (", ..." if len(rows) > _MAX_LISTED else "")
+    return f"{len(rows)} rows are (rows {numbers})" if len(rows) > 1 else f"{len(rows)} row is (row {numbers})"
