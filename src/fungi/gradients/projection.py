@@ -221,7 +221,7 @@ def load_projection(path: Path) -> ProjectionMatrix:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch.load raise nearly anything
         raise FungiError(
-            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). The file is contracted: choose"
+            f"{path} can't be read as a projection matrix ({error.__class__.__name__}). The file is kept: choose"
             " another --projection-matrix, or write a new matrix to another file with fungi projection."
         ) from error
     if isinstance(content, dict) and "projection" in content:
