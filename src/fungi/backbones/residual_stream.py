@@ -1,8 +1,8 @@
 """Keep the residual stream of a vision transformer in bfloat16, in the blocks before the gradient source.
 
-Autocast computes products in bfloat16 and keeps the residual stream in float32, so every normalisation and every
-addition of a block moves float32, and every product first rounds its input. In the copies of this module all of it is
-bfloat16: fewer bytes, and one more rounding of the stream per addition.
+Autocast computes products in bfloat16 and keeps the residual stream in float32. Every normalisation and every addition
+of a block then reads and writes float32, and every product first rounds its input. In the copies of this module,
+everything is bfloat16. They move fewer bytes, but every addition rounds the stream once more.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from fungi.errors import FungiError
 
 
 def with_short_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module:
-    """Return the model with copies in bfloat16 of the blocks before all gradient sources; other layers are shared.
+    """Return a copy of the model in which the blocks before all gradient sources are in bfloat16.
 
-    layers: paths of the sources. Raises FungiError if the model is not a vision transformer of timm, or if there is no
-    block before its sources.
+    The other layers are shared. layers: paths of the sources. Raises FungiError if the model is not a vision
+    transformer of timm, or if there is no block before its sources.
     """
     from timm.models.vision_transformer import VisionTransformer
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 
 class ShortBlock(nn.Module):
-    """Copies a block to bfloat16: weights, products, normalisations and the residual stream. Autocast has no effect.
+    """A copy of a block in bfloat16: weights, products, normalisations and residual stream. Autocast has no effect.
 
-    last: return float32, for the layers behind the copies. original_type: the class of the block.
+    last: whether the output is float32, for the next layers. original_type: class of the original block.
     """
 
     def __init__(self, block: nn.Module, *, last: bool) -> None:

@@ -55,6 +55,7 @@ class DegenerateRows:
         return [f"{self.place}: {_listed(rows)} {kind}" for kind, rows in kinds if rows]
 
     def _refuse_not_finite(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
+        """Raise FungiError if an entry is NaN or infinite."""
         # The sum is fast. If it is finite, all entries are finite.
         if bool(torch.isfinite(block.sum())):
             return

@@ -92,6 +92,7 @@ def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir
 
 
 def _open_saved(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
+    """Return a split of a saved dataset. All splits have the same classes, so that labels have one meaning."""
     classes = saved_classes(root, list(split_folders.values()))
     samples = open_saved(root, split_folders[split], class_names=classes, as_displayed=True)
     if samples.treatment:
@@ -100,6 +101,7 @@ def _open_saved(name: str, root: Path, split_folders: dict[str, str], data_dir: 
 
 
 def _folder_spec(name: str, root: Path) -> DatasetSpec:
+    """Return the dataset for `NAME=folder:PATH`."""
     split_folders = resolve_splits(name, _folders(root))
     if not split_folders:
         raise MissingFilesError(
@@ -126,6 +128,7 @@ def _advice(name: str, root: Path) -> str:
 
 
 def _hash_split_spec(name: str, root: Path) -> DatasetSpec:
+    """Return the dataset for `NAME=split:PATH`."""
     if splits := recognised_splits(_folders(root)):
         raise FungiError(
             f"dataset {name!r}: {root} already has splits ({', '.join(splits.values())}). Write --dataset "
@@ -145,6 +148,7 @@ def _hash_split_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _open_masked(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
+    """Return a split of images and masks. A class is a value in the masks of all splits."""
     folder = split_folders[split]
     class_names = _listed_classes(root)
     images = image_names(root / folder / "images")
@@ -167,6 +171,7 @@ def _listed_classes(root: Path) -> list[str]:
 
 
 def _masked_spec(name: str, root: Path) -> DatasetSpec:
+    """Return the dataset for `NAME=masks:PATH`."""
     split_folders = resolve_splits(name, _folders(root))
     if "train" not in split_folders:
         raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/. Put images/ and masks/ there.")
@@ -183,6 +188,7 @@ def _masked_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _saved_spec(name: str, root: Path) -> DatasetSpec:
+    """Return the dataset for `NAME=hf:PATH`, after a download from the hub, if there was one."""
     split_folders = resolve_splits(name, saved_splits(root), accept_any_name=True)
     if not split_folders:
         raise MissingFilesError(

@@ -101,6 +101,7 @@ class CyanureProcess:
         return self._connection
 
     def _start(self, threads: int) -> None:
+        """Start the child process and connect to it. What it prints goes to the standard error of this process."""
         parent_socket, child_socket = socket.socketpair()
         variables = {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

@@ -130,6 +130,7 @@ def fit_path(
 
 
 def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: LogisticFit | None) -> LogisticFit:
+    """Return the fit of torch's L-BFGS. Every ten passes, it is compared with the tolerance."""
     shape = (problem.features.shape[1], problem.classes)
     weights = torch.zeros(shape, dtype=torch.float64, device=problem.features.device)
     if start is not None:
@@ -162,6 +163,7 @@ def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: Logist
 
 
 def _fit_cyanure(problem: LogisticProblem, options: LogisticOptions) -> LogisticFit:
+    """Return the fit of cyanure, which a child process computes."""
     rows, columns = problem.features.shape
     with shared(problem.features.double().cpu()) as memory:
         request = CyanureFit(

@@ -103,6 +103,8 @@ class Capture:
         self._stack.callback(register(hook).remove)
 
     def _record_output(self, path: str) -> Callable[..., Tensor]:
+        """Return a hook that records the output of a layer, and also its input, unless another module records it."""
+
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if len(self.outputs[path]) >= max(self._passes, 1):
                 raise FungiError(
@@ -120,6 +122,8 @@ class Capture:
         return hook
 
     def _record_input(self, path: str) -> Callable[..., None]:
+        """Return a hook that records the input of a module as the activations of a layer."""
+
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self.activations[path].append(inputs[0].detach().clone())
 

@@ -190,6 +190,7 @@ def _square_outputs(gradient_dim: int) -> int:
 
 
 def _random_rows(projection_dim: int, gradient_dim: int, kind: str, seed: int) -> Iterator[Tensor]:
+    """Yield blocks of random rows in the stored form."""
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, projection_dim, _ROWS_AT_ONCE):
         shape = (min(_ROWS_AT_ONCE, projection_dim - start), gradient_dim)

@@ -109,7 +109,7 @@ class Objective:
         return views
 
     def check_views(self, views: ViewGenerator) -> None:
-        """Raise FungiError if the loss of these views has no gradient. By default all views are accepted."""
+        """Raise FungiError if the loss of these views has no gradient. By default, all views are accepted."""
 
     @property
     def needs_support(self) -> bool:

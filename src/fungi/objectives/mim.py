@@ -21,4 +21,4 @@ class MIM(IBOT):
     def check_views(self, views: ViewGenerator) -> None:
         """Raise FungiError if no patch is masked and the loss has no other term."""
         if isinstance(views, MaskedCrops) and not self.class_loss and not (views.mask_ratio or views.random_ratio):
-            raise FungiError("mask_ratio has to be larger than 0: the loss counts masked patches alone.")
+            raise FungiError("mask_ratio has to be larger than 0: only masked patches are in the loss.")

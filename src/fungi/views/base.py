@@ -123,7 +123,7 @@ Kinds = Mapping[str, tuple[str, str]]
 
 
 HIDDEN_FIELDS = ("input", "stream", "skipped")
-"""Fields of view generators that this package sets itself."""
+"""Fields of view generators that users can't set."""
 
 
 class NoViewsError(FungiError):

@@ -31,7 +31,7 @@ def resize_weights(
 ) -> Float[Tensor, "b v size extent"]:
     """Return the matrices that cut intervals out of a line of pixels and resize them to `size` pixels.
 
-    start, length: of the intervals. extent: number of pixels of the line.
+    start, length: first pixel and number of pixels of each interval. extent: number of pixels of the line.
     """
     first, span = start[..., None, None].float(), length[..., None, None].float()
     scale = span / size

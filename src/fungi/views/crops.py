@@ -22,10 +22,10 @@ BLUR_PROBABILITY = (1.0, 0.1, 0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Crops(PixelViews):
-    """Random resized crops: first the global crops, then the local crops. Published: all have the input size.
+    """Random resized crops: first the global crops, then the local crops. The published crops all have the input size.
 
     global_size, local_size: side in pixels to which crops are resized; 0 is the input size. The positions of the crops
-        do not depend on it.
+        do not depend on these sizes.
     resize_on: `worker` crops and resizes with Pillow. `device` uploads the image once, and crops and resizes it there
         with matrix products (`fungi.views.box_resize`). The boxes are the same; values differ by less than half a grey
         level of 255 on average.

@@ -58,7 +58,7 @@ class PatchGrid(PixelViews):
         if self.per_side and not 2 <= self.per_side <= places:
             raise FungiError(
                 f"per_side is {self.per_side}, but has to be from 2 to {places}: patches of {self.side} pixels have no "
-                f"more places along {self.input.size} pixels. 0 stands for as many as stride_scale gives."
+                f"more places along {self.input.size} pixels. With 0, stride_scale determines the number."
             )
 
     @property

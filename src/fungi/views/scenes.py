@@ -62,9 +62,9 @@ def as_scenes(samples: Samples) -> Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneView:
-    """View of an image and its mask, both resized to `size` x `size`: the image bilinearly, the mask to the nearest.
+    """View of an image and its mask, both resized to `size` x `size`. The aspect ratio changes.
 
-    The aspect ratio changes.
+    The image is resized bilinearly, the mask by nearest neighbour.
     """
 
     size: int

@@ -28,7 +28,7 @@ class _SpectrogramViews:
         """Return the log-mel values of a mono waveform at 16 kHz, before normalisation."""
         if not isinstance(item, np.ndarray) or item.ndim != 1:
             raise FungiError(
-                f"a mono waveform was expected, found a {type(item).__name__}. Is the dataset one of sounds?"
+                f"a mono waveform was expected, found a {type(item).__name__}. Does the dataset contain sounds?"
             )
         return cut_or_pad(log_mel(torch.from_numpy(item)), self.input.frames)
 

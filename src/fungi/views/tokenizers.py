@@ -66,7 +66,7 @@ class HubTokenizer:
         if table and largest >= table:
             raise FungiError(
                 f"the tokenizer of {name} has word numbers up to {largest}, the model's table {table} rows: they do "
-                "not belong together. Put the tokenizer that the model was trained with beside its weights."
+                "not belong together. Put the tokenizer of the model into the folder of its weights."
             )
         self._tokenizer = tokenizer
         self.pad: int = tokenizer.pad_token_id
@@ -91,6 +91,7 @@ def hub_tokenizer(
 
 
 def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTokenizer:
+    """Return a tokenizer of `transformers`. Raises MissingFilesError if it can't be read."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes already run in parallel
     from transformers import AutoTokenizer
 

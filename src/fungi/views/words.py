@@ -47,7 +47,7 @@ class _TextViews:
     def prepare(self, item: Any) -> Prepared:
         """Return the tokens of each view of a text."""
         if not isinstance(item, str):
-            raise FungiError(f"a text was expected, found a {type(item).__name__}. Is the dataset one of texts?")
+            raise FungiError(f"a text was expected, found a {type(item).__name__}. Does the dataset contain texts?")
         return self.input.tokenizer.get().encode(self.texts(item), self.input.longest)
 
     def collate(self, prepared: Sequence[Prepared]) -> TokenBatch:

@@ -212,6 +212,7 @@ def _single(names: list[str]) -> str | None:
 
 
 def _open_table(folder: Path) -> Any:
+    """Return the table of a saved split. Raises FungiError if it can't be opened."""
     from datasets import load_from_disk
 
     try:

@@ -86,6 +86,7 @@ class Landmarks:
             self._prepare_from_official(home / self.folder, archives)
 
     def _prepare_from_official(self, target: Path, archives: Path) -> None:
+        """Unpack the images of the official archives into one folder, and copy the ground-truth file."""
         patterns = {"roxford5k": ["oxbuild_images*.tgz"], "rparis6k": ["paris_1*.tgz", "paris_2*.tgz"]}[self.folder]
         sources = [find_archive(archives, pattern, "roxfordparis.zip") for pattern in patterns]
         truth = find_archive(archives, f"gnd_{self.folder}.pkl")

@@ -89,6 +89,7 @@ class TextTable:
             logger.info("wrote %s", target)
 
     def _fetch(self, split: str) -> Any:
+        """Return the table of a split of the hub. Raises MissingFilesError if the download fails."""
         from datasets import load_dataset
 
         try:
