@@ -38,9 +38,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     monkeypatch.setattr(tokens, "kept_rows", lambda factors: (torch.arange(len(factors) // 2), 1.25))
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Tensor, "is_pinned", lambda self: False)
-    pixels.moments.cache_clear()
+    pixels.channel_statistics.cache_clear()
     yield FakeTensorMode(allow_non_fake_inputs=True)
-    pixels.moments.cache_clear()
+    pixels.channel_statistics.cache_clear()
 
 
 def on_gpu(module: nn.Module) -> nn.Module:

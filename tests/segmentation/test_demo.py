@@ -20,7 +20,7 @@ def test_the_demo_prints_the_scores_and_draws_its_scenes(
     for split in digit_scenes.SCENES:
         monkeypatch.setitem(digit_scenes.SCENES, split, 8)
     shown = sorted({int(digit_scenes.compose("test", number)[1].max()) for number in range(8)})[:2]
-    monkeypatch.setattr(segmentation, "SHOWN", tuple(shown))
+    monkeypatch.setattr(segmentation, "PICTURE_CLASSES", tuple(shown))
     monkeypatch.setattr(segmentation, "MEMORY_SIZE", 400)
     assert COMMANDS["demo-segmentation"].main(["--root", str(tmp_path), "--seeds", "1", "2"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
