@@ -1,4 +1,4 @@
-"""Write embeddings. Example:
+"""Write embeddings of a dataset. Example:
 
 python extract.py --dataset flowers102 --backbone dino_vitb16
 """

@@ -1,4 +1,4 @@
-"""Write projected per-sample gradients. Example:
+"""Write projected gradients of every sample of a dataset. Example:
 
 python extract_gradients.py --dataset flowers102 --backbone dino_vitb16 --objective kl dino simclr --with-embeddings
 """

@@ -1,4 +1,4 @@
-"""Landmark retrieval over every combination: python retrieval_eval.py --dataset paris-landmarks --backbone vit-b16."""
+"""Evaluate landmark retrieval: python retrieval_eval.py --dataset paris-landmarks --backbone vit-b16."""
 
 from fungi.commands import COMMANDS
 

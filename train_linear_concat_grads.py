@@ -1,4 +1,4 @@
-"""Linear probing of nested combinations: python train_linear_concat_grads.py --dataset pets --backbone vit-b16."""
+"""Evaluate linear classifiers: python train_linear_concat_grads.py --dataset pets --backbone vit-b16."""
 
 from fungi.commands import COMMANDS
 

@@ -1,8 +1,8 @@
 # Functions and variables of all job files, which read this file with `.`. Plain sh.
 #
 #   over_grid COMMAND FLAGS...        run a command for this array task's element of the grid
-#   over_landmarks COMMAND FLAGS...   the same, over the retrieval datasets of the grid alone
-#   without_grid COMMAND FLAGS...     run a command with its own flags alone
+#   over_landmarks COMMAND FLAGS...   the same, but only for the retrieval datasets of the grid
+#   without_grid COMMAND FLAGS...     run a command with only its own flags
 #   in_project SCRIPT FLAGS...        run a script of the project
 #   per_process COMMAND FLAGS...      run a command in every task of the job, with the variables that torchrun sets
 #
@@ -10,8 +10,8 @@
 #   FUNGI_GRID or FUNGI_BACKBONES, FUNGI_DATASETS, FUNGI_SPLITS, FUNGI_SHARDS, FUNGI_ROOT, FUNGI_DATA_DIR, FUNGI_GPU,
 #   FUNGI_FLAGS_<COMMAND>    the grid (docs/cluster.md)
 #   FUNGI_PROJECT            folder of the code; by default the folder from which the job was submitted
-#   FUNGI_PYTHON             interpreter; by default .venv of the project, or else python3
-#   FUNGI_MAX_RESTARTS       number of times that a job which runs out of time is queued again (by default 20)
+#   FUNGI_PYTHON             interpreter; by default that of .venv in the project, otherwise python3
+#   FUNGI_MAX_RESTARTS       how often a job that runs out of time is queued again (20 by default)
 
 FUNGI_PROJECT=${FUNGI_PROJECT:-${SLURM_SUBMIT_DIR:-$PWD}}
 if [ -z "${FUNGI_PYTHON:-}" ]; then
@@ -24,7 +24,7 @@ export PYTHONUNBUFFERED=1
 # Compute nodes often have no network: `fungi prefetch` downloads weights and datasets beforehand.
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
 export TRANSFORMERS_OFFLINE="${TRANSFORMERS_OFFLINE:-1}"
-# Feature files are written under a temporary name and renamed when they are complete, so that no locks are needed; many
+# Feature files are written under a temporary name and renamed when they are complete, so they need no locks. Many
 # shared file systems do not support them.
 export HDF5_USE_FILE_LOCKING="${HDF5_USE_FILE_LOCKING:-FALSE}"
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
@@ -39,9 +39,9 @@ in_project() {
   shift
   run_until_warned "$FUNGI_PYTHON" "$script" "$@"
 }
-# The processes connect to each other through the first node, at a port that depends on the job.
-# On SIGTERM srun kills its tasks; SIGUSR1 is passed on to them. From SLURM 22.05 on, srun does not inherit
-# --cpus-per-task of the job: each process would get one core.
+# The processes connect to each other through the first node, with a port that depends on the job.
+# On SIGTERM, srun kills its tasks. It passes SIGUSR1 on to them. Since SLURM 22.05, srun does not inherit
+# --cpus-per-task of the job, and each process would get one core.
 per_process() {
   child_signal=USR1
   if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
@@ -54,9 +54,9 @@ per_process() {
     'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$@"' sh "$FUNGI_PYTHON" -m fungi "$@"
 }
 
-# Run a command in the background, because a shell handles signals only while it waits. Finished blocks are kept in any
-# case. At the warning before the time limit (USR1) the command is stopped and the job is queued again. Background
-# commands of a shell ignore Ctrl-C, so INT (and HUP, when the terminal closes) is passed on as TERM.
+# Run a command in the background, because a shell handles signals only while it waits. Finished blocks are always
+# kept. At the warning before the time limit (USR1), the command is stopped and the job is queued again. Background
+# commands ignore Ctrl-C, so INT is passed on as TERM. HUP, for a terminal that closes, is passed on as well.
 run_until_warned() {
   echo "== $(date '+%F %T') job ${SLURM_JOB_ID:-none} on ${SLURMD_NODENAME:-$(uname -n)}, restart ${SLURM_RESTART_COUNT:-0}"
   child='' warned='' signalled=''
@@ -66,13 +66,13 @@ run_until_warned() {
   child=$!
   wait "$child"
   status=$?
-  while [ -n "$signalled" ] && [ "$status" -gt 128 ]; do # `wait` was cut short by the signal
+  while [ -n "$signalled" ] && [ "$status" -gt 128 ]; do # the signal has interrupted `wait`
     signalled=''
     wait "$child"
     status=$?
   done
   if [ "$status" -gt 128 ] && [ "$status" -ne 130 ]; then
-    echo "killed by signal $((status - 128)). Signal 9 that nobody sent means out of memory" >&2
+    echo "killed by signal $((status - 128)). If nobody sent signal 9, the job was out of memory" >&2
   fi
   if [ -n "$warned" ] && [ "$status" -ne 0 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
     put_back_into_queue

@@ -44,10 +44,18 @@ FIRST_WORDS = {
 }
 """First words of fragments. A docstring of a function starts with a verb (`Return`), which says what it does."""
 
+SENTENCE_WORDS = {
+    *("The", "A", "An", "This", "These", "It", "They", "Its", "Their", "Rows", "Features"),
+    *("One", "All", "Every", "Each", "Both", "Some", "Several", "Nothing", "Everything", "Two"),
+    *("In", "On", "At", "With", "Without", "While", "From"),
+}
+"""First words that the docstring of a test may have, because it is a sentence about the law in the name."""
+
 RETIRED_PHRASES = {
     r"\b(?:anew|thereof|aloud)\b": "again, of it, in a message: many readers do not know the rare words",
     r"\bbrought (?:to|back)\b": "scaled to, set to: the phrase does not name the operation",
     r"\b(?:is|are) no multiples? of\b": "is not a multiple of: `no` before a noun turns the sentence around",
+    r"\b\w*Error\s+where\b": "Raises FungiError if: a condition starts with `if`, a place with `where`",
 }
 """Regular expressions of phrases that docstrings must not have: the better words, and the reason."""
 
@@ -66,7 +74,8 @@ def violations(path: Path) -> Iterator[tuple[int, str]]:
         yield from _retired_phrases(node)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node):
             words = (ast.get_docstring(node) or "").split()
-            if words and words[0] in FIRST_WORDS:
+            allowed = SENTENCE_WORDS if node.name.startswith("test_") else set()
+            if words and words[0] in FIRST_WORDS - allowed:
                 yield node.lineno, f"the docstring of {node.name} starts with {words[0]!r}, not with a verb"
 
 

@@ -1,4 +1,4 @@
-"""A grid of one pair in two shards: its file, some of its blocks, its attempts and its progress."""
+"""A grid with one backbone and one dataset in two shards: its feature file, blocks, attempts and progress."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from fungi.grid.records import Attempt, Records
 from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
 from fungi.store.provenance import Provenance
-from tests.evaluation.feature_folder import PROVENANCE as ANY_BIRTH
+from tests.evaluation.feature_folder import PROVENANCE as ANY_PROVENANCE
 
-PROVENANCE = replace(ANY_BIRTH, feature="kl")
+PROVENANCE = replace(ANY_PROVENANCE, feature="kl")
 CALL = GridCall("extract-gradients", ("--objective", "kl"), features=("kl",))
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the grid: a small grid without squeue, and an sbatch that records its calls."""
+"""Fixtures for tests of the grid: a small grid without squeue, and a fake sbatch."""
 
 import stat
 from pathlib import Path
@@ -19,7 +19,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
 
 @pytest.fixture
 def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Install an sbatch that records its calls and their grids; job ids are 1, 2, ..."""
+    """Install an sbatch that writes each call and its grid to a file, and return their folder. Job ids are 1, 2, ..."""
     calls = tmp_path / "calls"
     calls.mkdir()
     program = tmp_path / "bin" / "sbatch"
@@ -32,7 +32,7 @@ def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     program.write_text("\n".join([*lines, ""]))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    squeue = program.with_name("squeue")  # an empty queue, whatever is installed
+    squeue = program.with_name("squeue")  # an empty queue, also if a real squeue is installed
     squeue.write_text("#!/bin/sh\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")

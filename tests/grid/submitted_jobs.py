@@ -1,4 +1,4 @@
-"""The jobs of a grid as `fungi submit` sees them."""
+"""Jobs in the form in which `fungi submit` submits them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The shell code that all job files share: it passes signals to the command and reports restarts correctly."""
+"""Shell code that all job files share: it passes signals to the command and reports restarts."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def executable(path: Path, text: str) -> Path:
 
 @dataclass
 class Job:
-    """A job file that runs without SLURM; a script takes the place of Python."""
+    """A job file that runs without SLURM. A shell script replaces Python."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -43,13 +43,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     jobs: list[Job] = []
 
     def start(name: str, python: str, **variables: str) -> Job:
-        kept = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "FUNGI"))}
-        kept |= {"FUNGI_PYTHON": str(executable(tmp_path / "python", python)), "FUNGI_PROJECT": str(ROOT)}
-        kept["PATH"] = f"{tmp_path / 'bin'}:{kept['PATH']}"
+        environment = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "FUNGI"))}
+        environment |= {"FUNGI_PYTHON": str(executable(tmp_path / "python", python)), "FUNGI_PROJECT": str(ROOT)}
+        environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
         command, log = ["sh", str(ROOT / "jobs" / f"{name}.job")], tmp_path / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, env=kept | variables, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
+                command, env=environment | variables, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
             )
         jobs.append(Job(process, log))
         return jobs[-1]
@@ -62,11 +62,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 
 
 def test_ctrl_c_ends_the_python_of_a_job_that_runs_without_slurm(start, tmp_path: Path) -> None:
-    """Ctrl-C sends SIGINT to the whole process group, but commands in the background ignore it."""
-    begun, ended = tmp_path / "begun", tmp_path / "ended"
-    python = f"trap 'echo > {ended}; exit 130' TERM\necho > {begun}\nwhile :; do sleep 0.02; done"
+    """Ctrl-C sends SIGINT to all processes of the group, but commands in the background ignore it."""
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    python = f"trap 'echo > {ended}; exit 130' TERM\necho > {started}\nwhile :; do sleep 0.02; done"
     job = start("extract", python)
-    until(begun.exists, "the start of the command", timeout=20)
+    until(started.exists, "the start of the command", timeout=20)
     os.killpg(job.process.pid, signal.SIGINT)
     assert job.wait() == 130
     assert ended.exists()
@@ -74,30 +74,30 @@ def test_ctrl_c_ends_the_python_of_a_job_that_runs_without_slurm(start, tmp_path
 
 @pytest.mark.parametrize("job", ["reproduce/extraction", "reproduce/evaluation"])
 def test_jobs_of_the_paper_call_the_interpreter(job: str, start) -> None:
-    started = start(job, 'echo "called with $*"', FUNGI_STEPS="steps.json")
-    assert "called with -m fungi reproduce --steps steps.json" in started.output()
-    assert started.wait() == 0
+    running = start(job, 'echo "called with $*"', FUNGI_STEPS="steps.json")
+    assert "called with -m fungi reproduce --steps steps.json" in running.output()
+    assert running.wait() == 0
 
 
-def test_a_job_that_may_not_restart_reports_the_number_of_its_restarts(start, tmp_path: Path) -> None:
-    begun = tmp_path / "begun"
-    python = f"trap 'exit 130' TERM\necho > {begun}\nwhile :; do sleep 0.02; done"
+def test_a_job_that_may_not_restart_prints_the_number_of_its_restarts(start, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    python = f"trap 'exit 130' TERM\necho > {started}\nwhile :; do sleep 0.02; done"
     job = start("extract", python, SLURM_JOB_ID="7", FUNGI_MAX_RESTARTS="0")
-    until(begun.exists, "the start of the command", timeout=20)
+    until(started.exists, "the start of the command", timeout=20)
     job.process.send_signal(signal.SIGUSR1)
     assert "not queued again: 0 restarts, of at most 0 (FUNGI_MAX_RESTARTS)" in job.output()
 
 
-def test_processes_of_a_job_get_the_cores_that_it_requested(start, tmp_path: Path) -> None:
-    """srun of SLURM 22.05 and later does not inherit --cpus-per-task."""
+def test_processes_of_a_job_get_the_cores_of_the_request(start, tmp_path: Path) -> None:
+    """Since SLURM 22.05, srun does not inherit --cpus-per-task."""
     executable(tmp_path / "bin" / "scontrol", "echo n1")
     executable(tmp_path / "bin" / "srun", 'echo "cores $SRUN_CPUS_PER_TASK"')
     job = start("pretrain_udi", "true", SLURM_CPUS_PER_TASK="8", SLURM_JOB_ID="7", SLURM_JOB_NODELIST="n1")
     assert "cores 8" in job.output()
 
 
-def test_the_image_can_compile() -> None:
-    """Triton compiles C when an encoder is compiled on a GPU."""
+def test_the_container_can_compile_c() -> None:
+    """Triton compiles C code when an encoder is compiled on a GPU."""
     text = (ROOT / "jobs" / "container" / "fungi.def").read_text()
-    installed = [line for line in text.splitlines() if "apt-get install" in line]
-    assert {"gcc", "libc6-dev"} <= set(installed[0].split())
+    lines = [line for line in text.splitlines() if "apt-get install" in line]
+    assert {"gcc", "libc6-dev"} <= set(lines[0].split())

@@ -1,4 +1,4 @@
-"""Each value of the grid has one source, and mistakes are reported before anything is submitted."""
+"""Each value of the grid has one source, and invalid values are reported before anything is submitted."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ def grid_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_a_declaration_the_grid_is_the_embedded_data_and_backbone() -> None:
+def test_the_default_grid_is_the_dataset_and_the_backbone_of_the_package() -> None:
     (pair,) = declared_grid({}).pairs(landmarks=False)
     assert (pair.backbone, pair.dataset) == ("digits-vit", "digits")
     assert (pair.backbone_spec.name, pair.dataset_spec.name) == ("digits-vit", "digits")
 
 
-def test_the_same_grid_from_a_file_and_from_variables(grid_file: Path) -> None:
+def test_a_file_and_variables_can_declare_the_same_grid(grid_file: Path) -> None:
     variables = {
         "FUNGI_BACKBONES": "vit-b16",
         "FUNGI_DATASETS": "pets",
@@ -32,7 +32,7 @@ def test_the_same_grid_from_a_file_and_from_variables(grid_file: Path) -> None:
     assert declared_grid({"FUNGI_GRID": str(grid_file)}) == declared_grid(variables)
 
 
-def test_variables_fill_in_what_the_file_leaves_out(grid_file: Path) -> None:
+def test_variables_can_add_values_that_the_file_does_not_have(grid_file: Path) -> None:
     grid = declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_ROOT": "/scratch/features"})
     assert (grid.root, grid.datasets) == (Path("/scratch/features"), ("pets",))
 
@@ -42,7 +42,7 @@ def test_a_variable_that_contradicts_the_file_is_an_error(grid_file: Path) -> No
         declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_DATASETS": "digits"})
 
 
-def test_flags_that_contradict_the_file_are_an_error_too(grid_file: Path) -> None:
+def test_flags_that_contradict_the_file_are_also_an_error(grid_file: Path) -> None:
     with pytest.raises(FungiError, match="flags"):
         declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_FLAGS_KNN": "--k 7"})
 
@@ -53,7 +53,7 @@ def test_a_grid_equals_the_grid_that_is_read_from_its_file(tmp_path: Path) -> No
     grid = Grid(
         backbones=("digits-vit", "vit-b16"),
         datasets=("digits", "mine=folder:" + str(tmp_path)),
-        root=tmp_path / 'odd "name"',
+        root=tmp_path / 'root "with quotes"',
         shards=3,
         flags={"extract-gradients": "--set simclr.temperature=0.1 --layer 'a.b:c d'"},
         jobs=("extract", "concat"),
@@ -65,7 +65,7 @@ def test_a_grid_equals_the_grid_that_is_read_from_its_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         ({"FUNGI_BACKBONES": "vit-b61"}, "unknown backbone 'vit-b61'"),
         ({"FUNGI_DATASETS": "pest"}, "'pest'"),
@@ -74,13 +74,13 @@ def test_a_grid_equals_the_grid_that_is_read_from_its_file(tmp_path: Path) -> No
         ({"FUNGI_GRID": "/nowhere.toml"}, "/nowhere.toml"),
     ],
 )
-def test_mistakes_are_named(variables: dict[str, str], said: str) -> None:
-    with pytest.raises(FungiError, match=said):
+def test_the_message_names_an_invalid_value(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(FungiError, match=message):
         declared_grid(variables)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("backbones = [", "can't be read"),
         ('backbone = ["vit-b16"]', "unknown key of the grid 'backbone'. Did you mean 'backbones'"),
@@ -89,36 +89,36 @@ def test_mistakes_are_named(variables: dict[str, str], said: str) -> None:
         ('shards = "4"', "shards.* takes a whole number, not '4'"),
     ],
 )
-def test_mistakes_in_a_grid_file_are_named_with_the_file(tmp_path: Path, text: str, said: str) -> None:
+def test_the_message_about_an_invalid_grid_file_names_the_file(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text)
-    with pytest.raises(FungiError, match=said) as caught:
+    with pytest.raises(FungiError, match=message) as error:
         declared_grid({"FUNGI_GRID": str(path)})
-    assert "wrong.toml" in str(caught.value)
+    assert "wrong.toml" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('[flags]\nextract_gradients = "--profile published"', "'extract_gradients'.*'extract-gradients'"),
         ("root = 3", "root.* takes a path, not 3"),
         ('[flags]\nknn = "--k \'5"', "the flags of knn in the grid can't be split into words"),
     ],
 )
-def test_mistakes_in_a_grid_file_are_explained(text: str, said: str, tmp_path: Path) -> None:
+def test_the_message_explains_the_error_in_a_grid_file(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "grid.toml"
     path.write_text(text)
-    with pytest.raises(FungiError, match=said):
+    with pytest.raises(FungiError, match=message):
         declared_grid({"FUNGI_GRID": str(path)})
 
 
 @pytest.mark.parametrize("name", ["FUNGI_DATASET", "FUNGI_FLAGS_EXTRACTGRADIENTS"])
-def test_misspelt_variables_are_never_ignored(name: str) -> None:
+def test_unknown_variables_are_an_error(name: str) -> None:
     with pytest.raises(FungiError, match=r"unknown (variable|command)"):
         declared_grid({name: "flowers102"})
 
 
-def test_flags_can_be_given_to_every_command_that_has_a_stage() -> None:
+def test_the_grid_can_have_flags_for_every_command_of_a_stage() -> None:
     for name in COMMANDS:
         variable = {f"FUNGI_FLAGS_{name.upper().replace('-', '_')}": "--x"}
         if name in grid_commands():

@@ -1,4 +1,4 @@
-"""Tasks of arrays wait for the tasks whose files they read."""
+"""Tasks of an array wait for the tasks that write the files they read."""
 
 from collections import Counter
 from dataclasses import replace
@@ -24,25 +24,25 @@ pytestmark = pytest.mark.usefixtures("project_folder")
 CHAIN = ("--jobs", "projection", "extract", "merge", "concat", "concat_linear", "report", "--shards", "2")
 
 
-TWO = ("--backbones", "digits-vit", "vit-b16", "--datasets", "digits", "pets", "--splits", "test")
+TWO_BY_TWO = ("--backbones", "digits-vit", "vit-b16", "--datasets", "digits", "pets", "--splits", "test")
 
 
 def dependencies_of(calls: Path) -> dict[str, tuple[str, str, list[str]]]:
-    """Return job id -> job file, indices, and the dependency: its kind and the jobs."""
+    """Return job id -> its job file, its indices, and its dependency: the kind, then the job ids."""
     dependencies = {}
     for path in sorted(calls.iterdir(), key=lambda path: int(path.name)):
         words = path.read_text().splitlines()
-        given = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
-        kind, _, ids = given.get("--dependency", "").partition(":")
-        dependencies[path.name] = (Path(words[-1]).stem, given["--array"], [kind, *filter(None, ids.split(":"))])
+        options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+        kind, _, ids = options.get("--dependency", "").partition(":")
+        dependencies[path.name] = (Path(words[-1]).stem, options["--array"], [kind, *filter(None, ids.split(":"))])
     return dependencies
 
 
 def test_pairs_with_the_same_work_share_arrays_whose_tasks_wait_for_their_own_pair(
     tmp_path: Path, fake_sbatch: Path
 ) -> None:
-    """Four pairs of backbone and dataset, two shards: an array per shard, then one per job, all with equal indices."""
-    assert main([*CHAIN, *TWO, "--root", str(tmp_path / "features")]) == 0
+    """Four pairs of backbone and dataset in two shards have an array per shard, then an array per job."""
+    assert main([*CHAIN, *TWO_BY_TWO, "--root", str(tmp_path / "features")]) == 0
     assert list(dependencies_of(fake_sbatch).values()) == [
         ("projection", "0-1", [""]),
         ("extract", "0-3", ["afterany", "1"]),
@@ -55,8 +55,8 @@ def test_pairs_with_the_same_work_share_arrays_whose_tasks_wait_for_their_own_pa
 
 
 def test_a_single_pair_has_one_array_per_job(tmp_path: Path, fake_sbatch: Path) -> None:
-    one = ("--backbones", "digits-vit", "--datasets", "digits", "--splits", "test")
-    assert main([*CHAIN, *one, "--root", str(tmp_path / "features")]) == 0
+    pair = ("--backbones", "digits-vit", "--datasets", "digits", "--splits", "test")
+    assert main([*CHAIN, *pair, "--root", str(tmp_path / "features")]) == 0
     assert list(dependencies_of(fake_sbatch).values()) == [
         ("projection", "0", [""]),
         ("extract", "0-1", ["afterany", "1"]),
@@ -72,67 +72,64 @@ VARIED = Grid(
     datasets=("digits", "pets", "textures", "oxford-landmarks", "food101", "imagenet-1k", "flowers102"),
     root=Path("/r"),
 )
-"""Grids with two or three splits, one to many shards, and a dataset that kNN does not evaluate."""
+"""Datasets with two or three splits, one or many shards, and one that kNN does not evaluate."""
 
 
 CHAIN_JOBS = ("grads_all_multi", "merge", "concat", "retrieval/concat", "report")
 
 
 @pytest.mark.parametrize("grid", [VARIED, replace(VARIED, shards=4, pack=2), replace(VARIED, shards=5, pack=3)])
-@pytest.mark.parametrize("most", [7, 1000])
-def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, most: int) -> None:
-    """By brute force: list the elements of each task, and the tasks for which SLURM makes it wait."""
+@pytest.mark.parametrize("max_array", [7, 1000])
+def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, max_array: int) -> None:
+    """The test lists the elements of each task, and the tasks for which SLURM makes the task wait."""
     planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_of(grid, *CHAIN_JOBS)]
-    tasks: dict[str, tuple[str, list[Element]]] = {}  # array_task -> job, elements
-    arrays_of: dict[str, list[str]] = {}
-    waits: dict[str, list[str]] = {}
+    elements_of: dict[str, tuple[str, list[Element]]] = {}  # task, such as 2_0 -> its job and elements
+    tasks_of: dict[str, list[str]] = {}  # array -> its tasks
+    awaited: dict[str, list[str]] = {}  # task -> the tasks for which it waits
 
     def submit(array: Array, grid_job: GridJob) -> str:
-        job = str(len(arrays_of) + 1)
-        words = dict(word.split("=", 1) for word in array.command if word.startswith("--") and "=" in word)
-        kind, _, needed = words.get("--dependency", "").partition(":")
-        arrays_of[job] = []
-        numbers = numbers_of(words["--array"])
+        array_id = str(len(tasks_of) + 1)
+        options = dict(word.split("=", 1) for word in array.command if word.startswith("--") and "=" in word)
+        kind, _, dependencies = options.get("--dependency", "").partition(":")
+        tasks_of[array_id] = []
+        numbers = numbers_of(options["--array"])
         for number in numbers:
-            spread = {"JOB_ID": 7, "TASK_ID": number, "TASK_COUNT": len(numbers), "TASK_MIN": min(numbers)}
-            environ = {f"SLURM_ARRAY_{name}": str(value) for name, value in spread.items()}
+            slurm = {"JOB_ID": 7, "TASK_ID": number, "TASK_COUNT": len(numbers), "TASK_MIN": min(numbers)}
+            environ = {f"SLURM_ARRAY_{name}": str(value) for name, value in slurm.items()}
             environ |= {"SLURM_ARRAY_TASK_MAX": str(max(numbers)), **array.variables}
             pack = grid.pack if grid_job.stage == "extraction" else 1
             indices = chosen_indices(environ, grid_job.count, pack, grid_job.places)
-            tasks[f"{job}_{number}"] = (grid_job.job.name, [grid_job.elements[index] for index in indices])
-            arrays_of[job].append(f"{job}_{number}")
-            waits[f"{job}_{number}"] = [
-                task
-                for name in needed.split(":")
-                for task in ([f"{name}_{number}"] if kind == "aftercorr" else arrays_of.get(name, [name]))
+            task = f"{array_id}_{number}"
+            elements_of[task] = (grid_job.job.name, [grid_job.elements[index] for index in indices])
+            tasks_of[array_id].append(task)
+            awaited[task] = [
+                awaited_task
+                for name in dependencies.split(":")
+                for awaited_task in ([f"{name}_{number}"] if kind == "aftercorr" else tasks_of.get(name, [name]))
                 if name
             ]
-        return job
+        return array_id
 
-    submit_all(grid, planned_jobs, replace(JOBS, max_array=most), submit)
-    done = Counter((name, element) for name, elements in tasks.values() for element in elements)
-    assert done == Counter(
+    submit_all(grid, planned_jobs, replace(JOBS, max_array=max_array), submit)
+    counts = Counter((name, element) for name, elements in elements_of.values() for element in elements)
+    assert counts == Counter(
         (job.grid_job.job.name, element) for job in planned_jobs for element in job.grid_job.elements
     )
-    for stage, before in (("merge", "grads_all_multi"), ("concat", "merge"), ("retrieval/concat", "merge")):
-        for task, (name, (element, *_)) in tasks.items():
+    for stage, earlier_stage in (("merge", "grads_all_multi"), ("concat", "merge"), ("retrieval/concat", "merge")):
+        for task, (name, (element, *_)) in elements_of.items():
             if name == stage:
-                needed = {
-                    one
-                    for one, (job, elements) in tasks.items()
-                    if job == before
-                    for other in elements
-                    if other.pair == element.pair
+                with_its_pair = {
+                    other_task
+                    for other_task, (job, elements) in elements_of.items()
+                    if job == earlier_stage and any(other.pair == element.pair for other in elements)
                 }
-                assert needed <= set(waits[task])
-                # A pack may hold shards of two pairs; nothing else is waited for.
-                strangers = [one for one in waits[task] if one not in needed]
-                assert not strangers
-    (report,) = [task for task, (name, _) in tasks.items() if name == "report"]
-    assert set(waits[report]) == {task for task, (name, _) in tasks.items() if name.endswith("concat")}
+                assert set(awaited[task]) == with_its_pair
+    (report,) = [task for task, (name, _) in elements_of.items() if name == "report"]
+    assert set(awaited[report]) == {task for task, (name, _) in elements_of.items() if name.endswith("concat")}
 
 
 def numbers_of(array: str) -> list[int]:
+    """Return the indices in a value of --array, such as 0-2,5."""
     spans = [span.partition("-") for span in array.partition("%")[0].split(",")]
     return [number for low, _, high in spans for number in range(int(low), int(high or low) + 1)]
 
@@ -140,7 +137,7 @@ def numbers_of(array: str) -> list[int]:
 def test_a_merge_that_waits_for_a_failed_shard_is_cancelled_and_submitted_again(
     tmp_path: Path, fake_sbatch: Path
 ) -> None:
-    """One shard failed, the other runs, and the merge of the first submission is still in the queue."""
+    """A shard has failed, another one runs, and the merge of the first submission is still in the queue."""
     root = tmp_path / "features"
     assert main(["--jobs", "extract", "merge", "--splits", "test", "--shards", "2", "--root", str(root)]) == 0
     grid = declared_grid({"FUNGI_GRID": str(root / LAST_GRID)})

@@ -1,4 +1,4 @@
-"""Each array index stands for one backbone, dataset, split and shard; all indices together cover the grid once."""
+"""Each array index stands for a backbone, dataset, split and shard. All indices together cover the grid once."""
 
 import itertools
 from collections import Counter
@@ -26,34 +26,34 @@ def task(index: int, count: int, low: int | None = None, high: int | None = None
 
 def test_the_elements_are_the_product_of_the_axes() -> None:
     grid = Grid(backbones=("digits-vit", "vit-b16"), datasets=("digits", "pets"), shards=3)
-    listed = [(e.backbone, e.dataset, e.split, e.shard) for e in elements_of(grid, EXTRACTION)]
-    wanted = [
+    values = [(e.backbone, e.dataset, e.split, e.shard) for e in elements_of(grid, EXTRACTION)]
+    expected = [
         (backbone, dataset, split, Shard(shard, 3))
         for backbone, dataset in itertools.product(grid.backbones, grid.datasets)
         for split in DATASETS[dataset].splits
         for shard in (1, 2, 3)
     ]
-    assert listed == wanted
+    assert values == expected
 
 
 def test_the_indices_of_an_array_cover_all_elements_once() -> None:
-    done = Counter(index for i in range(12) for index in chosen_indices(task(i, 12), 12))
-    assert done == Counter(range(12))
+    counts = Counter(index for i in range(12) for index in chosen_indices(task(i, 12), 12))
+    assert counts == Counter(range(12))
 
 
-def test_outside_of_an_array_all_elements_are_done_in_sequence() -> None:
+def test_outside_of_an_array_a_job_runs_all_elements_in_sequence() -> None:
     assert chosen_indices({"SLURM_JOB_ID": "5"}, 4) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("absent", sorted(set(task(0, 4)) - {"SLURM_ARRAY_TASK_STEP"}))
-def test_half_set_variables_are_an_error(absent: str) -> None:
+def test_a_missing_variable_of_an_array_is_an_error(absent: str) -> None:
     variables = {name: text for name, text in task(0, 4).items() if name != absent}
     with pytest.raises(FungiError, match=f"are set, but not {absent}"):
         chosen_indices(variables, 4)
 
 
 @pytest.mark.parametrize(
-    ("variables", "said"),
+    ("variables", "message"),
     [
         (task(0, 5), "goes up to index 4, but the grid has 4 elements. Use sbatch --array=0-3"),
         (task(3, 1, 3, 7), "goes up to index 7"),
@@ -62,30 +62,30 @@ def test_half_set_variables_are_an_error(absent: str) -> None:
         ({**task(0, 4), "SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x', not a number"),
     ],
 )
-def test_an_array_that_does_not_fit_the_grid_is_an_error(variables: dict[str, str], said: str) -> None:
-    with pytest.raises(FungiError, match=said):
+def test_an_array_that_does_not_fit_the_grid_is_an_error(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(FungiError, match=message):
         chosen_indices(variables, 4)
 
 
-def test_an_array_of_a_part_of_the_grid_has_to_be_declared() -> None:
+def test_an_array_over_a_part_of_the_grid_has_to_be_declared() -> None:
     assert chosen_indices({**task(3, 2, 1, 3), "FUNGI_PARTIAL": "1"}, 4) == [3]
 
 
-def test_grids_larger_than_an_array_are_submitted_in_parts_that_cover_them() -> None:
+def test_a_grid_larger_than_an_array_becomes_arrays_that_cover_it() -> None:
     count = 2 * MAX_ARRAY + 17
-    done: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for first, part in chunks(range(count)):
         assert max(part) < MAX_ARRAY
         variables = {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": str(first)}
         for index in (part[0], part[-1]):
-            done.update(chosen_indices({**task(index, len(part), part[0], part[-1]), **variables}, count))
-    assert done == Counter([0, MAX_ARRAY - 1, MAX_ARRAY, 2 * MAX_ARRAY - 1, 2 * MAX_ARRAY, count - 1])
+            counts.update(chosen_indices({**task(index, len(part), part[0], part[-1]), **variables}, count))
+    assert counts == Counter([0, MAX_ARRAY - 1, MAX_ARRAY, 2 * MAX_ARRAY - 1, 2 * MAX_ARRAY, count - 1])
 
 
 @pytest.mark.parametrize(
     ("indices", "text"), [([0, 1, 2, 5], "0-2,5"), ([4], "4"), ([9, 3, 8, 1], "1,3,8-9"), (range(3), "0-2")]
 )
-def test_indices_are_written_as_sbatch_takes_them(indices: list[int], text: str) -> None:
+def test_indices_are_written_in_the_format_of_sbatch(indices: list[int], text: str) -> None:
     assert array_text(indices) == text
 
 
@@ -108,32 +108,32 @@ def test_backbones_are_paired_only_with_datasets_of_their_modality() -> None:
         assert BACKBONES[element.backbone].modality == DATASETS[element.dataset].modality
 
 
-def test_an_element_takes_about_an_hour() -> None:
-    rows, backbone = 20 * 1_281_167, BACKBONES["vit-b16"]
+def test_an_element_takes_at_most_an_hour_and_not_much_less() -> None:
+    rows, backbone = 20 * 1_281_167, BACKBONES["vit-b16"]  # 20 times ImageNet, so that rounding does not matter
     features = ("embeddings", "kl", "dino", "simclr")
     shards = shards_for(rows, backbone, features, "a100")
     hours = rows / shards * seconds_per_row(backbone, features, "a100") / 3600
     assert 0.9 < hours <= 1.0
-    assert shards_for(rows, backbone, features, "h100") == pytest.approx(shards / 2.2, abs=1)
+    assert shards_for(rows, backbone, features, "h100") == pytest.approx(shards / 2.2, abs=1)  # 2.2 times as fast
     assert shards_for(540, backbone, features, "a100") == 1
 
 
 @pytest.mark.parametrize(("gpu", "images_per_second"), [("a100", 66), ("h100", 145), ("h200", 167)])
-def test_the_estimate_for_vit_b16_equals_the_expected_rate(gpu: str, images_per_second: int) -> None:
-    """Calculated: eight times the rate of the published code, which encodes every view separately in float32."""
+def test_the_estimate_for_vit_b16_equals_the_calculated_rate(gpu: str, images_per_second: int) -> None:
+    """The rate is eight times that of the published code, which encodes every view separately in float32."""
     features = ("embeddings", "kl", "dino", "simclr")
     assert 1 / seconds_per_row(BACKBONES["vit-b16"], features, gpu) == pytest.approx(images_per_second, rel=0.05)
 
 
 @pytest.mark.parametrize(("plan", "dino", "simclr"), [("native", 3.84 / 12, 1 / 4), ("budget", 3.84 / 12, 3.72 / 49)])
-def test_smaller_views_cost_the_share_of_their_area(plan: str, dino: float, simclr: float) -> None:
-    """DINO has local crops of 96 pixels; SimCLR has 49 patches of 112 pixels, or 9 of 144."""
+def test_the_cost_of_a_view_is_proportional_to_its_area(plan: str, dino: float, simclr: float) -> None:
+    """DINO has local crops of 96 pixels. SimCLR has 49 patches of 112 pixels, or 9 patches of 144 pixels."""
     for feature, share in (("embeddings", 1), ("kl", 1), ("dino", dino), ("simclr", simclr)):
         assert relative_forwards(BACKBONES["vit-b16"], feature, plan) == pytest.approx(share, rel=0.01)
 
 
-def test_a_fast_gpu_waits_for_the_processor() -> None:
-    """For a small backbone on an H200, the crops of DINO take longer than their forward passes."""
+def test_on_a_fast_gpu_the_preparation_of_views_limits_the_speed() -> None:
+    """For a small backbone on an H200, preparing the crops of DINO takes longer than their forward passes."""
     assert 1 / seconds_per_row(BACKBONES["digits-vit"], ("dino",), "h200") == pytest.approx(15 * 22, rel=0.05)
 
 

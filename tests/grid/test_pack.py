@@ -1,4 +1,4 @@
-"""Elements that share a task of an array run side by side, each with a GPU, cores and a log of its own."""
+"""The elements of a pack run in parallel in one task of an array. Each has its own GPU, cores and log."""
 
 import os
 import sys
@@ -15,10 +15,10 @@ TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME":
 
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Run two elements with a script in place of the interpreter; return what each records. The second one fails."""
+    """Return a function that runs elements 4 and 5 with a script instead of Python, and returns their logs. 5 fails."""
     python = tmp_path / "python"
-    shown = "$FUNGI_ELEMENT $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK $*"
-    python.write_text(f'#!/bin/sh\necho "{shown}"\n[ "$FUNGI_ELEMENT" != 5 ] || exit 3\n')
+    values = "$FUNGI_ELEMENT $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK $*"
+    python.write_text(f'#!/bin/sh\necho "{values}"\n[ "$FUNGI_ELEMENT" != 5 ] || exit 3\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
 
@@ -31,18 +31,18 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     return run
 
 
-def test_each_element_of_a_pack_has_its_gpu_its_cores_and_its_log(pack) -> None:
+def test_each_element_of_a_pack_has_its_own_gpu_cores_and_log(pack) -> None:
     assert pack(CUDA_VISIBLE_DEVICES="2,6", SLURM_CPUS_PER_TASK="32") == [
         f"{element} {gpu} 16 16 -m fungi run-elements extract --seed 7\n" for element, gpu in ((4, 2), (5, 6))
     ]
 
 
-def test_a_pack_without_visible_devices_does_not_share_the_first_gpu(pack) -> None:
+def test_without_visible_devices_each_element_of_a_pack_still_has_its_own_gpu(pack) -> None:
     logs = pack(SLURM_GPUS_ON_NODE="2", SLURM_CPUS_PER_TASK="32")
     assert [log.split()[:2] for log in logs] == [["4", "0"], ["5", "1"]]
 
 
-def test_gpus_are_counted_if_no_variable_names_them(tmp_path: Path) -> None:
+def test_without_variables_the_device_files_of_gpus_are_counted(tmp_path: Path) -> None:
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     assert visible_gpus({}, tmp_path) == ["0", "1", "2"]
@@ -52,7 +52,7 @@ def test_gpus_are_counted_if_no_variable_names_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("cores", "count"), [(64, 4), (10, 3), (2, 2)])
-def test_shards_of_a_pack_are_pinned_to_cores_of_their_own(cores: int, count: int) -> None:
+def test_elements_of_a_pack_are_pinned_to_separate_cores(cores: int, count: int) -> None:
     allowed = set(range(100, 100 + cores))
     parts = [cores_of_place(allowed, place, count, {"SLURM_CPUS_PER_TASK": str(cores)}) for place in range(count)]
     assert {len(part) for part in parts} == {cores // count}
@@ -60,18 +60,18 @@ def test_shards_of_a_pack_are_pinned_to_cores_of_their_own(cores: int, count: in
     assert set().union(*parts) <= allowed
 
 
-def test_shards_are_not_pinned_if_the_cluster_binds_no_cores() -> None:
-    """Otherwise the jobs of a node would share the first cores, and the other cores would be idle."""
+def test_elements_are_not_pinned_if_the_cluster_does_not_bind_cores() -> None:
+    """Otherwise all jobs of a node would use the first cores, and the other cores would be idle."""
     whole_node = set(range(128))
     assert cores_of_place(whole_node, 1, 4, {"SLURM_CPUS_PER_TASK": "64"}) == whole_node
     assert cores_of_place({3}, 1, 4, {"SLURM_CPUS_PER_TASK": "1"}) == {3}
 
 
 @pytest.mark.parametrize(
-    ("affinity", "asked", "usable"), [(128, "16", 16), (64, "64", 64), (4, "16", 4), (8, "", 8), (2, "0", 1)]
+    ("affinity", "requested", "usable"), [(128, "16", 16), (64, "64", 64), (4, "16", 4), (8, "", 8), (2, "0", 1)]
 )
-def test_workers_follow_the_cores_that_the_job_has(
-    affinity: int, asked: str, usable: int, monkeypatch: pytest.MonkeyPatch
+def test_the_number_of_workers_follows_the_cores_of_the_job(
+    affinity: int, requested: str, usable: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(affinity)))
-    assert usable_cores({"SLURM_CPUS_PER_TASK": asked} if asked else {}) == usable
+    assert usable_cores({"SLURM_CPUS_PER_TASK": requested} if requested else {}) == usable

@@ -1,4 +1,4 @@
-"""`fungi prefetch` downloads and verifies what the grid needs, and lists everything that is not ready."""
+"""`fungi prefetch` downloads and verifies the data and weights of the grid, and lists those that are not ready."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from fungi.registry import Registry
 
 
 def register(monkeypatch: pytest.MonkeyPatch, registry: Registry, name: str, entry: object) -> None:
-    registry.names()
+    registry.names()  # loads the entries
     monkeypatch.setitem(registry._entries, name, entry)
 
 
@@ -35,13 +35,13 @@ def test_weights_and_datasets_are_fetched_and_verified(
     register(monkeypatch, DATASETS, "fetched", replace(digits, name="fetched", download=download))
     arguments = ["--backbones", "fetched-vit", "--datasets", "fetched", "--data-dir", str(tmp_path)]
     assert COMMANDS["prefetch"].main([*arguments, "--root", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert fetched == ["weights", tmp_path]
-    assert "fetched-vit: published weights" in said
-    assert f"fetched train: {len(split_rows('train')):,} rows of 10 classes" in said
+    assert "fetched-vit: published weights" in output
+    assert f"fetched train: {len(split_rows('train')):,} rows of 10 classes" in output
 
 
-def test_everything_that_is_not_ready_is_listed_and_the_rest_is_fetched(
+def test_prefetch_lists_everything_that_is_not_ready_and_fetches_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unreachable() -> None:
@@ -72,7 +72,7 @@ def test_a_dataset_with_missing_rows_is_not_ready(
     assert "split test has 540 rows, but the published split has 541" in capsys.readouterr().err
 
 
-def test_prefetch_needs_no_root(
+def test_prefetch_creates_no_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

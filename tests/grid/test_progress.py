@@ -1,4 +1,4 @@
-"""`fungi status` shows which elements are done, running, failed or missing, by the files below the root."""
+"""`fungi status` shows which elements are done, running, failed or missing, from the files below the root."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_an_element_without_files_is_missing(grid: Grid) -> None:
     assert [p.state for p in progress_in(grid)] == ["missing", "missing"]
 
 
-def test_a_shard_is_done_if_its_own_blocks_exist(grid: Grid) -> None:
+def test_a_shard_is_done_if_all_its_blocks_exist(grid: Grid) -> None:
     begin_blocks(grid, [0, 2, 4, 1])
     assert [(p.state, p.detail) for p in progress_in(grid)] == [("done", "not merged yet"), ("missing", "1 block done")]
 
@@ -44,12 +44,12 @@ def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
     assert counts(progress_in(grid)) == "done 2/2"
 
 
-def test_outside_of_slurm_an_element_is_running_while_its_process_exists(grid: Grid) -> None:
-    ours = Attempt.begin({}, grid.root)
-    Records(grid.root, CALL).write(elements_of(grid, CALL)[0], ours)
-    Records(grid.root, CALL).write(elements_of(grid, CALL)[1], replace(ours, pid=2**22 + 1))
+def test_without_slurm_an_element_is_running_while_its_process_exists(grid: Grid) -> None:
+    attempt = Attempt.begin({}, grid.root)
+    Records(grid.root, CALL).write(elements_of(grid, CALL)[0], attempt)
+    Records(grid.root, CALL).write(elements_of(grid, CALL)[1], replace(attempt, pid=2**22 + 1))
     assert [p.state for p in progress_in(grid)] == ["running", "failed"]
-    assert ours.pid == os.getpid()
+    assert attempt.pid == os.getpid()
 
 
 def test_a_failure_is_shown_with_the_last_line_of_its_log(grid: Grid, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_failure_is_shown_with_the_last_line_of_its_log(grid: Grid, tmp_path: 
     assert progress_in(grid, Queue([]))[1].detail == f"extract.py: dataset 'pets' is not there.; status 2 ({log})"
 
 
-def test_a_restarted_element_that_ended_well_without_its_blocks_is_missing(grid: Grid) -> None:
+def test_a_restarted_element_with_status_0_but_without_its_blocks_is_missing(grid: Grid) -> None:
     record(grid, 0, state="ended", status=0)
     assert progress_in(grid)[0].state == "missing"
 
@@ -73,35 +73,37 @@ def test_an_evaluation_is_done_if_its_result_is_complete_and_its_last_attempt_di
 
     assert state() == "missing"
     result.write_text('{"complete": false}')
-    assert state() == "missing"  # started by hand, and killed
+    assert state() == "missing"  # like an evaluation without a record that was killed
     result.write_text('{"complete": true}')
     assert state() == "done"
     Records(grid.root, call).write(element, Attempt(state="ended", status=2, job="1_0"))
     assert state() == "failed"
 
 
-def test_status_prints_the_command_that_submits_what_is_left(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_the_command_that_submits_the_missing_elements(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
     begin_blocks(grid, [0, 2, 4])
     words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi", "concat"]
-    said = status(capsys, *words)
-    assert "grads_kl_multi               done 1/2, missing 1" in said
-    (line,) = [line for line in said.splitlines() if " sbatch " in line]
+    output = status(capsys, *words)
+    assert "grads_kl_multi               done 1/2, missing 1" in output
+    (line,) = [line for line in output.splitlines() if " sbatch " in line]
     assert "--array=1 " in line
     assert "FUNGI_PARTIAL=1" in line
     assert line.endswith("jobs/grads_kl_multi.job")
 
 
-def test_status_shows_the_jobs_that_have_run(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_only_jobs_that_have_run(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     record(grid, 0, state="ended", status=0)
-    shown = status(capsys, "--root", str(grid.root)).split("\n\n")[0]
-    assert [line.split()[0] for line in shown.splitlines()] == ["grads_kl_multi"]
+    table = status(capsys, "--root", str(grid.root)).split("\n\n")[0]
+    assert [line.split()[0] for line in table.splitlines()] == ["grads_kl_multi"]
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [("--k 0", "--k"), ("--vote plurality", "--vote"), ("--layer-key", "--layer-key")],
 )
-def test_status_names_the_job_and_the_element_of_flags_that_are_refused(
+def test_the_message_about_invalid_flags_names_the_job_and_an_element(
     flags: str, message: str, grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FUNGI_FLAGS_KNN", flags)
@@ -111,20 +113,20 @@ def test_status_names_the_job_and_the_element_of_flags_that_are_refused(
     assert "concat.job, for digits-vit digits." in error
 
 
-def test_status_builds_the_settings_of_a_pair_once(
+def test_status_builds_the_settings_of_each_pair_once(
     grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A grid of 800 pairs has thousands of them."""
-    built: Counter[str] = Counter()
-    checked = KnnSettings.__post_init__
-    monkeypatch.setattr(KnnSettings, "__post_init__", lambda self: built.update([self.dataset]) or checked(self))
-    datasets = ["pets", "cars", "digits", "flowers102"]
-    status(capsys, "--root", str(grid.root), "--jobs", "concat", "--datasets", *datasets)
-    template = "pets"  # a command line is parsed for the first pair; a parse may build the settings more than once
-    assert {name: built[name] for name in datasets if name != template} == dict.fromkeys(datasets[1:], 1)
+    """A large grid has thousands of settings, and each takes time to check."""
+    counts: Counter[str] = Counter()
+    post_init = KnnSettings.__post_init__
+    monkeypatch.setattr(KnnSettings, "__post_init__", lambda self: counts.update([self.dataset]) or post_init(self))
+    first, *others = ["pets", "cars", "digits", "flowers102"]
+    status(capsys, "--root", str(grid.root), "--jobs", "concat", "--datasets", first, *others)
+    # The command line is parsed for the first pair, and parsing may build its settings more than once.
+    assert {name: counts[name] for name in others} == dict.fromkeys(others, 1)
 
 
-def test_records_name_the_job_and_the_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_records_the_job_the_host_and_the_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {
         "SLURM_ARRAY_JOB_ID": "5",
         "SLURM_ARRAY_TASK_ID": "3",
@@ -140,12 +142,12 @@ def test_a_merge_fails_if_an_expected_file_has_no_block(grid: Grid, capsys: pyte
     begin_blocks(grid, [0, 1, 2, 3])
     kl = str(file_of(grid).relative_to(grid.root))
     assert merge(["--root", str(grid.root), "--expect", kl, "embeddings/digits/digits-vit/test.h5"]) == 2
-    said = capsys.readouterr().err
-    assert "1 of 5 blocks are missing: 4 (rows 8-9)" in said
-    assert "there are no blocks of: embeddings/digits/digits-vit/test.h5. Run the stages" in said
+    output = capsys.readouterr().err
+    assert "1 of 5 blocks are missing: 4 (rows 8-9)" in output
+    assert "there are no blocks of: embeddings/digits/digits-vit/test.h5. Run the stages" in output
 
 
-def test_a_merge_of_all_blocks_gives_the_file_and_keeps_it(grid: Grid) -> None:
+def test_a_merge_of_all_blocks_writes_the_file_and_a_second_merge_keeps_it(grid: Grid) -> None:
     begin_blocks(grid, [0, 1, 2, 3, 4])
     kl = str(file_of(grid).relative_to(grid.root))
     for _ in range(2):
@@ -153,7 +155,7 @@ def test_a_merge_of_all_blocks_gives_the_file_and_keeps_it(grid: Grid) -> None:
     assert file_of(grid).exists()
 
 
-def test_a_merge_that_is_submitted_again_waits_for_shards_that_still_run(grid: Grid) -> None:
+def test_shards_that_run_or_wait_have_a_job_for_which_a_new_merge_can_wait(grid: Grid) -> None:
     record(grid, 0, job="7_0")
     queue = Queue(["7_0 RUNNING (null)", f"9_1 PENDING {comment_of(grid, CALL)}"])
     assert [p.job for p in progress_in(grid, queue)] == ["7_0", "9_1"]
@@ -166,9 +168,9 @@ def test_a_feature_file_of_another_seed_counts_as_missing(grid: Grid, capsys: py
         file_of(grid), "attn_proj", np.zeros((10, 3)), provenance=replace(PROVENANCE, settings=as_json(settings))
     )
     words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
-    said = status(capsys, *words)
-    assert "missing 2" in said
-    assert "kl was made with --seed 43, not 42" in said
+    output = status(capsys, *words)
+    assert "missing 2" in output
+    assert "kl was made with --seed 43, not 42" in output
     write_array(
         file_of(grid),
         "attn_proj",
@@ -181,15 +183,15 @@ def test_a_feature_file_of_another_seed_counts_as_missing(grid: Grid, capsys: py
 def test_blocks_of_another_seed_are_not_counted(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     settings = as_json(COMMANDS["extract-gradients"].parse(["--seed", "43", "--objective", "kl"]))
     begin_blocks(grid, [0, 1, 2, 3, 4], settings=settings)
-    said = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
-    assert "missing 2" in said
+    output = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
+    assert "missing 2" in output
 
 
 @pytest.mark.parametrize(("option", "other"), [("simclr.temperature=5.0", False), ("kl.temperature=5.0", True)])
-def test_options_of_other_objectives_do_not_make_a_file_differ(option: str, other: bool) -> None:
-    wanted = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
-    plain = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
-    assert bool(wanted.differs_from(replace(PROVENANCE, feature="kl", settings=plain))) == other
+def test_only_options_of_its_own_objective_make_a_file_differ(option: str, other: bool) -> None:
+    settings = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
+    without_option = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
+    assert bool(settings.differs_from(replace(PROVENANCE, feature="kl", settings=without_option))) == other
 
 
 def test_a_result_of_another_k_counts_as_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,16 +199,16 @@ def test_a_result_of_another_k_counts_as_missing(grid: Grid, capsys: pytest.Capt
     (path,) = settings.outputs()
     path.parent.mkdir(parents=True)
     words = ["--root", str(grid.root), "--splits", "test", "--jobs", "concat"]
-    for k, shown in ((20, "done 1/1"), (5, "missing 1")):
+    for k, expected in ((20, "done 1/1"), (5, "missing 1")):
         content = {"settings": {**settings.deciding(), "k": k}, "provenance": {}, "results": {}, "complete": True}
         path.write_text(json.dumps(content))
-        assert shown in status(capsys, *words)
+        assert expected in status(capsys, *words)
 
 
 def test_a_copied_root_is_independent_of_the_original(
     grid: Grid, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Jobs of the original do not count in the copy, and no path of the copy leads to the original."""
+    """Jobs of the original do not count in the copy, and the copy has no path of the original."""
     original, copy = tmp_path / "original", tmp_path / "copy"
     code = freeze(ROOT, original)
     stored = replace(grid, root=original, data_dir=tmp_path, jobs=("grads_kl_multi",), code=str(code))
@@ -216,37 +218,37 @@ def test_a_copied_root_is_independent_of_the_original(
     )
     shutil.copytree(original, copy)
     assert "running 1" in status(capsys, "--root", str(original))
-    said = status(capsys, "--root", str(copy))
-    assert "missing 2" in said
-    assert f"{original}/" not in said
-    assert f"{copy}/code/{code.name}/jobs/grads_kl_multi.job" in said
-    grid_file = re.search(r"FUNGI_GRID=(\S+)", said)
+    output = status(capsys, "--root", str(copy))
+    assert "missing 2" in output
+    assert f"{original}/" not in output
+    assert f"{copy}/code/{code.name}/jobs/grads_kl_multi.job" in output
+    grid_file = re.search(r"FUNGI_GRID=(\S+)", output)
     assert grid_file is not None
     assert declared_grid({"FUNGI_GRID": grid_file[1]}).root == copy
 
 
-def test_read_access_is_enough_for_status(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_works_without_write_access(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
     begin_blocks(grid, [0, 2, 4])
     before = sorted(grid.root.rglob("*"))
-    said = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
+    output = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")
     assert sorted(grid.root.rglob("*")) == before
-    (line,) = [line for line in said.splitlines() if " sbatch " in line]
+    (line,) = [line for line in output.splitlines() if " sbatch " in line]
     variables = dict(word.split("=", 1) for word in line.split(" sbatch ")[0].split())
     declared = declared_grid({name: text for name, text in variables.items() if name != "FUNGI_PYTHON"})
     assert (declared.root, declared.shards, declared.splits) == (grid.root, 2, ("test",))
-    assert f"mkdir -p {grid.root}/logs" in said
+    assert f"mkdir -p {grid.root}/logs" in output
 
 
 def test_elements_with_the_same_problem_share_a_line(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
-    many = replace(grid, shards=40)
-    for index, element in enumerate(elements_of(many, CALL)):
-        words = "no GPU" if index % 2 else f"{index} images are damaged"
-        (grid.root / f"{index}.out").write_text(words)
+    large = replace(grid, shards=40)
+    for index, element in enumerate(elements_of(large, CALL)):
+        text = "no GPU" if index % 2 else f"{index} images are damaged"
+        (grid.root / f"{index}.out").write_text(text)
         attempt = Attempt(state="ended", status=2, job=f"7_{index}", log=str(grid.root / f"{index}.out"))
-        Records(many.root, CALL).write(element, attempt)
+        Records(large.root, CALL).write(element, attempt)
     words = ["--root", str(grid.root), "--splits", "test", "--shards", "40", "--jobs", "grads_kl_multi"]
-    shown = [line for line in status(capsys, *words).splitlines() if "  failed" in line]
-    assert len(shown) == 2
-    assert "test 1/40 and 19 more: 0 images are damaged; status 2" in shown[0]
-    assert "test 2/40 and 19 more: no GPU" in shown[1]
+    lines = [line for line in status(capsys, *words).splitlines() if "  failed" in line]
+    assert len(lines) == 2
+    assert "test 1/40 and 19 more: 0 images are damaged; status 2" in lines[0]
+    assert "test 2/40 and 19 more: no GPU" in lines[1]
     assert len([line for line in status(capsys, *words, "--verbose").splitlines() if "  failed" in line]) == 40

@@ -1,4 +1,4 @@
-"""`fungi status` shows elements as running or queued by what squeue prints."""
+"""`fungi status` shows elements as running or queued if squeue prints their jobs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_without_squeue_an_attempt_without_an_end_counts_as_running(grid: Grid) 
     assert progress_in(grid)[1].state == "running"
 
 
-def test_an_interrupted_element_that_waits_in_the_queue_is_not_submitted_again(grid: Grid) -> None:
+def test_an_interrupted_element_is_queued_while_squeue_prints_its_job(grid: Grid) -> None:
     record(grid, 1, job="7_1", state=INTERRUPTED, status=130)
     assert progress_in(grid, Queue(["7_1 PENDING (null)"]))[1].state == "queued"
     assert progress_in(grid, Queue([]))[1].state == "failed"
@@ -60,7 +60,7 @@ def test_a_failed_squeue_does_not_count_as_an_empty_queue(
     assert "squeue failed (slurm_load_jobs error: Unable to contact" in capsys.readouterr().err
 
 
-def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
+def test_all_elements_of_a_pack_in_the_queue_are_queued(grid: Grid) -> None:
     packed = replace(grid, shards=5, pack=2)
     queue = Queue(
         [
@@ -69,41 +69,43 @@ def test_a_pack_in_the_queue_holds_all_of_its_elements(grid: Grid) -> None:
         ]
     )
     expected = {element: ExpectedFiles([file_of(packed)]) for element in elements_of(packed, CALL)}
-    shown = progress_of(packed, CALL, expected, queue)
-    assert [(p.state, p.job) for p in shown] == [
+    progress = progress_of(packed, CALL, expected, queue)
+    assert [(p.state, p.job) for p in progress] == [
         *(("missing", ""),) * 2,
         *(("queued", "9_1"),) * 2,
         ("queued", "10_0"),
     ]
 
 
-def test_an_array_over_pairs_holds_the_elements_of_its_slot(grid: Grid) -> None:
-    """Two backbones, two shards: task 1 of the array of slot 1 is the second shard of the second backbone."""
+def test_a_task_of_an_array_over_pairs_is_the_shard_of_the_slot(grid: Grid) -> None:
+    """With two backbones and two shards, task 1 of slot 1 is the second shard of the second backbone."""
     two = replace(grid, backbones=("digits-vit", "vit-b16"))
     queue = Queue([f"9_1 PENDING {comment_of(two, CALL, shape_of(two, CALL, slot=1))}"])
     expected = {element: ExpectedFiles([file_of(two)]) for element in elements_of(two, CALL)}
     assert [p.job for p in progress_of(two, CALL, expected, queue)] == ["", "", "", "9_1"]
 
 
-@pytest.mark.parametrize(("message", "said"), [("echo ' ' >&2", "exit status 1"), ("printf '\\377\\n' >&2", "\ufffd")])
+@pytest.mark.parametrize(
+    ("command", "message"), [("echo ' ' >&2", "exit status 1"), ("printf '\\377\\n' >&2", "\ufffd")]
+)
 def test_a_failure_of_squeue_without_a_message_or_in_another_encoding_is_shown(
-    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, said: str
+    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, message: str
 ) -> None:
     program = tmp_path / "squeue"
-    program.write_text(f"#!/bin/sh\n{message}\nexit 1\n")
+    program.write_text(f"#!/bin/sh\n{command}\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert said in Queue.ask().failure
+    assert message in Queue.ask().failure
 
 
 def test_a_merge_that_waits_for_a_failed_shard_does_not_count_as_queued(grid: Grid) -> None:
-    """One shard failed, its sibling runs: SLURM keeps the merge in the queue until the sibling has ended."""
+    """A shard has failed and another one runs. SLURM keeps the merge in the queue until the other shard has ended."""
     record(grid, 0, state="ended", status=1, job="7_0")
     record(grid, 1, job="7_1")
     files = [read_job_file(ROOT, name) for name in ("grads_kl_multi", "merge")]
     jobs = [(job, call_of_job(job, grid)) for job in files]
     lines = ["7_1 RUNNING x", f"8_0 PENDING {comment_of(grid, jobs[1][1])}"]
-    shown = {grid_job.job.name: progress for grid_job, progress in progress_of_jobs(grid, jobs, Queue(lines))}
-    assert [p.state for p in shown["grads_kl_multi"]] == ["failed", "running"]
-    (merge,) = shown["merge"]
+    progress_by_job = {grid_job.job.name: progress for grid_job, progress in progress_of_jobs(grid, jobs, Queue(lines))}
+    assert [p.state for p in progress_by_job["grads_kl_multi"]] == ["failed", "running"]
+    (merge,) = progress_by_job["merge"]
     assert (merge.state, merge.job, merge.blocked) == ("missing", "", "8_0")

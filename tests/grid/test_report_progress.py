@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def reported(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
-    """Return a grid with a result and a report that was written after it, and the path of the result."""
+def grid_with_report(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
+    """Return a grid with a result and a newer report, and the path of the result."""
     settings = COMMANDS["knn"].parse(["--root", str(tmp_path)])
     (result,) = settings.outputs()
     result.parent.mkdir(parents=True)
@@ -32,28 +32,30 @@ def reported(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
 
 
 def report_state(grid: Grid, capsys: pytest.CaptureFixture[str]) -> str:
-    said = status(capsys, "--root", str(grid.root), "--jobs", "concat", "report")
-    return said[said.index("report ") :]
+    output = status(capsys, "--root", str(grid.root), "--jobs", "concat", "report")
+    return output[output.index("report ") :]
 
 
-def test_a_report_that_is_newer_than_all_results_is_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "done 1/1" in report_state(reported[0], capsys)
+def test_a_report_that_is_newer_than_all_results_is_done(grid_with_report, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "done 1/1" in report_state(grid_with_report[0], capsys)
 
 
-def test_a_report_that_is_older_than_a_result_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
-    os.utime(reported[1], (3000, 3000))
-    assert "1 result newer than the report" in report_state(reported[0], capsys)
+def test_a_report_that_is_older_than_a_result_is_not_done(grid_with_report, capsys: pytest.CaptureFixture[str]) -> None:
+    grid, result = grid_with_report
+    os.utime(result, (3000, 3000))
+    assert "1 result newer than the report" in report_state(grid, capsys)
 
 
 def test_a_report_that_lists_an_existing_result_as_missing_is_not_done(
-    reported, capsys: pytest.CaptureFixture[str]
+    grid_with_report, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A copied result keeps its old modification time."""
-    grid, result = reported
+    """The time of the file does not help here, because a copied result keeps its old time."""
+    grid, result = grid_with_report
     (grid.root / "report" / "report.md").write_text(f"# Missing\n\n- {result}\n")
     assert "does not contain 1 new result" in report_state(grid, capsys)
 
 
-def test_a_report_without_files_is_not_done(reported, capsys: pytest.CaptureFixture[str]) -> None:
-    (reported[0].root / "report" / "report.md").unlink()
-    assert "missing 1" in report_state(reported[0], capsys)
+def test_a_report_without_files_is_not_done(grid_with_report, capsys: pytest.CaptureFixture[str]) -> None:
+    grid, _ = grid_with_report
+    (grid.root / "report" / "report.md").unlink()
+    assert "missing 1" in report_state(grid, capsys)

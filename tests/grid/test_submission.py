@@ -24,7 +24,7 @@ main = COMMANDS["submit"].main
 pytestmark = pytest.mark.usefixtures("project_folder")
 
 
-def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_left_out() -> None:
+def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_missing() -> None:
     submitted_jobs = jobs_of(
         Grid(datasets=("digits",)), "report", "concat", "retrieval/concat", "merge", "extract", "projection"
     )
@@ -48,7 +48,7 @@ def test_a_stage_waits_for_the_stage_before_it_and_is_cancelled_if_that_fails() 
     assert array.variables == {}
 
 
-def test_an_array_of_a_part_declares_this_and_its_line_is_valid_in_a_shell() -> None:
+def test_an_array_of_a_part_of_the_grid_declares_this_in_a_valid_shell_line() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (grid_job,) = jobs_of(grid, "extract")
     (array,) = arrays(grid, grid_job, JobEnvironment(ROOT, Path("/with blank/g.toml"), "/usr/bin/python3"), [1, 2, 7])
@@ -67,18 +67,18 @@ def test_a_grid_larger_than_an_array_becomes_several_arrays() -> None:
 
 
 def test_jobs_read_their_grid_only_from_the_file() -> None:
-    outer = {
+    environment_of_user = {
         "FUNGI_DATASETS": "x",
         "FUNGI_FLAGS_KNN": "--k 1",
         "SLURM_ARRAY_TASK_ID": "3",
         "HOME": "/h",
         "FUNGI_MAX_RESTARTS": "2",
     }
-    environment = JOBS.for_sbatch(outer)
+    environment = JOBS.for_sbatch(environment_of_user)
     assert environment == {"HOME": "/h", "FUNGI_MAX_RESTARTS": "2", **JOBS.variables()}
 
 
-def test_a_dry_run_shows_every_array_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_every_array_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "features"
     assert main(["--dry-run", "--root", str(root), "--jobs", "extract", "concat", "--shards", "2"]) == 0
     extract, concat = capsys.readouterr().out.splitlines()
@@ -101,7 +101,7 @@ def test_a_submission_freezes_code_and_grid(tmp_path: Path, fake_sbatch: Path) -
     ).read_text()
     assert "--dependency=afterok:1" in merge
     assert "--dependency=afterok:2" in concat
-    assert (root / "logs").is_dir(), "sbatch fails without a word if it is not there"
+    assert (root / "logs").is_dir(), "SLURM ends a job without a message if this folder does not exist"
 
 
 def test_code_is_copied_again_only_if_it_has_changed(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_code_is_copied_again_only_if_it_has_changed(tmp_path: Path) -> None:
         (project / name).mkdir(parents=True)
     (project / "src/fungi/a.py").write_text("one")
     (project / "src/fungi/__pycache__/a.pyc").write_text("compiled")
-    first, again = freeze(project, tmp_path), freeze(project, tmp_path)
+    first, second = freeze(project, tmp_path), freeze(project, tmp_path)
     (project / "src/fungi/a.py").write_text("two")
     changed = freeze(project, tmp_path)
-    assert first == again != changed
+    assert first == second != changed
     assert (first / "src/fungi/a.py").read_text() == "one"
     assert not (first / "src/fungi/__pycache__").exists()
     assert (first / "COMMIT").read_text().strip()
@@ -125,12 +125,12 @@ def test_a_copy_of_the_code_records_its_commit(tmp_path: Path) -> None:
     code = freeze(ROOT, tmp_path)
     (code / "COMMIT").write_text("abc123\n")
     command = [sys.executable, "-c", "from fungi.runtime.versions import code_commit; print(code_commit())"]
-    done = subprocess.run(command, env={"PYTHONPATH": str(code / "src")}, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "abc123"
+    process = subprocess.run(command, env={"PYTHONPATH": str(code / "src")}, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "abc123"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--stages", "extracton"], "unknown stage 'extracton'. Did you mean 'extraction'"),
         (["--jobs", "grads_all"], "unknown job 'grads_all'"),
@@ -139,28 +139,28 @@ def test_a_copy_of_the_code_records_its_commit(tmp_path: Path) -> None:
         (["--jobs", "extract"], "sbatch is not installed here"),
     ],
 )
-def test_mistakes_of_the_user_are_one_line(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_messages_name_invalid_input(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main([*words, "--root", str(tmp_path / "features")]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_large_grid_takes_some_dozens_of_calls() -> None:
-    """The number of calls does not grow with the pairs: separate arrays for these 30 pairs would take 152 calls."""
+def test_the_number_of_sbatch_calls_does_not_grow_with_the_pairs() -> None:
+    """Separate arrays for these 30 pairs would take 152 calls."""
     backbones = tuple(name for name in BACKBONES if BACKBONES[name].modality == "vision")[:10]
     grid = Grid(backbones=backbones, datasets=("pets", "cars", "food101"), root=Path("/r"), shards=16)
     planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_of(grid, *DEFAULT_JOBS)]
     calls: list[Array] = []
     submit_all(grid, planned_jobs, JOBS, lambda array, grid_job: calls.append(array) or str(len(calls)))
-    assert len(calls) == 1 + 2 * 16 + 1 + 4 + 1
+    assert len(calls) == 1 + 2 * 16 + 1 + 4 + 1  # projection, 16 shards of 2 jobs, merge, 4 evaluations, report
 
 
 def test_a_submission_beyond_the_limit_of_the_cluster_is_refused_before_anything_is_written(
     tmp_path: Path, fake_sbatch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """sbatch would retry for two minutes and then fail, with a part of the grid submitted."""
+    """Otherwise sbatch would retry for two minutes and then fail, with a part of the grid submitted."""
     program = tmp_path / "bin" / "scontrol"
     program.write_text("#!/bin/sh\necho 'MaxJobCount             = 10'\n")
     program.chmod(0o755)
@@ -174,7 +174,7 @@ def test_a_submission_beyond_the_limit_of_the_cluster_is_refused_before_anything
     assert main(["--jobs", "extract", "--shards", "4", "--root", str(root)]) == 0
 
 
-def test_logs_below_a_root_with_a_percent_sign_are_in_its_folder_logs(
+def test_a_root_may_have_a_percent_sign_but_no_backslash_in_its_name(
     tmp_path: Path, fake_sbatch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "50% of %x"
@@ -212,12 +212,12 @@ def test_options_of_a_stage_are_passed_to_its_jobs_and_stored(tmp_path: Path, fa
         words = {name: (fake_sbatch / name).read_text().splitlines() for name in (extract, concat)}
         assert [word for word in words[extract] if "--partition" in word][-1] == "--partition=gpu"
         assert [word for word in words[concat] if "--partition" in word] == ["--partition=cpu"]
-        assert all("--account=mine" in given for given in words.values())
+        assert all("--account=mine" in words_of_job for words_of_job in words.values())
         assert any(word.startswith("--array=") and word.endswith("%3") for word in words[extract])
 
 
 def test_a_pack_is_one_task_that_requests_a_gpu_for_each_element(tmp_path: Path, fake_sbatch: Path) -> None:
-    """Ten shards in packs of four are three tasks; elements of the last two are missing."""
+    """Ten shards in packs of four are three tasks."""
     root = str(tmp_path / "features")
     words = ["--jobs", "extract", "merge", "--splits", "test", "--shards", "10", "--pack", "4", "--root", root]
     assert main(words) == 0
@@ -227,7 +227,7 @@ def test_a_pack_is_one_task_that_requests_a_gpu_for_each_element(tmp_path: Path,
     assert not any(word.startswith(("--gpus", "--mem")) for word in calls[1])
     grid = declared_grid({"FUNGI_GRID": calls[0][0]})
     (grid_job,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, grid_job, JOBS, [5, 9])
+    (array,) = arrays(grid, grid_job, JOBS, [5, 9])  # missing elements of the second and the third pack
     assert "--array=1-2" in array.command
     assert array.variables == {"FUNGI_PARTIAL": "1"}
     assert array.tasks == {5: 1, 9: 2}
@@ -240,30 +240,30 @@ def test_arrays_are_as_large_as_the_cluster_allows(size: int, tmp_path: Path, fa
     program.chmod(0o755)
     words = ("--jobs", "extract", "--splits", "test", "--shards", "20", "--root", str(tmp_path / "features"))
     assert main(words) == 0
-    covered = []
+    sizes = []
     for path in fake_sbatch.iterdir():
         (array,) = [word for word in path.read_text().splitlines() if word.startswith("--array=")]
         low, _, high = array.removeprefix("--array=").partition("-")
         assert int(high or low) < size
-        covered.append(int(high or low) - int(low) + 1)
-    assert sum(covered) == 20
-    assert len(covered) == -(-20 // min(size, 1000))
+        sizes.append(int(high or low) - int(low) + 1)
+    assert sum(sizes) == 20
+    assert len(sizes) == -(-20 // min(size, 1000))
 
 
-def test_a_backbone_of_the_user_runs_in_the_grid(
+def test_the_users_own_backbone_runs_in_the_grid(
     tmp_path: Path, fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = replace(BACKBONES["digits-vit"], name="mine")
     monkeypatch.setattr("fungi.backbones.own.forms.own_backbone", lambda text: own)
     root, name = tmp_path / "features", "mine=hf:/models/mine"
     grid = Grid(backbones=(name,), datasets=("digits",), splits=("test",), root=root, shards=1)
-    made = []
+    outputs = []
     for job, command in (("grads_kl_multi", "extract-gradients"), ("concat", "knn")):
         (grid_job,) = jobs_of(grid, job)
         (element,) = elements_of(grid, grid_job.call)
         line = command_line(element, grid_job.call, grid)
         assert line[line.index("--backbone") + 1] == name
-        made += COMMANDS[command].parse(line).outputs()
-    assert made == [root / "gradients/digits/mine/kl-test.h5", root / "results/knn/digits/mine.json"]
+        outputs += COMMANDS[command].parse(line).outputs()
+    assert outputs == [root / "gradients/digits/mine/kl-test.h5", root / "results/knn/digits/mine.json"]
     assert main(["--backbones", name, "--jobs", "projection", "extract", "--root", str(root)]) == 0
     assert len(list(fake_sbatch.iterdir())) == 2

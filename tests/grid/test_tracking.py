@@ -1,4 +1,4 @@
-"""`--wandb` logs numbers to an offline run; without the flag, nothing is logged."""
+"""With `--wandb`, a command logs numbers to an offline run. Without the flag, it logs nothing."""
 
 import json
 import os
@@ -24,7 +24,7 @@ class Settings:
 
 
 class FakeWandb(types.ModuleType):
-    """Records all calls."""
+    """A fake of wandb that records all calls."""
 
     def __init__(self) -> None:
         super().__init__("wandb")
@@ -78,7 +78,7 @@ def test_without_the_flag_nothing_is_started(wandb: FakeWandb, tmp_path: Path) -
     assert (wandb.started, wandb.logged) == ({}, [])
 
 
-def test_of_several_processes_only_the_first_has_a_run(
+def test_only_the_first_of_several_processes_has_a_run(
     wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
@@ -93,14 +93,16 @@ def test_a_failed_command_ends_its_run(wandb: FakeWandb, tmp_path: Path) -> None
     assert wandb.finished
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_message_about_a_missing_wandb_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(FungiError, match="pip install wandb"), tracked(Settings(tmp_path), "x"):
         pass
 
 
 @pytest.mark.parametrize("fails", ["init", "log", "finish"])
-def test_logging_that_fails_never_stops_the_work(
+def test_a_failed_log_does_not_stop_the_command(
     wandb: FakeWandb, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
@@ -119,15 +121,15 @@ def test_logging_that_fails_never_stops_the_work(
 
 
 @pytest.mark.slow
-def test_the_real_package_keeps_the_results_of_a_command_offline(tmp_path: Path) -> None:
-    """It needs no account and no network: the numbers of the result file are in the file of the run."""
+def test_the_real_package_writes_the_results_of_a_command_to_an_offline_run(tmp_path: Path) -> None:
+    """It needs no account and no network."""
     make_folder(tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     command = [sys.executable, "-m", "fungi", "knn", "--root", str(tmp_path), "--combinations", "nested", "--wandb"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     (result,) = (tmp_path / "results").rglob("digits-vit.json")
-    (kept,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
-    logged = kept.read_bytes()
+    (run_file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    logged = run_file.read_bytes()
     for name, scores in json.loads(result.read_text())["results"].items():
         assert f"{name}/accuracy".encode() in logged
         assert json.dumps(scores["accuracy"]).encode() in logged

@@ -1,4 +1,4 @@
-"""DeepCluster equals a slow loop; assignment to clusters; k-means."""
+"""The DeepCluster loss, the assignment to clusters, and k-means equal slow loops."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,8 @@ def embeddings(samples: int, views: int, seed: int = 0) -> Tensor:
     return torch.randn(samples, views, 7, generator=torch.Generator().manual_seed(seed))
 
 
-def fitted(**options: int) -> tuple[DeepCluster, torch.nn.ModuleDict, dict[str, Tensor]]:
+def fitted_prototypes(**options: int) -> tuple[DeepCluster, torch.nn.ModuleDict, dict[str, Tensor]]:
+    """Return an objective, its heads, and the prototypes of 20 random images."""
     objective = DeepCluster(latent_dim=5, prototypes=4, **options)
     heads = objective.heads(7, seed=1)
     train = Samples(np.zeros(20, dtype=np.uint32), [str(row) for row in range(20)], load=lambda row: row)
@@ -30,7 +31,7 @@ def fitted(**options: int) -> tuple[DeepCluster, torch.nn.ModuleDict, dict[str, 
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
-    objective, heads, support = fitted()
+    objective, heads, support = fitted_prototypes()
     inputs = embeddings(3, 10)
     weight = heads["head"].weight
     for sample, loss in zip(inputs, objective.loss(Encoded(inputs), heads, support), strict=True):
@@ -46,7 +47,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
 
 
 def test_no_gradient_flows_through_the_bank_crops() -> None:
-    objective, heads, support = fitted()
+    objective, heads, support = fitted_prototypes()
     inputs = embeddings(2, 10).requires_grad_()
     objective.loss(Encoded(inputs), heads, support).sum().backward()
     assert inputs.grad[:, :2].abs().max() == 0
@@ -79,8 +80,8 @@ def test_k_means_adds_in_a_fixed_order_on_a_gpu() -> None:
         torch.zeros(2).index_add_(0, torch.zeros(3, dtype=torch.int64), torch.ones(3))
 
 
-def test_train_images_belong_to_their_clusters_of_k_means() -> None:
-    """The bank crops of supporting data equal the first views of the loss."""
+def test_the_crops_of_k_means_are_the_first_views_of_the_loss() -> None:
+    """Therefore a train image belongs to the cluster that k-means has assigned it to."""
     samples = open_split("digits", "train", Path()).take(range(5))
     bound = bind("deepcluster", embedding_dim=8, input_spec=ImageInput(size=32, resize=32), seed=3)
 
@@ -98,11 +99,11 @@ def test_assignment_in_parts_equals_assignment_at_once() -> None:
 
 
 def test_prototypes_differ_between_heads_and_repeat_with_the_seed() -> None:
-    _, _, first = fitted()
-    _, _, second = fitted()
+    _, _, first = fitted_prototypes()
+    _, _, second = fitted_prototypes()
     assert torch.equal(first["prototypes"], second["prototypes"])
     assert first["prototypes"].shape == (3, 4, 5)
-    assert not torch.equal(first["prototypes"][0], first["prototypes"][2])  # the same crop, other random rows
+    assert not torch.equal(first["prototypes"][0], first["prototypes"][2])  # the same crop, but other initial rows
 
 
 def test_more_prototypes_than_images_are_refused() -> None:

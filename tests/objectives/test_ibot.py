@@ -1,4 +1,4 @@
-"""iBOT: masks and tokens; the loss equals loops and autograd."""
+"""Masks and tokens of iBOT. Its loss equals loops, and its gradients equal autograd."""
 
 import math
 
@@ -28,40 +28,38 @@ def test_the_loss_equals_its_definition_in_loops() -> None:
     objective = IBOT(latent_dim=6)
     heads = objective.heads(5, seed=0)
     torch.manual_seed(0)
-    tokens, mask = (
-        torch.randn(2, 6, 4, 5),
-        torch.zeros(2, 6, 4, dtype=torch.bool),
-    )  # 2 masked, 2 local and 2 unmasked crops; class token and 3 patches
+    # Crops 0 and 1 are masked, 2 and 3 local, 4 and 5 not masked. A crop has a class token and 3 patches.
+    tokens, mask = torch.randn(2, 6, 4, 5), torch.zeros(2, 6, 4, dtype=torch.bool)
     mask[0, 0, 1], mask[0, 0, 3], mask[0, 1, 2], mask[1, 1, 1] = True, True, True, True
     encoded = Encoded(tokens[:, :, 0], tokens[:, :, 1:], mask[:, :, 1:])
     actual = objective.loss(encoded, heads, {})
-    alone = MIM(latent_dim=6).loss(encoded, heads, {})
+    patches_only = MIM(latent_dim=6).loss(encoded, heads, {})
     for sample in range(2):
-        s = heads["student"](normalize(tokens[sample], dim=-1))
-        t = heads["teacher"](normalize(tokens[sample], dim=-1))
-        pairs = [entropy(s[v, 0], t[4 + a, 0]) for a in range(2) for v in range(4) if v != a]
+        student = heads["student"](normalize(tokens[sample], dim=-1))
+        teacher = heads["teacher"](normalize(tokens[sample], dim=-1))
+        pairs = [entropy(student[v, 0], teacher[4 + a, 0]) for a in range(2) for v in range(4) if v != a]
         crops = []
         for crop in range(2):
-            masked = [entropy(s[crop, p], t[4 + crop, p]) for p in range(1, 4) if mask[sample, crop, p]]
+            masked = [entropy(student[crop, p], teacher[4 + crop, p]) for p in range(1, 4) if mask[sample, crop, p]]
             crops.append(sum(masked) / len(masked) if masked else 0.0)
-        assert float(alone[sample]) == pytest.approx(sum(crops) / 2, rel=1e-5)
+        assert float(patches_only[sample]) == pytest.approx(sum(crops) / 2, rel=1e-5)
         assert float(actual[sample]) == pytest.approx(sum(crops) / 2 + sum(pairs) / len(pairs), rel=1e-5)
         assert len(pairs) == 6
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (16, 16), (8, 8), (4, 4)])
-def test_masks_have_about_the_given_share_and_never_more(height: int, width: int) -> None:
+def test_masks_have_at_most_the_wanted_share_and_almost_reach_it(height: int, width: int) -> None:
     torch.manual_seed(1)
     counts = [int(block_mask(height, width, 0.3).sum()) for _ in range(50)]
     assert max(counts) <= math.ceil(0.3 * height * width)
-    assert sum(counts) / 50 > 0.27 * height * width  # the rest may be too small for another block
+    assert sum(counts) / 50 > 0.27 * height * width  # the rest can be too small for another block
 
 
 def test_the_aspect_ratio_of_a_block_is_limited() -> None:
-    """With a single block, its sides have a ratio of 0.3 to 1/0.3, up to rounding to whole patches."""
+    """The ratio of the sides of a block is 0.3 to 1/0.3, up to rounding to whole patches."""
     torch.manual_seed(2)
     for _ in range(50):
-        mask = block_mask(14, 14, 16 / 196)  # as many patches as the smallest block has
+        mask = block_mask(14, 14, 16 / 196)  # 16 patches: a single block of the smallest size
         if mask.any():
             rows, columns = int(mask.any(dim=1).sum()), int(mask.any(dim=0).sum())
             assert 0.2 <= rows / columns <= 5
@@ -76,7 +74,7 @@ def test_a_share_of_zero_masks_nothing() -> None:
     assert 0 < sum(empty) < 12
 
 
-def test_views_are_the_crops_of_dino_and_the_global_crops_again() -> None:
+def test_views_are_the_crops_of_dino_and_a_copy_of_the_global_crops() -> None:
     views, image = MaskedCrops(input=INPUT, patch_size=8), pictures(1)[0]
     torch.manual_seed(4)
     actual = views.render(views.collate([views.prepare(image)]))
@@ -101,8 +99,8 @@ def test_tokens_equal_those_of_the_model_and_do_not_depend_on_masked_patches() -
         torch.testing.assert_close(TokenEncoder(model)(images).tokens, model.forward_features(images))
         changed = images.clone()
         changed[1, :, :8, 24:] = 5.0  # the fourth patch
-        again = TokenEncoder(model)({"images": changed, "mask": mask})
-    torch.testing.assert_close(again.tokens, actual.tokens)
+        tokens_of_changed = TokenEncoder(model)({"images": changed, "mask": mask}).tokens
+    torch.testing.assert_close(tokens_of_changed, actual.tokens)
     assert actual.mask is mask
     assert not model.patch_embed._forward_hooks
 
@@ -112,15 +110,15 @@ def test_a_small_random_vector_replaces_masked_patches_if_there_is_a_seed() -> N
     images, mask = torch.randn(2, 3, 32, 32), torch.ones(2, 16, dtype=torch.bool)
     vector = mask_vector(24, 7, torch.device("cpu"))
     with torch.no_grad():
-        seen = [
+        without_seed, first, second, other_seed = (
             TokenEncoder(model)({"images": images, "mask": mask, "mask_seed": seed}).tokens for seed in (-1, 7, 7, 8)
-        ]
+        )
         patches = vector.expand(2, 16, -1)
-        plain = model.norm(model.blocks(model.norm_pre(model.patch_drop(model._pos_embed(patches)))))
-    torch.testing.assert_close(seen[1], plain)
-    assert torch.equal(seen[1], seen[2])
-    assert not torch.allclose(seen[1], seen[0])
-    assert not torch.allclose(seen[1], seen[3])
+        expected = model.norm(model.blocks(model.norm_pre(model.patch_drop(model._pos_embed(patches)))))
+    torch.testing.assert_close(first, expected)
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, without_seed)
+    assert not torch.allclose(first, other_seed)
     assert 0.01 < float(mask_vector(4096, 7, torch.device("cpu")).std()) < 0.03
     views = MaskedCrops(input=ImageInput(size=32, resize=36), patch_size=8, mask_seed=7)
     assert views.render(views.collate([views.prepare(pictures(1)[0])]))["mask_seed"] == 7
@@ -153,7 +151,7 @@ def test_features_do_not_depend_on_the_batch() -> None:
     assert (wrapper(images) - alone).abs().max() < 1e-4
 
 
-def test_models_and_settings_that_cannot_be_masked_are_refused() -> None:
+def test_models_and_sizes_that_cannot_be_masked_are_refused() -> None:
     with pytest.raises(FungiError, match="a Convolutions has no patch tokens"):
         wrap("convolutions", [IBOTConfig(patch_size=8)])
     with pytest.raises(
@@ -168,8 +166,8 @@ def test_models_and_settings_that_cannot_be_masked_are_refused() -> None:
 
 def test_the_random_ratio_is_drawn_once_per_image() -> None:
     views = MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)
-    masked = [views.prepare(picture)["mask"].any(dim=1).tolist() for picture in pictures(40)]
-    assert {tuple(crops) for crops in masked} == {(True, True), (False, False)}
+    has_mask = [views.prepare(picture)["mask"].any(dim=1).tolist() for picture in pictures(40)]
+    assert {tuple(crops) for crops in has_mask} == {(True, True), (False, False)}
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 40), (40, 3), (1, 60), (2, 2)])
@@ -182,7 +180,7 @@ def test_blocks_stay_inside_grids_of_any_shape(height: int, width: int) -> None:
 def test_random_ratios_are_zero_or_between_0_1_and_0_5() -> None:
     torch.manual_seed(4)
     ratios = [MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)._draw_ratio() for _ in range(400)]
-    drawn = [ratio for ratio in ratios if ratio]
-    assert 150 < len(drawn) < 250
-    assert 0.1 <= min(drawn) < 0.12
-    assert 0.48 < max(drawn) <= 0.5
+    nonzero = [ratio for ratio in ratios if ratio]
+    assert 150 < len(nonzero) < 250
+    assert 0.1 <= min(nonzero) < 0.12
+    assert 0.48 < max(nonzero) <= 0.5

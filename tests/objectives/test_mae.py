@@ -1,4 +1,4 @@
-"""Gradients of MAE's loss equal those of the loss in transformers, on a small model in the published format."""
+"""Gradients of the MAE loss equal those in transformers, on a small model in the published format."""
 
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ SIZES = {
     **{"num_attention_heads": 2, "intermediate_size": 32, "decoder_hidden_size": 16},
     **{"decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 32},
 }
-# Float32 rounding of encoder and decoder, whose kernels sum batches in another order.
+# The kernels of encoder and decoder add the values of a batch in another order, which changes the rounding of float32.
 SAME_DIRECTION, SAME_NORM = 1 - 1e-5, 1e-4
 
 
 def save_miniature(folder: Path, **config: Any) -> Path:
-    """Save a small masked autoencoder with transformers, with larger weights than its initial values."""
+    """Save a small masked autoencoder with transformers. Its weights are larger than the usual initial values."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     with torch.random.fork_rng():
@@ -52,7 +52,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return save_miniature(tmp_path_factory.mktemp("mae"), norm_pix_loss=request.param)
 
 
-def original(folder: Path) -> Any:
+def transformers_model(folder: Path) -> Any:
     from transformers import ViTMAEForPreTraining
 
     return ViTMAEForPreTraining.from_pretrained(folder).eval()
@@ -78,25 +78,26 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("layer", [PROJECTION, "vit.layers.0.mlp.fc1"])
 def test_gradients_equal_those_of_the_loss_in_transformers(folder: Path, layer: str) -> None:
-    loaded, own = load_backbone(f"mine=hf:{folder}"), original(folder)
+    loaded, reference = load_backbone(f"mine=hf:{folder}"), transformers_model(folder)
     assert loaded.spec.layer == PROJECTION
     objective = bound_to(loaded.input)
     batch = batch_of_images(pictures(3), [objective.views], seed=5)[objective.views.identity]
-    views, module = objective.views.render(batch), own.get_submodule(layer)
+    views, module = objective.views.render(batch), reference.get_submodule(layer)
     expected = []
-    for place in range(3):
-        sample = {name: values[place : place + 1] for name, values in views.items()}
-        loss = own(pixel_values=sample["images"], noise=sample["noise"]).loss
+    for row in range(3):
+        sample = {name: values[row : row + 1] for name, values in views.items()}
+        loss = reference(pixel_values=sample["images"], noise=sample["noise"]).loss
         weight, bias = torch.autograd.grad(loss, [module.weight, module.bias])
         expected.append(torch.cat([weight, bias[:, None]], dim=1).flatten())
     assert_same(gradients(loaded.model, objective, batch, layer), torch.stack(expected))
 
 
 def test_the_embedding_is_computed_from_the_unmasked_image(folder: Path) -> None:
-    images, own = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)), original(folder)
-    own.config.mask_ratio = 0.0
+    images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    reference = transformers_model(folder)
+    reference.config.mask_ratio = 0.0
     with torch.no_grad():
-        expected = own.vit(images, noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
+        expected = reference.vit(images, noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
         for form, tokens in (("hf", expected[:, 0]), ("hf-mean", expected.mean(dim=1))):
             model = load_backbone(f"mine={form}:{folder}").model
             torch.testing.assert_close(model(images), tokens, rtol=1e-4, atol=1e-5)
@@ -110,12 +111,8 @@ def test_the_loss_equals_its_definition_in_loops() -> None:
     for sample, error in enumerate(masked_squared_error(prediction, target, mask)):
         views = []
         for view in range(2):
-            patches = [
-                sum((float(prediction[sample, view, t, f]) - float(target[sample, view, t, f])) ** 2 for f in range(6))
-                / 6
-                for t in range(4)
-                if mask[sample, view, t]
-            ]
+            errors = (prediction[sample, view] - target[sample, view]).square().mean(dim=1)  # [t]
+            patches = [float(errors[t]) for t in range(4) if mask[sample, view, t]]
             views.append(sum(patches) / len(patches))
         assert float(error) == pytest.approx(sum(views) / 2, rel=1e-5)
 
@@ -126,16 +123,16 @@ def wrapper(tmp_path_factory: pytest.TempPathFactory) -> FUNGIWrapper:
     return wrap(configs=[MAEConfig(patch_size=PATCH)], model=model, layer=PROJECTION)
 
 
-def test_features_depend_neither_on_the_batch_nor_on_its_order(wrapper: FUNGIWrapper) -> None:
+def test_features_do_not_depend_on_the_batch_or_its_order(wrapper: FUNGIWrapper) -> None:
     wrapper.setup([(image, 0) for image in pictures(2)], check_independence=True)
     images = pictures(4)
     alone = torch.cat([wrapper([image]) for image in images])
     assert_same(wrapper(images), alone)
     assert_same(wrapper(images[::-1]).flip(0), alone)
-    spec, views = wrapper.extractors[0].engine.model, wrapper.extractors[0].views
+    model, views = wrapper.extractors[0].engine.model, wrapper.extractors[0].views
     batch = batch_of_images(images, [views], seed=0)[views.identity]
     objective = bound_to(wrapper.image_input)
-    assert_same(*(gradients(spec, objective, batch, PROJECTION, count) for count in (1, 64)))
+    assert_same(*(gradients(model, objective, batch, PROJECTION, count) for count in (1, 64)))
 
 
 def test_masks_are_drawn_for_each_image_and_seed() -> None:
@@ -151,7 +148,7 @@ def test_masks_are_drawn_for_each_image_and_seed() -> None:
     assert not torch.isin(first, noise(2)).any()
 
 
-def test_models_and_settings_without_reconstruction_are_refused(wrapper: FUNGIWrapper, tmp_path: Path) -> None:
+def test_models_and_settings_that_cannot_reconstruct_are_refused(wrapper: FUNGIWrapper, tmp_path: Path) -> None:
     with pytest.raises(FungiError, match=r"VisionTransformer has no pixel decoder.*mae-vit-b16-decoder"):
         wrap(configs=[MAEConfig(patch_size=PATCH)])
     with pytest.raises(FungiError, match=r"4 patches, but the model has 16\. Set patch_size of the"):
@@ -161,13 +158,13 @@ def test_models_and_settings_without_reconstruction_are_refused(wrapper: FUNGIWr
     for option in ({"normalize": True}, {"project": True}, {"latent_dim": 8}):
         with pytest.raises(FungiError, match="instead of a head"):
             bound_to(ImageInput(size=SIDE, resize=SIDE), **option)
-    original(save_miniature(tmp_path)).vit.save_pretrained(tmp_path)
+    transformers_model(save_miniature(tmp_path)).vit.save_pretrained(tmp_path)
     with pytest.raises(FungiError, match=r"don't fit ViTMAEForPreTraining: decoder"):
         load_backbone(f"mine=hf:{tmp_path}")
 
 
-def test_names_in_the_published_file_are_converted_to_those_of_the_model() -> None:
-    """Names are copied from the published file: a block of the encoder and a block of the decoder."""
+def test_names_of_the_published_file_are_converted_to_names_of_the_model() -> None:
+    """The names are copied from the published file: a block of the encoder, and a block of the decoder."""
     block = {
         "attention.attention.query": "attention.q_proj",
         "attention.attention.key": "attention.k_proj",

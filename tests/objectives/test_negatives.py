@@ -1,4 +1,4 @@
-"""Options of SimCLR: hard negatives, mixing, and exclusion of the own views of an image."""
+"""Options of SimCLR: hard negatives, mixed negatives, and exclusion of the own views of an image."""
 
 import math
 
@@ -23,12 +23,12 @@ def samples(count: int) -> Samples:
 
 
 def slow_info_nce(positives: Tensor, negatives: list[list[Tensor]], temperature: float) -> float:
-    """InfoNCE of one sample by loops; `negatives[i]` are the negatives of view i."""
+    """Return InfoNCE of one sample by loops. `negatives[i]` are the negatives of view i."""
     losses = []
     for i, query in enumerate(positives):
         others = [float(cosine_similarity(query, other, dim=0)) for j, other in enumerate(positives) if j != i]
-        repulsion = [float(cosine_similarity(query, negative, dim=0)) for negative in negatives[i]]
-        total = sum(math.exp(value / temperature) for value in others + repulsion)
+        negative_cosines = [float(cosine_similarity(query, negative, dim=0)) for negative in negatives[i]]
+        total = sum(math.exp(value / temperature) for value in others + negative_cosines)
         losses.append(-sum(others) / len(others) / temperature + math.log(total))
     return sum(losses) / len(losses)
 
@@ -42,16 +42,16 @@ def test_mixed_negatives_are_used_only_for_their_view() -> None:
         assert float(loss) == pytest.approx(slow_info_nce(sample, lists, 0.5), rel=1e-5)
 
 
-def test_each_share_belongs_to_one_of_the_nearest_negatives() -> None:
+def test_each_mixing_share_belongs_to_one_of_the_nearest_negatives() -> None:
     positives, negatives, shares = random(1, 2, 6), random(9, 6, seed=1), torch.rand(2, 3) / 2
     mixed = mix_negatives(positives.requires_grad_(), negatives, shares)
     assert not mixed.requires_grad
     for view in range(2):
         query = normalize(positives[0, view].detach(), dim=0)
         nearest = sorted(negatives, key=lambda row: -float(cosine_similarity(row, query, dim=0)))
-        for place, share in enumerate(shares[view]):
-            expected = normalize(share * query + (1 - share) * normalize(nearest[place], dim=0), dim=0)
-            torch.testing.assert_close(mixed[0, view, place], expected)
+        for position, share in enumerate(shares[view]):
+            expected = normalize(share * query + (1 - share) * normalize(nearest[position], dim=0), dim=0)
+            torch.testing.assert_close(mixed[0, view, position], expected)
 
 
 def test_mixing_depends_only_on_the_sample() -> None:
@@ -65,7 +65,7 @@ def test_mixing_depends_only_on_the_sample() -> None:
     assert not torch.allclose(together, SimCLR(latent_dim=4).loss(Encoded(embeddings), heads, support))
 
 
-def test_own_views_are_left_out() -> None:
+def test_own_views_are_not_negatives() -> None:
     negatives = random(4, 3, 6, seed=1)  # four images of three views
     positives = torch.stack([negatives[2] * 1.5, random(3, 6, seed=2)])
     own = own_negatives(positives, negatives.flatten(0, 1), negatives)
@@ -75,22 +75,23 @@ def test_own_views_are_left_out() -> None:
     assert float(actual[0]) == pytest.approx(slow_info_nce(positives[0], [others] * 3, 0.5), rel=1e-5)
 
 
-def test_an_image_among_the_negatives_is_recognised_by_the_objective() -> None:
+def test_the_objective_excludes_own_views_only_for_images_among_the_negatives() -> None:
     train = random(6, 3, 8)
-    objective = SimCLR(latent_dim=4, negative_samples=5, exclude_self_from_negatives=True)
-    heads = objective.heads(8, seed=0)
-    rows = objective.negative_rows(6, seed=0)
-    support = objective.support(samples(6), lambda chosen: train[rows], heads, seed=0)
+    excluding = SimCLR(latent_dim=4, negative_samples=5, exclude_self_from_negatives=True)
+    heads = excluding.heads(8, seed=0)
+    rows = excluding.negative_rows(6, seed=0)
+    support = excluding.support(samples(6), lambda chosen: train[rows], heads, seed=0)
     inside, outside = train[rows[1]][None], train[np.setdiff1d(np.arange(6), rows)[0]][None]
+
+    def loss(objective: SimCLR, views: Tensor) -> Tensor:
+        return objective.loss(Encoded(views), heads, support)
+
     plain = SimCLR(latent_dim=4)
-    (changed, unchanged), (expected, same) = (
-        [kind.loss(Encoded(views), heads, support) for views in (inside, outside)] for kind in (objective, plain)
-    )
-    assert not torch.allclose(changed, expected)
-    torch.testing.assert_close(unchanged, same)
+    assert not torch.allclose(loss(excluding, inside), loss(plain, inside))
+    torch.testing.assert_close(loss(excluding, outside), loss(plain, outside))
 
 
-def test_hard_negatives_take_the_first_places_and_are_drawn_once() -> None:
+def test_hard_negatives_come_first_and_are_not_drawn_again() -> None:
     rows = SimCLR(negative_samples=10, hard_negatives=(7, 3)).negative_rows(20, seed=0)
     assert rows[:2].tolist() == [7, 3]
     assert len(set(rows.tolist())) == 10
@@ -109,7 +110,7 @@ def test_impossible_hard_negatives_are_refused() -> None:
     ("kl", {"normalize": False}), ("kl", {"project": False}), ("dino", {"project": False, "normalize": False}),
     ("simclr", {"normalize": True}), ("simclr", {"project": False, "normalize": True}),
 ])  # fmt: skip
-def test_head_options_of_table_6_change_the_loss_and_nothing_else(objective: str, options: dict) -> None:
+def test_head_options_of_table_6_change_only_the_loss(objective: str, options: dict) -> None:
     from fungi.objectives import OBJECTIVES
 
     embeddings = random(3, 4, 8)
@@ -119,7 +120,7 @@ def test_head_options_of_table_6_change_the_loss_and_nothing_else(objective: str
     actual = changed.loss(Encoded(embeddings), heads, support)
     assert actual.shape == (3,)
     assert torch.isfinite(actual).all()
-    if "project" in options:  # without a head, the loss is that of an identity head
+    if "project" in options:  # the loss without a head equals the loss with an identity head
         plain_options = {name: value for name, value in options.items() if name != "project"}
         identity = torch.nn.ModuleDict({name: torch.nn.Identity() for name in heads})
         torch.testing.assert_close(

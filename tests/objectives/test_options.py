@@ -1,4 +1,4 @@
-"""Options of objectives: a value is refused, or it gives views and a gradient."""
+"""Options of objectives: a value is either refused with a message, or it gives views and a gradient."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ INVALID_OR_RARE = (0, -1, 3, 0.5, float("nan"), "x", None, True, (0.9, 0.1))
 
 
 def _cases() -> list[tuple[str, str, str]]:
-    """Return (backbone, objective, option) for each option of each objective that its modality has."""
+    """Return (backbone, objective, option) for each option that an objective has in the modality of the backbone."""
     cases = []
     for backbone in ("digits-vit", "tiny-bert", "tiny-ssast"):
         for name in OBJECTIVES:
@@ -26,13 +26,15 @@ def _cases() -> list[tuple[str, str, str]]:
                 objective, views, _ = configure(name, resolve_backbone(backbone).input)
             except (NoViewsError, FungiError):
                 continue
-            options = [f.name for kind in (objective, views) for f in dataclasses.fields(kind) if f.init]
+            options = [field.name for kind in (objective, views) for field in dataclasses.fields(kind) if field.init]
             cases += [(backbone, name, option) for option in options if option not in ("input", "stream")]
     return cases
 
 
 @pytest.mark.parametrize(("backbone", "name", "option"), _cases())
-def test_every_option_of_every_objective_refuses_bad_values_in_words(backbone: str, name: str, option: str) -> None:
+def test_every_option_refuses_invalid_values_with_a_message_that_names_it(
+    backbone: str, name: str, option: str
+) -> None:
     messages = [_refusal(backbone, name, {option: value}) for value in INVALID_OR_RARE]
     refusals = [message for message in messages if message]
     assert refusals, f"{option} accepts every value"
@@ -40,7 +42,7 @@ def test_every_option_of_every_objective_refuses_bad_values_in_words(backbone: s
 
 
 def _refusal(backbone: str, name: str, options: dict[str, Any]) -> str:
-    """Return the message that refuses these options, or an empty string if the objective has views with them."""
+    """Return the message that refuses these options, or an empty text if the objective has views with them."""
     try:
         bound = bind(name, embedding_dim=8, input_spec=resolve_backbone(backbone).input, seed=0, options=options)
     except FungiError as error:
@@ -58,7 +60,7 @@ def _refusal(backbone: str, name: str, options: dict[str, Any]) -> str:
         "deepcluster.iterations=-1",
     ],
 )
-def test_settings_without_a_gradient_or_a_meaning_are_refused(text: str) -> None:
+def test_values_without_a_gradient_or_a_meaning_are_refused(text: str) -> None:
     ((name, options),) = parse_options((text,)).items()
     (option,) = options
     with pytest.raises(FungiError, match=option):

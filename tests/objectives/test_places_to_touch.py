@@ -17,7 +17,7 @@ from fungi.objectives import OBJECTIVES
 from tests.library.models import dataset, pictures, wrap
 
 OBJECTIVE = '''
-"""Mean pull: every view is drawn to the mean of its sample's views."""
+"""The mean of a sample's views pulls all its views."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from fungi.objectives.base import Objective, register
 @register
 @dataclass(frozen=True, kw_only=True)
 class MeanPull(Objective):
-    """strength: of the pull."""
+    """strength: factor of the loss."""
 
     name = "mean-pull"
     views = "crops"
@@ -61,22 +61,20 @@ def test_stages_accept_the_new_objective(mean_pull: None, tmp_path: Path, capsys
         path = tmp_path / "data" / "train" / "a" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-    places = ["--dataset", f"mine=folder:{tmp_path / 'data'}", "--root", str(tmp_path / "root"), "--device", "cpu"]
+    common = ["--dataset", f"mine=folder:{tmp_path / 'data'}", "--root", str(tmp_path / "root"), "--device", "cpu"]
     flags = ["--objective", "mean-pull", "--set", "mean-pull.strength=3.0", "--split", "train"]
-    assert COMMANDS["extract-gradients"].main([*places, *flags]) == 0
+    assert COMMANDS["extract-gradients"].main([*common, *flags]) == 0
     (path,) = (tmp_path / "root").rglob("mean-pull-train.h5")
     with h5py.File(path) as file:
         assert np.linalg.norm(file["attn_proj"][:], axis=1).all()
 
 
-def test_the_library_has_configuration_and_extractor_of_the_new_objective(mean_pull: None, tmp_path: Path) -> None:
+def test_the_library_has_a_configuration_and_an_extractor_for_the_new_objective(
+    mean_pull: None, tmp_path: Path
+) -> None:
     settings = config.MeanPullConfig(strength=1.0)
-    assert (settings.global_crops, settings.local_crops, settings.augmentation, settings.latent_dim) == (
-        3,
-        0,
-        "crops",
-        16,
-    )
+    assert (settings.global_crops, settings.local_crops) == (3, 0)
+    assert (settings.augmentation, settings.latent_dim) == ("crops", 16)
     wrapper = wrap(configs=[settings])
     wrapper.setup(dataset(), check_independence=True)
     (extractor,) = wrapper.extractors
@@ -98,8 +96,8 @@ def test_ablations_accept_the_new_objective(mean_pull: None, tmp_path: Path) -> 
     assert "mean-pull" in json.dumps(json.loads(path.read_text()))
 
 
-def test_names_without_an_objective_are_not_attributes() -> None:
-    for module, name in ((config, "NobodyConfig"), (gradients, "NobodyGradientsExtractor"), (config, "nobody")):
+def test_modules_have_no_attributes_for_unknown_objectives() -> None:
+    for module, name in ((config, "UnknownConfig"), (gradients, "UnknownGradientsExtractor"), (config, "unknown")):
         with pytest.raises(AttributeError, match="has no attribute"):
             getattr(module, name)
 

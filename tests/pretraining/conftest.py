@@ -1,4 +1,4 @@
-"""A miniature of COCO in its true format."""
+"""A small dataset in the format of COCO."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Handwritten digits on dark canvases with their boxes and masks, in COCO's own layout."""
+"""Handwritten digits on dark canvases with their boxes and masks, in the format of COCO."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from fungi.runtime.seeds import numpy_generator
 
 SIDE = 64
 CATEGORY_IDS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89]
-"""COCO's numbers have gaps, so these have gaps too; number i stands for digit i."""
+"""The numbers of COCO's classes have gaps, so these have gaps too. Entry i stands for digit i."""
 
 DETECTOR_FLAGS = [
     "--epochs",
@@ -35,11 +35,11 @@ DETECTOR_FLAGS = [
     "--crop-short-sides",
     "64",
 ]
-"""A detector for these canvases that a processor trains."""
+"""Flags of a detector for these canvases that is small enough for a CPU."""
 
 
 def write_canvases(root: Path, counts: dict[str, int]) -> Path:
-    """Write `annotations/instances_SPLIT.json` and the images of each split, and return the root."""
+    """Write `annotations/instances_SPLIT.json` and the images of each split. Return the root."""
     (root / "annotations").mkdir(parents=True)
     categories = [{"id": number, "name": str(digit)} for digit, number in enumerate(CATEGORY_IDS)]
     for split, count in counts.items():
@@ -51,7 +51,8 @@ def write_canvases(root: Path, counts: dict[str, int]) -> Path:
             Image.fromarray(canvas).save(root / split / name)
             images.append({"id": number, "file_name": name, "height": SIDE, "width": SIDE})
             annotations += [
-                {"id": len(annotations) + place, "image_id": number, **item} for place, item in enumerate(objects, 1)
+                {"id": len(annotations) + position, "image_id": number, **item}
+                for position, item in enumerate(objects, 1)
             ]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
@@ -59,27 +60,27 @@ def write_canvases(root: Path, counts: dict[str, int]) -> Path:
 
 
 def compose(split: str, number: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return the pixels of a canvas and its objects: two digits, one in the left and one in the right half."""
+    """Return the pixels of a canvas and the annotations of its two digits, which lie in the left and the right half."""
     generator = numpy_generator(0, "canvases", split, number)
     canvas = generator.integers(0, 40, (SIDE, SIDE), dtype=np.uint8)
     digits, labels = digit_images()
     objects = []
     for left in (0, SIDE // 2):
         row, side = int(generator.choice(split_rows(split))), int(generator.integers(24, 32))
-        ink = np.asarray(Image.fromarray(digits[row]).resize((side, side), Image.Resampling.BICUBIC))
+        digit = np.asarray(Image.fromarray(digits[row]).resize((side, side), Image.Resampling.BICUBIC))
         top, start = int(generator.integers(0, SIDE - side)), left + int(generator.integers(0, SIDE // 2 - side + 1))
         mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        mask[top : top + side, start : start + side] = ink >= 96
-        place = (slice(top, top + side), slice(start, start + side))
-        canvas[place] = np.maximum(canvas[place], ink)
+        mask[top : top + side, start : start + side] = digit >= 96
+        region = (slice(top, top + side), slice(start, start + side))
+        canvas[region] = np.maximum(canvas[region], digit)
         objects.append(_instance(mask, CATEGORY_IDS[int(labels[row])]))
     return np.stack([canvas] * 3, axis=-1), objects
 
 
 def _instance(mask: np.ndarray, category: int) -> dict[str, Any]:
-    """Return an annotation with the mask as COCO's uncompressed run lengths, column by column."""
-    flat = np.concatenate([[0], mask.flatten(order="F"), [1 - mask[-1, -1]]])
-    ends = np.flatnonzero(np.diff(flat))
+    """Return an annotation, with the mask in COCO's uncompressed run lengths, column by column."""
+    values = np.concatenate([[0], mask.flatten(order="F"), [1 - mask[-1, -1]]])
+    ends = np.flatnonzero(np.diff(values))
     counts = np.diff(np.concatenate([[0], ends])).tolist()
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])

@@ -1,4 +1,4 @@
-"""The loss as the specification writes it (spec udi 4): loops over pairs, all logits formed, float64."""
+"""The losses of UDI by loops over pairs of views, with all logits, in float64 (spec udi 4)."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,14 @@ from fungi.pretraining.udi.network import Alignment, Predictions
 
 
 def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901
-    seen, valid, samples = teacher.predictions, teacher.alignment.valid, teacher.samples
-    cls_logits, all_patch_logits = seen.classes[0] @ seen.prototypes.T, seen.patches @ seen.prototypes.T
-    own = [student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T]
-    images, count = seen.classes.shape[2], student.local_classes.shape[1]
+    """Return the value of each part of the loss."""
+    predictions, valid, samples = teacher.predictions, teacher.alignment.valid, teacher.samples
+    cls_logits, all_patch_logits = (
+        predictions.classes[0] @ predictions.prototypes.T,
+        predictions.patches @ predictions.prototypes.T,
+    )
+    student_logits = [student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T]
+    images, count = predictions.classes.shape[2], student.local_classes.shape[1]
     size = (all_patch_logits.shape[2] - samples) // count if count else 0
 
     def target(logits: Tensor, level: int) -> Tensor:
@@ -20,21 +24,21 @@ def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) ->
     def entropy(p: Tensor, logits: Tensor) -> Tensor:
         return -(p * (logits / options.student_temperature).log_softmax(-1)).sum()
 
-    def multimodal(view: int, image: int, rows: slice) -> Tensor:
-        logits, o = all_patch_logits[view, image, rows], valid[view, image, rows]
+    def target_with_patches(view: int, image: int, rows: slice) -> Tensor:
+        logits, is_valid = all_patch_logits[view, image, rows], valid[view, image, rows]
         if options.target_mix == "probs":
-            if not o.any():
+            if not is_valid.any():
                 return target(cls_logits[view, image], 1)
-            shares = target(logits, 1)[o].mean(0)
+            shares = target(logits, 1)[is_valid].mean(0)
             return options.alpha * shares + (1 - options.alpha) * target(cls_logits[view, image], 1)
-        mean = (logits * o[:, None]).sum(0) / (o.double().sum() + 1e-5)
+        mean = (logits * is_valid[:, None]).sum(0) / (is_valid.double().sum() + 1e-5)
         return target(options.alpha * mean + (1 - options.alpha) * cls_logits[view, image], 1)
 
     sums: dict[str, list[Tensor]] = {"g_cl": [], "l_cl": [], "g_mcl": [], "l_mcl": [], "g_pch": []}
     for image in range(images):
         for a, b in ((0, 1), (1, 0)):
-            sums["g_cl"].append(entropy(target(cls_logits[b, image], 0), own[0][0, a, image]))
-            sums["g_mcl"].append(entropy(multimodal(b, image, slice(samples)), own[0][1, a, image]))
+            sums["g_cl"].append(entropy(target(cls_logits[b, image], 0), student_logits[0][0, a, image]))
+            sums["g_mcl"].append(entropy(target_with_patches(b, image, slice(samples)), student_logits[0][1, a, image]))
             for k in range(samples):
                 if valid[b, image, k]:
                     p = target(all_patch_logits[b, image, k], 2)
@@ -42,15 +46,15 @@ def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) ->
         for local in range(count):
             rows = slice(samples + local * size, samples + (local + 1) * size)
             for b in (0, 1):
-                sums["l_cl"].append(entropy(target(cls_logits[b, image], 0), own[1][0, local, image]))
-                sums["l_mcl"].append(entropy(multimodal(b, image, rows), own[1][1, local, image]))
+                sums["l_cl"].append(entropy(target(cls_logits[b, image], 0), student_logits[1][0, local, image]))
+                sums["l_mcl"].append(entropy(target_with_patches(b, image, rows), student_logits[1][1, local, image]))
     return {name: torch.stack(values).mean() if values else torch.tensor(0.0).double() for name, values in sums.items()}
 
 
 def alignment_of(valid: Tensor, samples: int) -> Alignment:
-    """An alignment whose maps are left out."""
+    """Return an alignment with these valid samples. Its maps are empty, because the losses do not use them."""
     _, images, requests = valid.shape
-    counted = [
+    valid_indices = [
         (view * images + image) * samples + sample
         for view in (0, 1)
         for image in range(images)
@@ -58,10 +62,10 @@ def alignment_of(valid: Tensor, samples: int) -> Alignment:
         if valid[1 - view, image, sample]
     ]
     empty = torch.zeros(2, images, samples, 9), torch.zeros(2, images, requests, 9)
-    return Alignment(*empty, valid, torch.tensor(counted, dtype=torch.int64))
+    return Alignment(*empty, valid, torch.tensor(valid_indices, dtype=torch.int64))
 
 
-def drawn(
+def random_predictions(
     *,
     images: int = 3,
     local_crops: int = 2,
@@ -72,7 +76,7 @@ def drawn(
     share_valid: float = 0.7,
     seed: int = 0,
 ) -> tuple[Predictions, Teacher]:
-    """Random predictions of a student (that ask for gradients) and of a teacher, in float64."""
+    """Return random predictions of a student, which require gradients, and of a teacher, in float64."""
     generator = torch.Generator().manual_seed(seed)
 
     def unit(*shape: int) -> Tensor:
@@ -86,8 +90,8 @@ def drawn(
         unit(2, images, samples).requires_grad_(),
         unit(prototypes).requires_grad_(),
     )
-    seen = Predictions(unit(2, 2, images), unit(2, 0, images), unit(2, images, requests), unit(prototypes))
+    predictions = Predictions(unit(2, 2, images), unit(2, 0, images), unit(2, images, requests), unit(prototypes))
     valid = torch.rand(2, images, requests, generator=generator) < share_valid
     alignment = alignment_of(valid, samples)
     centres = torch.randn(3, prototypes, generator=generator, dtype=torch.float64) * 0.2
-    return student, Teacher(seen, alignment, centres, 0.05, local_crops)
+    return student, Teacher(predictions, alignment, centres, 0.05, local_crops)

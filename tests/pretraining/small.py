@@ -1,4 +1,4 @@
-"""A run that takes seconds: a small network, few images."""
+"""Settings, learners and batches of a run that takes seconds: a small network and few images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,24 +45,26 @@ def settings(**changed: Any) -> PretrainSettings:
     return PretrainSettings(**(FLAGS | changed))
 
 
-def learner_of(made: PretrainSettings) -> Learner:
-    return Learner(learner_options(made), World(), torch.device("cpu"), torch.float32)
+def learner_of(run_settings: PretrainSettings) -> Learner:
+    return Learner(learner_options(run_settings), World(), torch.device("cpu"), torch.float32)
 
 
-def first_batches(made: PretrainSettings, steps: int) -> list[list[Views]]:
-    samples = open_images(made.data_path, made.dataset, made.data_dir)
-    plan = BatchPlan(len(samples), made.batch_size_per_gpu, made.accumulate_steps, 1, made.seed)
-    images = ViewedImages(samples, learner_options(made).views, made.seed)
-    found = batches(images, plan, rank=0, first_step=0, workers=0)
-    return [next(found) for _ in range(steps)]
+def first_batches(run_settings: PretrainSettings, steps: int) -> list[list[Views]]:
+    """Return the batches of the first steps. A batch has a list of parts, whose gradients are added."""
+    samples = open_images(run_settings.data_path, run_settings.dataset, run_settings.data_dir)
+    plan = BatchPlan(len(samples), run_settings.batch_size_per_gpu, run_settings.accumulate_steps, 1, run_settings.seed)
+    images = ViewedImages(samples, learner_options(run_settings).views, run_settings.seed)
+    iterator = batches(images, plan, rank=0, first_step=0, workers=0)
+    return [next(iterator) for _ in range(steps)]
 
 
 def schedule(step: int = 0, **changed: Any) -> StepSchedule:
-    usual = {"rate": 1e-3, "weight_decay": 0.04, "teacher_momentum": 0.9, "temperature": 0.04}
-    return StepSchedule(step=step, **(usual | changed))
+    defaults = {"rate": 1e-3, "weight_decay": 0.04, "teacher_momentum": 0.9, "temperature": 0.04}
+    return StepSchedule(step=step, **(defaults | changed))
 
 
 def image_folder(folder: Path, count: int, size: tuple[int, int] = (20, 24)) -> Path:
+    """Write images of noise, of (height, width), and return their folder."""
     import numpy as np
     from PIL import Image
 
@@ -73,10 +75,10 @@ def image_folder(folder: Path, count: int, size: tuple[int, int] = (20, 24)) -> 
     return folder
 
 
-def words(**changed: Any) -> list[str]:
-    """Return the flags of a command in the spelling of the reference."""
-    found: list[str] = []
+def command_flags(**changed: Any) -> list[str]:
+    """Return the small settings as flags of `fungi pretrain`, in the spelling of the published code."""
+    flags: list[str] = []
     for name, value in (FLAGS | changed).items():
-        several: Sequence[Any] = value if isinstance(value, tuple) else (value,)
-        found += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in several)]
-    return found
+        values: Sequence[Any] = value if isinstance(value, tuple) else (value,)
+        flags += [f"--{name}", *(str(item).lower() if isinstance(item, bool) else str(item) for item in values)]
+    return flags

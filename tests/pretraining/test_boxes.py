@@ -40,8 +40,8 @@ def test_crops_lie_in_the_image_and_overlap_by_half_of_the_smaller_side(size: tu
             assert relative_overlap(crop.columns, other.columns) >= 0.5
 
 
-def test_crops_moved_with_the_published_row_start_may_not_overlap() -> None:
-    """The published code measures columns from the row start, so that two crops side by side seem to overlap."""
+def test_crops_that_the_published_code_moves_may_not_overlap() -> None:
+    """The published code measures columns from the start of the rows, so it sees an overlap where there is none."""
     reference, new = Crop(0, 70, 30, 30), Crop(60, 10, 30, 30)
     clean = shifted_towards(new, reference, 100, 100, DEVIATIONS["clean"])
     published = shifted_towards(new, reference, 100, 100, Deviations(row_start_in_columns=True))
@@ -51,7 +51,7 @@ def test_crops_moved_with_the_published_row_start_may_not_overlap() -> None:
 
 
 def published_start(new: tuple[int, int], reference: tuple[int, int], limit: int) -> int:
-    """The published shift along one axis, by cases (spec udi 3.1, 7.6)."""
+    """Return the start of a crop on one axis after the published shift (spec udi 3.1, 7.6)."""
     a, b = new[1] - new[0], reference[1] - reference[0]
     smaller = min(b - 1, a)
     extent = max(new[1], reference[1]) - min(new[0], reference[0])
@@ -67,7 +67,7 @@ def published_start(new: tuple[int, int], reference: tuple[int, int], limit: int
 
 
 def test_the_published_shift_equals_the_formula_of_the_specification() -> None:
-    random, published, differences = np.random.default_rng(0), DEVIATIONS["published"], 0
+    random, published, different_starts = np.random.default_rng(0), DEVIATIONS["published"], 0
     for _ in range(400):
         limit = int(random.integers(8, 60))
         starts, sides = random.integers(0, limit // 2, 2), random.integers(1, limit // 2, 2)
@@ -76,22 +76,22 @@ def test_the_published_shift_equals_the_formula_of_the_specification() -> None:
         )
         moved = shifted_towards(new, reference, limit, limit, published)
         assert moved.top == moved.left == published_start(new.rows, reference.rows, limit)
-        differences += moved.top != shifted_towards(new, reference, limit, limit, DEVIATIONS["clean"]).top
-    assert differences > 20
+        different_starts += moved.top != shifted_towards(new, reference, limit, limit, DEVIATIONS["clean"]).top
+    assert different_starts > 20  # of 400: the published shift is not the clean one
 
 
 @pytest.mark.parametrize("profile", DEVIATIONS)
 def test_crops_whose_centres_are_equal_do_not_move(profile: str) -> None:
-    new, reference = Crop(0, 40, 10, 20), Crop(30, 45, 10, 10)  # the published code measures from row 0
+    new, reference = Crop(0, 40, 10, 20), Crop(30, 45, 10, 10)  # the published code compares the rows, too
     assert shifted_towards(new, reference, 100, 100, DEVIATIONS[profile]).left == 40
 
 
-def test_the_published_reference_depends_on_flips() -> None:
+def test_the_published_reference_crop_depends_on_flips() -> None:
     first, second = Crop(0, 0, 40, 60), Crop(20, 40, 40, 50)
     mirrored = [Crop(c.top, c.left, c.height, c.width, True) for c in (first, second)]
     union, published = Crop(0, 0, 60, 90), DEVIATIONS["published"]
     assert reference_crop(*mirrored, DEVIATIONS["clean"]) == reference_crop(first, second, published) == union
-    assert reference_crop(*mirrored, published).columns == (40, 60)  # the intersection
+    assert reference_crop(*mirrored, published).columns == (40, 60)  # the intersection instead of the union
 
 
 def test_a_flipped_crop_swaps_its_columns() -> None:
@@ -100,7 +100,7 @@ def test_a_flipped_crop_swaps_its_columns() -> None:
     assert flipped.box == (2, 9, 6, 3)
 
 
-def test_the_share_of_the_area_is_drawn_from_its_range() -> None:
+def test_the_share_of_the_area_is_drawn_from_the_whole_range() -> None:
     random = np.random.default_rng(0)
     areas = [(c.height * c.width) / 10_000 for c in (random_crop(random, 100, 100, (0.3, 0.6)) for _ in range(300))]
     assert 0.28 < min(areas) < 0.34
@@ -109,7 +109,7 @@ def test_the_share_of_the_area_is_drawn_from_its_range() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("local_crops", [0, 2])
-def test_any_image_has_views(size: tuple[int, int], local_crops: int) -> None:
+def test_images_of_any_size_have_views_inside_them(size: tuple[int, int], local_crops: int) -> None:
     options = ViewOptions(
         global_size=8, local_size=4, patch_size=4, global_window=2, local_window=1, local_crops=local_crops
     )

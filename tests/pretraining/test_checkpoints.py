@@ -1,4 +1,4 @@
-"""Checkpoints in the published layouts, theirs and ours (spec udi 6; 9.4-9)."""
+"""Reading and writing checkpoints in the published layouts (spec udi 6; 9.4-9)."""
 
 import argparse
 from pathlib import Path
@@ -19,7 +19,7 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture(scope="module")
 def published() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """timm's transformer, and its weights under the reference's flat names: both class tokens in one tensor."""
+    """Return a transformer of timm, and its weights with published names: both class tokens are one tensor."""
     torch.manual_seed(3)
     model = BACKBONES["udi-micro"].build().eval()
     flat = dict(model.state_dict())
@@ -27,32 +27,32 @@ def published() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     return model, flat
 
 
-def layouts(flat: dict[str, torch.Tensor]) -> dict[str, object]:
-    """As the reference's programs write them (spec udi 6.1, 6.2)."""
-    other = {name: torch.zeros_like(one) for name, one in flat.items()}
-    beside = {"backbone.norm1.weight": torch.ones(64), "backbone.attn.qkv.weight": torch.ones(192, 64)}
+def contents_by_layout(flat: dict[str, torch.Tensor]) -> dict[str, object]:
+    """Return layout -> content of a file, as the published programs write them (spec udi 6.1, 6.2)."""
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in flat.items()}
+    srs = {"backbone.norm1.weight": torch.ones(64), "backbone.attn.qkv.weight": torch.ones(192, 64)}
     heads = {f"head.{slot}.mlp.0.weight": torch.ones(8, 64) for slot in range(3)}
 
     def nested(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {f"backbone.backbone.{name}": one for name, one in state.items()} | beside | heads
+        return {f"backbone.backbone.{name}": tensor for name, tensor in state.items()} | srs | heads
 
-    student = {f"module.{name}": one for name, one in nested(other).items()}
+    student = {f"module.{name}": tensor for name, tensor in nested(zeros).items()}
     arguments = argparse.Namespace(arch="vit_small", epochs=300)
     full = {"student": student, "teacher": nested(flat), "epoch": 300, "args": arguments, "optimizer": {"state": {}}}
     return {
         "full": full | {"udi_loss": {"centering.center": torch.zeros(3, 8)}, "fp16_scaler": {"scale": 65536.0}},
         "teacher": {"teacher": nested(flat)},
-        "module": {"state_dict": {f"module.{name}": one for name, one in nested(flat).items()}},
-        "one backbone": {f"backbone.{name}": one for name, one in flat.items()},
-        "two backbones": {f"backbone.backbone.{name}": one for name, one in flat.items()},
+        "module": {"state_dict": {f"module.{name}": tensor for name, tensor in nested(flat).items()}},
+        "one backbone": {f"backbone.{name}": tensor for name, tensor in flat.items()},
+        "two backbones": {f"backbone.backbone.{name}": tensor for name, tensor in flat.items()},
         "flat": flat,
     }
 
 
 @pytest.mark.parametrize("layout", ["full", "teacher", "module", "one backbone", "two backbones", "flat"])
-def test_a_file_of_any_published_layout_gives_timms_features(published, layout, tmp_path) -> None:
+def test_a_file_of_any_published_layout_gives_the_features_of_timm(published, layout, tmp_path) -> None:
     model, flat = published
-    torch.save(layouts(flat)[layout], tmp_path / "file.pth")
+    torch.save(contents_by_layout(flat)[layout], tmp_path / "file.pth")
     loaded = load_backbone("udi-micro", checkpoint=tmp_path / "file.pth").model
     with torch.no_grad():
         assert torch.equal(loaded(IMAGES), model(IMAGES))
@@ -62,10 +62,10 @@ def test_a_file_of_any_published_layout_gives_timms_features(published, layout, 
 
 
 @pytest.mark.slow
-def test_our_checkpoint_is_read_by_every_stage_and_by_a_run_that_goes_on(tmp_path) -> None:
-    made = settings(patch_size=4, drop_path_rate=0.0)
-    learner = learner_of(made)
-    (first, second) = first_batches(made, 2)
+def test_our_checkpoint_is_read_as_a_backbone_and_by_a_run_that_continues(tmp_path) -> None:
+    run_settings = settings(patch_size=4, drop_path_rate=0.0)
+    learner = learner_of(run_settings)
+    (first, second) = first_batches(run_settings, 2)
     learner.step(first, schedule())
     save_checkpoint(tmp_path / "checkpoint.pth", learner, epoch=0, arguments={"arch": "vit_micro"}, run={"step": 1})
     backbone = load_backbone("udi-micro", checkpoint=tmp_path / "checkpoint.pth").model
@@ -73,8 +73,7 @@ def test_our_checkpoint_is_read_by_every_stage_and_by_a_run_that_goes_on(tmp_pat
         assert torch.equal(backbone(IMAGES), learner.teacher.backbone.backbone(IMAGES))
     other = learner_of(settings(patch_size=4, drop_path_rate=0.0, seed=5))
     assert load_checkpoint(tmp_path / "checkpoint.pth", other)["step"] == 1
-    expected, found = (one.step(second, schedule(1)) for one in (learner, other))
-    assert expected == found
+    assert learner.step(second, schedule(1)) == other.step(second, schedule(1))
 
 
 def test_the_written_layout_is_the_published_one(tmp_path) -> None:
@@ -94,7 +93,7 @@ def test_the_written_layout_is_the_published_one(tmp_path) -> None:
     assert list(content["udi_loss"]["centering.center"].shape) == [3, 32]
 
 
-def test_files_with_one_class_token_have_their_own_backbone(published, tmp_path) -> None:
+def test_a_file_with_another_number_of_class_tokens_needs_another_backbone(published, tmp_path) -> None:
     _, flat = published
     torch.save(one_token(flat), tmp_path / "one.pth")
     with pytest.raises(FungiError, match="Use --backbone udi-micro-one-token"):
@@ -105,49 +104,49 @@ def test_files_with_one_class_token_have_their_own_backbone(published, tmp_path)
         load_backbone("udi-micro-one-token", checkpoint=tmp_path / "two.pth")
 
 
-def test_conversions_leave_the_positions_that_they_should() -> None:
+def test_removing_class_tokens_removes_their_positions() -> None:
     flat = {"cls_token": torch.randn(1, 2, 384), "pos_embed": torch.randn(1, 198, 384)}
-    one, patches = one_token(flat), patches_only(flat)
-    assert torch.equal(one["cls_token"], flat["cls_token"][:, :1])
-    assert torch.equal(one["pos_embed"], flat["pos_embed"][:, [0, *range(2, 198)]])
+    single, patches = one_token(flat), patches_only(flat)
+    assert torch.equal(single["cls_token"], flat["cls_token"][:, :1])
+    assert torch.equal(single["pos_embed"], flat["pos_embed"][:, [0, *range(2, 198)]])
     assert torch.equal(patches["pos_embed"], flat["pos_embed"][:, 2:])
     assert set(patches) == {"pos_embed"}
-    timms = {
+    timm_state = {
         "cls_token": flat["cls_token"][:, :1],
         "reg_token": flat["cls_token"][:, 1:],
         "pos_embed": flat["pos_embed"],
     }
-    assert torch.equal(one_token(timms)["pos_embed"], one["pos_embed"])
+    assert torch.equal(one_token(timm_state)["pos_embed"], single["pos_embed"])
 
 
-def test_layers_outside_the_transformer_are_not_read_as_its_layers(published) -> None:
-    """SRS has layers called `norm1` and `attn`, too."""
+def test_layers_outside_the_transformer_are_not_read_as_layers_of_the_transformer(published) -> None:
+    """SRS also has layers with the names `norm1` and `attn`."""
     _, flat = published
-    full = layouts(flat)["full"]
+    full = contents_by_layout(flat)["full"]
     assert isinstance(full, dict)
     assert set(encoder_state(full["teacher"])) == set(flat)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda flat: flat | {"blocks.0.norm1.bias": torch.zeros(65)}, "of another shape"),
-        (lambda flat: {name: one for name, one in flat.items() if name != "norm.bias"}, "missing"),
+        (lambda flat: {name: tensor for name, tensor in flat.items() if name != "norm.bias"}, "missing"),
         (lambda flat: flat | {"blocks.3.norm1.bias": torch.zeros(64)}, "unexpected"),
         (lambda flat: flat | {"cls_token": torch.zeros(1, 3, 64)}, "3 class tokens"),
         (lambda _: {"weight": torch.zeros(3)}, "no cls_token"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(published, change, said, tmp_path) -> None:
+def test_a_file_that_does_not_fit_the_backbone_is_refused(published, change, message, tmp_path) -> None:
     torch.save(change(dict(published[1])), tmp_path / "file.pth")
-    with pytest.raises(FungiError, match=said):
+    with pytest.raises(FungiError, match=message):
         load_backbone("udi-micro", checkpoint=tmp_path / "file.pth")
 
 
 def test_a_file_with_code_is_refused(tmp_path: Path) -> None:
     class Harmful:
         def __reduce__(self):
-            return (print, ("gotcha",))
+            return (print, ("this code must not run",))
 
     torch.save({"teacher": {"cls_token": torch.zeros(1)}, "args": Harmful()}, tmp_path / "file.pth")
     with pytest.raises(FungiError, match="could run code"):

@@ -1,4 +1,4 @@
-"""COCO in its own layout: which objects are read, how images are augmented, and what is verified."""
+"""Datasets in the format of COCO: which objects are read, how images are augmented, and the verification."""
 
 import json
 import shutil
@@ -24,13 +24,13 @@ def train_images(coco: Path, short_sides: tuple[int, ...], crop: tuple[int, int]
 
 def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
     images = train_images(coco, (64, 80), (40, 60))
-    seen = set()
+    different = set()
     for epoch in range(4):
         for row in range(6):
             pixels, target = images[epoch, row]
             again, _ = images[epoch, row]
             assert torch.equal(pixels, again)
-            seen.add((row, pixels.float().mean().item(), tuple(pixels.shape)))
+            different.add((row, pixels.float().mean().item(), tuple(pixels.shape)))
             assert target["masks"].shape[1:] == pixels.shape[1:]
             for (x1, y1, x2, y2), mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
                 ys, xs = mask.nonzero(as_tuple=True)
@@ -39,7 +39,7 @@ def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coc
                     assert xs.max() <= x2 + 0.5
                     assert y1 - 1.5 <= ys.min()
                     assert ys.max() <= y2 + 0.5
-    assert len(seen) > 12
+    assert len(different) > 12  # of 24: an image does not look the same in every epoch
 
 
 def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco: Path, tmp_path: Path, caplog) -> None:
@@ -61,8 +61,8 @@ def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco:
     assert "2 crowds, 2 boxes below one pixel, 2 images without objects" in caplog.text
 
 
-def test_canvases_are_in_true_format(coco: Path) -> None:
-    """Boxes are the tight boxes of the masks that pycocotools decodes."""
+def test_boxes_of_the_canvases_are_the_tight_boxes_of_their_masks(coco: Path) -> None:
+    """pycocotools decodes the masks, so the canvases have COCO's format."""
     instances = Instances(coco, "val2017")
     for entry in instances.index.dataset["annotations"]:
         mask = instances.mask(entry)
@@ -72,34 +72,34 @@ def test_canvases_are_in_true_format(coco: Path) -> None:
         assert entry["area"] == mask.sum()
 
 
-def test_without_pycocotools_the_message_names_it(coco: Path, monkeypatch) -> None:
+def test_the_message_about_a_missing_pycocotools_says_how_to_install_it(coco: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(FungiError, match="pip install pycocotools"):
         _ = Instances(coco, "val2017").index
 
 
-def test_coco_on_disk_is_verified(coco: Path, tmp_path: Path) -> None:
+def test_verification_finds_missing_and_unreadable_images(coco: Path, tmp_path: Path) -> None:
     published = {"train2017": 6, "val2017": 3}
     lines = list(verify_coco(coco, published, 10, every_item=True))
     assert lines[1] == "coco val2017: 3 images, 6 objects of 10 classes, every image readable"
     with pytest.raises(FungiError, match="6 images of 10 classes, but the published split has 7 of 10"):
         list(verify_coco(coco, {"train2017": 7}, 10))
     shutil.copytree(coco, tmp_path / "coco")
-    (tmp_path / "coco" / "val2017" / f"{2:012d}.png").write_bytes(b"no image")
+    (tmp_path / "coco" / "val2017" / f"{2:012d}.png").write_bytes(b"not an image")
     assert len(list(verify_coco(tmp_path / "coco", published, 10))) == 2
     with pytest.raises(FungiError, match=r"can't read .*000000000002.png"):
         list(verify_coco(tmp_path / "coco", published, 10, every_item=True))
 
 
-def test_half_of_the_images_are_cropped(coco: Path) -> None:
-    """Crops are drawn below the side of the canvas, so that they are seen by their sizes."""
+def test_about_half_of_the_images_are_cropped(coco: Path) -> None:
+    """All crops are smaller than the canvas here, so the size of an image tells whether it was cropped."""
     images = train_images(coco, (64,), (40, 56))
     cropped = [images[epoch, row][0].shape[1] < SIDE for epoch in range(20) for row in range(6)]
-    assert 0.3 < sum(cropped) / len(cropped) < 0.6  # a crop without a digit gives the whole image
+    assert 0.3 < sum(cropped) / len(cropped) < 0.6  # below one half: a crop without a digit is replaced by the image
 
 
-def test_labels_are_places_among_the_sorted_classes_counted_from_one(coco: Path) -> None:
-    """0 is the background of torchvision's detectors."""
+def test_labels_are_positions_among_the_sorted_classes_counted_from_one(coco: Path) -> None:
+    """In torchvision's detectors, 0 is the background."""
     instances = Instances(coco, "val2017")
     for image_id in instances.image_ids(with_objects=True):
         numbers = [entry["category_id"] for entry in instances.objects(image_id)]

@@ -28,7 +28,8 @@ def model():
     return BACKBONES["udi-micro"].build().eval()
 
 
-def brute_force(train, train_targets, query, k: int, temperature: float) -> list[int]:
+def ranked_classes(train, train_targets, query, k: int, temperature: float) -> list[int]:
+    """Return the classes by their votes for a query, the class with most votes first."""
     """Classes by votes, the most voted first; one query, by the definition."""
     similarity = [float(row @ query / (row.norm() * query.norm())) for row in train]
     nearest = sorted(range(len(train)), key=lambda row: -similarity[row])[:k]
@@ -38,19 +39,21 @@ def brute_force(train, train_targets, query, k: int, temperature: float) -> list
     return sorted(votes, key=lambda label: -votes[label])
 
 
-@pytest.mark.parametrize("temperature", [0.3, 0.002])  # of the latter exp(1 / T) is beyond float32
-def test_weighted_votes_equal_brute_force(temperature: float) -> None:
+# exp(1 / 0.002) is larger than the largest float32
+@pytest.mark.parametrize("temperature", [0.3, 0.002])
+def test_weighted_votes_equal_a_loop_over_train_rows(temperature: float) -> None:
     generator = torch.Generator().manual_seed(0)
     train, queries = torch.randn(60, 5, generator=generator), torch.randn(17, 5, generator=generator)
-    labels = torch.randint(6, (60,), generator=generator), torch.randint(6, (17,), generator=generator)
-    found = weighted_knn(train, labels[0], queries, labels[1], [1, 7, 40], temperature=temperature)
+    train_labels = torch.randint(6, (60,), generator=generator)
+    labels = torch.randint(6, (17,), generator=generator)
+    scores = weighted_knn(train, train_labels, queries, labels, [1, 7, 40], temperature=temperature)
     for k in (1, 7, 40):
-        ranked = [brute_force(train, labels[0], query, k, temperature) for query in queries]
-        top1 = [order[0] == int(label) for order, label in zip(ranked, labels[1], strict=True)]
-        assert found[k]["accuracy"] == pytest.approx(np.mean(top1))
-        if k == 40 and temperature == 0.3:  # all five first classes have votes
-            top5 = [int(label) in order[:5] for order, label in zip(ranked, labels[1], strict=True)]
-            assert found[k]["top5"] == pytest.approx(np.mean(top5))
+        ranked = [ranked_classes(train, train_labels, query, k, temperature) for query in queries]
+        top1 = [order[0] == int(label) for order, label in zip(ranked, labels, strict=True)]
+        assert scores[k]["accuracy"] == pytest.approx(np.mean(top1))
+        if k == 40 and temperature == 0.3:  # only then do five classes have votes for every query
+            top5 = [int(label) in order[:5] for order, label in zip(ranked, labels, strict=True)]
+            assert scores[k]["top5"] == pytest.approx(np.mean(top5))
 
 
 def test_more_neighbours_than_train_rows_are_refused() -> None:
@@ -59,7 +62,7 @@ def test_more_neighbours_than_train_rows_are_refused() -> None:
         weighted_knn(rows, labels, rows, labels, [2, 5])
 
 
-def test_a_probe_separates_what_is_separable() -> None:
+def test_a_linear_probe_separates_separable_classes() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(90) % 3
     rows = 5 * torch.eye(3)[labels] + torch.randn(90, 3, generator=generator) * 0.3
@@ -68,23 +71,23 @@ def test_a_probe_separates_what_is_separable() -> None:
 
 
 @pytest.mark.slow
-def test_regression_on_few_images_is_scikit_learns_with_its_inverse_penalty() -> None:
-    """C = 1 / lambda, no intercept, unit vectors; classes overlap, so that the penalty tells."""
+def test_logistic_regression_equals_scikit_learn() -> None:
+    """The parameter is C = 1 / lambda; there is no intercept. Classes overlap, so the penalty changes the accuracy."""
     from sklearn.linear_model import LogisticRegression
 
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(3, (150,), generator=generator)
     rows = torch.eye(3)[targets] @ torch.randn(3, 8, generator=generator) + torch.randn(150, 8, generator=generator)
     settings = EvaluateSettings(arch="vit_micro", task="logistic", regularization=(0.01, 1.0), epochs=1000)
-    found = score(settings, (rows[:60], targets[:60], rows[60:], targets[60:]))
+    results = score(settings, (rows[:60], targets[:60], rows[60:], targets[60:]))
     unit = torch.nn.functional.normalize(rows, dim=1).numpy()
     expected = {}
     for penalty in (0.01, 1.0):
         model = LogisticRegression(C=1 / penalty, fit_intercept=False, tol=1e-8, max_iter=1000)
         expected[f"l2={penalty:g}"] = model.fit(unit[:60], targets[:60]).score(unit[60:], targets[60:])
     assert len(set(expected.values())) == 2
-    for name, scores in found.items():
-        assert scores["accuracy"] == pytest.approx(expected[name], abs=0.012), name  # one image
+    for name, scores in results.items():
+        assert scores["accuracy"] == pytest.approx(expected[name], abs=0.012), name  # one of 90 images
 
 
 def test_the_tokens_equal_those_of_timm(model) -> None:
@@ -100,7 +103,7 @@ def test_the_tokens_equal_those_of_timm(model) -> None:
         torch.testing.assert_close(first, torch.cat([prefix, patches], dim=1), rtol=1e-4, atol=1e-5)
 
 
-def test_features_are_the_tokens_they_are_called_after(model) -> None:
+def test_features_are_the_tokens_in_their_names(model) -> None:
     blocks = [torch.randn(2, 66, 64) for _ in range(2)]
     assert torch.equal(pooled(model, blocks, "cls"), torch.cat([blocks[0][:, 0], blocks[1][:, 0]], dim=1))
     assert torch.equal(pooled(model, blocks[1:], "cls+"), blocks[1][:, 1])
@@ -112,8 +115,8 @@ def test_features_are_the_tokens_they_are_called_after(model) -> None:
         pooled(BACKBONES["udi-micro-one-token"].build(), blocks, "cls+")
 
 
-def test_other_resolutions_keep_the_positions_of_class_tokens(model) -> None:
-    """The reference resizes by the factor (side + 0.1) / side of the old grid."""
+def test_other_resolutions_do_not_change_the_positions_of_class_tokens(model) -> None:
+    """The published code resizes the grid by the factor (new side + 0.1) / old side."""
     resized = hub_positions(model.pos_embed, grid=(5, 11), prefix=model.num_prefix_tokens)
     assert resized.shape == (1, 2 + 55, 64)
     assert torch.equal(resized[:, :2], model.pos_embed[:, :2])
@@ -124,17 +127,17 @@ def test_other_resolutions_keep_the_positions_of_class_tokens(model) -> None:
     assert embed(model, torch.zeros(1, 3, 20, 44)).shape == (1, 57, 64)
 
 
-def test_attention_has_a_column_for_each_patch_and_no_class_token(model) -> None:
+def test_attention_maps_have_a_cell_for_each_patch_and_none_for_class_tokens(model) -> None:
     image = torch.randn(1, 3, 32, 48)
     with torch.no_grad():
-        whole, maps = last_attention(model, image), class_attention(model, image, 1)
-    assert whole.shape == (1, 4, 98, 98)
-    torch.testing.assert_close(whole.sum(-1), torch.ones(1, 4, 98))
+        attention, maps = last_attention(model, image), class_attention(model, image, 1)
+    assert attention.shape == (1, 4, 98, 98)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(1, 4, 98))
     assert maps.shape == (4, 8, 12)
-    torch.testing.assert_close(maps.flatten(1), whole[0, :, 1, 2:])
+    torch.testing.assert_close(maps.flatten(1), attention[0, :, 1, 2:])
 
 
-def test_attention_equals_that_inside_the_last_block(model) -> None:
+def test_attention_equals_the_attention_inside_the_last_block(model) -> None:
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         tokens = embed(model, image)
@@ -146,7 +149,7 @@ def test_attention_equals_that_inside_the_last_block(model) -> None:
         torch.testing.assert_close(last.attn.proj(mixed), last.attn(last.norm1(tokens)), rtol=1e-4, atol=1e-5)
 
 
-def test_kept_patches_are_the_smallest_set_with_the_share_of_attention() -> None:
+def test_masks_have_the_fewest_patches_with_the_share_of_attention() -> None:
     attention = torch.tensor([[[0.5, 0.05], [0.3, 0.15]]])
     assert smallest_masks(attention, 0.6).flatten().tolist() == [True, False, True, False]
     assert smallest_masks(attention, 0.9).flatten().tolist() == [True, False, True, True]
@@ -155,21 +158,21 @@ def test_kept_patches_are_the_smallest_set_with_the_share_of_attention() -> None
 def test_pictures_are_written_for_every_head_of_both_tokens(model, tmp_path: Path) -> None:
     pixels, image = Image.new("RGB", (32, 32), (90, 120, 30)), torch.randn(1, 3, 32, 32)
     with torch.no_grad():
-        written = write_maps(tmp_path, model, pixels, image, threshold=0.6)
+        paths = write_maps(tmp_path, model, pixels, image, threshold=0.6)
         overview(tmp_path / "all.png", model, [(pixels, image)] * 2, side=16)
     names = {"img"} | {
         f"{kind}-{middle}head{h}" for kind in ("attn", "mask") for middle in ("", "plus-") for h in range(4)
     }
-    assert {path.stem for path in written} == names
-    for path in written:
+    assert {path.stem for path in paths} == names
+    for path in paths:
         with Image.open(path) as picture:
             assert picture.size == (32, 32)
-            assert "attn" not in path.stem or np.asarray(picture).max() == 255
+            assert "attn" not in path.stem or np.asarray(picture).max() == 255  # the largest attention is white
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.size[1] == 36
 
 
-def test_pictures_of_attention_are_enlarged_between_the_centres_of_patches(model, tmp_path: Path) -> None:
+def test_pictures_of_attention_are_interpolated_between_the_centres_of_patches(model, tmp_path: Path) -> None:
     image = torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         write_maps(tmp_path, model, Image.new("RGB", (32, 24)), image)
@@ -178,22 +181,22 @@ def test_pictures_of_attention_are_enlarged_between_the_centres_of_patches(model
         enlarged = bilinear(attention[..., None], 24, 32)[..., 0]
         with Image.open(tmp_path / f"attn-plus-head{head}.png") as picture:
             difference = np.asarray(picture).astype(float) - 255 * enlarged / enlarged.max()
-        assert np.abs(difference).max() < 0.51
+        assert np.abs(difference).max() < 0.51  # pixels are rounded to whole numbers
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--k",), "--k needs at least one value"),
         (("--train-share", "0.9"), "--train-share 0.9 needs 4 rows of each class, but a class has only 2"),
     ],
 )
-def test_invalid_evaluations_are_named(flags, said, tmp_path, capsys) -> None:
-    for row, label in enumerate("aaab" * 2):  # uneven classes
+def test_the_message_about_an_invalid_evaluation_names_the_flag(flags, message, tmp_path, capsys) -> None:
+    for row, label in enumerate("aaab" * 2):  # class a has 6 rows, class b has 2
         for split in ("train", "val"):
             path = tmp_path / split / label / f"{row}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((8, 8, 3), 20 * row, dtype=np.uint8)).save(path)
-    given = ["--arch", "vit_micro", "--random-init", "--data-path", str(tmp_path), "--device", "cpu", *flags]
-    assert COMMANDS["evaluate-encoder"].main(given) == 2
-    assert said in capsys.readouterr().err
+    common = ["--arch", "vit_micro", "--random-init", "--data-path", str(tmp_path), "--device", "cpu"]
+    assert COMMANDS["evaluate-encoder"].main([*common, *flags]) == 2
+    assert message in capsys.readouterr().err

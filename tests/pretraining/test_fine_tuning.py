@@ -1,4 +1,4 @@
-"""Fine-tuning, low shot, transfer (spec udi 7.3 to 7.5)."""
+"""Fine-tuning with all labels, with few labels, and on other datasets (spec udi 7.3 to 7.5)."""
 
 import json
 import math
@@ -35,7 +35,7 @@ from tests.pretraining.small import Killed, learner_of, settings
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two classes, dark and bright: 12 train and 6 test images."""
+    """Return a folder of two classes, dark and bright, with 12 train and 6 test images."""
     root = tmp_path_factory.mktemp("images")
     for split, count in (("train", 6), ("val", 3)):
         for label, level in (("dark", 40), ("bright", 200)):
@@ -54,9 +54,9 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def flags(folder: Path, checkpoint: Path, output: Path, **changed) -> list[str]:
-    made = {"model": "vit_micro", "finetune": checkpoint, "data_path": folder, "output_dir": output}
-    made |= {"epochs": 3, "batch_size": 6, "warmup_epochs": 1, "num_workers": 0, "device": "cpu"} | changed
-    return [word for name, value in made.items() for word in (f"--{name}", str(value))]
+    values = {"model": "vit_micro", "finetune": checkpoint, "data_path": folder, "output_dir": output}
+    values |= {"epochs": 3, "batch_size": 6, "warmup_epochs": 1, "num_workers": 0, "device": "cpu"} | changed
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
 def history(output: Path) -> list[dict[str, float]]:
@@ -64,10 +64,10 @@ def history(output: Path) -> list[dict[str, float]]:
 
 
 def test_a_network_learns_new_classes_and_reports_its_accuracy(folder, checkpoint, tmp_path) -> None:
-    """Without mixing, so that few steps are enough."""
-    plain = {"mixup": 0, "cutmix": 0, "smoothing": 0, "erasing": 0, "layer_decay": 0.9, "classifier_scale": 1}
-    given = flags(folder, checkpoint, tmp_path, epochs=6, lr=0.003, **plain)
-    assert COMMANDS["fine-tune"].main(given) == 0
+    """Images are not mixed, so that few steps are enough."""
+    unmixed = {"mixup": 0, "cutmix": 0, "smoothing": 0, "erasing": 0, "layer_decay": 0.9, "classifier_scale": 1}
+    arguments = flags(folder, checkpoint, tmp_path, epochs=6, lr=0.003, **unmixed)
+    assert COMMANDS["fine-tune"].main(arguments) == 0
     result = json.loads((tmp_path / "result.json").read_text())
     lines = history(tmp_path)
     assert result["results"]["fine-tuned"] == {
@@ -76,45 +76,49 @@ def test_a_network_learns_new_classes_and_reports_its_accuracy(folder, checkpoin
     }
     assert result["results"]["fine-tuned"]["accuracy"] == 1.0
     assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
-    assert (result["settings"]["lr_images"], result["settings"]["layer_decay"]) == (0, 0.9)  # recipe's, and given
+    chosen = result["settings"]
+    assert (chosen["lr_images"], chosen["layer_decay"]) == (0, 0.9)  # the value of the recipe, and that of the flag
 
 
 def test_the_best_and_the_last_accuracy_are_reported(folder, checkpoint, tmp_path, monkeypatch) -> None:
-    scores = iter([0.2, 0.1, 0.9, 0.3, 0.4, 0.5])  # of the weights and their averages, epoch by epoch
+    scores = iter([0.2, 0.1, 0.9, 0.3, 0.4, 0.5])  # in each epoch, of the weights and then of their averages
     monkeypatch.setattr(fine_tuning.FineTuning, "_accuracy", lambda *_: next(scores))
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, averaging=0.9)) == 0
-    found = json.loads((tmp_path / "result.json").read_text())["results"]["fine-tuned"]
+    results = json.loads((tmp_path / "result.json").read_text())["results"]["fine-tuned"]
     expected = {"accuracy": 0.9, "last-accuracy": 0.4, "averaged-accuracy": 0.5, "averaged-last-accuracy": 0.5}
-    assert found == expected
+    assert results == expected
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
+def test_an_interrupted_run_resumes_with_the_same_bits(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
     changed = {"averaging": 0.5, "repeats": 3}
-    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "whole", **changed)) == 0
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "uninterrupted", **changed)) == 0
     learn = fine_tuning.FineTuning._learn
 
-    def killed(self, epoch):
+    def die_in_epoch_2(self, epoch):
         if epoch == 2:
             raise Killed
         return learn(self, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fine_tuning.FineTuning, "_learn", killed)
+        patch.setattr(fine_tuning.FineTuning, "_learn", die_in_epoch_2)
         with pytest.raises(Killed):
-            COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "parts", **changed))
-    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "parts", **changed)) == 0
-    assert history(tmp_path / "parts") == history(tmp_path / "whole")
-    whole, parts = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "parts"))
+            COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "resumed", **changed))
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "resumed", **changed)) == 0
+    assert history(tmp_path / "resumed") == history(tmp_path / "uninterrupted")
+    uninterrupted, resumed = (
+        torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("uninterrupted", "resumed")
+    )
     for kind in ("model", "averaged"):
-        for name, value in whole[kind].items():
-            assert torch.equal(value, parts[kind][name]), name
-    assert not torch.equal(whole["model"]["head.last.weight"], whole["averaged"]["head.last.weight"])
+        for name, value in uninterrupted[kind].items():
+            assert torch.equal(value, resumed[kind][name]), name
+    last_layer = "head.last.weight"
+    assert not torch.equal(uninterrupted["model"][last_layer], uninterrupted["averaged"][last_layer])
     assert "averaged-last-accuracy" in capsys.readouterr().out
-    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "whole", **changed, lr=0.1)) == 2
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "uninterrupted", **changed, lr=0.1)) == 2
     assert "is of a run with lr = 0.001, but this run has 0.1" in capsys.readouterr().err
 
 
-def test_the_low_shot_recipe_learns_above_the_pretraining_head(folder, checkpoint, tmp_path) -> None:
+def test_the_low_shot_recipe_keeps_the_first_layer_of_the_pretraining_head(folder, checkpoint, tmp_path) -> None:
     changed = {"recipe": "low-shot", "train_share": 0.5, "epochs": 1}
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
     state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["model"]
@@ -125,18 +129,18 @@ def test_the_low_shot_recipe_learns_above_the_pretraining_head(folder, checkpoin
 
 
 def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
-    """By the formula, name by name: 0.55^(depth + 1 - layer)."""
+    """The rate of a layer is 0.55^(depth + 1 - layer)."""
     model = add_classifier(BACKBONES["udi-micro"].build(), 5, drop_path=0.3, hidden=torch.nn.Linear(64, 7))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert float(model.head.last.weight.detach().std()) == pytest.approx(0.02, rel=0.3)
     small = add_classifier(BACKBONES["udi-micro"].build(), 100, drop_path=0.0, scale=0.001)
     assert float(small.head.last.weight.detach().std()) == pytest.approx(2e-5, rel=0.1)
-    found = {
+    rate_and_decay = {
         names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
         for group in layer_groups(model, layer_decay=0.55, weight_decay=0.05)
         for parameter in group["params"]
     }
-    assert set(found) == set(names.values())
+    assert set(rate_and_decay) == set(names.values())
     expected = {
         "cls_token": (0.55**4, 0.0),
         "reg_token": (0.55**4, 0.0),
@@ -152,7 +156,7 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
         "head.last.bias": (1.0, 0.0),
     }
     for name, values in expected.items():
-        assert found[name] == pytest.approx(values), name
+        assert rate_and_decay[name] == pytest.approx(values), name
     drops = [block.drop_path2.drop_prob for block in model.blocks]
     assert drops == pytest.approx([0.0, 0.15, 0.3])
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -160,74 +164,76 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
 
 @pytest.mark.slow
 def test_delayed_reading_does_not_change_losses(folder, checkpoint, tmp_path, monkeypatch, capsys) -> None:
-    """As on a GPU; a loss that is no number is named by its own step."""
-    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "read")) == 0
+    """On a GPU, losses are read one step late. A message about a loss still names the step of this loss."""
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "at-once")) == 0
     monkeypatch.setattr(epochs, "steps_ahead", lambda device: 1)
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "late")) == 0
-    assert history(tmp_path / "late") == history(tmp_path / "read")
+    assert history(tmp_path / "late") == history(tmp_path / "at-once")
     losses = iter([0.5, float("nan"), 0.5, 0.5])
     monkeypatch.setattr(
         fine_tuning.FineTuning, "_loss", lambda self, *_: self.model.head.last.bias.sum() * 0 + next(losses)
     )
-    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "bad")) == 2
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "not-finite")) == 2
     assert "step 1: the loss is nan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_rates_follow_the_batch_and_the_schedule(repeats, folder, checkpoint, tmp_path, monkeypatch) -> None:
-    """lr per 512 images, a warm-up from 0, layer by layer; repeated views make no epoch longer."""
-    seen = []
+def test_rates_follow_the_batch_size_and_the_schedule(repeats, folder, checkpoint, tmp_path, monkeypatch) -> None:
+    """--lr is the rate for 512 images. The warm-up starts at 0. Repeated views do not make an epoch longer."""
+    rates_of_steps = []
     step = torch.optim.AdamW.step
 
-    def noted(self, *arguments, **named):
-        seen.append([(group["lr"], group["lr_scale"]) for group in self.param_groups])
-        return step(self, *arguments, **named)
+    def record_rates(self, *arguments, **keywords):
+        rates_of_steps.append([(group["lr"], group["lr_scale"]) for group in self.param_groups])
+        return step(self, *arguments, **keywords)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    monkeypatch.setattr(torch.optim.AdamW, "step", record_rates)
     changed = {"recipe": "transfer", "repeats": repeats, "lr": 0.512, "layer_decay": 0.5, "epochs": 2, "min_lr": 0.001}
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
-    peaks = [max(rate for rate, _ in groups) for groups in seen]
+    peaks = [max(rate for rate, _ in groups) for groups in rates_of_steps]
     assert peaks == pytest.approx([0.0, 0.006, 0.006, 0.001 + 0.0025])
-    for groups in seen:
+    for groups, peak in zip(rates_of_steps, peaks, strict=True):
         for rate, scale in groups:
-            assert rate == pytest.approx(max(r for r, _ in groups) * scale)
+            assert rate == pytest.approx(peak * scale)
 
 
 @pytest.mark.parametrize(("recipe", "last"), [("imagenet", 1e-6), ("transfer", 1e-5)])
 @pytest.mark.parametrize("peak", [1e-3, 5e-6])
-def test_rates_end_where_the_published_ones_do(recipe, last, peak, folder, checkpoint, tmp_path, monkeypatch) -> None:
-    """Below the peak the cosine ends at the recipe's last rate, and never above the peak (spec udi 7.6)."""
-    seen = []
-    monkeypatch.setattr(fine_tuning.FineTuning, "_learn", lambda self, epoch: seen.append(self.rates.tolist()) or 1.0)
+def test_rates_end_at_the_published_values(recipe, last, peak, folder, checkpoint, tmp_path, monkeypatch) -> None:
+    """The cosine ends at the last rate of the recipe, or at the peak if the peak is lower (spec udi 7.6)."""
+    rates = []
+    monkeypatch.setattr(fine_tuning.FineTuning, "_learn", lambda self, epoch: rates.append(self.rates.tolist()) or 1.0)
     monkeypatch.setattr(fine_tuning.FineTuning, "_accuracy", lambda *_: 0.5)
     changed = {"recipe": recipe, "repeats": 1, "lr": peak, "lr_images": 0, "epochs": 4, "warmup_epochs": 0}
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 0
     end = min(last, peak)
     expected = [end + 0.5 * (peak - end) * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
-    assert seen[0] == pytest.approx(expected, rel=1e-9)
+    assert rates[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_every_epoch_has_other_views_of_the_same_images(folder, checkpoint, tmp_path) -> None:
-    made = FineTuneSettings(arch="vit_micro", checkpoint=checkpoint, data_path=folder, batch_size=6, num_workers=0)
-    train, _ = made.open_rows()
-    backbone = made.load_network()
+    run_settings = FineTuneSettings(
+        arch="vit_micro", checkpoint=checkpoint, data_path=folder, batch_size=6, num_workers=0
+    )
+    train, _ = run_settings.open_rows()
+    backbone = run_settings.load_network()
     add_classifier(backbone.model, 2, drop_path=0.0)
-    run = fine_tuning.FineTuning(made, backbone, train, train, World(), torch.device("cpu"))
-    first, again, second = (list(run._batches(epoch)) for epoch in (0, 0, 1))
-    for one, other in zip(first, again, strict=True):
-        assert torch.equal(one[0], other[0])
-    seen = {tuple(image.flatten()[:50].tolist()) for images, _ in first for image in images}
-    assert len(seen) == 12
-    assert not any(tuple(image.flatten()[:50].tolist()) in seen for images, _ in second for image in images)
+    run = fine_tuning.FineTuning(run_settings, backbone, train, train, World(), torch.device("cpu"))
+    first, first_again, second = (list(run._batches(epoch)) for epoch in (0, 0, 1))
+    for (images, _), (same_images, _) in zip(first, first_again, strict=True):
+        assert torch.equal(images, same_images)
+    views = {tuple(image.flatten()[:50].tolist()) for images, _ in first for image in images}
+    assert len(views) == 12
+    assert not any(tuple(image.flatten()[:50].tolist()) in views for images, _ in second for image in images)
     assert sorted(torch.cat([targets for _, targets in second]).tolist()) == [0] * 6 + [1] * 6
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_labels_are_smoothed_once_with_and_without_mixing(mixed) -> None:
-    """Where all images are of one class, mixing leaves the labels as they are."""
+    """All images have the same class, so mixing does not change the labels."""
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     mixing = {"mixup": 0.8, "cutmix": 1.0} if mixed else {"mixup": 0.0, "cutmix": 0.0}
-    asked = SimpleNamespace(
+    fake_run = SimpleNamespace(
         settings=FineTuneSettings(arch="vit_micro", smoothing=0.3, **mixing),
         backbone=SimpleNamespace(model=SimpleNamespace(num_classes=3)),
         parallel=lambda _: logits,
@@ -235,12 +241,12 @@ def test_labels_are_smoothed_once_with_and_without_mixing(mixed) -> None:
         dtype=torch.float32,
     )
     targets = torch.ones(4, dtype=torch.int64)
-    loss = fine_tuning.FineTuning._loss(asked, torch.randn(4, 3, 8, 8), targets)
-    wanted = torch.tensor([0.1, 0.8, 0.1])  # 1 - 0.3 more for the class, 0.3 / 3 for each
-    assert float(loss) == pytest.approx(float(-(wanted * logits.log_softmax(1)).sum(1).mean()), rel=1e-5)
+    loss = fine_tuning.FineTuning._loss(fake_run, torch.randn(4, 3, 8, 8), targets)
+    smoothed = torch.tensor([0.1, 0.8, 0.1])  # 0.3 / 3 for every class, and 1 - 0.3 more for the class of the images
+    assert float(loss) == pytest.approx(float(-(smoothed * logits.log_softmax(1)).sum(1).mean()), rel=1e-5)
 
 
-def test_repeated_views_of_an_image_differ_and_lie_side_by_side() -> None:
+def test_repeated_views_of_an_image_differ_and_follow_each_other() -> None:
     views = AugmentedViews(input=ImageInput(size=16, resize=16), repeats=3)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8))
     prepared = [views.prepare(image), views.prepare(image)]
@@ -250,9 +256,10 @@ def test_repeated_views_of_an_image_differ_and_lie_side_by_side() -> None:
     assert not torch.equal(batch[0], batch[1])
 
 
-def test_the_strongest_augmentation_that_can_be_drawn_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("timm.data.auto_augment.random.gauss", lambda *_: 20.0)
-    views = AugmentedViews(input=ImageInput(size=16, resize=16), repeats=150)  # one of 15 operations each, twice
+def test_the_strongest_augmentation_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.data.auto_augment.random.gauss", lambda *_: 20.0)  # beyond the largest magnitude
+    # 150 views draw each of the 15 operations about 20 times
+    views = AugmentedViews(input=ImageInput(size=16, resize=16), repeats=150)
     assert views.prepare(Image.new("RGB", (20, 24))).shape == (150, 3, 16, 16)
 
 
@@ -265,16 +272,16 @@ def test_the_head_of_a_checkpoint_is_its_first_layer(checkpoint) -> None:
         first_head_layer(None)
 
 
-def test_few_rows_are_drawn_evenly_and_the_same_again() -> None:
+def test_a_share_of_rows_has_as_many_of_each_class_and_depends_only_on_the_seed() -> None:
     targets = np.repeat(np.arange(4, dtype=np.uint32), 50)
     rows = share_of_rows(targets, 0.1, seed=1)
     assert np.bincount(targets[rows]).tolist() == [5, 5, 5, 5]
     assert rows.tolist() == share_of_rows(targets, 0.1, seed=1).tolist()
     assert rows.tolist() != share_of_rows(targets, 0.1, seed=2).tolist()
-    assert len(share_of_rows(targets, 1e-6, seed=0)) == 4
+    assert len(share_of_rows(targets, 1e-6, seed=0)) == 4  # at least one of each class
 
 
-def test_listed_images_are_found_with_and_without_their_folders(tmp_path) -> None:
+def test_a_list_names_images_with_or_without_their_folders(tmp_path) -> None:
     ids = ["train/b/n2_1.JPEG", "train/a/n1_7.JPEG", "train/a/n1_8.JPEG"]
     listing = tmp_path / "1percent.txt"
     listing.write_text("n1_8.JPEG\ntrain/b/n2_1.JPEG\n")
@@ -292,16 +299,17 @@ def test_the_published_command_is_understood() -> None:
         "--drop_path 0.1 --lr 0.001 --layer_decay 0.55 --mixup 0.8 --cutmix 1.0 --layer_scale_init_value 0.0 "
         "--disable_rel_pos_bias --abs_pos_emb --use_cls --imagenet_default_mean_and_std"
     )
-    made = parse(FineTuneSettings, our_arguments(published.split()), program="fungi fine-tune", description="")
+    run_settings = parse(FineTuneSettings, our_arguments(published.split()), program="fungi fine-tune", description="")
     assert (
-        made.recipe_with_flags
+        run_settings.recipe_with_flags
         == parse(FineTuneSettings, ["--arch", "vit_small"], program="", description="").recipe_with_flags
     )
-    assert (made.network, made.checkpoint, made.data_path) == ("udi-vits16", Path("udi.pth"), Path("images"))
+    assert run_settings.network == "udi-vits16"
+    assert (run_settings.checkpoint, run_settings.data_path) == (Path("udi.pth"), Path("images"))
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"batch_size": 5}, "--batch-size 5 is odd"),
         ({"batch_size": 8, "repeats": 3}, "is not a multiple of --repeats 3"),
@@ -312,37 +320,40 @@ def test_the_published_command_is_understood() -> None:
         ({"lr": 1e2, "mixup": 0, "cutmix": 0, "weight_decay": 10, "epochs": 10}, "Try a lower --lr"),
     ],
 )
-def test_what_can_not_work_is_named(folder, checkpoint, changed, said, tmp_path, capsys) -> None:
+def test_the_message_names_the_setting_that_cannot_work(folder, checkpoint, changed, message, tmp_path, capsys) -> None:
     assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path, **changed)) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(folder, checkpoint, tmp_path) -> None:
-    """gloo; each has half of every batch, and scores half of the images. What is drawn for each process is left out."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    made = {"averaging": 0.5, "mixup": 0, "cutmix": 0, "drop_path": 0}
-    two = flags(folder, checkpoint, tmp_path / "two", batch_size=3, **made)
-    running = [
+    """Each process trains on half of every batch and scores half of the images.
+
+    Mixing and dropped paths are off, because each process draws its own.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]  # a free port
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    changed = {"averaging": 0.5, "mixup": 0, "cutmix": 0, "drop_path": 0}
+    arguments = flags(folder, checkpoint, tmp_path / "two", batch_size=3, **changed)
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "fungi", "fine-tune", *two],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, "-m", "fungi", "fine-tune", *arguments],
+            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
-    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "one", batch_size=6, **made)) == 0
-    assert [process.wait(300) for process in running] == [0, 0]
-    one, both = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
-    assert [line["accuracy"] for line in one["history"]] == [line["accuracy"] for line in both["history"]]
+    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "one", batch_size=6, **changed)) == 0
+    assert [process.wait(300) for process in processes] == [0, 0]
+    of_one, of_two = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
+    assert [line["accuracy"] for line in of_one["history"]] == [line["accuracy"] for line in of_two["history"]]
     for part in ("model", "averaged"):
-        for name, value in one[part].items():
-            torch.testing.assert_close(value, both[part][name], rtol=1e-3, atol=1e-5, msg=name)
+        for name, value in of_one[part].items():
+            torch.testing.assert_close(value, of_two[part][name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_a_run_is_not_continued_from_other_weights(folder, checkpoint, tmp_path, capsys) -> None:
+def test_a_run_does_not_resume_with_other_weights(folder, checkpoint, tmp_path, capsys) -> None:
     weights = tmp_path / "weights.pth"
     shutil.copy(checkpoint, weights)
     assert COMMANDS["fine-tune"].main(flags(folder, weights, tmp_path / "run", epochs=1)) == 0

@@ -1,4 +1,4 @@
-"""Label propagation on DAVIS-2017 against a plain reading of the published steps (spec udi 7.6)."""
+"""Label propagation on DAVIS-2017, compared with loops over patches (spec udi 7.6)."""
 
 import math
 from pathlib import Path
@@ -23,8 +23,8 @@ def backbone():
     return loading.load_backbone("udi-micro", random_init=True)
 
 
-def video(folder: Path, frames: list[np.ndarray], mask: np.ndarray) -> Path:
-    """A folder of DAVIS with one video."""
+def write_video(folder: Path, frames: list[np.ndarray], mask: np.ndarray) -> Path:
+    """Write a folder of DAVIS with one video, and return the folder."""
     for part in ("JPEGImages/480p/moving", "Annotations/480p/moving", "ImageSets/2017"):
         (folder / part).mkdir(parents=True)
     (folder / "ImageSets/2017/val.txt").write_text("moving\n")
@@ -37,7 +37,7 @@ def video(folder: Path, frames: list[np.ndarray], mask: np.ndarray) -> Path:
 
 
 def moving_squares() -> tuple[list[np.ndarray], np.ndarray]:
-    """Two textured squares that move over noise, 70 x 100 pixels; one of them is small."""
+    """Return frames of two textured squares that move over noise, 70 x 100 pixels, and the mask of the first frame."""
     random = np.random.default_rng(3)
     background = random.integers(0, 90, (70, 100, 3), dtype=np.uint8)
     textures = [random.integers(low, high, (30, 30, 3), dtype=np.uint8) for low, high in ((150, 256), (60, 200))]
@@ -45,33 +45,36 @@ def moving_squares() -> tuple[list[np.ndarray], np.ndarray]:
     for step in range(4):
         frame = background.copy()
         for label, (texture, top, left, side) in enumerate(zip(textures, (10, 45), (15, 70), (30, 9), strict=True), 1):
-            place = slice(top + 2 * step, top + 2 * step + side), slice(left - 4 * step, left - 4 * step + side)
-            frame[place] = texture[:side, :side]
+            region = slice(top + 2 * step, top + 2 * step + side), slice(left - 4 * step, left - 4 * step + side)
+            frame[region] = texture[:side, :side]
             if step == 0:
-                mask[place] = label
+                mask[region] = label
         frames.append(frame)
     return frames, mask
 
 
 def bilinear(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[rows columns c] resized between the centres of pixels, without antialiasing."""
+    """Resize `[rows columns c]` by interpolation between the centres of pixels, without antialiasing."""
 
-    def axis(size: int, new: int) -> list[tuple[int, int, float]]:
+    def neighbours_and_weights(size: int, new: int) -> list[tuple[int, int, float]]:
+        """Return the two old pixels between which each new pixel lies, and the weight of the second."""
         places = [min(max((i + 0.5) * size / new - 0.5, 0), size - 1) for i in range(new)]
         return [(math.floor(p), min(math.floor(p) + 1, size - 1), p - math.floor(p)) for p in places]
 
     values = pixels.astype(np.float64)
-    values = np.stack([values[a] * (1 - t) + values[b] * t for a, b, t in axis(pixels.shape[0], height)])
-    return np.stack([values[:, a] * (1 - t) + values[:, b] * t for a, b, t in axis(pixels.shape[1], width)], axis=1)
+    rows = neighbours_and_weights(pixels.shape[0], height)
+    columns = neighbours_and_weights(pixels.shape[1], width)
+    values = np.stack([values[a] * (1 - t) + values[b] * t for a, b, t in rows])
+    return np.stack([values[:, a] * (1 - t) + values[:, b] * t for a, b, t in columns], axis=1)
 
 
 def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """By Pillow, as the published program: ties between two pixels are decided by its rounding."""
+    """Resize with Pillow like the published program, because its rounding decides between two equally near pixels."""
     return np.array(Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST))
 
 
 def plain_masks(folder: Path, backbone, *, side: int, previous: int, radius: int, neighbours: int) -> list[np.ndarray]:
-    """The published program's masks, by loops over patches, in float64."""
+    """Return the masks of the published program, by loops over patches in float64."""
     mask = np.array(Image.open(folder / "Annotations/480p/moving/00000.png"))
     labels, history, masks = int(mask.max()) + 1, [], [mask]
     for path in sorted((folder / "JPEGImages/480p/moving").iterdir()):
@@ -88,7 +91,8 @@ def plain_masks(folder: Path, backbone, *, side: int, previous: int, radius: int
             shares = np.eye(labels)[nearest(mask, rows, columns)].reshape(-1, labels)
         else:
             shares = np.zeros((rows * columns, labels))
-            context = [history[0], *history[1:][len(history[1:]) - previous if len(history) > previous else 0 :]]
+            first_recent = max(1, len(history) - previous)
+            context = [history[0], *history[first_recent:]]
             for i in range(rows * columns):
                 votes = [
                     (math.exp(float(tokens[i] @ keys[j]) / 0.1), values[j])
@@ -109,22 +113,22 @@ def plain_masks(folder: Path, backbone, *, side: int, previous: int, radius: int
 
 
 @pytest.mark.parametrize("radius", [3, pytest.param(0, marks=pytest.mark.slow)])
-def test_masks_equal_a_plain_version_of_the_published_steps(radius, backbone, tmp_path, monkeypatch) -> None:
-    davis = video(tmp_path / "DAVIS", *moving_squares())
+def test_masks_equal_a_simple_version_of_the_published_steps(radius, backbone, tmp_path, monkeypatch) -> None:
+    davis = write_video(tmp_path / "DAVIS", *moving_squares())
     monkeypatch.setattr(loading, "load_backbone", lambda *_, **__: backbone)
-    made = {"shorter_side": 64, "previous": 2, "radius": radius, "neighbours": 4}
-    written = propagate(PropagateSettings(davis=davis, output_dir=tmp_path / "masks", device="cpu", **made))
+    options = {"shorter_side": 64, "previous": 2, "radius": radius, "neighbours": 4}
+    paths = propagate(PropagateSettings(davis=davis, output_dir=tmp_path / "masks", device="cpu", **options))
     expected = plain_masks(davis, backbone, side=64, previous=2, radius=radius, neighbours=4)
-    assert [path.name for path in written] == [f"{number:05d}.png" for number in range(4)]
-    for path, mask in zip(written, expected, strict=True):
+    assert [path.name for path in paths] == [f"{number:05d}.png" for number in range(4)]
+    for path, mask in zip(paths, expected, strict=True):
         with Image.open(path) as picture:
             assert picture.getpalette()[:9] == PALETTE
             assert np.array_equal(np.array(picture), mask), path.name
-    assert set(np.unique(expected[3])) == {0, 1, 2}  # the small object is not lost
+    assert set(np.unique(expected[3])) == {0, 1, 2}  # both objects are still there in the last frame
 
 
 def test_labels_come_from_the_most_similar_patches_nearby() -> None:
-    """Against loops over patches; the most similar patch of all lies too far away."""
+    """The expected values come from loops over patches. Patches outside of the neighbourhood do not count."""
     generator = torch.Generator().manual_seed(0)
     frame, context = torch.randn(12, 3, generator=generator), torch.randn(2, 12, 3, generator=generator)
     labels, near = torch.rand(2, 12, 4, generator=generator), neighbourhood(3, 4, 1)
@@ -142,9 +146,9 @@ def test_labels_come_from_the_most_similar_patches_nearby() -> None:
         torch.testing.assert_close(shares[i], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_coloured_or_missing_annotation_is_named(backbone, tmp_path, monkeypatch) -> None:
+def test_the_message_names_a_coloured_or_missing_annotation(backbone, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(loading, "load_backbone", lambda *_, **__: backbone)
-    davis = video(tmp_path / "DAVIS", *moving_squares())
+    davis = write_video(tmp_path / "DAVIS", *moving_squares())
     path = davis / "Annotations/480p/moving/00000.png"
     Image.open(path).convert("RGB").save(path)
     settings = PropagateSettings(davis=davis, output_dir=tmp_path / "masks", device="cpu")

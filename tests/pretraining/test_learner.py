@@ -1,4 +1,4 @@
-"""A step of training: what moves, what does not, and what it may not depend on (spec udi 5; 9.3, 9.4)."""
+"""A training step: what it changes, and what it does not depend on (spec udi 5; 9.3, 9.4)."""
 
 import math
 import threading
@@ -19,11 +19,11 @@ from tests.daily import first_fast
 from tests.pretraining.small import first_batches, learner_of, schedule, settings
 
 AXES = {"globals": 1, "locals": 1, "boxes": 1, "global_tokens": 0, "local_tokens": 0}
-"""Fields of a batch's views -> the axis of images."""
+"""Fields of the views of a batch -> their axis of images."""
 
 
 def parameters(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: one.detach().clone() for name, one in network.named_parameters()}
+    return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
 
 def test_a_step_moves_student_teacher_and_centres() -> None:
@@ -35,8 +35,8 @@ def test_a_step_moves_student_teacher_and_centres() -> None:
     (batch,) = first_batches(run_settings, 1)
     measured = learner.step(batch, schedule())
     after, teacher = parameters(learner.student), parameters(learner.teacher)
-    still = {name for name in before if torch.equal(before[name], after[name])}
-    assert still <= {"head.0.last_layer.weight_g"}
+    unchanged = {name for name in before if torch.equal(before[name], after[name])}
+    assert unchanged <= {"head.0.last_layer.weight_g"}
     for name, value in teacher.items():  # theta_t <- m theta_t + (1 - m) theta_s
         torch.testing.assert_close(value, 0.9 * before[name] + 0.1 * after[name], rtol=1e-5, atol=1e-7, msg=name)
     assert (learner.centres.abs().amax(1) > 0).all()
@@ -47,43 +47,49 @@ def test_a_step_moves_student_teacher_and_centres() -> None:
 @pytest.mark.parametrize(
     "options", first_fast([{}, {"drop_path_rate": 0.5}, {"use_bn_in_head": False, "target_mix": "probs"}])
 )
-def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(options) -> None:
-    options = options | {"optimizer": "sgd"}  # a step of AdamW is a ratio of gradients: of rounding, where they vanish
-    whole = settings(batch_size_per_gpu=8, **options)
-    parts = settings(batch_size_per_gpu=2, accumulate_steps=4, **options)
-    learners = [learner_of(run_settings) for run_settings in (whole, parts)]
+def test_a_batch_in_parts_gives_the_same_step_as_the_batch(options) -> None:
+    # AdamW divides gradients by their size: where they vanish, its steps are rounding errors.
+    options = options | {"optimizer": "sgd"}
+    undivided = settings(batch_size_per_gpu=8, **options)
+    divided = settings(batch_size_per_gpu=2, accumulate_steps=4, **options)
+    learners = [learner_of(run_settings) for run_settings in (undivided, divided)]
     for step in range(2):
         measured = [
             learner.step(first_batches(run_settings, 2)[step], schedule(step))
-            for learner, run_settings in zip(learners, (whole, parts), strict=True)
+            for learner, run_settings in zip(learners, (undivided, divided), strict=True)
         ]
         assert measured[0] == pytest.approx(measured[1], rel=1e-5, abs=1e-5)
     for name, value in parameters(learners[0].student).items():
         torch.testing.assert_close(value, parameters(learners[1].student)[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-class _Member(World):
-    """One of two processes that are threads here, for one step: sums wait for each other."""
+class _ProcessAsThread(World):
+    """One of two simulated processes. They are threads, and each sum waits for the other thread."""
 
-    def __init__(self, rank: int, barrier: threading.Barrier, said: dict[int, torch.Tensor]) -> None:
+    def __init__(self, rank: int, barrier: threading.Barrier, values_by_rank: dict[int, torch.Tensor]) -> None:
         super().__init__(rank, 2)
-        object.__setattr__(self, "meeting", (barrier, said))
+        object.__setattr__(self, "shared_state", (barrier, values_by_rank))
 
     def summed(self, values: torch.Tensor) -> torch.Tensor:
-        barrier, said = self.meeting
-        said[self.rank] = values.clone()
+        barrier, values_by_rank = self.shared_state
+        values_by_rank[self.rank] = values.clone()
         barrier.wait(60)
-        values.copy_(said[0] + said[1])
+        values.copy_(values_by_rank[0] + values_by_rank[1])
         barrier.wait(60)
         return values
 
 
 def _two_processes(run_settings, halves, monkeypatch) -> list[tuple[dict[str, float], Learner]]:
-    """A step of two processes with half a batch each; gradients stay where they were found."""
+    """Return measurements and learners of two processes after a step on half a batch each, with separate gradients."""
     monkeypatch.setattr(World, "shared", lambda self, model: model)
-    barrier, said = threading.Barrier(2), {}
+    barrier, values_by_rank = threading.Barrier(2), {}
     learners = [
-        Learner(learner_options(run_settings), _Member(rank, barrier, said), torch.device("cpu"), torch.float32)
+        Learner(
+            learner_options(run_settings),
+            _ProcessAsThread(rank, barrier, values_by_rank),
+            torch.device("cpu"),
+            torch.float32,
+        )
         for rank in range(2)
     ]
     with ThreadPoolExecutor(2) as pool:
@@ -91,20 +97,21 @@ def _two_processes(run_settings, halves, monkeypatch) -> list[tuple[dict[str, fl
     return list(zip(measured, learners, strict=True))
 
 
-def test_processes_that_find_unlike_states_stop_all_together() -> None:
-    barrier, said = threading.Barrier(2), {}
-    members = [_Member(rank, barrier, said) for rank in range(2)]
+def test_processes_with_different_states_all_stop() -> None:
+    barrier, values_by_rank = threading.Barrier(2), {}
+    processes = [_ProcessAsThread(rank, barrier, values_by_rank) for rank in range(2)]
 
-    def refusal(member: World, step: int) -> str:
+    def refusal(process: World, step: int) -> str:
+        """Return the message of the error, or an empty text if the processes agree."""
         try:
-            member.agree(step, torch.device("cpu"), Path("run"))
+            process.agree(step, torch.device("cpu"), Path("run"))
         except FungiError as error:
             return str(error)
         return ""
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(refusal, members, (7, 7))) == ["", ""]
-        for text in pool.map(refusal, members, (7, 0)):
+        assert list(pool.map(refusal, processes, (7, 7))) == ["", ""]
+        for text in pool.map(refusal, processes, (7, 0)):
             assert "different checkpoints in --output-dir run (after steps 7, 0)" in text
 
 
@@ -114,41 +121,41 @@ def test_batch_norm_of_several_processes_needs_gpus() -> None:
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])
-def test_processes_count_valid_samples_together_or_in_the_published_way_each_for_itself(profile, monkeypatch) -> None:
-    """Published: every process's mean of the patch loss, and of the centres, counts alike. Clean: one batch."""
+def test_processes_average_over_all_valid_samples_or_over_the_means_of_processes(profile, monkeypatch) -> None:
+    """Clean: the processes share one mean over all valid samples. Published: the mean of the means of the processes."""
     run_settings = settings(
         batch_size_per_gpu=4, profile=profile, drop_path_rate=0.0, clip_grad=0.0, local_crops_number=1
     )
     halves = [batch[0] for batch in first_batches(run_settings, 2)]
-    halves[1].boxes[1, :, 2:] = halves[1].boxes[1, :, :2] + 2  # few samples lie in such a view
+    halves[1].boxes[1, :, 2:] = halves[1].boxes[1, :, :2] + 2  # such a small view has few valid samples
     together = _two_processes(run_settings, halves, monkeypatch)
-    found = {name: values.grad for name, values in together[0][1].student.named_parameters()}
+    gradients = {name: values.grad for name, values in together[0][1].student.named_parameters()}
     if profile == "published":
         alone = [learner_of(run_settings) for _ in halves]
         parts = [learner.step([half], schedule()) for learner, half in zip(alone, halves, strict=True)]
         assert parts[0]["g_pch"] != pytest.approx(parts[1]["g_pch"], rel=1e-3)
         loss = sum(part["g_pch"] for part in parts) / 2
         centres = sum(learner.centres for learner in alone) / 2
-        found = {name: value for name, value in found.items() if "attn" in name}
-        for name, value in found.items():  # the process's own half of the mean
+        gradients = {name: value for name, value in gradients.items() if "attn" in name}
+        for name, value in gradients.items():  # those of the process's own half, before they are averaged
             expected = dict(alone[0].student.named_parameters())[name].grad
             torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-7, msg=name)
     else:
-        whole = learner_of(run_settings)
+        single = learner_of(run_settings)
         joined = [torch.cat([getattr(half, name) for half in halves], axis) for name, axis in AXES.items()]
-        loss = whole.step([Views(*joined)], schedule())["g_pch"]
-        centres = whole.centres
+        loss = single.step([Views(*joined)], schedule())["g_pch"]
+        centres = single.centres
     for measured, learner in together:
         assert measured["g_pch"] == pytest.approx(loss, rel=1e-5)
         torch.testing.assert_close(learner.centres, centres, rtol=1e-4, atol=1e-6)
 
 
-def test_stochastic_depth_changes_the_student_alone() -> None:
+def test_stochastic_depth_changes_only_the_student() -> None:
     (batch,) = first_batches(settings(), 1)
     plain, dropped = learner_of(settings(drop_path_rate=0.0)), learner_of(settings(drop_path_rate=0.9))
-    one, other = plain.step(batch, schedule()), dropped.step(batch, schedule())
-    assert one["entropy"] == other["entropy"]
-    assert one["loss"] != other["loss"]
+    without_dropping, with_dropping = plain.step(batch, schedule()), dropped.step(batch, schedule())
+    assert without_dropping["entropy"] == with_dropping["entropy"]  # the entropy of the teacher
+    assert without_dropping["loss"] != with_dropping["loss"]
 
 
 def test_srs_with_the_identity_is_attention_with_a_residual_and_a_norm() -> None:
@@ -160,8 +167,8 @@ def test_srs_with_the_identity_is_attention_with_a_residual_and_a_norm() -> None
     torch.testing.assert_close(layer(tokens, torch.eye(5).expand(2, 5, 5)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_queries_are_interpolated_between_tokens() -> None:
-    """Sampling tokens and then forming queries is forming queries and then sampling them."""
+def test_queries_of_samples_are_interpolated_between_the_queries_of_tokens() -> None:
+    """Queries are linear, so sampling tokens first and sampling queries later give the same numbers."""
     torch.manual_seed(0)
     layer, tokens = SampledAttention(12, 3), torch.randn(1, 5, 12)
     sampling = torch.rand(1, 4, 5)
@@ -172,38 +179,39 @@ def test_queries_are_interpolated_between_tokens() -> None:
     torch.testing.assert_close(layer(tokens, sampling), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_samples_without_a_place_in_the_other_view_change_nothing() -> None:
+def test_samples_outside_the_other_view_change_nothing() -> None:
     run_settings = settings(local_crops_number=0)
     (batch,) = first_batches(run_settings, 1)
     views = batch[0]
-    valid = align(views, 4, 2).valid  # [2 b m]: of view b's requests
-    image, sample = (int(one[0]) for one in (~valid.any(0)).nonzero(as_tuple=True))
-    one, other = learner_of(run_settings), learner_of(run_settings)
-    moved = views.global_tokens.clone()
-    taken = set(moved[image].tolist())
-    for token in sorted(set(range(16)) - taken):
-        moved[image, sample] = token
-        changed = type(views)(**(vars(views) | {"global_tokens": moved}))
+    valid = align(views, 4, 2).valid  # [2 b m]: requests of each view
+    image, sample = (int(indices[0]) for indices in (~valid.any(0)).nonzero(as_tuple=True))
+    learner, other_learner = learner_of(run_settings), learner_of(run_settings)
+    tokens = views.global_tokens.clone()
+    used_tokens = set(tokens[image].tolist())
+    for token in sorted(set(range(16)) - used_tokens):
+        tokens[image, sample] = token
+        changed = type(views)(**(vars(views) | {"global_tokens": tokens}))
         if torch.equal(align(changed, 4, 2).valid, valid):
             break
     else:
         pytest.fail("no other token is outside of the other view")
-    assert one.step(batch, schedule()) == pytest.approx(other.step([changed], schedule()), rel=1e-6)
+    expected = other_learner.step([changed], schedule())
+    assert learner.step(batch, schedule()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_without_any_valid_sample_has_a_finite_loss() -> None:
     run_settings = settings()
     (batch,) = first_batches(run_settings, 1)
-    nowhere = type(batch[0])(**(vars(batch[0]) | {"boxes": torch.zeros_like(batch[0].boxes)}))
+    without_extent = type(batch[0])(**(vars(batch[0]) | {"boxes": torch.zeros_like(batch[0].boxes)}))
     learner = learner_of(run_settings)
-    measured = learner.step([nowhere], schedule())
+    measured = learner.step([without_extent], schedule())
     assert measured["g_pch"] == 0
     assert all(math.isfinite(value) for value in measured.values())
     assert learner.centres.isfinite().all()
     assert (learner.centres[2] == 0).all()
 
 
-def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
+def test_a_loss_that_is_not_finite_stops_the_step_before_it_changes_weights() -> None:
     run_settings = settings()
     learner = learner_of(run_settings)
     (batch,) = first_batches(run_settings, 1)
@@ -211,9 +219,9 @@ def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
     before, teacher = parameters(learner.student), parameters(learner.teacher)
     with pytest.raises(NonFiniteError, match="step 17: the loss is nan"):
         learner.step(batch, schedule(17))
-    for network, old in ((learner.student, before), (learner.teacher, teacher)):
+    for network, old_values in ((learner.student, before), (learner.teacher, teacher)):
         for name, value in parameters(network).items():
-            torch.testing.assert_close(value, old[name], rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(value, old_values[name], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +232,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_moves_nothing() -> None:
         ({"local_crops_number": 0}, {"g_cl", "g_mcl", "g_pch"}),
     ],
 )
-def test_levels_that_are_switched_off_are_left_out_of_the_mean(options, levels) -> None:
+def test_the_mean_leaves_out_levels_that_are_switched_off(options, levels) -> None:
     run_settings = settings(**options)
     (batch,) = first_batches(run_settings, 1)
     measured = learner_of(run_settings).step(batch, schedule())
@@ -247,13 +255,13 @@ def test_the_network_has_the_published_number_of_parameters() -> None:
 
     with torch.device("meta"):
         network = Network(NetworkOptions(architecture=choose_architecture("vit_small")))
-    assert sum(one.numel() for one in network.backbone.backbone.parameters()) == 21_666_432
-    assert sum(one.numel() for one in network.parameters()) == 44_611_456
+    assert sum(values.numel() for values in network.backbone.backbone.parameters()) == 21_666_432
+    assert sum(values.numel() for values in network.parameters()) == 44_611_456
 
 
 @pytest.mark.slow
-def test_a_student_learns_what_a_teacher_that_stays_as_it_is_predicts() -> None:
-    """Over one batch: of what cross-entropy has above the teacher's entropy, which is the least it can be."""
+def test_a_student_learns_the_predictions_of_a_constant_teacher() -> None:
+    """The smallest possible cross-entropy is the entropy of the teacher. Training on one batch halves the excess."""
     learner = learner_of(settings(drop_path_rate=0.0, center_momentum=1.0))
     batch = first_batches(settings(), 1)[0]
     excess = []
@@ -264,13 +272,13 @@ def test_a_student_learns_what_a_teacher_that_stays_as_it_is_predicts() -> None:
     assert excess[-1] < 0.5 * excess[0]
 
 
-def test_prototypes_have_the_direction_of_one_weight_and_the_length_of_the_other() -> None:
+def test_prototypes_combine_the_direction_of_one_weight_with_the_length_of_another() -> None:
     prototypes = Prototypes(24, 7, trained_length=True)
     prototypes.weight_g.data = torch.linspace(0.5, 3, 7)[:, None]
-    given, lengths = prototypes.weight_v.detach().double().requires_grad_(), prototypes.weight_g.detach().double()
-    expected = lengths * given / given.norm(dim=1, keepdim=True)
+    vectors, lengths = prototypes.weight_v.detach().double().requires_grad_(), prototypes.weight_g.detach().double()
+    expected = lengths * vectors / vectors.norm(dim=1, keepdim=True)
     torch.testing.assert_close(prototypes.weight.double(), expected, rtol=1e-5, atol=1e-6)
-    asked = torch.randn_like(given)
-    (found,) = torch.autograd.grad((prototypes.weight * asked).sum(), [prototypes.weight_v])
-    (exact,) = torch.autograd.grad((expected * asked).sum(), [given])
-    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
+    output_gradient = torch.randn_like(vectors)
+    (gradient,) = torch.autograd.grad((prototypes.weight * output_gradient).sum(), [prototypes.weight_v])
+    (exact,) = torch.autograd.grad((expected * output_gradient).sum(), [vectors])
+    torch.testing.assert_close(gradient.double(), exact, rtol=1e-4, atol=1e-5)

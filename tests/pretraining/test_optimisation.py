@@ -1,4 +1,4 @@
-"""What follows a gradient: clipping, LARS, what decays and what is frozen, the teacher, schedules (spec udi 5)."""
+"""The update after a gradient: clipping, LARS, weight decay, frozen layers, teacher and schedules (spec udi 5)."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from tests.pretraining.small import first_batches, learner_of, schedule, setting
 from tests.pretraining.test_learner import parameters
 
 
-def test_momentum_one_leaves_the_teacher_and_momentum_zero_copies_the_student() -> None:
+def test_the_teacher_stays_with_momentum_one_and_copies_the_student_with_momentum_zero() -> None:
     learner = learner_of(settings(use_bn_in_head=True))
     student, teacher = learner.student, learner.teacher
     for parameter in student.parameters():
@@ -26,7 +26,7 @@ def test_momentum_one_leaves_the_teacher_and_momentum_zero_copies_the_student() 
     assert all(torch.equal(value, buffers[name]) for name, value in teacher.named_buffers())
 
 
-def test_each_tensor_is_clipped_by_itself() -> None:
+def test_each_tensor_is_clipped_separately() -> None:
     small, large = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3, 3))
     small.grad, large.grad = torch.tensor([0.6, 0.8]), torch.full((3, 3), 4.0)
     assert float(optimisation.clip_each([[small], [large]], 3.0)) == pytest.approx(12)
@@ -36,7 +36,7 @@ def test_each_tensor_is_clipped_by_itself() -> None:
     assert large.grad.norm() == pytest.approx(3.0, rel=1e-5)
 
 
-def test_both_class_tokens_are_clipped_as_the_one_tensor_of_the_published_layout() -> None:
+def test_both_class_tokens_are_clipped_as_one_tensor_like_in_the_published_layout() -> None:
     network = learner_of(settings()).student
     tensors = optimisation.published_tensors(network)
     assert sum(map(len, tensors)) == len(list(network.parameters())) == len(tensors) + 1
@@ -51,10 +51,10 @@ def test_both_class_tokens_are_clipped_as_the_one_tensor_of_the_published_layout
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_lars_takes_the_steps_of_the_reference(weight_decay: float) -> None:
-    """By loops over numbers: the ratio also without decay, no ratio for vectors, one ratio for both class tokens."""
+def test_lars_takes_the_published_steps(weight_decay: float) -> None:
+    """Weights are scaled by a ratio also without decay, vectors are not, and both class tokens share one ratio."""
     network = learner_of(settings()).student.backbone.backbone.double()
-    network.cls_token.data += 1  # unlike its partner
+    network.cls_token.data += 1  # so that the class tokens have different lengths
     names = dict(network.named_parameters())
     weights = {name: value.detach().clone() for name, value in names.items()}
     momenta = {name: torch.zeros_like(value) for name, value in weights.items()}
@@ -67,10 +67,14 @@ def test_lars_takes_the_steps_of_the_reference(weight_decay: float) -> None:
         optimizer.step()
         updates = {name: names[name].grad + (w.ndim > 1) * weight_decay * w for name, w in weights.items()}
         for name, weight in weights.items():
-            together = ["cls_token", "reg_token"] if name in ("cls_token", "reg_token") else [name]
-            lengths = [math.sqrt(sum(float((v[o] ** 2).sum()) for o in together)) for v in (weights, updates)]
-            adapted = weight.ndim > 1 and min(lengths) > 0
-            momenta[name] = 0.9 * momenta[name] + updates[name] * (0.001 * lengths[0] / lengths[1] if adapted else 1)
+            published_tensor = ["cls_token", "reg_token"] if name in ("cls_token", "reg_token") else [name]
+            weight_length, update_length = (
+                math.sqrt(sum(float((values[part] ** 2).sum()) for part in published_tensor))
+                for values in (weights, updates)
+            )
+            is_scaled = weight.ndim > 1 and weight_length > 0 and update_length > 0
+            ratio = 0.001 * weight_length / update_length if is_scaled else 1
+            momenta[name] = 0.9 * momenta[name] + updates[name] * ratio
         weights = {name: weight - 0.7 * momenta[name] for name, weight in weights.items()}
         for name, value in names.items():
             torch.testing.assert_close(value.detach(), weights[name], rtol=1e-10, atol=1e-12, msg=name)
@@ -90,17 +94,17 @@ def test_the_last_layer_stays_while_it_is_frozen() -> None:
     )
 
 
-def test_tokens_and_positions_decay_and_biases_do_not() -> None:
+def test_class_tokens_and_positions_decay_and_biases_and_norms_do_not() -> None:
     network = learner_of(settings(norm_last_layer=False)).student
-    decayed, plain = ({id(p) for p in group["params"]} for group in optimisation.parameter_groups(network))
+    decayed, undecayed = ({id(p) for p in group["params"]} for group in optimisation.parameter_groups(network))
     names = {name: id(parameter) for name, parameter in network.named_parameters()}
     for name in ("pos_embed", "cls_token", "reg_token", "patch_embed.proj.weight"):
         assert names[f"backbone.backbone.{name}"] in decayed
     assert names["head.0.last_layer.weight_g"] in decayed
-    assert {names[name] for name in names if name.endswith(".bias") or "norm" in name} == plain
+    assert {names[name] for name in names if name.endswith(".bias") or "norm" in name} == undecayed
 
 
-def test_schedules_begin_peak_and_end_where_they_should() -> None:
+def test_schedules_have_the_specified_start_peak_and_end() -> None:
     rates = cosine(2.0, 0.1, 100, warmup=10)
     assert rates[0] == 0
     assert rates[9] == rates.max() == 2.0
@@ -112,7 +116,7 @@ def test_schedules_begin_peak_and_end_where_they_should() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_run_shorter_than_its_warm_ups_has_all_its_values(steps: int) -> None:
+def test_a_schedule_that_is_shorter_than_its_warm_up_has_a_value_for_each_step(steps: int) -> None:
     assert cosine(2.0, 0.1, steps, warmup=10).shape == (steps,)
     assert linear_then_constant(0.04, 0.07, steps, warmup=30)[0] == 0.04
     assert len(linear_then_constant(0.04, 0.07, steps, warmup=30)) == steps

@@ -1,6 +1,7 @@
-"""Runs that are interrupted, split, damaged or misused (spec udi 5, 8)."""
+"""Runs of pretraining that are interrupted, divided among processes, or given invalid input (spec udi 5, 8)."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -17,30 +18,35 @@ from fungi.pretraining.udi import training
 from fungi.pretraining.udi.pretrain import main
 from fungi.pretraining.udi.settings import PretrainSettings, our_arguments
 from fungi.settings import parse
-from tests.pretraining.small import Killed, image_folder, words
+from tests.pretraining.small import Killed, command_flags, image_folder
 
 
-def lines(folder: Path) -> list[dict[str, float]]:
-    found = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in found]
+def log_lines(folder: Path) -> list[dict[str, float]]:
+    """Return the lines of the log without their speeds."""
+    entries = [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()]
+    return [{name: value for name, value in entry.items() if name != "images_per_second"} for entry in entries]
+
+
+def without_dataset(flags: list[str]) -> list[str]:
+    """Return the flags without --dataset and its value, because the images come from a folder."""
+    position = flags.index("--dataset")
+    return flags[:position] + flags[position + 2 :]
 
 
 def small_run(output: Path, images: Path, **changed) -> list[str]:
-    flags = words(data_path=images, output_dir=output, batch_size_per_gpu=4, **changed)
-    place = flags.index("--dataset")
-    return flags[:place] + flags[place + 2 :]
+    return without_dataset(command_flags(data_path=images, output_dir=output, batch_size_per_gpu=4, **changed))
 
 
-def interrupted_at(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
-    """`action` happens while a step is computed."""
-    whole = learners.Learner.launch
+def act_in_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
+    """Call `action` at the begin of a step."""
+    launch = learners.Learner.launch
 
-    def stepped(self, batch, schedule, *, stop=False):
+    def launch_with_action(self, batch, schedule, *, stop=False):
         if schedule.step == step:
             action()
-        return whole(self, batch, schedule, stop=stop)
+        return launch(self, batch, schedule, stop=stop)
 
-    monkeypatch.setattr(learners.Learner, "launch", stepped)
+    monkeypatch.setattr(learners.Learner, "launch", launch_with_action)
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +55,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
-    """Two epochs of three steps, uninterrupted."""
-    output = tmp_path_factory.mktemp("whole")
+def uninterrupted_run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """Run two epochs of three steps, and return the folder."""
+    output = tmp_path_factory.mktemp("uninterrupted")
     assert main(small_run(output, images)) == 0
     return output
 
 
-def same_weights(one: Path, other: Path) -> None:
-    first, second = (read_content(folder / "checkpoint.pth") for folder in (one, other))
+def assert_same_weights(folder: Path, other_folder: Path) -> None:
+    first, second = (read_content(path / "checkpoint.pth") for path in (folder, other_folder))
     for part in ("student", "teacher"):
         for name, value in first[part].items():
             assert torch.equal(value, second[part][name]), name
@@ -65,28 +71,28 @@ def same_weights(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_run_resumes_with_the_same_bits(whole_run, images, tmp_path, monkeypatch) -> None:
+def test_a_stopped_run_resumes_with_the_same_bits(uninterrupted_run, images, tmp_path, monkeypatch) -> None:
     for step, number in ((1, signal.SIGTERM), (3, signal.SIGUSR1)):
         with monkeypatch.context() as patch:
-            interrupted_at(patch, step, lambda number=number: signal.raise_signal(number))
-            with pytest.raises(SystemExit) as ended:
+            act_in_step(patch, step, lambda number=number: signal.raise_signal(number))
+            with pytest.raises(SystemExit) as exit_info:
                 main(small_run(tmp_path, images))
-            assert ended.value.code == 128 + number
-    assert read_content(tmp_path / "checkpoint.pth")["fungi"]["step"] == 5  # the step after the signal was the last
+            assert exit_info.value.code == 128 + number
+    assert read_content(tmp_path / "checkpoint.pth")["fungi"]["step"] == 5  # a run stops after the step of the signal
     assert main(small_run(tmp_path, images)) == 0
-    assert lines(tmp_path) == lines(whole_run)
-    same_weights(tmp_path, whole_run)
+    assert log_lines(tmp_path) == log_lines(uninterrupted_run)
+    assert_same_weights(tmp_path, uninterrupted_run)
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_from_its_last_checkpoint(whole_run, images, tmp_path, monkeypatch) -> None:
-    """Killed while a step is computed, and then while a checkpoint is written."""
+def test_a_killed_run_resumes_from_its_last_checkpoint(uninterrupted_run, images, tmp_path, monkeypatch) -> None:
+    """The run is killed in a step, and then while it writes a checkpoint."""
 
     def die() -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
-        interrupted_at(patch, 4, die)
+        act_in_step(patch, 4, die)
         with pytest.raises(Killed):
             main(small_run(tmp_path, images, save_minutes=0.001))
     with monkeypatch.context() as patch:
@@ -94,40 +100,42 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(whole_run, images, tmp_pa
         with pytest.raises(Killed):
             main(small_run(tmp_path, images))
     assert main(small_run(tmp_path, images)) == 0
-    assert lines(tmp_path) == lines(whole_run)
-    same_weights(tmp_path, whole_run)
+    assert log_lines(tmp_path) == log_lines(uninterrupted_run)
+    assert_same_weights(tmp_path, uninterrupted_run)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pth", "checkpoint0000.pth", "log.txt"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("written", [1, 2, 3])
-def test_a_run_that_was_killed_between_two_files_writes_them_all(written, whole_run, images, tmp_path, monkeypatch):
-    """Killed when the first of an epoch's checkpoints is there, when the second is, and in the last epoch."""
-    save, left = training.save_checkpoint, [None] * written
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_run_that_was_killed_between_two_checkpoints_writes_both(
+    count, uninterrupted_run, images, tmp_path, monkeypatch
+):
+    """The run dies after `count` files: after the first or second file of epoch 1, or in epoch 2."""
+    save, saved_files = training.save_checkpoint, []
 
-    def killed(*arguments, **named) -> None:
-        save(*arguments, **named)
-        left.pop()
-        if not left:
+    def save_and_die(*arguments, **keywords) -> None:
+        save(*arguments, **keywords)
+        saved_files.append(arguments)
+        if len(saved_files) == count:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", killed)
+        patch.setattr(training, "save_checkpoint", save_and_die)
         with pytest.raises(Killed):
             main(small_run(tmp_path, images))
     assert main(small_run(tmp_path, images)) == 0
-    assert lines(tmp_path) == lines(whole_run)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole_run.iterdir()}
+    assert log_lines(tmp_path) == log_lines(uninterrupted_run)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in uninterrupted_run.iterdir()}
 
 
 @pytest.mark.slow
-def test_views_do_not_depend_on_the_workers(whole_run, images, tmp_path) -> None:
+def test_views_do_not_depend_on_the_workers(uninterrupted_run, images, tmp_path) -> None:
     assert main(small_run(tmp_path, images, num_workers=2)) == 0
-    assert lines(tmp_path) == lines(whole_run)
+    assert log_lines(tmp_path) == log_lines(uninterrupted_run)
 
 
 @pytest.mark.slow
-def test_a_run_with_means_per_part_keeps_its_split(images, tmp_path, capsys) -> None:
+def test_a_run_with_means_per_part_of_a_batch_does_not_resume_with_other_parts(images, tmp_path, capsys) -> None:
     published = {"profile": "published", "epochs": 1, "warmup_epochs": 0}
     assert main(small_run(tmp_path, images, **published)) == 0
     other = {"accumulate_steps": 2, **published}
@@ -135,8 +143,8 @@ def test_a_run_with_means_per_part_keeps_its_split(images, tmp_path, capsys) -> 
     assert "is of a run with accumulate_steps = 1, but this run has 2" in capsys.readouterr().err
 
 
-def test_a_run_is_not_continued_with_other_numbers(whole_run, images, capsys) -> None:
-    assert main(small_run(whole_run, images, lr=0.1)) == 2
+def test_a_run_does_not_resume_with_other_settings(uninterrupted_run, images, capsys) -> None:
+    assert main(small_run(uninterrupted_run, images, lr=0.1)) == 2
     assert "is of a run with lr = 0.0005, but this run has 0.1" in capsys.readouterr().err
 
 
@@ -144,14 +152,14 @@ def test_a_run_is_not_continued_with_other_numbers(whole_run, images, capsys) ->
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_checkpoint(
     images, tmp_path, monkeypatch, capsys
 ) -> None:
-    whole = learners.Learner.launch
+    launch = learners.Learner.launch
 
-    def poisoned(self, batch, schedule, *, stop=False):
+    def launch_with_damage(self, batch, schedule, *, stop=False):
         if schedule.step == 4:
             self.student.backbone.norm1.weight.data[0] = float("inf")
-        return whole(self, batch, schedule, stop=stop)
+        return launch(self, batch, schedule, stop=stop)
 
-    monkeypatch.setattr(learners.Learner, "launch", poisoned)
+    monkeypatch.setattr(learners.Learner, "launch", launch_with_damage)
     assert main(small_run(tmp_path, images)) == 2
     assert "step 4: the loss is nan" in capsys.readouterr().err
     content = read_content(tmp_path / "checkpoint.pth")
@@ -169,7 +177,7 @@ def test_collapse_is_logged_during_training(images, tmp_path, caplog, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"batch_size_per_gpu": 14}, "13 images can't fill a batch of 14"),
         ({"batch_size_per_gpu": 4, "accumulate_steps": 4}, "13 images can't fill a batch of 16"),
@@ -181,11 +189,10 @@ def test_collapse_is_logged_during_training(images, tmp_path, caplog, monkeypatc
         ({"epochs": 0}, "--epochs has to be at least 1"),
     ],
 )
-def test_what_can_not_work_is_named(changed, said, images, tmp_path, capsys) -> None:
-    flags = words(data_path=images, output_dir=tmp_path, **changed)
-    place = flags.index("--dataset")
-    assert main(flags[:place] + flags[place + 2 :]) == 2
-    assert said in capsys.readouterr().err
+def test_the_message_names_the_setting_that_cannot_work(changed, message, images, tmp_path, capsys) -> None:
+    flags = without_dataset(command_flags(data_path=images, output_dir=tmp_path, **changed))
+    assert main(flags) == 2
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -202,29 +209,26 @@ def test_what_can_not_work_is_named(changed, said, images, tmp_path, capsys) -> 
         {"profile": "published", "coords": "center", "target_mix": "probs"},
     ],
 )
-def test_unusual_runs_work(changed, images, tmp_path) -> None:
-    assert main(small_run(tmp_path, images) + words_of(changed)) == 0
-    assert all(value == value for line in lines(tmp_path) for value in line.values())
+def test_runs_with_unusual_settings_have_finite_losses(changed, images, tmp_path) -> None:
+    flags = [word for name, value in changed.items() for word in (f"--{name}", str(value).lower())]
+    assert main(small_run(tmp_path, images) + flags) == 0
+    assert all(math.isfinite(value) for line in log_lines(tmp_path) for value in line.values())
 
 
-def words_of(changed) -> list[str]:
-    return [word for name, value in changed.items() for word in (f"--{name}", str(value).lower())]
-
-
-def test_images_of_one_pixel_are_images(tmp_path) -> None:
+def test_images_of_one_pixel_can_be_used(tmp_path) -> None:
     folder = image_folder(tmp_path / "tiny", 4, size=(1, 1))
     assert main(small_run(tmp_path / "out", folder, epochs=1)) == 0
 
 
-def test_a_folder_without_images_is_named(tmp_path, capsys) -> None:
-    for folder, said in ((tmp_path / "none", "there is no folder"), (tmp_path, "there is no image in")):
+def test_the_message_names_a_folder_without_images(tmp_path, capsys) -> None:
+    for folder, message in ((tmp_path / "none", "there is no folder"), (tmp_path, "there is no image in")):
         assert main(small_run(tmp_path / "out", folder)) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_named(tmp_path, capsys) -> None:
+def test_the_message_names_an_unreadable_image(tmp_path, capsys) -> None:
     folder = image_folder(tmp_path / "images", 4)
-    (folder / "class" / "002.png").write_bytes(b"no image")
+    (folder / "class" / "002.png").write_bytes(b"not an image")
     assert main(small_run(tmp_path / "out", folder)) == 2
     assert "002.png" in capsys.readouterr().err
 
@@ -234,29 +238,31 @@ def test_the_published_command_is_understood() -> None:
         "--data_path images --output_dir out --arch vit_small --teacher_temp 0.07 --warmup_teacher_temp_epochs 30 "
         "--warmup_epochs 10 --local_crops_number 10 --norm_last_layer false --epochs 300 --use_fp16=true"
     )
-    made = parse(PretrainSettings, our_arguments(published.split()), program="fungi pretrain", description="")
-    assert (made.local_crops_number, made.norm_last_layer, made.use_fp16, made.epochs) == (10, False, True, 300)
-    assert (made.batch_size_per_gpu, made.out_dim, made.lr, made.drop_path_rate) == (128, 65536, 0.0005, 0.1)
+    run_settings = parse(PretrainSettings, our_arguments(published.split()), program="fungi pretrain", description="")
+    assert (run_settings.local_crops_number, run_settings.norm_last_layer) == (10, False)
+    assert (run_settings.use_fp16, run_settings.epochs) == (True, 300)
+    defaults = (run_settings.batch_size_per_gpu, run_settings.out_dim, run_settings.lr, run_settings.drop_path_rate)
+    assert defaults == (128, 65536, 0.0005, 0.1)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(images, tmp_path) -> None:
-    """gloo, with the same batch of four images; the optimiser is SGD, whose steps do not amplify rounding."""
-    shared = {"optimizer": "sgd", "drop_path_rate": 0.3, "lr": 5.0}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The processes share each batch of four images. The optimizer is SGD, because AdamW amplifies rounding."""
+    changed = {"optimizer": "sgd", "drop_path_rate": 0.3, "lr": 5.0}
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]  # a free port
     command = [sys.executable, "-m", "fungi", "pretrain"]
-    flags = [*small_run(tmp_path / "two", images, **shared), "--batch_size_per_gpu", "2"]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(command + flags, env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+    flags = [*small_run(tmp_path / "two", images, **changed), "--batch_size_per_gpu", "2"]
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(command + flags, env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    assert main(small_run(tmp_path / "one", images, **shared)) == 0
-    assert [process.wait(300) for process in running] == [0, 0]
-    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
-        assert one == pytest.approx(two, rel=1e-4, abs=1e-5)
+    assert main(small_run(tmp_path / "one", images, **changed)) == 0
+    assert [process.wait(300) for process in processes] == [0, 0]
+    for line, line_of_two in zip(log_lines(tmp_path / "one"), log_lines(tmp_path / "two"), strict=True):
+        assert line == pytest.approx(line_of_two, rel=1e-4, abs=1e-5)
     first, second = (read_content(tmp_path / name / "checkpoint.pth")["student"] for name in ("one", "two"))
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -1,4 +1,4 @@
-"""Stratified samples and their maps (spec udi 2; 9.4-1, 9.4-2)."""
+"""Stratified samples of tokens, and maps between views (spec udi 2; 9.4-1, 9.4-2)."""
 
 from fractions import Fraction
 
@@ -17,66 +17,76 @@ from fungi.pretraining.udi.sampling import (
 )
 
 
+def windows_of(tokens: np.ndarray, side: int, window: int, top: int, left: int) -> set[tuple[int, int]]:
+    """Return the windows with tokens, if the square of windows starts at row `top` and column `left`."""
+    rows, columns = tokens // side, tokens % side
+    return {((row - top) // window, (column - left) // window) for row, column in zip(rows, columns, strict=True)}
+
+
 @pytest.mark.parametrize(("side", "window"), [(14, 3), (6, 2), (8, 2), (5, 5), (7, 1), (1, 1)])
-def test_there_is_one_sample_in_each_window_of_a_corner_square(side: int, window: int) -> None:
-    count, corners = side // window, set()
+def test_a_square_in_a_corner_has_one_sample_in_each_of_its_windows(side: int, window: int) -> None:
+    count, unambiguous_corners = side // window, set()
+    margin = side - count * window
+    all_windows = {(row, column) for row in range(count) for column in range(count)}
     for seed in range(40):
         tokens = stratified_tokens(np.random.default_rng(seed), side, window)
-        rows, columns = tokens // side, tokens % side
-        margin = side - count * window
-        offsets = [
+        corners = [
             (top, left)
             for top in {0, margin}
             for left in {0, margin}
-            if {((r - top) // window, (c - left) // window) for r, c in zip(rows, columns, strict=True)}
-            == {(i, j) for i in range(count) for j in range(count)}
+            if windows_of(tokens, side, window, top, left) == all_windows
         ]
         assert len(tokens) == count**2 == len(set(tokens.tolist()))
-        assert offsets, (tokens, "no corner holds the square")
-        corners.update(offsets if len(offsets) == 1 else [])
-    if side % window:
-        assert len(corners) == 4
+        assert corners, (tokens, "the square is not in a corner")
+        if len(corners) == 1:
+            unambiguous_corners.update(corners)
+    if margin:
+        assert len(unambiguous_corners) == 4
 
 
-def test_every_token_is_drawn() -> None:
-    drawn = {token for seed in range(200) for token in stratified_tokens(np.random.default_rng(seed), 4, 2).tolist()}
-    assert drawn == set(range(16))
+def test_every_token_can_be_drawn() -> None:
+    tokens = {token for seed in range(200) for token in stratified_tokens(np.random.default_rng(seed), 4, 2).tolist()}
+    assert tokens == set(range(16))
 
 
 def positions(tokens: torch.Tensor, side: int, box: torch.Tensor, coordinates="corner") -> torch.Tensor:
-    """In pixels."""
+    """Return the positions of tokens in pixels."""
     units = units_per_pixel([side], coordinates)
     return token_positions(tokens, side, box, units, coordinates) / units
 
 
-def test_positions_are_between_the_corners_of_the_crop() -> None:
-    box = torch.tensor([[20, 90, 50, 60]])  # flipped: columns run backwards
+def test_positions_lie_between_the_corners_of_the_crop() -> None:
+    box = torch.tensor([[20, 90, 50, 60]])  # flipped: the first column is 90, the last is 60
     tokens = torch.tensor([[0, 3, 12, 15]])
     expected = torch.tensor([[[20.0, 90], [20, 60], [50, 90], [50, 60]]])
     assert torch.equal(positions(tokens, 4, box), expected)
     assert positions(tokens, 4, box, "center")[0, 0].tolist() == [23.75, 86.25]
 
 
-def test_identical_boxes_make_the_target_map_the_source_map_inside() -> None:
+def test_between_equal_boxes_the_target_map_of_inner_tokens_is_the_source_map() -> None:
     box, tokens = torch.tensor([[10, 20, 70, 90]]), torch.arange(36)[None]
-    places = token_positions(tokens, 6, box, 5)
+    positions_in_image = token_positions(tokens, 6, box, 5)
     inner = [token for token in range(36) if 0 < token // 6 < 5 and 0 < token % 6 < 5]
-    assert strictly_inside(places, box, 5)[0].nonzero().flatten().tolist() == inner  # those on the edge are not inside
-    target = target_map(places, box, 6, 5)
+    inside = strictly_inside(positions_in_image, box, 5)
+    assert inside[0].nonzero().flatten().tolist() == inner  # a token on the edge is not inside
+    target = target_map(positions_in_image, box, 6, 5)
     torch.testing.assert_close(target[0, inner], one_hot_map(tokens, 36)[0, inner], atol=1e-7, rtol=0)
 
 
 def test_a_mirrored_target_has_the_mirrored_column() -> None:
     source, mirrored = torch.tensor([[10, 20, 70, 90]]), torch.tensor([[10, 90, 70, 20]])
-    target = target_map(token_positions(torch.tensor([[7, 9, 28]]), 6, source, 5), mirrored, 6, 5)
-    assert target.argmax(-1).tolist() == [[row * 6 + 5 - column for row, column in ((1, 1), (1, 3), (4, 4))]]
+    cells = [(1, 1), (1, 3), (4, 4)]
+    tokens = torch.tensor([[6 * row + column for row, column in cells]])
+    target = target_map(token_positions(tokens, 6, source, 5), mirrored, 6, 5)
+    assert target.argmax(-1).tolist() == [[6 * row + 5 - column for row, column in cells]]
 
 
 @pytest.mark.parametrize("coordinates", ["corner", "center"])
 def test_maps_equal_exact_fractions(coordinates) -> None:
-    """Tokens lie on the edges of the other crop: rounded positions fall to either side of it."""
+    """Crops are chosen so that tokens lie on edges of the other crop, where rounding decides about the side."""
     random, sides, size = np.random.default_rng(0), (6, 4), (97, 131)
-    units, edges, steps = units_per_pixel(sides, coordinates), 0, 3 if coordinates == "corner" else 8
+    units, steps = units_per_pixel(sides, coordinates), 3 if coordinates == "corner" else 8
+    rounding_errors = 0
     for _ in range(40):
         starts, extents = random.integers(0, 30, 2).tolist(), random.integers(1, 8, 2).tolist()
         lattice = [[s + k * e for k in range(steps + 1)] for s, e in zip(starts, extents, strict=True)]
@@ -89,19 +99,22 @@ def test_maps_equal_exact_fractions(coordinates) -> None:
             crops[0] = [crops[0][0], crops[0][3], crops[0][2], crops[0][1]]
         source, target = (torch.tensor([crop]) for crop in crops)
         tokens = torch.arange(sides[1] ** 2)[None]
-        places = token_positions(tokens, sides[1], source, units, coordinates)
-        inside = strictly_inside(places, target, units)[0]
-        weights = target_map(places, target, sides[0], units, coordinates)[0]
+        positions_in_image = token_positions(tokens, sides[1], source, units, coordinates)
+        inside = strictly_inside(positions_in_image, target, units)[0]
+        weights = target_map(positions_in_image, target, sides[0], units, coordinates)[0]
         for token in range(sides[1] ** 2):
             valid, expected = plain_row(token, sides, crops, size, coordinates)
-            edges += bool(valid) != _rounded_inside(token, sides[1], crops, size, coordinates)
+            rounding_errors += bool(valid) != _is_inside_in_float32(token, sides[1], crops, size, coordinates)
             assert bool(inside[token]) == valid
             torch.testing.assert_close(weights[token], torch.tensor(expected), rtol=1e-6, atol=1e-6)
-    assert edges > 10  # float32 is wrong about these
+    assert rounding_errors > 10  # so the crops are hard cases
 
 
-def _place(token: int, side: int, crop: list[int], size: tuple[int, int], coordinates: str, number) -> list:
-    """(row, column) of a token in units of the image's last row and column (spec udi 2.2)."""
+def _position(token: int, side: int, crop: list[int], size: tuple[int, int], coordinates: str, number) -> list:
+    """Return (row, column) of a token in units of the image's last row and column (spec udi 2.2).
+
+    number: type of the numbers, `Fraction` or `np.float32`.
+    """
     cells = divmod(token, side)
     shares = [number(c) / (side - 1) if coordinates == "corner" else (number(c) + number(1) / 2) / side for c in cells]
     ends = [(number(crop[axis]) / (size[axis] - 1), number(crop[axis + 2]) / (size[axis] - 1)) for axis in (0, 1)]
@@ -109,42 +122,42 @@ def _place(token: int, side: int, crop: list[int], size: tuple[int, int], coordi
 
 
 def plain_row(token, sides, crops, size, coordinates) -> tuple[bool, list[float]]:
-    """Whether a token lies strictly inside the second crop, and its row of the target map, by fractions."""
-    place = _place(token, sides[1], crops[0], size, coordinates, Fraction)
+    """Return whether a token lies strictly inside the second crop, and its row of the target map, by fractions."""
+    position = _position(token, sides[1], crops[0], size, coordinates, Fraction)
     valid, grid = True, []
     for axis in (0, 1):
         first, last = (Fraction(crops[1][axis + 2 * end], size[axis] - 1) for end in (0, 1))
-        valid &= min(first, last) < place[axis] < max(first, last)
-        share = (place[axis] - first) / (last - first)
+        valid &= min(first, last) < position[axis] < max(first, last)
+        share = (position[axis] - first) / (last - first)
         inner = min(max(share * sides[0] - Fraction(1, 2), 0), sides[0] - 1)
         grid.append(share * (sides[0] - 1) if coordinates == "corner" else inner)
-    hats = [[max(Fraction(0), 1 - abs(q - i)) for i in range(sides[0])] for q in grid]
+    hats = [[max(Fraction(0), 1 - abs(value - i)) for i in range(sides[0])] for value in grid]
     return valid, [float(row * column) * valid for row in hats[0] for column in hats[1]]
 
 
-def _rounded_inside(token, side, crops, size, coordinates) -> bool:
-    place = _place(token, side, crops[0], size, coordinates, np.float32)
+def _is_inside_in_float32(token, side, crops, size, coordinates) -> bool:
+    position = _position(token, side, crops[0], size, coordinates, np.float32)
     ends = [[np.float32(crops[1][axis + 2 * end]) / np.float32(size[axis] - 1) for end in (0, 1)] for axis in (0, 1)]
-    return all(min(pair) < value < max(pair) for pair, value in zip(ends, place, strict=True))
+    return all(min(pair) < value < max(pair) for pair, value in zip(ends, position, strict=True))
 
 
-def test_the_weighted_mean_position_of_a_bilinear_row_is_its_position() -> None:
-    """The mean position of the grid's tokens under the weights of a row is the position itself."""
-    box, place = torch.tensor([[0, 100, 100, 0]]), torch.tensor([[[4 * 37 + 1, 4 * 81 + 2]]])
-    target = target_map(place, box, 5, 4)
+def test_a_row_of_the_target_map_averages_positions_of_tokens_to_its_own_position() -> None:
+    """Bilinear weights have this property."""
+    box, position = torch.tensor([[0, 100, 100, 0]]), torch.tensor([[[4 * 37 + 1, 4 * 81 + 2]]])
+    target = target_map(position, box, 5, 4)
     tokens = token_positions(torch.arange(25)[None], 5, box, 4).float()
-    torch.testing.assert_close(target @ tokens, place.float())
+    torch.testing.assert_close(target @ tokens, position.float())
 
 
-def test_a_box_without_extent_has_nothing_inside() -> None:
-    """The crop of an image of one pixel."""
+def test_no_token_lies_inside_a_box_without_extent() -> None:
+    """An image of one pixel has such a crop."""
     box = torch.zeros(1, 4, dtype=torch.int64)
-    places = token_positions(torch.arange(4)[None], 2, box, 1)
-    assert not strictly_inside(places, box, 1).any()
-    assert (target_map(places, box, 2, 1) == 0).all()
+    positions_in_image = token_positions(torch.arange(4)[None], 2, box, 1)
+    assert not strictly_inside(positions_in_image, box, 1).any()
+    assert (target_map(positions_in_image, box, 2, 1) == 0).all()
 
 
-def test_the_mean_over_no_valid_sample_is_zero() -> None:
+def test_a_mean_without_valid_samples_is_zero() -> None:
     vectors = torch.ones(2, 3, 4)
     means = masked_mean(vectors, torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
     torch.testing.assert_close(means, torch.tensor([[1.0] * 4, [0.0] * 4]), atol=1e-5, rtol=1e-5)

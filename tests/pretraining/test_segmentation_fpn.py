@@ -1,4 +1,4 @@
-"""Semantic FPN on datasets with masks (spec udi 7.6)."""
+"""Training a semantic FPN on datasets with masks (spec udi 7.6)."""
 
 import json
 from pathlib import Path
@@ -31,13 +31,11 @@ def flags(output: Path, steps: int, epoch_steps: int, *more: str) -> list[str]:
 
 
 def samples(*shapes: tuple[int, int], classes: int = 3) -> Samples:
-    """Images whose red channel is 80 times the class of the pixel."""
-    masks = [
-        np.random.default_rng(place).integers(0, classes, shape, dtype=np.uint8) for place, shape in enumerate(shapes)
-    ]
+    """Return images with random masks. The red channel of a pixel is 80 times its class."""
+    masks = [np.random.default_rng(row).integers(0, classes, shape, dtype=np.uint8) for row, shape in enumerate(shapes)]
     return Samples(
         targets=np.zeros(len(shapes), dtype=np.uint32),
-        ids=[f"scene {place}" for place in range(len(shapes))],
+        ids=[f"scene {row}" for row in range(len(shapes))],
         load=lambda row: Image.fromarray(np.stack([80 * masks[row]] * 3, axis=-1)),
         mask=lambda row: masks[row],
     )
@@ -53,8 +51,7 @@ def test_only_scored_classes_are_trained_and_the_rest_is_void() -> None:
     assert numbers_of([0, 1, 2], MaskRules(ignored=1))[:3].tolist() == [0, VOID, 2]
 
 
-def test_a_crop_keeps_image_and_mask_together_and_depends_on_epoch_and_row_alone() -> None:
-    """Grey values are 80 times the class: recolouring is monotone, so the order of the classes' means stays."""
+def test_a_crop_depends_only_on_epoch_and_row() -> None:
     scenes = TrainScenes(samples((40, 60), (90, 30)), 32, seed=0)
     crops = {}
     for epoch in range(3):
@@ -66,8 +63,8 @@ def test_a_crop_keeps_image_and_mask_together_and_depends_on_epoch_and_row_alone
     assert len({tuple(image.flatten().tolist()) for image in crops.values()}) == 6
 
 
-def test_masks_move_with_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At scale 1 and without other colours each pixel still shows its class."""
+def test_image_and_mask_are_cropped_and_mirrored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without changes of scale and colour, the value of a pixel still shows its class."""
     from torchvision.transforms import v2
 
     monkeypatch.setattr("fungi.pretraining.dense.scenes.SCALES", (1.0, 1.0))
@@ -84,7 +81,7 @@ def test_small_images_are_padded_with_void(monkeypatch: pytest.MonkeyPatch) -> N
     assert int((mask == VOID).sum()) == 32 * 32 - 16 * 16
 
 
-def test_test_images_have_the_shorter_side_and_masks_their_own_size() -> None:
+def test_test_images_are_resized_and_their_masks_are_not() -> None:
     scenes = WholeScenes(samples((40, 60), (30, 300)), 20)
     image, mask = scenes[0]
     assert (tuple(image.shape), tuple(mask.shape)) == ((3, 20, 30), (40, 60))
@@ -92,7 +89,7 @@ def test_test_images_have_the_shorter_side_and_masks_their_own_size() -> None:
     assert (tuple(image.shape), tuple(mask.shape)) == ((3, 8, 80), (30, 300))
 
 
-def test_masks_of_another_size_are_named() -> None:
+def test_the_message_names_an_image_whose_mask_has_another_size() -> None:
     wrong = Samples(
         targets=np.zeros(1, dtype=np.uint32),
         ids=["a.jpg"],
@@ -103,10 +100,10 @@ def test_masks_of_another_size_are_named() -> None:
         image_and_mask(wrong, 0)
 
 
-def test_logits_have_the_finest_stride() -> None:
+def test_logits_have_the_resolution_of_the_finest_map() -> None:
     settings = SegmentFpnSettings(backbone="digits-vit", blocks=(0, 1, 2, 3), channels=8)
     model = SemanticFpn(settings.load_network(), 5, settings)
-    assert model(torch.randn(2, 3, 32, 48)).shape == (2, 5, 32, 48)  # a patch of 4 pixels has 4 cells
+    assert model(torch.randn(2, 3, 32, 48)).shape == (2, 5, 32, 48)  # stride 1: a patch of 4 pixels has 4 x 4 cells
     settings = SegmentFpnSettings(backbone="udi-vitt16", random_init=True, channels=8)
     model = SemanticFpn(settings.load_network(), 5, settings)
     assert model(torch.randn(2, 3, 64, 96)).shape == (2, 5, 16, 24)
@@ -114,7 +111,7 @@ def test_logits_have_the_finest_stride() -> None:
 
 @pytest.mark.slow
 def test_scenes_of_digits_are_segmented_after_little_training(tmp_path: Path) -> None:
-    """The background alone, predicted everywhere, gives an mIoU of 0.08."""
+    """A prediction of background for every pixel has an mIoU of 0.08."""
     assert COMMANDS["segment-fpn"].main(flags(tmp_path, 120, 120, "--lr", "2e-3")) == 0
     results = json.loads((tmp_path / "result.json").read_text())["results"]
     assert set(results) == {"mIoU", "pixel-accuracy"}
@@ -125,22 +122,24 @@ def test_scenes_of_digits_are_segmented_after_little_training(tmp_path: Path) ->
 def test_an_interrupted_run_resumes_with_the_same_bits(tmp_path: Path, monkeypatch) -> None:
     learn = epochs.EpochTraining._learn
 
-    def killed(self, epoch: int) -> float:
+    def die_in_epoch_1(self, epoch: int) -> float:
         if epoch == 1:
             raise Killed
         return learn(self, epoch)
 
     monkeypatch.setattr("fungi.pretraining.dense.segmentation.Segmentation.scores", lambda self: {"mIoU": 0.5})
-    assert COMMANDS["segment-fpn"].main(flags(tmp_path / "whole", 6, 3)) == 0
+    assert COMMANDS["segment-fpn"].main(flags(tmp_path / "uninterrupted", 6, 3)) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(epochs.EpochTraining, "_learn", killed)
+        patch.setattr(epochs.EpochTraining, "_learn", die_in_epoch_1)
         with pytest.raises(Killed):
-            COMMANDS["segment-fpn"].main(flags(tmp_path / "parts", 6, 3))
-    assert COMMANDS["segment-fpn"].main(flags(tmp_path / "parts", 6, 3)) == 0
-    whole, parts = (torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("whole", "parts"))
-    assert whole["history"] == parts["history"]
-    for name, value in whole["model"].items():
-        assert torch.equal(value, parts["model"][name]), name
+            COMMANDS["segment-fpn"].main(flags(tmp_path / "resumed", 6, 3))
+    assert COMMANDS["segment-fpn"].main(flags(tmp_path / "resumed", 6, 3)) == 0
+    uninterrupted, resumed = (
+        torch.load(tmp_path / name / "checkpoint.pth", weights_only=True) for name in ("uninterrupted", "resumed")
+    )
+    assert uninterrupted["history"] == resumed["history"]
+    for name, value in uninterrupted["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
 
 
 @pytest.mark.slow
@@ -168,13 +167,13 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
         (["--batch-size", "1"], "--batch-size"),
     ],
 )
-def test_settings_that_can_not_work_are_refused(more: list[str], message: str, tmp_path: Path, capsys) -> None:
+def test_impossible_settings_are_refused(more: list[str], message: str, tmp_path: Path, capsys) -> None:
     assert COMMANDS["segment-fpn"].main(flags(tmp_path, 4, 2, *more)) == 2
     assert message in capsys.readouterr().err
 
 
-def test_the_defaults_are_the_published_schedule() -> None:
-    """Spec udi 7.6."""
+def test_the_default_settings_are_the_published_ones() -> None:
+    """The published settings are in spec udi 7.6."""
     settings = SegmentFpnSettings(arch="vit_small")
     assert settings.blocks == (2, 5, 8, 11)
     assert (settings.steps, settings.batch_size, settings.warmup_steps) == (40_000, 4, 1500)
@@ -182,8 +181,8 @@ def test_the_defaults_are_the_published_schedule() -> None:
     assert (settings.size, settings.channels, HEAD_CHANNELS, SCALES) == (512, 256, 128, (0.5, 2.0))
 
 
-def test_crops_that_one_class_fills_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The left half of the image is one class and the right half another: a sixth of all crops is balanced enough."""
+def test_a_crop_with_almost_only_one_class_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The halves of the image have different classes, and one sixth of all crops have enough of both."""
     monkeypatch.setattr("fungi.pretraining.dense.scenes.SCALES", (1.0, 1.0))
     halves = np.repeat(np.array([[0] * 64 + [1] * 64], dtype=np.uint8), 32, axis=0)
     scene = Samples(
@@ -197,7 +196,7 @@ def test_crops_that_one_class_fills_are_drawn_again(monkeypatch: pytest.MonkeyPa
     assert sum(0.25 < share < 0.75 for share in shares) >= 42  # 31 if every crop with both classes were accepted
 
 
-def test_logits_have_the_size_of_the_images_whose_padding_is_cut_off() -> None:
+def test_logits_have_the_size_of_the_image_without_its_padding() -> None:
     sizes = []
 
     def model(pixels: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A step of pretraining on fake tensors of a GPU: the host waits for nothing; and numbers that are read late."""
+"""Pretraining on a GPU: the host never waits for the device, and numbers that are read late stay the same."""
 
 import copy
 import os
@@ -22,19 +22,19 @@ from fungi.pretraining.udi.pretrain import main
 from fungi.views import pixels
 from tests.engine.test_devices import CPU, CUDA, Waits
 from tests.pretraining.small import first_batches, image_folder, learner_of, schedule, settings
-from tests.pretraining.test_runs import interrupted_at, lines, same_weights, small_run
+from tests.pretraining.test_runs import act_in_step, assert_same_weights, log_lines, small_run
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    """A device that computes nothing. What the host computes is computed, pinned memory is any memory."""
-    place = network.requests_between
+    """Return a fake GPU, whose tensors have no values. The computations of the host are real, without pinned memory."""
+    requests_between = network.requests_between
 
-    def placed(*arguments: Any) -> Any:
+    def with_real_tensors(*arguments: Any) -> Any:
         with unset_fake_temporarily():
-            return place(*arguments)
+            return requests_between(*arguments)
 
-    monkeypatch.setattr(network, "requests_between", placed)
+    monkeypatch.setattr(network, "requests_between", with_real_tensors)
     monkeypatch.setattr(tokens, "kept_rows", lambda factors: (torch.arange(len(factors) // 2), 1.25))
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Tensor, "is_pinned", lambda self: False)
@@ -44,7 +44,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
 
 
 def on_gpu(module: nn.Module) -> nn.Module:
-    """`module.to(CUDA)`, which fake parameters do not know."""
+    """Return the module on the fake GPU. Fake parameters do not have `module.to`."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
@@ -52,81 +52,80 @@ def on_gpu(module: nn.Module) -> nn.Module:
     return module
 
 
-def learner_on_gpu(mode: FakeTensorMode, made: Any, monkeypatch: pytest.MonkeyPatch) -> Learner:
-    """A learner of fake tensors; the backward, which needs a driver, gives gradients without numbers."""
-    learner = learner_of(made)
+def learner_on_gpu(mode: FakeTensorMode, run_settings: Any, monkeypatch: pytest.MonkeyPatch) -> Learner:
+    """Return a learner of fake tensors, with a backward pass that only creates empty gradients."""
+    learner = learner_of(run_settings)
     with FakeCopyMode(mode):
         networks = copy.deepcopy((learner.student, learner.teacher))
     with mode:
-        learner.student, learner.teacher = (on_gpu(one) for one in networks)
+        learner.student, learner.teacher = (on_gpu(module) for module in networks)
         learner.device, learner.parallel = CUDA, learner.student
         learner.centres, learner.halted = learner.centres.to(CUDA), torch.zeros((), device=CUDA)
-        learner.optimizer = optimisation.build_optimizer(made.optimizer, learner.student)
+        learner.optimizer = optimisation.build_optimizer(run_settings.optimizer, learner.student)
         learner.tensors = optimisation.published_tensors(learner.student)
 
-    def no_numbers(loss: Tensor) -> None:
+    def create_gradients(loss: Tensor) -> None:
         assert loss.device == CUDA
         for parameter in learner.student.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
 
-    monkeypatch.setattr(Tensor, "backward", no_numbers)
+    monkeypatch.setattr(Tensor, "backward", create_gradients)
     return learner
 
 
 @pytest.mark.parametrize("changed", [{}, {"accumulate_steps": 2, "target_mix": "probs", "norm_last_layer": False}])
 def test_a_step_never_waits_for_the_device(changed, gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = settings(drop_path_rate=0.3, **changed)
-    steps, read = first_batches(made, 2), []
-    learner = learner_on_gpu(gpu, made, monkeypatch)
-    monkeypatch.setattr(learners, "download", lambda values: read.append(values) or list)
+    run_settings = settings(drop_path_rate=0.3, **changed)
+    steps, downloads = first_batches(run_settings, 2), []
+    learner = learner_on_gpu(gpu, run_settings, monkeypatch)
+    monkeypatch.setattr(learners, "download", lambda values: downloads.append(values) or list)
     with gpu:
         learner.launch(steps[0], schedule(0, last_layer_frozen=True))  # fills caches
         with Waits() as waits:
             learner.launch(steps[1], schedule(1))
     assert waits.seen == []
-    assert [values.device for values in read] == [CUDA, CUDA]  # one message per step, read when somebody asks
+    assert [values.device for values in downloads] == [CUDA, CUDA]  # one tensor per step, which is copied later
 
 
-def test_weights_do_not_change_after_a_bad_step() -> None:
+def test_weights_do_not_change_after_a_step_with_an_infinite_loss() -> None:
     for optimizer in ("adamw", "sgd", "lars"):
-        made = settings(optimizer=optimizer)
-        learner, steps = learner_of(made), first_batches(made, 3)
+        run_settings = settings(optimizer=optimizer)
+        learner, steps = learner_of(run_settings), first_batches(run_settings, 3)
         learner.step(steps[0], schedule(0))
         before = copy.deepcopy((learner.student.state_dict(), learner.teacher.state_dict(), learner.centres))
         state = copy.deepcopy(learner.optimizer.state_dict()["state"])
-        launched = [learner.launch(steps[1], schedule(1, temperature=float("nan")))]
-        launched.append(learner.launch(steps[2], schedule(2)))
-        for step, measurement in enumerate(launched, 1):
+        measurements = [learner.launch(steps[1], schedule(1, temperature=float("nan")))]
+        measurements.append(learner.launch(steps[2], schedule(2)))
+        for step, measurement in enumerate(measurements, 1):
             with pytest.raises(NonFiniteError, match=f"step {step}: the loss is"):
                 measurement.read()
-        for network_state, old in zip(
-            (learner.student.state_dict(), learner.teacher.state_dict()), before, strict=False
-        ):
+        states = (learner.student.state_dict(), learner.teacher.state_dict())
+        for network_state, old_values in zip(states, before[:2], strict=True):
             for name, value in network_state.items():
-                assert torch.equal(value, old[name]), (optimizer, name)
+                assert torch.equal(value, old_values[name]), (optimizer, name)
         assert torch.equal(learner.centres, before[2])
-        for place, values in learner.optimizer.state_dict()["state"].items():
+        for index, values in learner.optimizer.state_dict()["state"].items():
             for name, value in values.items():
-                assert torch.equal(value, state[place][name]), (optimizer, name)
+                assert torch.equal(value, state[index][name]), (optimizer, name)
 
 
 @pytest.mark.slow
 def test_delayed_reading_does_not_change_numbers(tmp_path, monkeypatch) -> None:
-    """As on a GPU: steps are launched ahead; whole, stopped by a signal, and saved at every step."""
+    """On a GPU, steps start before the numbers of earlier steps are read. The run is also stopped by a signal."""
     images = image_folder(tmp_path / "images", 13)
-    assert main(small_run(tmp_path / "whole", images)) == 0
+    assert main(small_run(tmp_path / "at-once", images)) == 0
     monkeypatch.setattr(training, "steps_ahead", lambda device: 1)
     assert main(small_run(tmp_path / "late", images, save_minutes=0.001)) == 0
     with monkeypatch.context() as patch:
-        interrupted_at(patch, 0, lambda: signal.raise_signal(signal.SIGTERM))
+        act_in_step(patch, 0, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(SystemExit):
             main(small_run(tmp_path / "stopped", images))
     assert read_content(tmp_path / "stopped" / "checkpoint.pth")["fungi"]["step"] == 3
     assert main(small_run(tmp_path / "stopped", images)) == 0
     for name in ("late", "stopped"):
-        assert lines(tmp_path / name) == lines(tmp_path / "whole")
-        same_weights(tmp_path / name, tmp_path / "whole")
+        assert log_lines(tmp_path / name) == log_lines(tmp_path / "at-once")
+        assert_same_weights(tmp_path / name, tmp_path / "at-once")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_delayed_reading_does_not_change_numbers(tmp_path, monkeypatch) -> None:
         ({"SLURM_CPUS_PER_TASK": "8"}, 1, 1),
     ],
 )
-def test_workers_follow_the_cores_that_the_process_has(environment, cores, workers, monkeypatch) -> None:
+def test_the_number_of_workers_follows_the_cores_of_the_process(environment, cores, workers, monkeypatch) -> None:
     for name in ("SLURM_CPUS_PER_TASK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -149,7 +148,7 @@ def test_workers_follow_the_cores_that_the_process_has(environment, cores, worke
 
 
 @pytest.mark.parametrize(("rank", "count", "own"), [("3", 8, 3), ("3", 1, 0), ("5", 4, 1)])
-def test_a_process_takes_its_gpu_among_those_it_sees(rank, count, own, monkeypatch) -> None:
+def test_a_process_uses_the_visible_gpu_of_its_local_rank(rank, count, own, monkeypatch) -> None:
     """`srun --gpus-per-task=1` shows each process one GPU, number 0."""
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)

@@ -1,4 +1,4 @@
-"""Read the settings of the program, to compare them with the published ones."""
+"""Functions that read the settings of the program, to compare them with the published settings."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -17,7 +17,7 @@ from fungi.views.random_views import ContrastiveViews
 
 
 class Published(NamedTuple):
-    """A setting: its source, its name, its published value, and a function that returns the program's default."""
+    """A setting: its source, its name, its published value, and a function that returns the default of the program."""
 
     source: str
     name: str
@@ -26,13 +26,13 @@ class Published(NamedTuple):
 
 
 def bound(objective: str, backbone: str = "vit-b16", profile: str = "clean", **options: Any) -> BoundObjective:
-    """Return an objective, bound to the input of a backbone as in the stages."""
+    """Return an objective with the input of a backbone, as in the stages."""
     input_spec = choose_input(BACKBONES[backbone], PROFILES[profile])
     return bind(objective, embedding_dim=8, input_spec=input_spec, seed=42, options=options)
 
 
 def of_objective(objective: str, name: str, value: Any, source: str, **where: Any) -> Published:
-    """Return a setting of an objective or its views."""
+    """Return a setting of an objective or of its views."""
 
     def ours() -> Any:
         chosen = bound(objective, **where)

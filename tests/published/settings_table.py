@@ -1,7 +1,7 @@
 """Every setting of the paper or its published code, with its source and the default of the program.
 
-The values are typed from the sources, not from the code. `spec vision 4.2` is a section of the specifications; tables
-and figures are those of the paper; `response` is the author response.
+The values are typed from the sources, not from the code. `spec vision 4.2` is a section of the specifications. Tables
+and figures are those of the paper. `response` is the author response.
 """
 
 from fungi.ablations.ablate import AblateSettings

@@ -1,4 +1,4 @@
-"""Every evaluation works without the packages of extras: here, these packages can't be imported."""
+"""Every evaluation works without the packages of extras. The commands run in a Python that cannot import them."""
 
 import json
 import os
@@ -39,12 +39,12 @@ for line in sys.argv[1:]:
         status = main(line.split())
     print(json.dumps([line, status, errors.getvalue()]), file=sys.stderr)
 """
-LIBRARIES = {"knn --search faiss": 2, "knn --search scann": 2, "knn --search exact": 0}
-"""A command -> its exit status."""
+SEARCHES = {"knn --search faiss": 2, "knn --search scann": 2, "knn --search exact": 0}
+"""Command -> its exit status."""
 EVALUATIONS = ("linear", "cluster", "analyse")
 
 
-class Ended(NamedTuple):
+class Outcome(NamedTuple):
     status: int
     errors: str
 
@@ -55,42 +55,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ended(folder: Path) -> dict[str, Ended]:
-    """How each command ended in a Python without extras: one process for all, as importing takes most of the time."""
+def outcomes(folder: Path) -> dict[str, Outcome]:
+    """Return the outcome of each command. A single process runs them all, because imports take most of the time."""
     make_folder(folder / "features", features=("embeddings", "kl"))
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(BLOCK)
     path = os.pathsep.join([str(folder / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *LIBRARIES, *EVALUATIONS],
+    process = subprocess.run(
+        [sys.executable, "-c", RUN, *SEARCHES, *EVALUATIONS],
         env=os.environ | {"PYTHONPATH": path},
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("[")]
-    return {command: Ended(status, errors) for command, status, errors in lines}
+    assert process.returncode == 0, process.stderr
+    lines = [json.loads(line) for line in process.stderr.splitlines() if line.startswith("[")]
+    return {command: Outcome(status, errors) for command, status, errors in lines}
 
 
 @pytest.mark.slow
-def test_packages_of_extras_can_not_be_imported(ended: dict[str, Ended]) -> None:
-    assert {command: ended[command].status for command in LIBRARIES} == LIBRARIES
+def test_packages_of_extras_cannot_be_imported(outcomes: dict[str, Outcome]) -> None:
+    assert {command: outcomes[command].status for command in SEARCHES} == SEARCHES
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", EVALUATIONS)
-def test_every_evaluation_runs_without_extras(command: str, ended: dict[str, Ended]) -> None:
-    status, errors = ended[command]
+def test_every_evaluation_runs_without_extras(command: str, outcomes: dict[str, Outcome]) -> None:
+    status, errors = outcomes[command]
     assert status == 0, errors
-    said = "cyanure is not installed: lbfgs fits the logistic regression"
-    assert errors.count(said) == (command == "linear")
+    message = "cyanure is not installed: lbfgs fits the logistic regression"
+    assert errors.count(message) == (command == "linear")
 
 
 @pytest.mark.slow
-def test_the_solver_that_was_used_is_part_of_the_result(ended: dict[str, Ended], folder: Path) -> None:
-    assert ended["linear"].status == 0
+def test_the_result_records_its_solver(outcomes: dict[str, Outcome], folder: Path) -> None:
+    assert outcomes["linear"].status == 0
     content = json.loads((folder / "features/results/linear-lbfgs/digits/digits-vit.json").read_text())
     assert content["settings"]["solver"] == content["unusual"]["solver"] == "lbfgs"
     assert content["results"]["embeddings"]["fit"]["solver"] == "lbfgs"

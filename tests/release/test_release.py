@@ -1,4 +1,4 @@
-"""The release: the wheel works in an empty environment, and files of the project state the same facts."""
+"""The release: the wheel works in an empty environment, and the files of the project agree with each other."""
 
 import ast
 import importlib.metadata
@@ -23,7 +23,7 @@ from fungi.results.published import backbone_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("src", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
-LOADS = """
+FACTS_OF_INSTALLATION = """
 import json
 import fungi
 from fungi.backbones.loading import load_backbone
@@ -34,17 +34,22 @@ print(json.dumps([fungi.__file__, load_backbone("digits-vit").weights_source, ba
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
     """Return what a command prints, and fail if its status is not 0. Python does not search the checkout."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    process = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of sdist and wheel; the wheel is built from the unpacked sdist."""
+def dist_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build sdist and wheel, and return their folder. The wheel is built from the unpacked sdist."""
     project = tmp_path_factory.mktemp("release") / "project"
     project.mkdir()
     shutil.copytree(ROOT / "jobs", project / "jobs")
@@ -56,9 +61,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(built: Path, tmp_path: Path) -> None:
-    """The dependencies come from the environment of the tests, through a path file; the package from the wheel."""
-    (wheel,) = built.glob("*.whl")
+def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(dist_folder: Path, tmp_path: Path) -> None:
+    """The package comes from the wheel. A path file adds the dependencies of the test environment."""
+    (wheel,) = dist_folder.glob("*.whl")
     venv.create(tmp_path / "venv", symlinks=True)
     binaries = tmp_path / "venv" / "bin"
     (packages,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
@@ -71,7 +76,7 @@ def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(built: Path, 
 
     assert run(binaries / "fungi", "--version", cwd=tmp_path) == f"fungi {fungi.__version__}\n"
     assert "digits-vit" in run(binaries / "fungi", "list", "backbones", cwd=tmp_path)
-    file, weights, labels = json.loads(run(binaries / "python", "-c", LOADS, cwd=tmp_path))
+    file, weights, labels = json.loads(run(binaries / "python", "-c", FACTS_OF_INSTALLATION, cwd=tmp_path))
     assert Path(file).is_relative_to(packages)
     assert weights == "published weights: carried in the package"
     assert labels == backbone_labels()
@@ -122,7 +127,7 @@ def test_version_and_licence_are_the_same_everywhere() -> None:
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
-    """A package that is here only as a dependency of another package may be missing in other installations."""
+    """A package that is installed only as a dependency of another package may be missing in other installations."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["dependencies"] + list(chain(*project["optional-dependencies"].values()))
     declared = {re.split(r"[<>=! ]", text)[0].lower() for text in requirements}
@@ -136,12 +141,12 @@ def test_every_package_that_is_imported_is_declared() -> None:
                 assert names & declared, f"{path} imports {package}, which pyproject.toml does not name"
 
 
-def test_the_installation_comes_first_in_the_readme() -> None:
+def test_the_first_command_in_the_readme_installs_the_package() -> None:
     commands = (line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(("pip ", "make ")))
     assert next(commands).startswith("pip install ")
 
 
-def test_hosted_checks_call_targets_of_the_makefile() -> None:
+def test_the_hosted_workflow_calls_targets_of_the_makefile() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     commands = {step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step}
     targets = {line.partition(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
@@ -154,7 +159,7 @@ def test_the_conda_environment_installs_the_pinned_packages() -> None:
     assert {"pip": ["-r requirements.txt", "-e ."]} in environment["dependencies"]
 
 
-def test_jobs_in_a_container_see_every_folder_of_the_run_under_its_own_path(tmp_path: Path) -> None:
+def test_a_container_binds_every_existing_folder_of_the_run_to_its_own_path(tmp_path: Path) -> None:
     for name in ("bin", "code", "features"):
         (tmp_path / name).mkdir()
     fake = tmp_path / "bin" / "apptainer"

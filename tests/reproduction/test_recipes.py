@@ -82,7 +82,7 @@ def test_every_figure_has_a_recipe() -> None:
 
 
 def test_every_entry_of_a_recipe_matches_a_value() -> None:
-    """An entry that matches no value has a wrong pattern."""
+    """An entry that matches no value has a wrong pattern, or an earlier entry matches the same values."""
     for name, table in published_tables().items():
         entries = recipe(name)["values"]
         pairs = [(row, column) for row in table["rows"] for column, value in row["values"].items() if value is not None]
@@ -98,7 +98,7 @@ def test_every_entry_of_a_recipe_matches_a_value() -> None:
         assert matching == set(range(len(entries))), name
 
 
-def test_means_are_over_the_eleven_datasets() -> None:
+def test_means_are_over_the_eleven_image_datasets() -> None:
     means = [
         value for value in values_of("paper-2") + values_of("paper-1") if value.column in ("full", "5-shot", "mean")
     ]

@@ -1,4 +1,4 @@
-"""Missing steps as SLURM arrays: every missing step is a task, and finished steps are not submitted."""
+"""Missing steps are submitted as tasks of SLURM arrays, and finished steps are not submitted."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,8 @@ from fungi.views.plans import PLANS
 PROJECT = Path(__file__).parents[2]
 
 
-def submitted(settings: StepSettings, name: str, monkeypatch: pytest.MonkeyPatch) -> list[submission.Array]:
+def submitted_arrays(settings: StepSettings, name: str, monkeypatch: pytest.MonkeyPatch) -> list[submission.Array]:
+    """Submit the missing steps of a table, and return the arrays."""
     calls: list[submission.Array] = []
 
     def sbatch(array: submission.Array, place: submission.JobEnvironment) -> str:
@@ -45,7 +46,7 @@ def tasks(array: submission.Array) -> list[Step]:
 
 def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = StepSettings(tmp_path / "paper", tmp_path / "data", "clean")
-    extraction, evaluation = submitted(settings, "paper-9", monkeypatch)
+    extraction, evaluation = submitted_arrays(settings, "paper-9", monkeypatch)
     plan = plan_of(values_of("paper-9"), settings)
     assert {task.flags[: task.flags.index("--shard")] for task in tasks(extraction)} == {
         step.flags for step in plan.extractions
@@ -62,7 +63,7 @@ def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.slow
 def test_all_shards_of_a_step_are_submitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = StepSettings(tmp_path / "paper", tmp_path / "data", "clean")
-    extraction = submitted(settings, "figure-11", monkeypatch)[0]
+    extraction = submitted_arrays(settings, "figure-11", monkeypatch)[0]
     shards: dict[tuple[str, ...], list[str]] = {}
     for task in tasks(extraction):
         position = task.flags.index("--shard")
@@ -79,7 +80,7 @@ def test_finished_steps_are_not_submitted(tmp_path: Path, monkeypatch: pytest.Mo
         for path in step.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-    extraction, _ = submitted(settings, "paper-9", monkeypatch)
+    extraction, _ = submitted_arrays(settings, "paper-9", monkeypatch)
     assert {task.flags[1] for task in tasks(extraction)} == {"cars"}
 
 
@@ -94,20 +95,20 @@ def test_jobs_get_absolute_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert root == str(tmp_path / "paper" / "clean")
 
 
-def test_steps_are_refused_outside_an_array(tmp_path: Path) -> None:
+def test_a_step_is_refused_outside_of_an_array(tmp_path: Path) -> None:
     file = tmp_path / "steps.json"
     file.write_text(json.dumps([["knn", [], ""], ["knn", [], ""]]))
     with pytest.raises(FungiError, match="tasks of a SLURM array"):
         submission.step_of_task(file, {})
 
 
-def listed(capsys: pytest.CaptureFixture[str], *flags: str) -> list[str]:
+def printed_lines(capsys: pytest.CaptureFixture[str], *flags: str) -> list[str]:
     assert COMMANDS["reproduce"].main([*flags]) == 0
     return capsys.readouterr().out.splitlines()
 
 
 def test_the_list_names_tables_and_their_costs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    lines = listed(capsys, "paper-9", "--list", "--root", str(tmp_path))
+    lines = printed_lines(capsys, "paper-9", "--list", "--root", str(tmp_path))
     assert lines[1].split()[0] == "paper-9"
     assert "0/32" in lines[1]
     assert "24 + 8" in lines[1]
@@ -117,7 +118,7 @@ def test_the_list_names_tables_and_their_costs(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.slow
 def test_the_list_has_every_table_and_figure_and_fits_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    lines = listed(capsys, "--list", "--root", str(tmp_path))
+    lines = printed_lines(capsys, "--list", "--root", str(tmp_path))
     assert lines.index("") == 1 + 27 + 4 + 9  # header, tables, prose, figures
     assert max(map(len, lines)) <= 100
 
@@ -126,10 +127,12 @@ def test_another_plan_of_views_has_its_own_cost_flags_and_folders(tmp_path: Path
     published, native = (
         plan_of(values_of("paper-9"), StepSettings(tmp_path, tmp_path, "clean", views=name)) for name in PLANS[:2]
     )
-    assert not {path for step in native.extractions + native.evaluations for path in step.outputs} & {
-        path for step in published.extractions + published.evaluations for path in step.outputs
-    }
-    for ours, usual in zip(native.extractions, published.extractions, strict=True):
-        assert ours.hours("a100") < usual.hours("a100")
-        assert ours.flags[-2:] == ("--views", "native")
-        assert "--views" not in usual.flags
+    outputs, published_outputs = (
+        {path for step in steps.extractions + steps.evaluations for path in step.outputs}
+        for steps in (native, published)
+    )
+    assert not outputs & published_outputs
+    for step, published_step in zip(native.extractions, published.extractions, strict=True):
+        assert step.hours("a100") < published_step.hours("a100")
+        assert step.flags[-2:] == ("--views", "native")
+        assert "--views" not in published_step.flags

@@ -1,4 +1,4 @@
-"""Every recipe runs at toy size: with miniature datasets, a tiny backbone and smaller settings."""
+"""Every recipe runs in a small form: with miniature datasets, a tiny backbone and smaller settings."""
 
 import json
 from collections.abc import Iterator
@@ -28,8 +28,7 @@ CLASSES, PER_CLASS = (0, 1, 2), {"train": 11, "test": 4}
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepSettings]:
-    """Write toy datasets (image folders, landmarks, scenes with masks, texts) and a masked autoencoder; yield the
-    settings of steps that use them."""
+    """Write toy datasets (pictures, landmarks, scenes, texts) and a masked autoencoder, and return their settings."""
     data_dir = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("oxford-landmarks", "paris-landmarks"):
@@ -46,7 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepSettings]
         write_dataset(data_dir / "scenes")
         write_data(data_dir, {"train": 4, "test": 2})
         save_miniature(data_dir / "autoencoder")
-        patch.setattr(VariationRunner, "images_per_second", lambda *_, **__: 100.0)  # measured for tests/ablations
+        patch.setattr(VariationRunner, "images_per_second", lambda *_, **__: 100.0)  # tests/ablations measure it
         yield StepSettings(tmp_path_factory.mktemp("reproduction"), data_dir, "clean", "cpu")
 
 
@@ -114,16 +113,19 @@ def test_the_commands_of_a_recipe_compute_all_its_values(name: str, settings: St
     plan = plan_of(values, settings)
     run_plan(plan)
     assert not any(plan.missing)
-    ours = {value: our_value(value, settings) for value in values if value.published is not None and not value.quoted}
+    our_values = {
+        value: our_value(value, settings) for value in values if value.published is not None and not value.quoted
+    }
     # The toy ablation omits SimCLR, which is part of the full feature in these tables.
-    may_be_missing = {value for value in ours if value.table in ("rebuttal-30", "rebuttal-31", "rebuttal-32")}
-    missing = [value for value, our in ours.items() if our is None and "simclr" not in value.row + value.combination]
+    may_be_missing = {value for value in our_values if value.table in ("rebuttal-30", "rebuttal-31", "rebuttal-32")}
+    missing = [
+        value for value, ours in our_values.items() if ours is None and "simclr" not in value.row + value.combination
+    ]
     assert set(missing) <= may_be_missing, missing[:2]
-    if any(our is not None for our in ours.values()):
+    if any(ours is not None for ours in our_values.values()):
         assert "(" in table_text(values, settings)
 
 
 def test_recipes_use_existing_commands() -> None:
-    assert {run.command for name in recipe_names() for value in values_of(name) for run in value.evaluations} <= set(
-        COMMANDS
-    )
+    commands = {run.command for name in recipe_names() for value in values_of(name) for run in value.evaluations}
+    assert commands <= set(COMMANDS)

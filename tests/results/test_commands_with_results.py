@@ -1,4 +1,4 @@
-"""Every command with a result says which files it writes, whether they are done, and in which flag they differ."""
+"""Every command with a result knows its files, whether they are finished, and in which flag they differ."""
 
 import json
 from dataclasses import fields
@@ -24,22 +24,22 @@ FLAGS = {
     "linear": (["--dataset", "digits"], ["--tolerance", "0.5"]),
     "cluster": (["--dataset", "digits"], ["--restarts", "7"]),
 }
-USUAL = (["--dataset", "digits"], ["--k", "7"])
-"""Command -> flags of a call, and flags that change a score."""
+DEFAULT_FLAGS = (["--dataset", "digits"], ["--k", "7"])
+"""For each command in `FLAGS`, and by default: flags of a call, and flags that change a score."""
 WITH_RESULTS = [
     name
     for name, command in COMMANDS.items()
     if hasattr(command._load(), "run") and issubclass(command.settings_type, ResultSettings)
 ]
-OF_THE_GRID = [name for name, command in COMMANDS.items() if command.stage == "evaluation"]
+GRID_EVALUATIONS = [name for name, command in COMMANDS.items() if command.stage == "evaluation"]
 
 
 def settings_of(name: str, output: Path, *more: str) -> ResultSettings:
-    return COMMANDS[name].parse([*FLAGS.get(name, USUAL)[0], "--output", str(output), *more])
+    return COMMANDS[name].parse([*FLAGS.get(name, DEFAULT_FLAGS)[0], "--output", str(output), *more])
 
 
-def leave_result(settings: ResultSettings) -> Path:
-    """Write a finished result, with the calls of the command itself; return its path."""
+def write_result(settings: ResultSettings) -> Path:
+    """Write a finished result with the functions of the command, and return its path."""
     task = "cka" if type(settings).__name__ == "AnalyseSettings" else None
     result = settings.open_result([Run(label={}, features={})], task=task)
     result.add(result.runs[0], "embeddings", {"accuracy": 0.5})
@@ -48,36 +48,36 @@ def leave_result(settings: ResultSettings) -> Path:
 
 
 def test_every_evaluation_of_the_grid_writes_a_result() -> None:
-    assert set(OF_THE_GRID) <= set(WITH_RESULTS)
+    assert set(GRID_EVALUATIONS) <= set(WITH_RESULTS)
     assert "evaluate-encoder" in WITH_RESULTS
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
-def test_a_result_agrees_with_its_settings_and_the_flag_that_differs_is_named(name: str, tmp_path: Path) -> None:
+def test_a_result_agrees_with_its_settings_and_the_message_names_a_different_flag(name: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     settings = settings_of(name, path)
     assert settings.outputs() == [path]
-    assert leave_result(settings) == path
+    assert write_result(settings) == path
     assert settings.difference(path) == ""
-    more = FLAGS.get(name, USUAL)[1]
+    more = FLAGS.get(name, DEFAULT_FLAGS)[1]
     assert more[0] in settings_of(name, path, *more).difference(path)
     path.write_text("{}")
     assert str(path) in settings.difference(path)
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
-def test_a_result_is_used_again_and_that_of_other_settings_is_put_aside(name: str, tmp_path: Path) -> None:
+def test_a_result_is_reused_and_a_result_of_other_settings_is_renamed(name: str, tmp_path: Path) -> None:
     settings = settings_of(name, tmp_path / "result.json")
-    first = read_result(leave_result(settings))
-    assert read_result(leave_result(settings)) == first
-    leave_result(settings_of(name, tmp_path / "result.json", *FLAGS.get(name, USUAL)[1]))
-    (aside,) = tmp_path.glob("result.previous-1.json")
-    assert json.loads(aside.read_text()) == first
+    first = read_result(write_result(settings))
+    assert read_result(write_result(settings)) == first
+    write_result(settings_of(name, tmp_path / "result.json", *FLAGS.get(name, DEFAULT_FLAGS)[1]))
+    (renamed,) = tmp_path.glob("result.previous-1.json")
+    assert json.loads(renamed.read_text()) == first
 
 
-@pytest.mark.parametrize("name", OF_THE_GRID)
+@pytest.mark.parametrize("name", GRID_EVALUATIONS)
 def test_the_grid_distinguishes_finished_missing_and_other_results(name: str, tmp_path: Path) -> None:
-    flags, more = FLAGS.get(name, USUAL)
+    flags, more = FLAGS.get(name, DEFAULT_FLAGS)
     values = dict(zip(flags[::2], flags[1::2], strict=True))
     grid = Grid(
         root=tmp_path,
@@ -93,7 +93,7 @@ def test_the_grid_distinguishes_finished_missing_and_other_results(name: str, tm
         return progress.state, progress.detail
 
     assert state() == ("missing", "")
-    leave_result(settings_of(name, path))
+    write_result(settings_of(name, path))
     assert state()[0] == "done"
     assert state(*more)[0] == "missing"
     assert more[0] in state(*more)[1]
@@ -109,7 +109,7 @@ def test_the_code_version_of_a_result_includes_the_module_that_computes_it(name:
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
 def test_folders_devices_and_workers_do_not_decide_the_result(name: str) -> None:
-    """Folders, devices and workers may change between two runs of one evaluation."""
+    """These settings may change between two runs of the same evaluation."""
     decides = {field.name: field.metadata["decides"] for field in fields(COMMANDS[name].settings_type)}
     for field in ("root", "data_dir", "output", "device", "num_workers", "wandb", "memory_gb"):
         assert decides.get(field, "nothing") == "nothing", field

@@ -1,4 +1,4 @@
-"""Results contain the ids and class names of their rows, and warnings about labels that a score does not measure."""
+"""Results contain the ids and class names of their rows, and warnings about labels that make a score meaningless."""
 
 import h5py
 import numpy as np
@@ -13,7 +13,7 @@ from tests.evaluation.feature_folder import make_folder
 
 
 def named_folder(root):
-    """Write feature files whose embeddings contain sample ids and class names, as those of an extraction do."""
+    """Write feature files whose embeddings have sample ids and class names, like those of an extraction."""
     make_folder(root, rows={"train": 40, "test": 12}, classes=3, features=("embeddings", "kl"))
     for path in root.rglob("embeddings/**/*.h5"):
         with h5py.File(path, "a") as file:
@@ -24,7 +24,7 @@ def named_folder(root):
             file.create_dataset("class_names", data=["cat", "dog", "mouse"], dtype=texts)
 
 
-def test_sample_ids_and_class_names_go_from_feature_files_into_results_and_figures(tmp_path):
+def test_sample_ids_and_class_names_are_copied_from_feature_files_to_results_and_figures(tmp_path):
     named_folder(tmp_path)
     result = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=3))
     assert result["sample_ids"] == [f"test/ü{row}.png" for row in range(12)]
@@ -43,7 +43,7 @@ def test_results_of_files_without_names_have_no_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "said"),
+    ("train", "test", "message"),
     [
         ([0, 0, 0], [0, 0], "all train rows have the same label (0)"),
         ([0, 1, 1], [1, 1], "all scored rows have the same label (1)"),
@@ -51,7 +51,7 @@ def test_results_of_files_without_names_have_no_names(tmp_path):
         ([0, 1, 1], [0, 1], ""),
     ],
 )
-def test_labels_that_a_score_does_not_measure_give_a_warning(train, test, said):
+def test_labels_without_information_give_a_warning(train, test, message):
     texts = warnings_of_labels(np.array(train), np.array(test))
-    assert said in " ".join(texts)
-    assert bool(texts) == bool(said)
+    assert message in " ".join(texts)
+    assert bool(texts) == bool(message)

@@ -1,4 +1,4 @@
-"""Uncertainty of scores: standard errors, McNemar's test, and the words "within noise"."""
+"""Uncertainty of scores: standard errors, McNemar's test, and the marks for gains within noise."""
 
 from pathlib import Path
 
@@ -19,18 +19,20 @@ ROWS = 200
 TARGETS = np.arange(ROWS) % 4
 
 
-def predicted(share: float, seed: int) -> list[int]:
-    """Return predictions of which about `share` are correct."""
+def random_predictions(share: float, seed: int) -> list[int]:
+    """Return predictions. About `share` of them are correct."""
     generator = np.random.default_rng(seed)
     correct = generator.random(ROWS) < share
     return np.where(correct, TARGETS, (TARGETS + 1) % 4).tolist()
 
 
 def result(shares: dict[str, float], targets: np.ndarray = TARGETS, **settings) -> dict:
+    """Return a result with random predictions. shares: combination -> share of correct predictions."""
     record = content({}, **settings) | {"test_targets": targets.tolist()}
     for number, (name, share) in enumerate(shares.items()):
-        guesses = np.array(predicted(share, number))[: len(targets)]
-        record["results"][name] = {**classification_scores(guesses, targets), "predictions": guesses.tolist()}
+        predictions = np.array(random_predictions(share, number))[: len(targets)]
+        scores = classification_scores(predictions, targets)
+        record["results"][name] = {**scores, "predictions": predictions.tolist()}
     return record
 
 
@@ -50,20 +52,21 @@ def test_the_p_value_of_mcnemars_exact_test_equals_scipys_binomial_test() -> Non
 
 @pytest.mark.parametrize("metric", ["accuracy", "mean-per-class-accuracy"])
 def test_standard_errors_equal_the_bootstrap(metric: str) -> None:
-    """Rows are drawn with replacement; for the mean over classes, they are drawn within each class."""
+    """The bootstrap draws rows with replacement. For the mean over classes, it draws within each class."""
     record = result({"embeddings": 0.7})
-    guesses = np.array(record["results"]["embeddings"]["predictions"])
-    generator, drawn = np.random.default_rng(1), []
+    predictions = np.array(record["results"]["embeddings"]["predictions"])
+    generator, bootstrap_scores = np.random.default_rng(1), []
     for _ in range(2000):
         if metric == "accuracy":
             rows = generator.integers(0, ROWS, ROWS)
         else:
             rows = np.concatenate([generator.choice(np.flatnonzero(c == TARGETS), 50) for c in range(4)])
-        drawn.append(classification_scores(guesses[rows], TARGETS[rows])[metric])
-    assert uncertainties(record, metric)["embeddings"].error == pytest.approx(np.std(drawn), rel=0.1)
+        bootstrap_scores.append(classification_scores(predictions[rows], TARGETS[rows])[metric])
+    error = uncertainties(record, metric)["embeddings"].error
+    assert error == pytest.approx(np.std(bootstrap_scores), rel=0.1)
 
 
-def test_several_runs_are_tested_with_the_means_of_their_rows() -> None:
+def test_several_runs_are_tested_together() -> None:
     runs = [{"results": result({"embeddings": 0.7, "kl": 0.9})["results"], "warnings": []} for _ in range(3)]
     record = result({"embeddings": 0.7, "kl": 0.9}) | {"runs": runs}
     assert uncertainties(record, "accuracy")["kl"].p_value < 0.01
@@ -87,7 +90,7 @@ def test_a_gain_within_noise_is_marked_in_the_summary_and_in_tables() -> None:
     assert "rows,standard_error" in to_csv(cells(many)).splitlines()[0]
 
 
-def test_a_table_without_pca_says_so() -> None:
+def test_the_title_of_a_table_states_its_pca() -> None:
     record = result({"embeddings": 0.5, "embeddings+kl": 0.9})
     for scores in record["results"].values():
         scores["pca"] = {"applied": False, "reason": "small", "dim": 64}
@@ -113,7 +116,7 @@ def test_two_protocols_never_share_a_heading() -> None:
     assert len(set(statements)) == len(statements) == 3
 
 
-def test_clustering_is_described_as_fitted_without_labels() -> None:
+def test_the_page_says_that_clustering_uses_no_labels() -> None:
     record = content({"embeddings": 0.3}) | {"task": "clustering"}
     assert "all scored rows, fitted without labels" in page(record)
     assert "all train rows" not in page(record)
@@ -138,12 +141,12 @@ def test_a_cell_records_its_number_of_rows() -> None:
     assert (cell.rows, cell.within_noise) == (ROWS, False)
 
 
-def test_the_task_of_an_own_evaluator_keeps_its_name() -> None:
+def test_the_task_of_the_users_own_evaluator_keeps_its_name() -> None:
     (cell,) = cells(content({"embeddings": 0.5}) | {"task": "nearest-mean-5shot"})
     assert cell.protocol.task == "nearest-mean"
 
 
-def test_the_error_of_correct_predictions_alone_is_half_of_wilsons_interval() -> None:
+def test_the_error_of_only_correct_predictions_is_half_of_wilsons_interval() -> None:
     record = result({"embeddings": 1.0}, np.zeros(6, dtype=int))
     record["results"]["embeddings"]["predictions"] = [0] * 6
     interval = binomtest(6, 6).proportion_ci(confidence_level=0.6826894921, method="wilson")
@@ -151,7 +154,7 @@ def test_the_error_of_correct_predictions_alone_is_half_of_wilsons_interval() ->
     assert error == pytest.approx((interval.high - interval.low) / 2)
 
 
-def test_features_of_the_same_score_are_called_equal() -> None:
+def test_a_feature_with_the_score_of_the_embeddings_is_called_equal() -> None:
     record = result({"embeddings": 0.7})
     record["results"]["embeddings+kl"] = record["results"]["embeddings"]
     assert "equal to the embeddings" in text_of(record)

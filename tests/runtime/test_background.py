@@ -1,4 +1,4 @@
-"""Work in the background: in order, all of it, and no error lost."""
+"""Work in the background is done in order and completely, and its errors reach the caller."""
 
 import threading
 from functools import partial
@@ -8,65 +8,65 @@ import pytest
 from fungi.runtime.background import WAITING, in_background
 
 
-def test_all_work_is_done_in_order_in_the_background() -> None:
+def test_background_work_is_done_in_order_in_another_thread() -> None:
     done: list[tuple[int, bool]] = []
-    with in_background() as do:
+    with in_background() as submit:
         for number in range(20):
-            do(partial(lambda n: done.append((n, threading.current_thread() is threading.main_thread())), number))
+            submit(partial(lambda n: done.append((n, threading.current_thread() is threading.main_thread())), number))
     assert done == [(number, False) for number in range(20)]
 
 
-def test_the_caller_goes_on_while_few_pieces_wait_and_stops_at_more() -> None:
+def test_the_caller_waits_only_if_too_many_pieces_of_work_wait() -> None:
     release, started = threading.Event(), threading.Semaphore(0)
 
     def slow() -> None:
         started.release()
         assert release.wait(10)
 
-    with in_background() as do:
+    with in_background() as submit:
         for _ in range(WAITING + 1):
-            do(slow)
+            submit(slow)
         assert started.acquire(timeout=10)
-        caller = threading.Thread(target=do, args=(slow,))
+        caller = threading.Thread(target=submit, args=(slow,))
         caller.start()
         caller.join(0.2)
-        held = caller.is_alive()
+        caller_waits = caller.is_alive()
         release.set()
         caller.join(10)
-    assert held
+    assert caller_waits
 
 
 def fail() -> None:
     raise ValueError("full")
 
 
-def endless(done: list[str]) -> None:
-    with in_background() as do:
-        do(fail)
+def submit_after_a_failure(done: list[str]) -> None:
+    with in_background() as submit:
+        submit(fail)
         while True:
-            do(partial(done.append, "later"))
+            submit(partial(done.append, "later"))
 
 
-def broken() -> None:
-    with in_background() as do:
-        do(fail)
+def raise_after_a_failure() -> None:
+    with in_background() as submit:
+        submit(fail)
         raise KeyError("before")
 
 
-def once() -> None:
-    with in_background() as do:
-        do(fail)
+def end_after_a_failure() -> None:
+    with in_background() as submit:
+        submit(fail)
 
 
 def test_the_first_error_reaches_the_caller() -> None:
     done: list[str] = []
     with pytest.raises(ValueError, match="full"):
-        endless(done)
+        submit_after_a_failure(done)
     assert len(done) <= WAITING + 1
     with pytest.raises(ValueError, match="full"):
-        once()
+        end_after_a_failure()
 
 
-def test_an_error_of_the_caller_goes_first() -> None:
+def test_an_error_of_the_caller_has_priority_over_an_error_of_the_work() -> None:
     with pytest.raises(KeyError):
-        broken()
+        raise_after_a_failure()

@@ -1,4 +1,4 @@
-"""The hash of a module's code follows what it imports, and nothing else."""
+"""The hash of a module depends on the code that it imports, and on nothing else."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ FILES = {
     "scoring/package_level.py": "X = 1",
     "scoring/work.py": '"""Docstring."""\nfrom fungi import top\nfrom fungi.scoring.deep import f\nK = 20\n',
     "scoring/deep.py": (
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fungi.types_alone import T\n\n"
-        "def f():\n    '''Docstring.'''\n    import fungi.late  # as late as can be\n"
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fungi.only_types import T\n\n"
+        "def f():\n    '''Docstring.'''\n    import fungi.late  # a comment\n"
         "    return import_module('fungi.by_name')\n"
     ),
     "top.py": "THINGS = Registry('thing', 'fungi.things', own='fungi.own_thing:make')",
@@ -25,10 +25,10 @@ FILES = {
     "own_thing.py": "A = 1",
     "things/__init__.py": "",
     "things/one.py": "A = 1",
-    "types_alone.py": "T = int",
+    "only_types.py": "T = int",
     "report.py": "A = 1",
 }
-BELOW = [name for name in FILES if name not in ("__init__.py", "types_alone.py", "report.py")]
+IMPORTED = [name for name in FILES if name not in ("__init__.py", "only_types.py", "report.py")]
 
 
 @pytest.fixture
@@ -39,57 +39,57 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / name).write_text(text)
     monkeypatch.setattr(module, "PACKAGE", root)
     yield root
-    forget()
+    clear_caches()
 
 
-def forget() -> None:
+def clear_caches() -> None:
     code_hash.cache_clear()
     module._hash_and_imports.cache_clear()
 
 
-def now() -> str:
-    forget()
+def hash_now() -> str:
+    clear_caches()
     return code_hash("fungi.scoring.work")
 
 
-@pytest.mark.parametrize("name", BELOW)
-def test_a_changed_constant_anywhere_below_changes_it(name: str, package: Path) -> None:
-    before = now()
+@pytest.mark.parametrize("name", IMPORTED)
+def test_a_new_constant_in_an_imported_file_changes_the_hash(name: str, package: Path) -> None:
+    before = hash_now()
     (package / name).write_text(FILES[name] + "\nADDED = 2\n")
-    assert now() != before
+    assert hash_now() != before
 
 
-@pytest.mark.parametrize("name", ["types_alone.py", "report.py", "__init__.py"])
-def test_a_file_that_is_not_imported_does_not(name: str, package: Path) -> None:
-    before = now()
+@pytest.mark.parametrize("name", ["only_types.py", "report.py", "__init__.py"])
+def test_a_change_in_a_file_that_is_not_imported_does_not_change_the_hash(name: str, package: Path) -> None:
+    before = hash_now()
     (package / name).write_text(FILES[name] + "\nADDED = 2\n")
     (package / "new.py").write_text("A = 1")
-    assert now() == before
+    assert hash_now() == before
 
 
-def test_comments_docstrings_and_layout_do_not(package: Path) -> None:
-    before = now()
+def test_comments_docstrings_and_layout_do_not_change_the_hash(package: Path) -> None:
+    before = hash_now()
     work, deep = package / "scoring" / "work.py", package / "scoring" / "deep.py"
     work.write_text(
         FILES["scoring/work.py"].replace("Docstring", "Other words").replace("K = 20", "K = (\n    20  # k\n)")
     )
-    deep.write_text(FILES["scoring/deep.py"].replace("Docstring", "Words").replace("# as late as can be", "# why"))
-    assert now() == before
+    deep.write_text(FILES["scoring/deep.py"].replace("Docstring", "Words").replace("# a comment", "# another comment"))
+    assert hash_now() == before
     work.write_text(FILES["scoring/work.py"].replace("K = 20", "K = 21"))
-    assert now() != before
+    assert hash_now() != before
 
 
-def test_a_new_entry_of_a_registry_changes_it(package: Path) -> None:
-    before = now()
+def test_a_new_entry_of_a_registry_changes_the_hash(package: Path) -> None:
+    before = hash_now()
     (package / "things" / "two.py").write_text("A = 1")
-    assert now() != before
+    assert hash_now() != before
 
 
-def test_features_depend_on_what_extracts_them_and_not_on_doors_and_reports() -> None:
-    rooms = {name.split(".")[1] for name in imported_files(EXTRACTION)}
-    assert {"gradients", "objectives", "views", "backbones", "data", "extraction", "store"} <= rooms
-    doors = {"commands", "cli", "reproduction", "similar", "wrapper", "library", "grid", "demos", "report"}
-    assert not rooms & (doors | {"results", "scoring", "segmentation", "ablations", "in_context", "pretraining"})
+def test_the_hash_of_extraction_covers_what_computes_features_and_no_commands_or_reports() -> None:
+    packages = {name.split(".")[1] for name in imported_files(EXTRACTION)}
+    assert {"gradients", "objectives", "views", "backbones", "data", "extraction", "store"} <= packages
+    users = {"commands", "cli", "reproduction", "similar", "wrapper", "library", "grid", "demos", "report"}
+    assert not packages & (users | {"results", "scoring", "segmentation", "ablations", "in_context", "pretraining"})
     assert COMMANDS["extract"].module in imported_files("fungi.extraction.extract")
     assert set(imported_files("fungi.extraction.extract")) - {"fungi.extraction.extract"} <= set(
         imported_files(EXTRACTION)
@@ -105,7 +105,7 @@ def test_features_depend_on_what_extracts_them_and_not_on_doors_and_reports() ->
         ("linear", ["fungi.evaluators.logistic", "fungi.scoring.linear_scorer", "fungi.combine.pca"]),
     ],
 )
-def test_scores_depend_on_what_computes_them(command: str, files: list[str]) -> None:
+def test_the_hash_of_a_score_covers_what_computes_it(command: str, files: list[str]) -> None:
     kind = COMMANDS[command].settings_type
     imported = imported_files(kind.computed_in or kind.__module__)
     assert set(files) <= set(imported)

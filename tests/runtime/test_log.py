@@ -1,4 +1,4 @@
-"""What a terminal shows while something runs: bars that count and end, messages above them, each said once."""
+"""Output in a terminal during a run: progress bars, and messages above them that are not repeated."""
 
 import io
 import re
@@ -16,27 +16,30 @@ from fungi.settings import setting
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what it is given."""
+    """A terminal that stores its output."""
 
     def isatty(self) -> bool:
         return True
 
     def shown(self) -> list[str]:
-        """The lines that somebody sees in the end: what a carriage return goes over is gone."""
+        """Return the lines that are visible at the end. A carriage return overwrites the earlier part of a line."""
         lines = []
         for line in self.getvalue().replace("\x1b[A", "").split("\n"):
-            seen = ""
+            visible = ""
             for part in line.split("\r"):
-                seen = part + seen[len(part) :]
-            lines.append(seen.rstrip())
+                visible = part + visible[len(part) :]
+            lines.append(visible.rstrip())
         return lines
 
 
 @pytest.fixture
 def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Terminal]]:
-    """Makes a terminal of standard error, with the program's logging to it; pytest's own is in place until called."""
+    """Return a function that replaces standard error by a terminal and configures the log for it.
 
-    def made() -> Terminal:
+    pytest's own standard error stays until the function is called.
+    """
+
+    def open_one() -> Terminal:
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
         log.configure()
@@ -46,11 +49,11 @@ def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Term
     for name in ("level", "propagate"):
         monkeypatch.setattr(log.logger, name, getattr(log.logger, name))
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    yield made
+    yield open_one
     log.close_bars()
 
 
-def test_a_bar_counts_what_is_in_the_items_and_ends_at_all_of_it(open_terminal: Callable[[], Terminal]) -> None:
+def test_a_bar_counts_the_images_of_all_items_and_ends_at_100_percent(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
     assert list(log.progress(["a", "b", "c"], [16, 16, 8], label="train")) == ["a", "b", "c"]
     (last,) = filter(None, terminal.shown())
@@ -59,7 +62,7 @@ def test_a_bar_counts_what_is_in_the_items_and_ends_at_all_of_it(open_terminal: 
     assert re.search(r"images/s\]$", last)
 
 
-def test_who_takes_the_items_one_by_one_can_end_the_bar(open_terminal: Callable[[], Terminal]) -> None:
+def test_a_bar_also_ends_if_items_are_taken_with_next(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
     bar = log.progress(iter("ab"), [1, 1])
     assert [next(bar), next(bar)] == ["a", "b"]
@@ -68,26 +71,26 @@ def test_who_takes_the_items_one_by_one_can_end_the_bar(open_terminal: Callable[
     assert not log._open_bars
 
 
-def test_messages_go_above_the_bar_and_are_said_once(open_terminal: Callable[[], Terminal]) -> None:
+def test_messages_are_printed_once_above_the_bar(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
     for number in log.progress(range(3), label="train"):
         log.logger.info("no PCA for embeddings")
-        log.logger.info(f"seen {number}")
+        log.logger.info(f"item {number}")
     *messages, bar, end = terminal.shown()
-    assert messages == ["no PCA for embeddings", "seen 0", "seen 1", "seen 2"]
+    assert messages == ["no PCA for embeddings", "item 0", "item 1", "item 2"]
     assert bar.startswith("train: 100%|")
     assert end == ""
 
 
-def test_a_warning_of_a_library_goes_above_the_bar_too(open_terminal: Callable[[], Terminal]) -> None:
+def test_warnings_of_libraries_are_printed_above_the_bar(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
-    assert warnings.formatwarning is log.format_warning  # pytest records warnings, so that none is printed here
+    assert warnings.formatwarning is log.format_warning  # pytest records warnings, so none is printed here
     for _ in log.progress(range(1), label="train"):
         sys.stderr.write(log.format_warning("old function"))
     assert terminal.shown()[0] == "warning: old function"
 
 
-def test_who_records_warnings_gets_them_inside_a_command(open_terminal: Callable[[], Terminal]) -> None:
+def test_warnings_inside_a_command_can_be_recorded(open_terminal: Callable[[], Terminal]) -> None:
     def command() -> None:
         open_terminal()
         warnings.warn("old function", stacklevel=1)
@@ -96,7 +99,7 @@ def test_who_records_warnings_gets_them_inside_a_command(open_terminal: Callable
         command()
 
 
-def test_a_new_command_says_things_anew(open_terminal: Callable[[], Terminal]) -> None:
+def test_another_command_prints_the_same_message_again(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
     log.logger.info("no PCA")
     log.configure()
@@ -104,7 +107,7 @@ def test_a_new_command_says_things_anew(open_terminal: Callable[[], Terminal]) -
     assert terminal.shown() == ["no PCA", "no PCA", ""]
 
 
-def test_an_error_begins_a_line_below_the_bar(open_terminal: Callable[[], Terminal]) -> None:
+def test_an_error_is_printed_on_a_line_below_the_bar(open_terminal: Callable[[], Terminal]) -> None:
     terminal = open_terminal()
 
     @dataclass(frozen=True, kw_only=True)
@@ -112,19 +115,21 @@ def test_an_error_begins_a_line_below_the_bar(open_terminal: Callable[[], Termin
         backbone: str = setting("digits-vit", "a backbone")
 
     def fail(_: Settings) -> None:
-        bar = log.progress(range(4), label="train")  # the traceback keeps it alive
+        bar = log.progress(range(4), label="train")  # the traceback keeps a reference to it
         for number in bar:
             if number == 2:
                 raise FungiError("the third is broken.")
 
     assert run_command(Settings, fail, program="fungi x", description="", arguments=[]) == 2
-    opening, bar, cause, end = terminal.shown()
-    assert opening == "fungi x: backbone digits-vit"
+    first, bar, cause, end = terminal.shown()
+    assert first == "fungi x: backbone digits-vit"
     assert bar.startswith("train:  50%|")
     assert (cause, end) == ("fungi x: the third is broken.", "")
 
 
-def test_log_files_get_lines_and_no_bars(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_files_get_lines_instead_of_bars(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = iter(range(0, 400, 10))
     monkeypatch.setattr(log, "monotonic", lambda: float(next(now)))
     log.configure()
@@ -134,8 +139,8 @@ def test_log_files_get_lines_and_no_bars(capsys: pytest.CaptureFixture[str], mon
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_progress_moves_within_an_item(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """48 images in one batch take minutes on a processor: each group of views that is encoded counts."""
+def test_progress_counts_parts_of_an_item(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of 48 images takes minutes on a CPU, so progress counts each group of views that is encoded."""
     now = iter(range(0, 4000, 10))
     monkeypatch.setattr(log, "monotonic", lambda: float(next(now)))
     log.configure()
@@ -152,14 +157,14 @@ def test_progress_moves_within_an_item(capsys: pytest.CaptureFixture[str], monke
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5400.0, "90 min"), (12e3, "3 h 20 min")]
+    ("seconds", "text"), [(0.4, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5400.0, "90 min"), (12e3, "3 h 20 min")]
 )
-def test_times_are_said_in_words(seconds: float, words: str) -> None:
-    assert log.time_in_words(seconds) == words
+def test_times_are_printed_in_seconds_minutes_or_hours(seconds: float, text: str) -> None:
+    assert log.time_in_words(seconds) == text
 
 
 @pytest.mark.parametrize("sizes", [[1], [1, 1, 1]])
-def test_sizes_belong_to_the_items(sizes: list[int]) -> None:
+def test_progress_needs_a_size_for_each_item(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="zip"):
         list(log.progress([1, 2], sizes))
 
@@ -178,5 +183,5 @@ def test_sizes_belong_to_the_items(sizes: list[int]) -> None:
         (5 * 10**12, "5,000 GB"),
     ],
 )
-def test_sizes_are_never_said_to_be_nothing(number, text):
+def test_sizes_are_printed_with_three_digits_and_a_unit(number, text):
     assert log.size_in_words(number) == text

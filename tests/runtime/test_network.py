@@ -1,4 +1,4 @@
-"""Whether a host answers, asked with nothing but the standard library."""
+"""`answers` finds out whether a host replies."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from fungi.runtime import network
 
 @pytest.fixture
 def server(request, monkeypatch) -> Iterator[str]:
-    """The address of a host that replies with a status; proxies of the environment are not asked."""
+    """Return the address of a host that replies with a status. The proxies of the environment are not used."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -19,7 +19,7 @@ def server(request, monkeypatch) -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Keep the test's output quiet."""
+            """Print nothing."""
 
     monkeypatch.setenv("no_proxy", "*")
     with HTTPServer(("127.0.0.1", 0), Handler) as host:
@@ -31,11 +31,11 @@ def server(request, monkeypatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("server", [200, 404, 503], indirect=True)
-def test_a_host_that_replies_answers_be_it_with_an_error(server):
+def test_a_host_answers_also_if_it_replies_with_an_error(server):
     assert network.answers(server)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://", "no address", "http://127.0.0.1:port/"])
-def test_nobody_answers_at_a_closed_port_or_a_broken_address(url, monkeypatch):
+def test_a_closed_port_or_an_invalid_address_does_not_answer(url, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     assert not network.answers(url)

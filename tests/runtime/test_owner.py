@@ -1,4 +1,4 @@
-"""What is nobody's is known by its name: the process that wrote it is gone."""
+"""Orphans are recognised by their names, which contain the process that wrote them."""
 
 import fcntl
 import os
@@ -21,35 +21,35 @@ WRITER = (
 )
 
 
-def test_what_a_killed_process_was_writing_is_nobodys_and_what_a_living_one_writes_is_not(tmp_path):
+def test_files_of_a_killed_writer_are_orphans_and_files_of_a_living_one_are_not(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "file")], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
-    with written_atomically(tmp_path / "mine") as mine:
-        mine.write_text("half")
+    with written_atomically(tmp_path / "own") as own:
+        own.write_text("half")
         assert len(list(tmp_path.iterdir())) == 2
         assert list(find_orphans(tmp_path)) == []
         process.kill()
         process.communicate()
-        (left,) = find_orphans(tmp_path)
-        assert left != mine
+        (orphan,) = find_orphans(tmp_path)
+        assert orphan != own
         remove_orphans(tmp_path)
-        assert list(tmp_path.iterdir()) == [mine]
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+        assert list(tmp_path.iterdir()) == [own]
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
-def test_a_process_that_has_the_pid_of_a_dead_one_is_another(tmp_path, monkeypatch):
-    mine = unfinished_name(tmp_path / "file")
-    mine.touch()
+def test_another_process_with_the_pid_of_a_dead_writer_is_not_the_writer(tmp_path, monkeypatch):
+    path = unfinished_name(tmp_path / "file")
+    path.touch()
     assert list(find_orphans(tmp_path)) == []
     start = owner._start_of
     monkeypatch.setattr(owner, "_start_of", lambda pid: start(pid) + 1)
-    assert list(find_orphans(tmp_path)) == [mine]
+    assert list(find_orphans(tmp_path)) == [path]
 
 
 @pytest.mark.parametrize(
     "name", [".a.h5.partial-ffffffff-1-5-abcdef01", ".a.h5.partial-0123456789ab", ".a.json.partial-77"]
 )
-def test_what_another_machine_writes_is_nobodys_after_a_day(name, tmp_path):
+def test_files_of_another_machine_become_orphans_after_a_day(name, tmp_path):
     path = tmp_path / name
     path.touch()
     assert list(find_orphans(tmp_path)) == []
@@ -58,7 +58,7 @@ def test_what_another_machine_writes_is_nobodys_after_a_day(name, tmp_path):
     assert list(find_orphans(tmp_path)) == [path]
 
 
-def test_users_files_are_never_taken_for_litter(tmp_path):
+def test_files_of_users_are_never_orphans(tmp_path):
     for name in ("a.partial-1", ".hidden", "data.h5", ".git", "x.removed-1", "notes.lock"):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (0, 0))
@@ -66,15 +66,15 @@ def test_users_files_are_never_taken_for_litter(tmp_path):
     assert not any(is_free_lock(path) for path in tmp_path.iterdir())
 
 
-def test_half_removed_folders_go_whoever_began(tmp_path):
+def test_folders_that_were_partly_removed_are_orphans_of_any_process(tmp_path):
     folder = removed_name(tmp_path / "key")
     (folder / "inner").mkdir(parents=True)
     remove_orphans(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    discard(folder)  # gone already
+    discard(folder)  # a folder that does not exist is no error
 
 
-def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
+def test_only_one_process_has_a_lock_and_it_leaves_no_file(tmp_path):
     path = tmp_path / "result.json"
     code = (
         "import sys; from pathlib import Path; from fungi.runtime.files import locked\n"
@@ -87,10 +87,10 @@ def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path):
     workers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(3)]
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     assert path.read_text() == "300"
-    assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_a_lock_of_a_dead_process_is_free_and_taken(tmp_path):
+def test_the_lock_of_a_dead_process_is_free(tmp_path):
     lock = tmp_path / ".file.lock"
     lock.touch()
     assert is_free_lock(lock)
@@ -99,7 +99,7 @@ def test_a_lock_of_a_dead_process_is_free_and_taken(tmp_path):
     assert not lock.exists()
 
 
-def test_a_file_system_without_locks_is_not_waited_for(tmp_path, monkeypatch):
+def test_on_a_file_system_without_locks_nothing_is_locked(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("no locks here")
 
@@ -109,7 +109,7 @@ def test_a_file_system_without_locks_is_not_waited_for(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_threads_write_under_names_of_their_own(tmp_path: Path):
+def test_each_thread_has_its_own_temporary_name(tmp_path: Path):
     names = []
     threads = [threading.Thread(target=lambda: names.append(unfinished_name(tmp_path / "x"))) for _ in range(8)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""Exact search, PCA and the projection of rows are of full precision whatever the environment asks for."""
+"""Exact search, PCA and embeddings have full float32 precision, also if the environment selects TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,18 +23,19 @@ from tests.library.models import SIZE, build
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
 
-class ShortProducts(TorchDispatchMode):
-    """A device that multiplies and convolves as TF32 does, ten bits of each number, unless told to use all of them."""
+class RoundedProducts(TorchDispatchMode):
+    """A simulated device with TF32: if allowed, it rounds the inputs of products and convolutions to ten bits."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        short = name in PRODUCTS and torch.get_float32_matmul_precision() != "highest"
-        if short or (name == "convolution" and torch.backends.cudnn.allow_tf32):
-            args = [shortened(value) for value in args]
+        is_rounded = name in PRODUCTS and torch.get_float32_matmul_precision() != "highest"
+        if is_rounded or (name == "convolution" and torch.backends.cudnn.allow_tf32):
+            args = [rounded(value) for value in args]
         return func(*args, **(kwargs or {}))
 
 
-def shortened(value):
+def rounded(value):
+    """Return a float32 tensor with the mantissas cut to ten bits, and any other value unchanged."""
     if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
         return value
     return (value.view(torch.int32) & ~0x1FFF).view(torch.float32)
@@ -42,14 +43,14 @@ def shortened(value):
 
 @pytest.fixture
 def tf32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Products and convolutions are shortened, as a user, a container or torch itself can ask for.
+    """Select TF32 for products and convolutions, like a user, a container or torch can do.
 
-    Products go the way that every device has.
+    oneDNN is switched off, so that all products are computed by the operations that `RoundedProducts` changes.
     """
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("high")
-    with ShortProducts():
+    with RoundedProducts():
         yield
     torch.set_float32_matmul_precision("highest")
 
@@ -59,34 +60,34 @@ def rows(count: int, dim: int = 32, seed: int = 0) -> torch.Tensor:
 
 
 @contextmanager
-def plain() -> Iterator[None]:
-    """The same with all digits."""
+def with_full_precision() -> Iterator[None]:
+    """Compute products in full precision inside the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision(before)
 
 
-def test_the_stand_in_for_short_products_shortens(tf32: None) -> None:
+def test_the_simulated_device_rounds_products(tf32: None) -> None:
     keys, queries = rows(500), rows(40, seed=1)
-    short = queries @ keys.T
+    products = queries @ keys.T
     with full_precision():
-        full = queries @ keys.T
-    assert 1e-4 < (short - full).abs().max() < 0.1
+        exact = queries @ keys.T
+    assert 1e-4 < (products - exact).abs().max() < 0.1
     assert torch.get_float32_matmul_precision() == "high"
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
-def test_neighbours_and_scores_are_those_of_full_precision(metric: str, tf32: None) -> None:
+def test_neighbours_and_scores_have_full_precision(metric: str, tf32: None) -> None:
     keys, queries = rows(2000), rows(100, seed=1)
-    found = nearest(in_memory(keys), queries, 5, metric)
-    with plain():
-        truth = nearest(in_memory(keys), queries, 5, metric)
-    torch.testing.assert_close(found.scores, truth.scores, rtol=0, atol=0)
-    assert torch.equal(found.rows, truth.rows)
+    neighbours = nearest(in_memory(keys), queries, 5, metric)
+    with with_full_precision():
+        expected = nearest(in_memory(keys), queries, 5, metric)
+    torch.testing.assert_close(neighbours.scores, expected.scores, rtol=0, atol=0)
+    assert torch.equal(neighbours.rows, expected.rows)
 
 
-def test_other_searches_and_pca_are_those_of_full_precision(tf32: None) -> None:
+def test_other_searches_and_pca_have_full_precision(tf32: None) -> None:
     keys, queries = rows(2000), rows(100, seed=1)
     source = FeatureSource({"embeddings": ArrayInMemory(keys.numpy())})
 
@@ -99,15 +100,15 @@ def test_other_searches_and_pca_are_those_of_full_precision(tf32: None) -> None:
             reduction({"embeddings": queries}, torch.device("cpu")),
         ]
 
-    short = results()
-    with plain():
-        full = results()
-    for one, other in zip(short, full, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    with_tf32 = results()
+    with with_full_precision():
+        expected = results()
+    for result, expected_result in zip(with_tf32, expected, strict=True):
+        torch.testing.assert_close(result, expected_result, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["timm", "torchvision", "convolutions"])
-def test_float32_embeddings_are_of_full_precision_in_a_command(kind: str, tf32: None) -> None:
+def test_float32_embeddings_in_a_command_have_full_precision(kind: str, tf32: None) -> None:
     model = build(kind).eval()
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 1, 3, SIZE, SIZE), dtype=np.uint8))
     views = ImageInput(size=SIZE, resize=SIZE).views("plain")
@@ -116,16 +117,16 @@ def test_float32_embeddings_are_of_full_precision_in_a_command(kind: str, tf32: 
         return GradientEngine(model, [], device=torch.device("cpu")).embed(images, views)
 
     with full_precision():
-        full = embeddings()
-    assert not torch.equal(embeddings(), full)
+        expected = embeddings()
+    assert not torch.equal(embeddings(), expected)
     torch.set_float32_matmul_precision("highest")
-    assert not torch.equal(embeddings(), full), "convolutions are shortened although products are not"
+    assert not torch.equal(embeddings(), expected), "convolutions are still rounded"
     torch.set_float32_matmul_precision("high")
-    choose_device("cpu")  # every command begins so
-    torch.testing.assert_close(embeddings(), full, rtol=0, atol=0)
+    choose_device("cpu")  # every command calls this function first
+    torch.testing.assert_close(embeddings(), expected, rtol=0, atol=0)
 
 
-def test_precision_is_as_before_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_restores_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
 
     @full_precision()

@@ -1,4 +1,4 @@
-"""Settings classes: every number says within which bounds it makes sense, and nothing beyond them is begun."""
+"""Every number in the settings has bounds, and a command with a number outside of its bounds does not start."""
 
 import dataclasses
 import importlib
@@ -16,13 +16,13 @@ from fungi.settings import FEW, HEADINGS, build_parser, flag_of, parse, topic_of
 
 
 def _settings_classes() -> list[type]:
-    """Every dataclass of the package that has a field made by `setting` or `required`."""
-    found: dict[str, type] = {}
+    """Return every dataclass of the package with a field that comes from `setting` or `required`, sorted by name."""
+    classes: dict[str, type] = {}
     for module in pkgutil.walk_packages(fungi.__path__, "fungi."):
         if module.name != "fungi.__main__":
             members = vars(importlib.import_module(module.name)).values()
-            found |= {f"{kind.__module__}.{kind.__name__}": kind for kind in members if _is_settings(kind)}
-    return [found[name] for name in sorted(found)]
+            classes |= {f"{kind.__module__}.{kind.__name__}": kind for kind in members if _is_settings(kind)}
+    return [classes[name] for name in sorted(classes)]
 
 
 def _is_settings(kind: Any) -> bool:
@@ -31,9 +31,9 @@ def _is_settings(kind: Any) -> bool:
     return any("aliases" in field.metadata for field in dataclasses.fields(kind))
 
 
-def _numbers(hint: Any) -> bool:
-    """Whether a type is, or holds, numbers (truth values are none)."""
-    return hint in (int, float) or any(_numbers(inner) for inner in typing.get_args(hint))
+def _has_numbers(hint: Any) -> bool:
+    """Return whether a type is a number or contains numbers. `bool` is not a number here."""
+    return hint in (int, float) or any(_has_numbers(inner) for inner in typing.get_args(hint))
 
 
 CLASSES = _settings_classes()
@@ -41,20 +41,20 @@ NUMBERS = [
     pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
     for kind in CLASSES
     for field in dataclasses.fields(kind)
-    if _numbers(typing.get_type_hints(kind)[field.name])
+    if _has_numbers(typing.get_type_hints(kind)[field.name])
 ]
 
 
-def test_the_classes_of_all_commands_are_found():
+def test_the_classes_contain_those_of_commands():
     names = {kind.__name__ for kind in CLASSES}
     assert {"StageSettings", "GradientSettings", "KnnSettings", "GridSettings", "AblateSettings"} <= names
     assert len(NUMBERS) > 40
 
 
 @pytest.mark.parametrize(("kind", "field"), NUMBERS)
-def test_every_number_has_bounds_and_its_default_lies_within(kind, field):
+def test_every_number_has_bounds_and_a_default_within_them(kind, field):
     bounds = field.metadata.get("within")
-    assert bounds, f"{kind.__module__}.{kind.__name__}.{field.name}: say within=(least, most) in its setting(...)"
+    assert bounds, f"{kind.__module__}.{kind.__name__}.{field.name}: give within=(least, most) to its setting(...)"
     values = field.default if isinstance(field.default, tuple) else (field.default,)
     for value in values:
         if value is not None and value is not dataclasses.MISSING:
@@ -62,21 +62,21 @@ def test_every_number_has_bounds_and_its_default_lies_within(kind, field):
 
 
 @pytest.mark.parametrize(("kind", "field"), NUMBERS)
-def test_what_lies_beyond_the_bounds_is_refused_by_its_flag(kind, field):
+def test_the_message_about_a_number_outside_of_its_bounds_names_the_flag(kind, field):
     flag = field.metadata.get("flag") or "--" + field.name.replace("_", "-")
-    needed = [
+    required = [
         part
         for other in dataclasses.fields(kind)
         if other.default is dataclasses.MISSING and other.name != field.name
         for part in ("--" + other.name.replace("_", "-"), "1")
     ]
-    for beyond in (10**15, -(10**15)):
+    for number in (10**15, -(10**15)):
         with pytest.raises(FungiError, match=rf"^{flag} has to be at least .* and at most .*, not -?1"):
-            parse(kind, [*needed, f"{flag}={beyond}"], program="any", description="")
+            parse(kind, [*required, f"{flag}={number}"], program="any", description="")
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "said"),
+    ("command", "flags", "message"),
     [
         ("extract", ["--num-workers", "100000"], "--num-workers has to be at least -1 and at most 1024, not 100000"),
         ("extract", ["--num-workers", "1024"], "more than this machine can run"),
@@ -94,15 +94,15 @@ def test_what_lies_beyond_the_bounds_is_refused_by_its_flag(kind, field):
         ),
     ],
 )
-def test_sizes_beyond_reason_are_one_line(command, flags, said, tmp_path, monkeypatch, capsys):
+def test_the_last_line_explains_an_impossible_size(command, flags, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     assert COMMANDS[command].main(flags) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("features/blocks"))
 
 
-def test_help_tells_settings_by_topic_and_each_of_them_once() -> None:
+def test_help_shows_each_setting_once_under_its_topic() -> None:
     for command in COMMANDS.values():
         if not hasattr(command._load(), "main"):
             fields = dataclasses.fields(command.settings_type)
@@ -114,6 +114,6 @@ def test_help_tells_settings_by_topic_and_each_of_them_once() -> None:
             assert set(headings) - {"options"} == expected, command.name
 
 
-def test_what_has_to_be_given_stands_in_the_first_line_of_help() -> None:
+def test_the_first_line_of_help_shows_required_settings() -> None:
     parser = build_parser(COMMANDS["similar"].settings_type, program="fungi similar", description="")
     assert parser.format_help().splitlines()[0] == "usage: fungi similar --images IMAGES [--flag ...]"

@@ -1,4 +1,4 @@
-"""Several blocks may wait for the disk: then a slow write does not stop the device. Simulated times, no clock."""
+"""If several blocks may wait for the disk, a slow write does not stop the device. Times are simulated."""
 
 import pytest
 
@@ -6,13 +6,13 @@ from fungi.extraction.writing import WAITING_BLOCKS, HostBlock
 from fungi.runtime import background
 
 WRITES = [1, 1, 1, 9] * 25
-"""Seconds of each write: now and then the disk is slow. A block takes the device 4 seconds, a write 3 on average."""
+"""Seconds of each write: every fourth is slow. Computing a block takes 4 seconds, and a write 3 on average."""
 
 
-class Simulated:
-    """A caller, a device with an in-order queue and a thread with an in-order queue, each with a time of its own.
+class SimulatedQueues:
+    """A caller, a device and a writing thread, each with its own simulated time. Device and thread work in order.
 
-    The caller launches blocks in no time. Stands in for the executor of `in_background`, too.
+    The caller needs no time to launch a block. The class also replaces the executor of `in_background`.
     """
 
     def __init__(self) -> None:
@@ -21,55 +21,55 @@ class Simulated:
 
     def launch(self, seconds: float) -> HostBlock:
         self.device, self.busy = max(self.device, self.caller) + seconds, self.busy + seconds
-        return HostBlock({}, Moment(self, self.device))
+        return HostBlock({}, SimulatedEvent(self, self.device))
 
     def write(self, block: HostBlock, number: int) -> None:
         block.wait()
         self.thread += WRITES[number]
         self.written.append(number)
 
-    def submit(self, work: background.Work) -> "Moment":
+    def submit(self, work: background.Work) -> "SimulatedEvent":
         self.thread = max(self.thread, self.caller)
         work()
-        return Moment(self, self.thread)
+        return SimulatedEvent(self, self.thread)
 
-    def __enter__(self) -> "Simulated":
+    def __enter__(self) -> "SimulatedQueues":
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is left: all work was done when it was handed over."""
+        """Do nothing: `submit` has already done all work."""
 
 
-class Moment:
-    """A time at which a block has arrived on the host, or has been written."""
+class SimulatedEvent:
+    """The moment when a block is on the host, or is written."""
 
-    def __init__(self, queue: Simulated, time: float) -> None:
-        self.queue, self.time = queue, time
+    def __init__(self, queues: SimulatedQueues, time: float) -> None:
+        self.queues, self.time = queues, time
 
     def synchronize(self) -> None:
-        self.queue.thread = max(self.queue.thread, self.time)
+        self.queues.thread = max(self.queues.thread, self.time)
 
     def done(self) -> bool:
-        return self.time <= self.queue.caller
+        return self.time <= self.queues.caller
 
     def result(self) -> None:
-        self.queue.caller = max(self.queue.caller, self.time)
+        self.queues.caller = max(self.queues.caller, self.time)
 
 
 def busy_share(waiting: int, monkeypatch: pytest.MonkeyPatch) -> float:
-    """Return the share of the time until the last block is computed in which the device computes."""
-    queue = Simulated()
-    monkeypatch.setattr(background, "ThreadPoolExecutor", lambda max_workers: queue)
-    with background.in_background(waiting) as do:
+    """Return the share of the time in which the device computes, until it has computed the last block."""
+    queues = SimulatedQueues()
+    monkeypatch.setattr(background, "ThreadPoolExecutor", lambda max_workers: queues)
+    with background.in_background(waiting) as submit:
         for number in range(len(WRITES)):
-            block = queue.launch(4)
-            do(lambda block=block, number=number: queue.write(block, number))
-    assert queue.written == list(range(len(WRITES)))
-    assert queue.caller == queue.thread, "at the end everything has been written"
-    return queue.busy / queue.device
+            block = queues.launch(4)
+            submit(lambda block=block, number=number: queues.write(block, number))
+    assert queues.written == list(range(len(WRITES)))
+    assert queues.caller == queues.thread, "at the end, all blocks are written"
+    return queues.busy / queues.device
 
 
-def test_a_device_is_busier_where_several_blocks_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_computes_more_of_the_time_if_several_blocks_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = [busy_share(waiting, monkeypatch) for waiting in range(WAITING_BLOCKS + 1)]
     assert shares == sorted(shares)
     assert shares[0] < shares[1] < shares[-1] == 1, shares

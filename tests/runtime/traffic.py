@@ -1,4 +1,4 @@
-"""A count of the memory traffic of a computation, from the sizes of its tensors: fake tensors of a GPU are enough."""
+"""Count the memory traffic of a computation from the sizes of its tensors. Fake tensors of a GPU are enough."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations read and write, each operation on its own: no cache, no fusion.
+    """Counts the bytes that operations read and write, for each operation separately: without cache or fusion.
 
-    bytes: of all operations; conversions: bytes that conversions to float32 write.
+    bytes: of all operations. conversions: bytes that conversions to float32 write.
     """
 
     def __init__(self) -> None:

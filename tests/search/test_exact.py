@@ -1,4 +1,4 @@
-"""Exact search against sorting all scores in float64."""
+"""Exact search gives the same results as sorting all scores in float64."""
 
 import gc
 import weakref
@@ -13,7 +13,7 @@ from fungi.search.backends import SEARCHES
 from fungi.search.exact import all_ranked, most_similar, nearest
 from fungi.search.neighbours import in_memory, recall
 
-EXACT = "donot_use_mm_for_euclid_dist"
+WITHOUT_PRODUCTS = "donot_use_mm_for_euclid_dist"
 
 
 def rows(count: int, seed: int, dim: int = 24) -> Tensor:
@@ -21,6 +21,7 @@ def rows(count: int, seed: int, dim: int = 24) -> Tensor:
 
 
 def in_blocks(keys: Tensor, size: int):
+    """Return a function that returns the keys in blocks of this size."""
     return lambda: [(slice(s, min(s + size, len(keys))), keys[s : s + size]) for s in range(0, len(keys), size)]
 
 
@@ -44,10 +45,10 @@ def test_every_backend_prefers_the_earlier_of_equal_keys(backend, block):
     generator = np.random.default_rng(0)
     keys, queries = generator.integers(-1, 2, (300, 4)), generator.integers(-1, 2, (50, 4))
     products = queries @ keys.T
-    oracle = np.sort(np.argsort(-products, axis=1, kind="stable")[:, :7], axis=1)
+    expected = np.sort(np.argsort(-products, axis=1, kind="stable")[:, :7], axis=1)
     keys, queries = torch.from_numpy(keys).float(), torch.from_numpy(queries).float()
     neighbours = nearest(in_blocks(keys, block), queries, 7, "inner-product", backend)
-    np.testing.assert_array_equal(neighbours.rows.sort(dim=1).values.numpy(), oracle)
+    np.testing.assert_array_equal(neighbours.rows.sort(dim=1).values.numpy(), expected)
     np.testing.assert_allclose(
         neighbours.scores.numpy(), np.take_along_axis(products, neighbours.rows.numpy(), 1), atol=1e-5
     )
@@ -56,39 +57,42 @@ def test_every_backend_prefers_the_earlier_of_equal_keys(backend, block):
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
-def test_neighbours_with_equal_scores_in_float32_are_those_of_float64(metric, offset, spread):
-    """Keys are close to each other and far from zero, which needs the bound for rounding; a few keys are longer."""
+def test_neighbours_with_almost_equal_scores_are_those_of_float64(metric, offset, spread):
+    """Keys are close to each other and far from zero, so the rounding of float32 matters. A few keys are longer."""
     queries = rows(40, 1, dim=512)
     keys = queries[0] * 0.5 + offset + spread * rows(1500, 0, dim=512)
     keys[::97] *= 3
     neighbours = nearest(in_blocks(keys, 400), queries, 20, metric)
-    wide, others = queries.double(), keys.double()
-    scores = -(wide @ others.T) if metric == "inner-product" else torch.cdist(wide, others, compute_mode=EXACT)
-    oracle = scores.topk(20, dim=1, largest=False).values
-    size = wide.square().sum(dim=1) + others.square().sum(dim=1).max()
+    double_queries, double_keys = queries.double(), keys.double()
+    if metric == "inner-product":
+        scores = -(double_queries @ double_keys.T)
+    else:
+        scores = torch.cdist(double_queries, double_keys, compute_mode=WITHOUT_PRODUCTS)
+    expected = scores.topk(20, dim=1, largest=False).values
+    size = double_queries.square().sum(dim=1) + double_keys.square().sum(dim=1).max()
     if metric == "euclidean":
-        oracle, scores = oracle.square(), scores.square()
-    worse = scores.gather(1, neighbours.rows).sort(dim=1).values - oracle
-    # Scores that agree in 40 digits are equal, and then the earlier key counts: no other key may replace it.
-    assert bool((worse.max(dim=1).values <= size * 2.0**-39).all())
+        expected, scores = expected.square(), scores.square()
+    excess = scores.gather(1, neighbours.rows).sort(dim=1).values - expected
+    # Scores that differ by less than 2^-39 of their terms count as equal, and then the earlier key has priority.
+    assert bool((excess.max(dim=1).values <= size * 2.0**-39).all())
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
 @pytest.mark.parametrize("block", [3010, 1250, 37])
 def test_neighbours_among_many_keys_do_not_depend_on_the_blocks(metric, block):
-    """Wide blocks are searched by groups of columns, with and without a rest; narrow blocks are not."""
+    """Wide blocks are searched in groups of columns, some with an incomplete last group. Narrow blocks are not."""
     keys, queries = rows(3010, 0), rows(30, 1)
     products = queries.double() @ keys.double().T
     scores = products if metric == "inner-product" else -torch.cdist(queries.double(), keys.double())
     assert torch.equal(nearest(in_blocks(keys, block), queries, 7, metric).rows, scores.topk(7, dim=1).indices)
 
 
-def test_most_similar_leaves_out_excluded_keys():
+def test_most_similar_does_not_return_excluded_keys():
     keys, queries = rows(50, 0), rows(12, 1).unflatten(0, (4, 3))
-    left_out = torch.rand(4, 1, 50, generator=torch.Generator().manual_seed(2)) < 0.5
-    products, indices = most_similar(queries, keys, 5, left_out)
+    is_excluded = torch.rand(4, 1, 50, generator=torch.Generator().manual_seed(2)) < 0.5
+    products, indices = most_similar(queries, keys, 5, is_excluded)
     for item in range(4):
-        allowed = [row for row in range(50) if not left_out[item, 0, row]]
+        allowed = [row for row in range(50) if not is_excluded[item, 0, row]]
         for view in range(3):
             query = queries[item, view].double()
             ordered = sorted(allowed, key=lambda row, query=query: -float(query @ keys[row].double()))[:5]
@@ -99,13 +103,13 @@ def test_most_similar_leaves_out_excluded_keys():
 
 def test_the_ranking_of_all_keys_does_not_depend_on_the_blocks():
     keys, queries = rows(90, 0), rows(7, 1)
-    keys[::9] = keys[0]  # equal keys, which stay in their order
+    keys[::9] = keys[0]  # equal keys are ranked in their order
     products = queries.double().numpy() @ keys.double().numpy().T
-    oracle = [sorted(range(90), key=lambda row, scores=scores: (-round(scores[row], 9), row)) for scores in products]
-    assert all_ranked(in_blocks(keys, 13), queries).tolist() == oracle
+    expected = [sorted(range(90), key=lambda row, scores=scores: (-round(scores[row], 9), row)) for scores in products]
+    assert all_ranked(in_blocks(keys, 13), queries).tolist() == expected
 
 
-def test_there_are_no_more_neighbours_than_keys():
+def test_there_are_at_most_as_many_neighbours_as_keys():
     assert nearest(in_memory(rows(3, 0)), rows(2, 1), 5).rows.shape == (2, 3)
 
 
@@ -113,13 +117,13 @@ def test_recall_is_the_share_of_true_neighbours():
     assert recall(torch.tensor([[1, 2], [3, 9]]), torch.tensor([[2, 1], [3, 4]])) == 0.75
 
 
-def test_a_library_without_the_metric_raises_an_error():
+def test_a_library_that_does_not_support_the_metric_is_refused():
     with pytest.raises(FungiError, match="scikit-learn does not support search by inner product"):
         nearest(in_memory(rows(3, 0)), rows(2, 1), 1, "inner-product", "sklearn")
 
 
 @pytest.mark.parametrize("backend", ["faiss", "scann"])
-def test_a_search_keeps_no_second_copy_of_the_keys_of_a_library(backend: str) -> None:
+def test_a_search_does_not_keep_a_copy_of_keys_that_the_library_copies(backend: str) -> None:
     keys = torch.randn(300, 8)
     reference = weakref.ref(keys)
     search = SEARCHES[backend](lambda keys=keys: iter([(slice(0, 300), keys)]), "inner-product", 5)

@@ -1,4 +1,4 @@
-"""Write a small dataset with masks: coloured squares on noise, and the class of every pixel."""
+"""A small dataset with masks: images of coloured squares on noise, and the class of every pixel."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ def write_split(root: Path, split: str, count: int, *, size: tuple[int, int] = (
         (root / split / kind).mkdir(parents=True, exist_ok=True)
     for number in range(count):
         mask = np.zeros(size[::-1], dtype=np.uint8)
-        for name in (1, 2):
+        for label in (1, 2):
             top, left = generator.integers(0, size[1] - 10), generator.integers(0, size[0] - 10)
-            mask[top : top + 10, left : left + 10] = name
+            mask[top : top + 10, left : left + 10] = label
         image = COLOURS[mask] + generator.integers(0, 30, (*mask.shape, 3))
         mask[:3, :3] = 255
         Image.fromarray(image.astype(np.uint8)).save(root / split / "images" / f"{number:02d}.png")

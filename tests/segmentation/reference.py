@@ -1,6 +1,6 @@
-"""A simple implementation of the protocol of spec dense: one image and one query at a time, in float64.
+"""A simple implementation of the evaluation in spec dense: one image and one query at a time, in float64.
 
-The seeds and the order of random draws are part of the protocol, so the reference uses the same random streams.
+The seeds and the order of random draws are part of the method, so the reference uses the same random streams.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def nearest(mask: np.ndarray) -> np.ndarray:
     return mask[np.ix_(rows, columns)]
 
 
-def whole_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int = 0) -> View:
+def unaugmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int = 0) -> View:
     pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) / 255
     content = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
     return View(torch.from_numpy(pixels).permute(2, 0, 1), nearest(mask), derive(SEED, "dense", content, epoch))
@@ -54,8 +54,8 @@ def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) 
         top, left, height, width = RandomResizedCrop.get_params(changed, [0.5, 2.0], [3 / 4, 4 / 3])
     crop = functional.to_tensor(changed)[:, top : top + height, left : left + width]
     pixels = functional.resize(crop, [SIZE, SIZE], antialias=True).double()
-    inside = mask[top : top + height, left : left + width]
-    return View(pixels, nearest(inside), whole_view(image, mask, name, epoch).draw)
+    crop_of_mask = mask[top : top + height, left : left + width]
+    return View(pixels, nearest(crop_of_mask), unaugmented_view(image, mask, name, epoch).draw)
 
 
 def views_of(root: Path, split: str, epochs: int) -> list[View]:
@@ -64,7 +64,7 @@ def views_of(root: Path, split: str, epochs: int) -> list[View]:
     for epoch in range(max(epochs, 1)):
         for path in sorted((root / split / "images").iterdir()):
             image, mask = Image.open(path).convert("RGB"), np.asarray(Image.open(root / split / "masks" / path.name))
-            view_of = augmented_view if epochs else whole_view
+            view_of = augmented_view if epochs else unaugmented_view
             views.append(view_of(image, mask, f"{split}/images/{path.name}", epoch))
     return views
 
@@ -76,26 +76,26 @@ def labels_of(mask: np.ndarray) -> np.ndarray:
         for row in range(0, SIZE, PATCH)
         for column in range(0, SIZE, PATCH)
     ]
-    return np.array([[(cell == name).mean() for name in range(CLASSES)] for cell in cells])
+    return np.array([[(cell == label).mean() for label in range(CLASSES)] for cell in cells])
 
 
-def chosen(view: View, keep: int) -> list[int]:
+def kept_patches(view: View, keep: int) -> list[int]:
     """Return the `keep` patches with the lowest scores (spec 3.2).
 
     A score is a uniform draw times the sum of n_c over the classes of the patch.
     """
     present = labels_of(view.mask) > 0
-    patches_with = [sum(patch[name] for patch in present) for name in range(CLASSES)]
+    patches_with = [sum(patch[label] for patch in present) for label in range(CLASSES)]
     uniform = torch.rand(len(present), generator=torch.Generator().manual_seed(view.draw ^ 1), dtype=torch.float64)
     scores = [
-        float(draw) * sum(patches_with[name] for name in range(CLASSES) if patch[name]) if patch.any() else np.inf
+        float(draw) * sum(patches_with[label] for label in range(CLASSES) if patch[label]) if patch.any() else np.inf
         for patch, draw in zip(present, uniform, strict=True)
     ]
     return sorted(sorted(range(len(scores)), key=lambda patch: scores[patch])[:keep])
 
 
 class Reference:
-    """The protocol with digits-vit in float64. projection: `[p o*(i+1)]` for gradients, None for embeddings alone."""
+    """The evaluation with digits-vit in float64. projection: `[p o*(i+1)]` for gradients, None for embeddings alone."""
 
     def __init__(self, projection: torch.Tensor | None = None) -> None:
         self.model, self.projection = load_backbone("digits-vit").model, projection
@@ -131,21 +131,21 @@ class Reference:
 
     def loss(self, tokens: torch.Tensor, support: torch.Tensor, draw: int) -> torch.Tensor:
         near = (tokens.detach() @ support.T).argsort(dim=1, descending=True)[:, :2]
-        kept = torch.rand(len(tokens), 2, generator=torch.Generator().manual_seed(draw)) < 0.5
+        is_kept = torch.rand(len(tokens), 2, generator=torch.Generator().manual_seed(draw)) < 0.5
         latents = normalize(self.head(tokens), dim=1)
-        negatives = normalize(self.head(support[near[kept]]).detach(), dim=1)
+        negatives = normalize(self.head(support[near[is_kept]]).detach(), dim=1)
         losses = []
         for index, latent in enumerate(latents):
             others = torch.cat([latents[:index], latents[index + 1 :]]) @ latent / 0.07
-            against = negatives @ latent / 0.07
-            losses.append(torch.logsumexp(torch.cat([others, against]), 0) - others.mean())
+            negative_cosines = negatives @ latent / 0.07
+            losses.append(torch.logsumexp(torch.cat([others, negative_cosines]), 0) - others.mean())
         return torch.stack(losses).mean()
 
     def iou(self, root: Path, neighbours: int, temperature: float, epochs: int = 0, keep: int = SIDE**2) -> list[float]:
         """Return the IoU of each class on the test images."""
         train, test = views_of(root, "train", epochs), views_of(root, "test", 0)
-        rows = [chosen(view, keep) for view in train]
-        labels = np.concatenate([labels_of(view.mask)[kept] for view, kept in zip(train, rows, strict=True)])
+        rows = [kept_patches(view, keep) for view in train]
+        labels = np.concatenate([labels_of(view.mask)[patches] for view, patches in zip(train, rows, strict=True)])
         keys = support = self._bank(train, rows, self.embeddings)
         if self.projection is not None:
             keys = self._bank(train, rows, lambda view: self.features(view, support))
@@ -154,17 +154,18 @@ class Reference:
             queries = self.embeddings(view) if self.projection is None else self.features(view, support)
             votes = [vote(keys @ query, labels, neighbours, temperature) for query in queries]
             maps = torch.from_numpy(np.array(votes)).T.unflatten(1, (SIDE, SIDE))
-            guesses = interpolate(maps[None], (SIZE, SIZE), mode="bilinear")[0].argmax(0)
-            for truth, guess in zip(view.mask.flatten(), guesses.flatten().tolist(), strict=True):
+            predictions = interpolate(maps[None], (SIZE, SIZE), mode="bilinear")[0].argmax(0)
+            for truth, prediction in zip(view.mask.flatten(), predictions.flatten().tolist(), strict=True):
                 if truth != 255:
-                    table[truth, guess] += 1
+                    table[truth, prediction] += 1
         return [table[c, c] / (table[c].sum() + table[:, c].sum() - table[c, c]) for c in range(CLASSES)]
 
     def _bank(self, views: list[View], rows: list[list[int]], features) -> torch.Tensor:
-        return torch.cat([features(view)[kept] for view, kept in zip(views, rows, strict=True)])
+        return torch.cat([features(view)[patches] for view, patches in zip(views, rows, strict=True)])
 
 
 def vote(cosines: torch.Tensor, labels: np.ndarray, neighbours: int, temperature: float) -> np.ndarray:
+    """Return the mean of the labels of the nearest rows, weighted by their similarity."""
     near = np.argsort(-cosines.numpy())[:neighbours]
     weights = np.exp((cosines.numpy()[near] - cosines.numpy()[near[0]]) / temperature)
     return sum(weight * labels[row] for weight, row in zip(weights, near, strict=True)) / weights.sum()

@@ -21,6 +21,7 @@ MANIFEST = BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), prov
 
 
 def block(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features and labels of a block."""
     generator = np.random.default_rng(index)
     rows = (4, 5, 2)[index]
     return generator.normal(size=(rows, 3)).astype(np.float32), generator.integers(0, 17, (rows, 2))
@@ -36,7 +37,7 @@ def test_blocks_in_any_order_with_interruptions_give_the_same_bytes(tmp_path: Pa
         complete.write(index, *block(index))
     interrupted.write(2, *block(2))
     assert interrupted.missing() == [0, 1]
-    with pytest.raises(RuntimeError), other_features_half_written(interrupted):
+    with pytest.raises(RuntimeError), disk_that_fails_for_labels(interrupted):
         interrupted.write(1, *block(1))
     assert interrupted.missing() == [0, 1]
     resumed = Bank.create(tmp_path / "other", MANIFEST)
@@ -46,23 +47,23 @@ def test_blocks_in_any_order_with_interruptions_give_the_same_bytes(tmp_path: Pa
     np.testing.assert_array_equal(resumed.features(4, 9), block(1)[0])
 
 
-class other_features_half_written:
-    """Make the disk fail after the features and before the labels of a block."""
+class disk_that_fails_for_labels:
+    """Make the disk fail after the features and before the labels of a block are written."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
 
     def __enter__(self) -> None:
-        (self.bank.folder / "labels.bin").rename(self.bank.folder / "away")
+        (self.bank.folder / "labels.bin").rename(self.bank.folder / "hidden")
 
     def __exit__(self, kind, error, trace) -> None:
-        (self.bank.folder / "away").rename(self.bank.folder / "labels.bin")
+        (self.bank.folder / "hidden").rename(self.bank.folder / "labels.bin")
         if kind is FileNotFoundError:
             raise RuntimeError from error
 
 
 @pytest.fixture
-def filled(tmp_path: Path) -> Path:
+def bank_folder(tmp_path: Path) -> Path:
     """Return the folder of a complete bank."""
     bank = Bank.create(tmp_path / "bank", MANIFEST)
     for index in bank.missing():
@@ -73,26 +74,26 @@ def filled(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "least"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
 )
-def test_a_bank_with_a_flipped_bit_is_refused(name: str, least: int, filled: Path) -> None:
+def test_a_bank_with_a_flipped_bit_is_refused(name: str, least: int, bank_folder: Path) -> None:
     """Flips in the whitespace of a record, or in the word "checksum" of a mark, have no effect."""
 
     def by_windows() -> list[bytes]:
-        bank = open_bank(filled)
+        bank = open_bank(bank_folder)
         return [window.tobytes() for _, window in bank.windows(3)] + [bank.labels_of(np.arange(11)).tobytes()]
 
     def by_rows() -> list[bytes]:
-        bank, rows = open_bank(filled), np.array([[10, 4], [7, 0]])
+        bank, rows = open_bank(bank_folder), np.array([[10, 4], [7, 0]])
         return [bank.features_of(rows).tobytes(), bank.labels_of(rows).tobytes()]
 
-    assert noticed_flips(filled / name, by_windows, 40) >= least
-    assert noticed_flips(filled / name, by_rows, 40, seed=1) >= least
+    assert noticed_flips(bank_folder / name, by_windows, 40) >= least
+    assert noticed_flips(bank_folder / name, by_rows, 40, seed=1) >= least
 
 
-def test_damage_of_a_block_leaves_the_other_blocks_readable(filled: Path) -> None:
-    with (filled / "features.bin").open("r+b") as file:
+def test_damage_in_a_block_does_not_affect_other_blocks(bank_folder: Path) -> None:
+    with (bank_folder / "features.bin").open("r+b") as file:
         file.seek(5 * 3 * 4)
         file.write(b"\xff")
-    bank = open_bank(filled)
+    bank = open_bank(bank_folder)
     np.testing.assert_array_equal(bank.features_of(np.array([3, 9])), np.stack([block(0)[0][3], block(2)[0][0]]))
     np.testing.assert_array_equal(bank.labels_of(np.array([5])), block(1)[1][1:2])
     for read in (lambda: bank.features_of(np.array([8])), lambda: bank.features(2, 10)):
@@ -100,28 +101,28 @@ def test_damage_of_a_block_leaves_the_other_blocks_readable(filled: Path) -> Non
             read()
 
 
-def test_the_checksums_of_a_block_are_computed_once(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published setting reads its bank thousands of times."""
+def test_the_checksum_of_a_block_is_computed_only_once(bank_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published setting reads its bank thousands of times, so more would be slow."""
     ranges = []
     checksum = banks.checksum_of_range
-    monkeypatch.setattr(banks, "checksum_of_range", lambda file, *place: ranges.append(place) or checksum(file, *place))
-    bank = open_bank(filled)
+    monkeypatch.setattr(banks, "checksum_of_range", lambda file, *span: ranges.append(span) or checksum(file, *span))
+    bank = open_bank(bank_folder)
     for _ in range(3):
         list(bank.windows(4))
         bank.features_of(np.arange(11))
     assert ranges == [(0, 48), (48, 108), (108, 132)]
 
 
-def test_a_bank_without_checksums_is_read(filled: Path) -> None:
-    for mark in (filled / "done").iterdir():
+def test_a_bank_without_checksums_can_be_read(bank_folder: Path) -> None:
+    for mark in (bank_folder / "done").iterdir():
         mark.write_bytes(b"")
-    manifest = json.loads((filled / "bank.json").read_text())
+    manifest = json.loads((bank_folder / "bank.json").read_text())
     del manifest["checksum"]
-    (filled / "bank.json").write_text(json.dumps(manifest))
-    np.testing.assert_array_equal(open_bank(filled).features(4, 9), block(1)[0])
+    (bank_folder / "bank.json").write_text(json.dumps(manifest))
+    np.testing.assert_array_equal(open_bank(bank_folder).features(4, 9), block(1)[0])
 
 
-def test_another_or_a_damaged_bank_in_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_bank_or_one_with_other_settings_is_refused(tmp_path: Path) -> None:
     Bank.create(tmp_path, MANIFEST)
     with pytest.raises(FungiError, match="contains a bank with other settings"):
         Bank.create(tmp_path, BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 2}))
@@ -132,16 +133,17 @@ def test_another_or_a_damaged_bank_in_the_folder_is_refused(tmp_path: Path) -> N
 
 def test_every_deciding_setting_is_in_the_key_of_a_bank() -> None:
     changes = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"provenance": {"seed": 2}}]
-    usual = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "provenance": {"seed": 1}}
-    keys = {BankManifest(**{**usual, **change}).key for change in changes} | {MANIFEST.key}
+    defaults = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "provenance": {"seed": 1}}
+    keys = {BankManifest(**{**defaults, **change}).key for change in changes} | {MANIFEST.key}
     assert len(keys) == 6
 
 
 @pytest.mark.parametrize(
-    ("memory_size", "views", "kept"), [(102_400, 10_582, 9), (1_024_000, 20_210, 50), (0, 5, 1024), (10_000, 5, 1024)]
+    ("memory_size", "views", "patches"),
+    [(102_400, 10_582, 9), (1_024_000, 20_210, 50), (0, 5, 1024), (10_000, 5, 1024)],
 )
-def test_patches_per_image_equal_the_published_numbers(memory_size: int, views: int, kept: int) -> None:
-    assert patches_per_image(memory_size, views, 1024) == kept
+def test_patches_per_image_equal_the_published_numbers(memory_size: int, views: int, patches: int) -> None:
+    assert patches_per_image(memory_size, views, 1024) == patches
 
 
 def test_a_bank_without_a_patch_for_each_image_is_refused() -> None:
@@ -149,11 +151,11 @@ def test_a_bank_without_a_patch_for_each_image_is_refused() -> None:
         patches_per_image(4, 5, 1024)
 
 
-def test_zero_rows_are_only_kept_on_request() -> None:
+def test_a_bank_has_zero_rows_only_on_request() -> None:
     blocks = image_blocks(10, [SceneView(size=8, statistics=HALF)], 4)
     assert bank_ends(blocks, 3, 32, zero_rows=False) == (12, 24, 30)
     assert bank_ends(blocks, 3, 32, zero_rows=True) == (12, 24, 30, 32)
-    assert bank_ends(blocks, 3, 10**9, zero_rows=True) == (12, 24, 30, 30 + MAX_NEIGHBOURS)  # no search finds more
+    assert bank_ends(blocks, 3, 10**9, zero_rows=True) == (12, 24, 30, 30 + MAX_NEIGHBOURS)  # no search needs more
 
 
 def test_a_subset_depends_only_on_dataset_size_and_seed() -> None:

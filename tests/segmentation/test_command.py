@@ -25,7 +25,7 @@ def squares(tmp_path: Path) -> Path:
     return tmp_path / "squares"
 
 
-def replaced(path: Path, values: np.ndarray) -> None:
+def overwrite(path: Path, values: np.ndarray) -> None:
     Image.fromarray(values.astype(np.uint8)).save(path)
 
 
@@ -39,7 +39,7 @@ def replaced(path: Path, values: np.ndarray) -> None:
     ],
 )
 def test_an_invalid_mask_is_refused(values: np.ndarray, message: str, squares: Path, tmp_path: Path) -> None:
-    replaced(squares / "train" / "masks" / "01.png", values)
+    overwrite(squares / "train" / "masks" / "01.png", values)
     with pytest.raises(FungiError, match=message):
         run(plain(tmp_path / "out", f"squares=masks:{squares}"))
 
@@ -69,7 +69,7 @@ def test_invalid_flags_are_refused_before_any_computation(
 
 
 def test_an_invalid_mask_of_the_scored_split_is_refused_before_any_computation(squares: Path, tmp_path: Path) -> None:
-    replaced(squares / "test" / "masks" / "02.png", np.full((32, 32), 255))
+    overwrite(squares / "test" / "masks" / "02.png", np.full((32, 32), 255))
     with pytest.raises(FungiError, match=r"'test/images/02\.png': its mask is void"):
         run(plain(tmp_path / "out", f"squares=masks:{squares}"))
     assert not list(tmp_path.glob("out/banks/*"))
@@ -80,11 +80,11 @@ def test_an_error_names_the_image_with_a_gradient_that_is_not_finite(
 ) -> None:
     calls = []
 
-    def broken(latents, *others) -> torch.Tensor:
+    def not_finite_in_call_3(latents, *others) -> torch.Tensor:
         calls.append(latents)
         return latents.sum() * (torch.nan if len(calls) == 3 else 1)
 
-    monkeypatch.setattr("fungi.segmentation.dense.contrast", broken)
+    monkeypatch.setattr("fungi.segmentation.dense.contrast", not_finite_in_call_3)
     with pytest.raises(FungiError, match=r"not finite for 'train/images/02\.png'"):
         run(plain(tmp_path / "out", f"squares=masks:{squares}", features=("simclr",)))
 
@@ -106,7 +106,7 @@ def test_stages_that_need_the_class_of_an_image_refuse_masks(
     assert not list(tmp_path.iterdir())
 
 
-def test_classes_without_a_list_are_counted_over_all_masks(squares: Path) -> None:
+def test_without_a_list_the_classes_are_those_of_all_masks(squares: Path) -> None:
     (squares / "classes.txt").unlink()
     assert list(open_split(f"squares=masks:{squares}", "test", squares).class_names) == [
         "class 0",
@@ -115,7 +115,7 @@ def test_classes_without_a_list_are_counted_over_all_masks(squares: Path) -> Non
     ]
 
 
-def data_of(root: Path) -> dict[str, bytes]:
+def bank_files(root: Path) -> dict[str, bytes]:
     """Return the bytes of all banks and block scores."""
     return {
         str(path.relative_to(root)): path.read_bytes() for path in sorted((root / "banks").rglob("*")) if path.is_file()
@@ -133,9 +133,9 @@ def test_interruptions_do_not_change_the_bytes_of_a_run(
 ) -> None:
     """The run is interrupted after every write of a block."""
     flags = {"block_size": 2, "memory_size": 200, "augmentation_epochs": 2, "features": ("embeddings+simclr",)}
-    complete = plain(tmp_path / "whole", f"squares=masks:{squares}", **flags)
+    complete = plain(tmp_path / "uninterrupted", f"squares=masks:{squares}", **flags)
     run(complete)
-    interrupted = plain(tmp_path / "broken", f"squares=masks:{squares}", **flags)
+    interrupted = plain(tmp_path / "interrupted", f"squares=masks:{squares}", **flags)
 
     class Interrupted(Exception):
         pass
@@ -155,8 +155,8 @@ def test_interruptions_do_not_change_the_bytes_of_a_run(
         except Interrupted:
             interruptions += 1
     assert interruptions == 12  # two banks of two epochs in three blocks each
-    assert data_of(tmp_path / "whole") == data_of(tmp_path / "broken")
-    assert scores_of(tmp_path / "whole") == scores_of(tmp_path / "broken")
+    assert bank_files(tmp_path / "uninterrupted") == bank_files(tmp_path / "interrupted")
+    assert scores_of(tmp_path / "uninterrupted") == scores_of(tmp_path / "interrupted")
 
 
 @pytest.mark.slow
@@ -188,8 +188,8 @@ def test_approximate_search_states_its_recall(search: str, squares: Path, tmp_pa
     assert 0.5 < scores["simclr"]["recall-of-negatives"] <= 1
 
 
-def test_the_published_profile_keeps_zero_rows_of_the_data_efficient_setting(squares: Path, tmp_path: Path) -> None:
-    """The nominal bank is larger than its content, because all patches of three images are kept."""
+def test_the_published_profile_keeps_the_zero_rows_of_a_bank_of_few_images(squares: Path, tmp_path: Path) -> None:
+    """Three images have fewer patches than the size of the bank, and the rest of its rows are zero."""
     flags = {"images": 3, "neighbours": 90}
     clean, published = (
         prepare(plain(tmp_path, f"squares=masks:{squares}", profile=profile, **flags)).ends()
@@ -228,12 +228,10 @@ def test_the_command_prints_a_line_per_feature(
         f"squares=masks:{squares}",
         "--root",
         str(tmp_path),
-        "--input-size",
-        "32",
-        "--memory-size",
-        "0",
+        "--output",
+        str(tmp_path / "result.json"),
     ]
-    flags += ["--features", "embeddings", "--augmentation-epochs", "0", "--output", str(tmp_path / "result.json")]
+    flags += ["--input-size", "32", "--memory-size", "0", "--features", "embeddings", "--augmentation-epochs", "0"]
     assert COMMANDS["segment"].main(flags) == 0
     assert "embeddings: mIoU " in capsys.readouterr().out
     content = json.loads((tmp_path / "result.json").read_text())
@@ -241,7 +239,7 @@ def test_the_command_prints_a_line_per_feature(
     assert {"mIoU", "IoU", "pixel-accuracy"} <= set(content["results"]["embeddings"])
 
 
-def test_masks_of_one_class_are_refused_before_anything_is_computed(tmp_path: Path, capsys) -> None:
+def test_masks_of_a_single_class_are_refused_before_any_computation(tmp_path: Path, capsys) -> None:
     """With masks of a single class, every prediction would be correct."""
     for split in ("train", "test"):
         for kind in ("images", "masks"):

@@ -1,4 +1,4 @@
-"""Compare the closed form of the token loss with InfoNCE by autograd and with finite differences."""
+"""The closed form of the token loss equals InfoNCE by autograd, and finite differences."""
 
 import pytest
 import torch
@@ -8,28 +8,29 @@ from fungi.objectives.simclr import info_nce
 from fungi.segmentation.contrast import contrast
 
 
-def drawn(tokens: int, negatives: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def random_latents(tokens: int, negatives: int, *, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Return latents of tokens, which require gradients, and latents of negatives."""
     generator = torch.Generator().manual_seed(tokens)
     latents = torch.randn(tokens, 5, generator=generator, dtype=dtype).requires_grad_()
     return latents, torch.randn(negatives, 5, generator=generator, dtype=dtype)
 
 
-def both(latents: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_derivative(latents: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.autograd.grad(loss, latents)[0]
 
 
 @pytest.mark.parametrize("denominator_temperature", [True, False])
 @pytest.mark.parametrize(("tokens", "negatives"), [(2, 1), (9, 7), (300, 40), (513, 3)])
 def test_value_and_derivative_equal_info_nce(tokens: int, negatives: int, denominator_temperature: bool) -> None:
-    latents, others = drawn(tokens, negatives)
-    actual = both(latents, contrast(latents, others, 0.07, denominator_temperature))
-    expected = both(latents, info_nce(latents[None], others, 0.07, denominator_temperature)[0])
+    latents, others = random_latents(tokens, negatives)
+    actual = value_and_derivative(latents, contrast(latents, others, 0.07, denominator_temperature))
+    expected = value_and_derivative(latents, info_nce(latents[None], others, 0.07, denominator_temperature)[0])
     torch.testing.assert_close(actual[0], expected[0], rtol=1e-13, atol=0)
     torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=1e-13 * float(expected[1].abs().max()))
 
 
 def test_the_weighted_derivative_equals_finite_differences() -> None:
-    latents, others = drawn(6, 4)
+    latents, others = random_latents(6, 4)
     assert torch.autograd.gradcheck(lambda values: 3 * contrast(values, others, 0.3), latents)
 
 
@@ -37,16 +38,16 @@ def test_the_weighted_derivative_equals_finite_differences() -> None:
 def test_small_temperatures_neither_overflow_nor_underflow(sign: int) -> None:
     """All other tokens are equal or opposite. The exponentials of +-200 are out of the range of float32."""
     latents = torch.ones(2, 5) * torch.tensor([[1.0], [sign]])
-    loss, derivative = both(latents.requires_grad_(), contrast(latents, -latents.detach()[1:], 0.005))
+    loss, derivative = value_and_derivative(latents.requires_grad_(), contrast(latents, -latents.detach()[1:], 0.005))
     exact = torch.logsumexp(torch.tensor([[200.0, -200.0], [200.0 * sign, -200.0]]), dim=1).mean() - 200 * sign
     torch.testing.assert_close(loss, exact, rtol=1e-5, atol=1e-3)
     assert bool(derivative.isfinite().all())
 
 
 def test_float32_agrees_with_float64() -> None:
-    latents, others = drawn(300, 200)
-    exact = both(latents, contrast(latents, others, 0.07))
+    latents, others = random_latents(300, 200)
+    exact = value_and_derivative(latents, contrast(latents, others, 0.07))
     single = latents.detach().float().requires_grad_()
-    rounded = both(single, contrast(single, others.float(), 0.07))
+    rounded = value_and_derivative(single, contrast(single, others.float(), 0.07))
     torch.testing.assert_close(rounded[0].double(), exact[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(rounded[1].double(), exact[1], rtol=0, atol=1e-5 * float(exact[1].abs().max()))

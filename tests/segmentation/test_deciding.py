@@ -1,4 +1,4 @@
-"""Stored files are reused only with equal deciding settings: runs in one folder never reuse wrong files."""
+"""Stored files are reused only if all settings that can change them are equal."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ VARIANTS = [
     {"denominator_temperature": False},
     {"neighbour_layout": "published"},
     {"projection_kind": "binary"},
-    {"search": "faiss"},  # also used for the negatives
+    {"search": "faiss"},  # it also searches the negatives
 ]
 
 
@@ -46,28 +46,28 @@ def test_every_variant_of_the_gradient_has_its_own_bank(squares: str, tmp_path: 
 
 @pytest.mark.parametrize("flags", [{"temperature": 5.0}, {"neighbours": 40}, {"split": "train"}])
 def test_scores_do_not_depend_on_other_results_in_the_folder(flags: dict, squares: str, tmp_path: Path) -> None:
-    used, fresh = tmp_path / "used", tmp_path / "fresh"
-    defaults = run(plain(used, squares, features=("embeddings",)))["results"]
-    in_used, in_fresh = (
-        run(plain(root, squares, features=("embeddings",), **flags))["results"] for root in (used, fresh)
+    shared, separate = tmp_path / "shared", tmp_path / "separate"
+    defaults = run(plain(shared, squares, features=("embeddings",)))["results"]
+    in_shared, in_separate = (
+        run(plain(root, squares, features=("embeddings",), **flags))["results"] for root in (shared, separate)
     )
-    assert in_used == in_fresh
-    assert in_used != defaults
+    assert in_shared == in_separate
+    assert in_shared != defaults
 
 
 def test_negatives_are_always_searched_with_the_tree_of_the_full_setting(
     squares: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees = []
-    make = evaluation.BankSearch
+    bank_search = evaluation.BankSearch
 
-    def recorded(*arguments, tree: TreeSettings, **options):
+    def record_tree(*arguments, tree: TreeSettings, **options):
         trees.append(tree)
-        return make(*arguments, tree=tree, **options)
+        return bank_search(*arguments, tree=tree, **options)
 
-    monkeypatch.setattr(evaluation, "BankSearch", recorded)
+    monkeypatch.setattr(evaluation, "BankSearch", record_tree)
     evaluation.prepare(plain(tmp_path, squares, images=3)).predictor("simclr")
-    assert trees == [TreeSettings(), DATA_EFFICIENT_TREE]  # of the negatives, then of the predictor
+    assert trees == [TreeSettings(), DATA_EFFICIENT_TREE]  # for the negatives, then for the predictor
 
 
 class OneImage(Reader):
@@ -90,7 +90,7 @@ class AlwaysOne(Predictor):
 def test_flipped_bits_of_stored_scores_are_noticed(tmp_path: Path) -> None:
     """The scores of each block are stored, so that a killed run can be resumed."""
     blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
-    # `__init__` needs files that are not used here.
+    # `__new__` instead of a call, because `__init__` needs files that this test does not use.
     reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
 
     def scores() -> list[list[int]]:
@@ -104,7 +104,7 @@ def test_flipped_bits_of_stored_scores_are_noticed(tmp_path: Path) -> None:
 
 def test_pixels_of_the_ignored_class_are_not_counted(tmp_path: Path) -> None:
     blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
-    # `__init__` needs files that are not used here.
+    # `__new__` instead of a call, because `__init__` needs files that this test does not use.
     reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
     rules = MaskRules(input_size=4, ignored=0)
     matrix = confusion_matrix(tmp_path, reader, blocks, lambda batch: torch.zeros(1, 1, 1), predictor, rules)

@@ -1,4 +1,4 @@
-"""`fungi demo-segmentation` on little data: it prints the scores of its results, and its picture shows the classes."""
+"""`fungi demo-segmentation` on few images: it prints the scores of its results, and its picture shows the classes."""
 
 import json
 from pathlib import Path

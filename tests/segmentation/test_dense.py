@@ -1,4 +1,4 @@
-"""Compare the gradient of each patch with autograd in float64 and with loops."""
+"""The gradient of each patch equals autograd in float64, and loops."""
 
 from pathlib import Path
 
@@ -28,22 +28,21 @@ def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw: int
     for token in tokens.detach():
         order = (support @ token).argsort(descending=True)
         candidates += [weight @ support[row] + bias for row in order[:2]]
-    kept = torch.rand(len(candidates), generator=torch.Generator().manual_seed(draw)) < 0.5
-    negatives = [latent for latent, keep in zip(candidates, kept.tolist(), strict=True) if keep]
+    is_kept = torch.rand(len(candidates), generator=torch.Generator().manual_seed(draw)) < 0.5
+    negatives = [latent for latent, keep in zip(candidates, is_kept.tolist(), strict=True) if keep]
     cosine = torch.nn.functional.cosine_similarity
     losses = []
     for i, z in enumerate(latents):
         others = [cosine(z, other, dim=0) / 0.07 for j, other in enumerate(latents) if j != i]
-        against = [cosine(z, other, dim=0) / 0.07 for other in negatives]
-        losses.append(torch.logsumexp(torch.stack(others + against), 0) - torch.stack(others).mean())
+        negative_cosines = [cosine(z, other, dim=0) / 0.07 for other in negatives]
+        losses.append(torch.logsumexp(torch.stack(others + negative_cosines), 0) - torch.stack(others).mean())
     return torch.stack(losses).mean()
 
 
-def oracle(dense: DenseExtractor, model, image: Tensor, support: Support, draw: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of weight and bias for one image, and the term of each token `[t o i+1]`.
-
-    They are computed by autograd in float64.
-    """
+def slow_gradients(
+    dense: DenseExtractor, model, image: Tensor, support: Support, draw: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of weight and bias for one image, and the term of each token `[t o i+1]`, by autograd."""
     import copy
 
     model = copy.deepcopy(model).double()
@@ -55,20 +54,20 @@ def oracle(dense: DenseExtractor, model, image: Tensor, support: Support, draw: 
         output.retain_grad()
 
     layer.weight.requires_grad_(), layer.bias.requires_grad_()
-    with_hook = layer.register_forward_hook(keep)
+    hook = layer.register_forward_hook(keep)
     tokens = model.forward_features((image.double() / 255 - 0.5)[None] / 0.5)[0]
     prefix = model.num_prefix_tokens
     tokens = torch.cat([tokens[:1], tokens[prefix:]])
     bank = torch.from_numpy(support.bank.features(0, support.bank.rows)).double()
     image_loss(tokens, bank, dense, draw).backward()
-    with_hook.remove()
+    hook.remove()
     delta = activations["out"].grad[0]
     inputs = torch.cat([activations["a"].detach(), torch.ones(len(delta), 1, dtype=torch.float64)], dim=1)
     return layer.weight.grad, layer.bias.grad, torch.einsum("to,ti->toi", delta, inputs)
 
 
 def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: list[int], prefix: int) -> Tensor:
-    """Return the terms of the engine before projection, `[b t o i+1]`, for all tokens from `prefix` on."""
+    """Return the terms before projection, `[b t o i+1]`, for all tokens from position `prefix` on."""
     engine = GradientEngine(
         dense.engine.model, dense.engine.targets, device=CPU, short_cut=False, positions=EachPosition(prefix)
     ).with_encoder(TokenEncoder)
@@ -82,29 +81,29 @@ def test_the_sum_of_token_terms_is_the_gradient_of_the_image(registers: int, tmp
     dense, batch = extractor(model), images(2)
     terms = raw_terms(dense, batch, support, DRAWS[:2], prefix=0)
     for image in range(2):
-        weight, bias, each = oracle(dense, model, batch[image], support, DRAWS[image])
+        weight, bias, term_of_tokens = slow_gradients(dense, model, batch[image], support, DRAWS[image])
         size = weight.abs().max()
         torch.testing.assert_close(terms[image].sum(0)[:, :-1].double(), weight, rtol=0, atol=1e-5 * float(size))
         torch.testing.assert_close(terms[image].sum(0)[:, -1].double(), bias, rtol=0, atol=1e-5 * float(size))
-        torch.testing.assert_close(terms[image].double(), each, rtol=0, atol=1e-5 * float(size))
+        torch.testing.assert_close(terms[image].double(), term_of_tokens, rtol=0, atol=1e-5 * float(size))
 
 
 @pytest.mark.parametrize("kind", ["khatri-rao", "binary"])
-def test_features_equal_the_slow_oracle(kind: str, tmp_path: Path) -> None:
+def test_features_equal_the_slow_gradients(kind: str, tmp_path: Path) -> None:
     model, support = tiny_vit(registers=1), random_support(tmp_path / "bank")
     dense, batch = extractor(model, kind=kind), images(2)
     features = dense.features("embeddings+simclr", batch, DRAWS[:2], support)
     matrix = dense.engine.projectors["attn_proj"].matrix.dense().double()
     for image in range(2):
-        each = oracle(dense, model, batch[image], support, DRAWS[image])[2][model.num_prefix_tokens :]
-        projected = normalize(each.flatten(1) @ matrix.T, dim=1)
+        terms = slow_gradients(dense, model, batch[image], support, DRAWS[image])[2][model.num_prefix_tokens :]
+        projected = normalize(terms.flatten(1) @ matrix.T, dim=1)
         tokens = normalize(dense.features("embeddings", batch[image : image + 1], [0])[0].double(), dim=1)
         expected = normalize(torch.cat([tokens, projected], dim=1), dim=1)
         torch.testing.assert_close(features[image].double(), expected, rtol=0, atol=2e-5)
     torch.testing.assert_close(features.norm(dim=2), torch.ones(features.shape[:2]))
 
 
-def test_features_do_not_depend_on_batch_or_order(tmp_path: Path) -> None:
+def test_features_do_not_depend_on_the_batch_or_its_order(tmp_path: Path) -> None:
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(4)
     together = dense.features("embeddings+simclr", batch, DRAWS, support)
     alone = [dense.features("embeddings+simclr", batch[i : i + 1], [DRAWS[i]], support)[0] for i in (3, 0, 2, 1)]
@@ -140,10 +139,10 @@ class LargestTensor(TorchDispatchMode):
         return outputs
 
 
-def test_khatri_rao_never_forms_the_terms_and_a_dense_matrix_forms_them_in_tiles(
+def test_khatri_rao_never_has_all_terms_in_memory_and_a_dense_matrix_has_them_in_tiles(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The terms of all tokens are larger than all other tensors of this network, so the largest tensor shows them."""
+    """The terms of all tokens are larger than any other tensor here, so the largest tensor shows them."""
     support, loss = random_support(tmp_path / "bank"), DenseLoss(latent_dim=8)
     term, all_terms = WIDTH * (WIDTH + 1), 16 * WIDTH * (WIDTH + 1)
     sizes = {}
@@ -156,7 +155,7 @@ def test_khatri_rao_never_forms_the_terms_and_a_dense_matrix_forms_them_in_tiles
     assert sizes["khatri-rao"] < 1300 < all_terms
     assert sizes["binary"] < all_terms
     monkeypatch.setattr("fungi.gradients.engine.GRADIENTS_TOGETHER", 16)
-    with LargestTensor() as largest:  # the measurement detects the terms if they are formed
+    with LargestTensor() as largest:  # the measurement detects all terms if they are in memory
         extractor(tiny_vit(), kind="binary", rows=8, loss=loss).features("simclr", images(1), [1], support)
     assert largest.entries >= all_terms == 16 * term
 
@@ -171,24 +170,24 @@ def test_negatives_are_the_neighbours_or_the_published_permutation() -> None:
 
 
 def test_about_half_of_the_candidates_are_kept_and_at_least_one() -> None:
-    drawn = DenseLoss().draw_negatives(5_000, [1, 2])
-    assert abs(float(drawn.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five standard deviations
-    assert not torch.equal(drawn[0], drawn[1])
+    is_kept = DenseLoss().draw_negatives(5_000, [1, 2])
+    assert abs(float(is_kept.float().mean()) - 0.5) < 5 * 0.5 / 20_000**0.5  # five standard deviations
+    assert not torch.equal(is_kept[0], is_kept[1])
     assert DenseLoss(kept=0.0).draw_negatives(4, [1]).sum() == 1
 
 
 def test_the_search_covers_only_tokens_with_a_negative() -> None:
-    dense, searched = extractor(tiny_vit()), []
+    dense, query_counts = extractor(tiny_vit()), []
     keys = PatchRows(normalize(torch.randn(50, WIDTH), dim=1).numpy())
     exact = BankSearch(keys, CPU)
 
-    def counting(queries: Tensor, k: int):
-        searched.append(len(queries))
+    def counting_search(queries: Tensor, k: int):
+        query_counts.append(len(queries))
         return exact(queries, k)
 
-    dense.features("simclr", images(2), [1, 2], Support(keys, counting))
-    assert searched == [int(dense.loss.draw_negatives(17, [1, 2]).any(dim=2).sum())]
-    assert searched[0] < 34
+    dense.features("simclr", images(2), [1, 2], Support(keys, counting_search))
+    assert query_counts == [int(dense.loss.draw_negatives(17, [1, 2]).any(dim=2).sum())]
+    assert query_counts[0] < 34  # two images of 17 tokens
 
 
 @pytest.mark.parametrize(
@@ -197,7 +196,7 @@ def test_the_search_covers_only_tokens_with_a_negative() -> None:
 )
 def test_every_switch_of_the_loss_changes_gradients(switch: dict, tmp_path: Path) -> None:
     model, support, batch = tiny_vit(), random_support(tmp_path / "bank"), images(1)
-    usual, other = (
+    default, changed = (
         extractor(model, loss=loss).features("simclr", batch, [1], support) for loss in (None, DenseLoss(**switch))
     )
-    assert torch.nn.functional.cosine_similarity(usual, other, dim=2).min() < 0.999
+    assert torch.nn.functional.cosine_similarity(default, changed, dim=2).min() < 0.999

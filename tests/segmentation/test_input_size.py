@@ -1,4 +1,4 @@
-"""All registered vision transformers with another input size, and the resizing of their position embeddings."""
+"""Registered vision transformers accept other input sizes. Their position embeddings are resized."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ FAST = ("udi", "udi-one", "dinov3")
 
 
 def family(name: str) -> str:
-    """Return the part of a name that does not depend on the size, e.g. `dinov2-reg` of `dinov2_vitb14_reg`."""
+    """Return the part of a name that does not depend on the size, such as `dinov2-reg` of `dinov2_vitb14_reg`."""
     stem = re.match(r"[A-Za-z]+\d?", name)[0]
-    return stem + "".join(f"-{kind}" for kind in ("reg", "one", "decoder", "resnet") if kind in name)
+    return stem + "".join(f"-{suffix}" for suffix in ("reg", "one", "decoder", "resnet") if suffix in name)
 
 
 SMALLEST = {
-    family(name): name  # the last of a family is its narrowest
+    family(name): name  # later entries of a family replace earlier ones, and the narrowest comes last
     for name in sorted(BACKBONES, key=lambda name: -BACKBONES[name].embedding_dim)
     if BACKBONES[name].modality == "vision"
 }
@@ -73,7 +73,7 @@ def test_each_kind_gives_features_at_another_size(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("options", "prefix"), [({}, 1), (KINDS["registers with positions"], 2)])
-def test_positions_are_resized_as_in_the_hub_and_prefix_positions_are_kept(options: dict, prefix: int) -> None:
+def test_positions_of_patches_are_resized_as_in_the_hub_and_other_positions_stay(options: dict, prefix: int) -> None:
     model = tiny_vit(**options)
     before = model.pos_embed.detach().clone()
     set_input_size(model, SIZE)
@@ -85,13 +85,14 @@ def test_positions_are_resized_as_in_the_hub_and_prefix_positions_are_kept(optio
 
 
 @pytest.mark.parametrize("registers", [0, 2])
-def test_positions_without_a_prefix_are_antialiased_if_there_are_registers(registers: int) -> None:
-    """The hub code of DINOv2 does this for models with registers. It makes a difference if the grid becomes smaller."""
+def test_positions_without_a_prefix_are_antialiased_if_the_model_has_registers(registers: int) -> None:
+    """The hub code of DINOv2 does so. Antialiasing matters only if the grid becomes smaller."""
     model = tiny_vit(registers=registers, no_embed_class=True)
     before = model.pos_embed.detach().clone()
     set_input_size(model, 8)
-    to = {"size": (2, 2), "antialias": True} if registers else {"scale_factor": (2.1 / 4, 2.1 / 4)}
-    torch.testing.assert_close(as_map(model.pos_embed.detach()), interpolate(as_map(before), mode="bicubic", **to))
+    options = {"size": (2, 2), "antialias": True} if registers else {"scale_factor": (2.1 / 4, 2.1 / 4)}
+    expected = interpolate(as_map(before), mode="bicubic", **options)
+    torch.testing.assert_close(as_map(model.pos_embed.detach()), expected)
 
 
 def as_map(positions: torch.Tensor) -> torch.Tensor:
@@ -100,7 +101,7 @@ def as_map(positions: torch.Tensor) -> torch.Tensor:
     return positions.transpose(1, 2).unflatten(2, (side, side))
 
 
-def test_other_sizes_and_models_are_refused() -> None:
+def test_impossible_sizes_and_models_without_patch_tokens_are_refused() -> None:
     with pytest.raises(FungiError, match="--input-size 30 is not a multiple of the model's patches of 4"):
         set_input_size(tiny_vit(), 30)
     with pytest.raises(FungiError, match="a Linear has no patch tokens"):

@@ -25,9 +25,11 @@ from tests.segmentation.test_protocol import SIZE, plain
 def wrapper_with(projection: ProjectionMatrix | None) -> FUNGIWrapper:
     backbone = load_backbone("digits-vit")
     set_input_size(backbone.model, SIZE)
-    pixels = backbone.input.resized(SIZE)
+    image_input = backbone.input.resized(SIZE)
     layer, configs = "blocks.3.attn.proj", [KLConfig()]
-    return FUNGIWrapper(backbone.model, layer, "cpu", projection, SIZE, extractor_configs=configs, image_input=pixels)
+    return FUNGIWrapper(
+        backbone.model, layer, "cpu", projection, SIZE, extractor_configs=configs, image_input=image_input
+    )
 
 
 @pytest.mark.parametrize("from_bank", first_fast([False, True]))

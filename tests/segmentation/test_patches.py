@@ -37,7 +37,7 @@ def counts_of(classes: list[list[int]]) -> torch.Tensor:
 
 
 def test_patches_with_rare_classes_are_preferred() -> None:
-    """Two of 40 patches have class 1. Their score is 2u, the score of the others 38u, so they are kept more often."""
+    """Two of 40 patches have class 1. Their score is 2u and the score of the others 38u, where u is a uniform draw."""
     counts = counts_of([[0]] * 38 + [[1]] * 2)
     kept = [chosen_patches(counts, 4, torch.Generator().manual_seed(seed)).tolist() for seed in range(200)]
     shares = np.bincount(np.concatenate(kept), minlength=40) / 200
@@ -47,13 +47,11 @@ def test_patches_with_rare_classes_are_preferred() -> None:
 
 def test_the_score_equals_the_published_formula() -> None:
     """The score is the sum of n_c over the present classes times a uniform draw. Patches with low scores are kept."""
-    counts = counts_of([[0], [0, 1], [2], [0, 2], [3], [0]])
-    in_patches = {0: 4, 1: 1, 2: 2, 3: 1}
+    present_classes = [[0], [0, 1], [2], [0, 2], [3], [0]]
+    counts = counts_of(present_classes)
+    patches_with = {0: 4, 1: 1, 2: 2, 3: 1}
     draws = torch.rand(6, generator=torch.Generator().manual_seed(7), dtype=torch.float64).tolist()
-    scores = [
-        sum(in_patches[c] for c in present) * u
-        for present, u in zip([[0], [0, 1], [2], [0, 2], [3], [0]], draws, strict=True)
-    ]
+    scores = [sum(patches_with[c] for c in present) * u for present, u in zip(present_classes, draws, strict=True)]
     expected = sorted(sorted(range(6), key=lambda patch: scores[patch])[:3])
     assert chosen_patches(counts, 3, torch.Generator().manual_seed(7)).tolist() == expected
 
@@ -65,7 +63,7 @@ def test_patches_without_a_class_come_last() -> None:
     assert len(chosen_patches(counts, 4, torch.Generator().manual_seed(0))) == 4
 
 
-def test_attention_weighs_neighbours_and_a_small_temperature_takes_the_nearest() -> None:
+def test_similar_neighbours_have_larger_weights_and_with_a_small_temperature_only_the_nearest_counts() -> None:
     scores, labels = torch.tensor([[0.9, 0.8, 0.1]]), torch.eye(3).unsqueeze(0)
     weights = torch.tensor([np.exp(s / 0.1) for s in (0.9, 0.8, 0.1)])
     torch.testing.assert_close(attention_vote(scores, labels, 0.1)[0], (weights / weights.sum()).float())
@@ -79,20 +77,20 @@ def test_an_excluded_class_is_never_predicted() -> None:
     assert upsampled_classes(votes, 4, (0,)).unique().tolist() == [1]
 
 
-def test_scores_equal_a_hand_computed_example() -> None:
+def test_scores_equal_an_example_by_hand() -> None:
     truth = np.array([[0, 0, 1], [1, 2, 255]], dtype=np.uint8)
-    guess = np.array([[0, 1, 1], [1, 0, 2]])
-    matrix = confusion(truth, guess, 4, 255)
+    prediction = np.array([[0, 1, 1], [1, 0, 2]])
+    matrix = confusion(truth, prediction, 4, 255)
     assert matrix.tolist() == [[1, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     scores = segmentation_scores(matrix)
-    assert scores["IoU"] == pytest.approx([1 / 3, 2 / 3, 0, 0])  # a class without any pixel counts 0
+    assert scores["IoU"] == pytest.approx([1 / 3, 2 / 3, 0, 0])  # a class without pixels has an IoU of 0
     assert scores["mIoU"] == pytest.approx(1 / 4)
     assert scores["pixel-accuracy"] == pytest.approx(3 / 5)
 
 
 def test_ignored_pixels_do_not_count_and_predictions_of_unscored_classes_are_errors() -> None:
-    truth, guess = np.array([[0, 0, 1, 1]], dtype=np.uint8), np.array([[0, 1, 1, 0]])
-    matrix = confusion(truth, guess, 2, 0)
+    truth, prediction = np.array([[0, 0, 1, 1]], dtype=np.uint8), np.array([[0, 1, 1, 0]])
+    matrix = confusion(truth, prediction, 2, 0)
     assert matrix.tolist() == [[0, 0], [1, 1]]
     scores = segmentation_scores(matrix, (0,))
     assert (scores["IoU"], scores["mIoU"]) == ([0.5], 0.5)

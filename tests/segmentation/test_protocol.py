@@ -1,4 +1,4 @@
-"""Compare the whole protocol with a simple reference: one query at a time, in float64."""
+"""The complete evaluation equals a simple reference: one query at a time, in float64."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from tests.segmentation.reference import SIZE, Reference
 
 def plain(root: Path, dataset: str, **flags) -> SegmentSettings:
     """Return settings without random draws: no augmentation, and every patch is kept."""
-    usual = {"memory_size": 0, "augmentation_epochs": 0, "input_size": SIZE, "neighbours": 7, "temperature": 0.05}
-    return SegmentSettings(root=root, dataset=dataset, **{**usual, **flags})
+    defaults = {"memory_size": 0, "augmentation_epochs": 0, "input_size": SIZE, "neighbours": 7, "temperature": 0.05}
+    return SegmentSettings(root=root, dataset=dataset, **{**defaults, **flags})
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_iou_of_every_class_equals_the_plain_reference(squares: Path, tmp_path: Path) -> None:
+def test_iou_of_every_class_equals_the_reference(squares: Path, tmp_path: Path) -> None:
     scores = run(plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",)))["results"]["embeddings"]
     expected = Reference().iou(squares, 7, 0.05)
     assert scores["IoU"] == pytest.approx(expected, abs=1e-12)
@@ -35,8 +35,8 @@ def test_iou_of_every_class_equals_the_plain_reference(squares: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_augmentation_selection_and_gradients_equal_the_plain_reference(squares: Path, tmp_path: Path) -> None:
-    """There are two epochs of five images and 15 patches per view. Pixels between two classes can change class."""
+def test_augmentation_selection_and_gradients_equal_the_reference(squares: Path, tmp_path: Path) -> None:
+    """There are two epochs of five images, and 15 patches per view. Rounding can change pixels between two classes."""
     flags = {"augmentation_epochs": 2, "memory_size": 150, "features": ("embeddings", "embeddings+simclr")}
     results = run(plain(tmp_path, f"squares=masks:{squares}", **flags))["results"]
     (projection,) = (tmp_path / "projections").iterdir()
@@ -52,8 +52,10 @@ def test_augmentation_selection_and_gradients_equal_the_plain_reference(squares:
 
 
 @pytest.mark.parametrize("feature", first_fast(["embeddings", "simclr", "embeddings+simclr"]))
-def test_the_nearest_patches_of_training_images_are_their_own(feature: str, squares: Path, tmp_path: Path) -> None:
-    """With one neighbour, patches of training images get their own labels. Errors occur only inside of patches."""
+def test_patches_of_training_images_have_themselves_as_nearest_neighbours(
+    feature: str, squares: Path, tmp_path: Path
+) -> None:
+    """With one neighbour, a patch gets its own label, so that only pixels inside of mixed patches can be wrong."""
     settings = plain(
         tmp_path, f"squares=masks:{squares}", features=(feature,), neighbours=1, split="train", input_size=48
     )

@@ -1,4 +1,4 @@
-"""Segmentation results in the report have published values only with the published settings."""
+"""The report compares segmentation results with published values only if the settings are the published ones."""
 
 import json
 from pathlib import Path
@@ -69,10 +69,10 @@ def test_runs_with_the_published_settings_have_published_values(profile, flags, 
     ],
 )
 def test_a_run_with_other_settings_has_another_protocol_and_no_published_values(flags) -> None:
-    cell, usual = cells(**flags)["embeddings"], cells()["embeddings"]
+    cell, default_cell = cells(**flags)["embeddings"], cells()["embeddings"]
     assert cell.published is None
-    assert cell.protocol != usual.protocol
-    assert usual.published is not None
+    assert cell.protocol != default_cell.protocol
+    assert default_cell.published is not None
 
 
 def test_the_report_has_a_table_for_each_protocol(tmp_path: Path) -> None:

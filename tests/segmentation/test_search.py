@@ -1,4 +1,4 @@
-"""Search in a bank: exact search equals brute force for every tile size; recall of approximate search; memory."""
+"""Search in a bank: exact search equals brute force, and the recall and memory of approximate search."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def test_exact_search_equals_brute_force_for_every_tile_size(
     torch.testing.assert_close(scores.double(), expected.values, rtol=0, atol=1e-6)
 
 
-def test_a_float16_bank_is_searched_as_it_is_stored(tmp_path: Path) -> None:
+def test_a_float16_bank_is_searched_with_its_rounded_values(tmp_path: Path) -> None:
     keys, queries = vectors(400), vectors(5, seed=1)
     _, indices = BankSearch(filled_bank(tmp_path, keys.numpy(), dtype="float16"), CPU)(queries, 3)
     assert torch.equal(indices, (queries @ keys.half().float().T).topk(3, dim=1).indices)
@@ -45,20 +45,20 @@ def test_a_float16_bank_is_searched_as_it_is_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [300, 3000])
 def test_faiss_and_scann_have_a_recall_above_90_percent(rows: int, tmp_path: Path) -> None:
-    """There are few leaves, and not all are searched, so that a wrong tree or metric would reduce the recall."""
+    """Few leaves exist and not all are searched, so a wrong tree or metric would reduce the recall."""
     bank, queries = filled_bank(tmp_path, vectors(rows).numpy()), vectors(40, seed=1)
     truth = BankSearch(bank, CPU)(queries, 5)
     tree = TreeSettings(leaves=16, searched=12, reordered=120)
     for search in (BankSearch(bank, CPU, name, k=5, tree=tree) for name in ("faiss", "scann")):
         scores, indices = search(queries, 5)
         assert recall(indices, truth[1]) > 0.9
-        agreeing = indices[:, 0] == truth[1][:, 0]
-        torch.testing.assert_close(scores[agreeing, 0], truth[0][agreeing, 0], rtol=1e-4, atol=1e-4)
+        equal = indices[:, 0] == truth[1][:, 0]
+        torch.testing.assert_close(scores[equal, 0], truth[0][equal, 0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["faiss", "scann"])
 def test_approximate_search_returns_no_row_twice(backend: str, tmp_path: Path) -> None:
-    """One leaf of about 40 rows is searched for 90 neighbours. The result still has 90 different rows."""
+    """Only one leaf of about 40 rows is searched for 90 neighbours."""
     keys, queries = vectors(700), vectors(20, seed=1)
     tree = TreeSettings(leaves=16, searched=1, reordered=120)
     scores, rows = BankSearch(filled_bank(tmp_path, keys.numpy()), CPU, backend, k=90, tree=tree)(queries, 90)
@@ -74,7 +74,7 @@ def test_fewer_patches_than_neighbours_are_refused(tmp_path: Path) -> None:
 
 
 class CountedReads(PatchRows):
-    """Patches that count the bytes that are read."""
+    """Patches that count the bytes that a search reads."""
 
     read = 0
 
@@ -84,7 +84,7 @@ class CountedReads(PatchRows):
             yield start, window
 
 
-def test_a_bank_that_fits_is_read_once_and_gives_the_same_neighbours() -> None:
+def test_a_bank_that_fits_into_memory_is_read_once_and_gives_the_same_neighbours() -> None:
     rows, limit = vectors(20_000, 8), 100 << 20
     in_memory, streamed = CountedReads(rows.numpy()), CountedReads(rows.numpy())
     searches = BankSearch(in_memory, CPU, tile_bytes=limit), BankSearch(streamed, CPU, tile_bytes=1 << 20)
@@ -105,16 +105,16 @@ torch.set_num_threads(1)
 from fungi.search.stored import BankSearch
 from fungi.store.banks import Bank, read_manifest
 
-def peak():  # of this process alone: getrusage starts from the parent's
+def peak():  # getrusage would include the parent process
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 folder, (limit, count, k) = Path(sys.argv[1]), map(int, sys.argv[2:])
 bank = Bank(folder, read_manifest(folder))
 queries = torch.randn(count, bank.dim)
-BankSearch(bank, torch.device("cpu"), tile_bytes=1 << 16)(queries[:512], k)  # what libraries take once
+BankSearch(bank, torch.device("cpu"), tile_bytes=1 << 16)(queries[:512], k)  # libraries allocate memory once
 before = peak()
 scores, rows = BankSearch(bank, torch.device("cpu"), tile_bytes=limit)(queries, k)
-bank.labels_of(rows[:1024].numpy())  # of an image
+bank.labels_of(rows[:1024].numpy())  # the labels for one image
 print(peak() - before, bank.rows * bank.dim * 4, scores.nbytes + rows.nbytes)
 """
 
@@ -126,7 +126,7 @@ print(peak() - before, bank.rows * bank.dim * 4, scores.nbytes + rows.nbytes)
     ids=["a bank ten times the limit", "the queries of a block of images"],
 )
 def test_exact_search_stays_within_its_limit(rows: int, width: int, queries: int, k: int, tmp_path: Path) -> None:
-    """The limit is 24 MB besides queries and results. The test measures the growth of the peak memory of a process."""
+    """The limit is 24 MB without queries and results. The test measures the growth of the peak memory of a process."""
     limit = 24 << 20
     filled_bank(tmp_path, vectors(rows, width, seed=2).numpy())
     command = [sys.executable, "-c", MEASURE, str(tmp_path), *map(str, (limit, queries, k))]
@@ -138,9 +138,9 @@ def test_exact_search_stays_within_its_limit(rows: int, width: int, queries: int
         "MALLOC_TRIM_THRESHOLD_": "0",
     }
     process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    grown, size, results = map(int, process.stdout.split())
+    growth, size, results = map(int, process.stdout.split())
     assert size > 9.5 * limit or queries == 16 * 1024
-    assert grown < 1.1 * limit + results
+    assert growth < 1.1 * limit + results
 
 
 def test_rows_can_be_read_in_any_order_and_shape(tmp_path: Path) -> None:

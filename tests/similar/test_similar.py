@@ -1,4 +1,4 @@
-"""Similar pictures: indexed once, asked without a model, shown on a page that needs nothing else."""
+"""Similar pictures: the index, a query without a model, and the page, which needs no other files."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from tests.store.flips import noticed_flips
 
 
 def paint(path: Path, colour: tuple[int, int, int], seed: int = 0) -> Path:
-    """A picture of one colour with some noise."""
+    """Write a picture of one colour with some noise, and return its path."""
     noise = np.random.default_rng(seed).integers(-20, 20, (40, 50, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
@@ -36,72 +36,75 @@ def paint(path: Path, colour: tuple[int, int, int], seed: int = 0) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three dark and three bright pictures, one below a subfolder, beside a file that is none."""
+    """Write three dark and three bright pictures, the latter in a subfolder, and a text file. Return the folder."""
     for number in range(3):
         paint(tmp_path / "pictures" / f"dark-{number}.png", (30, 30, 30), number)
     for number in range(3):
         paint(tmp_path / "pictures" / "more" / f"bright-{number}.jpg", (220, 220, 220), number)
-    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    (tmp_path / "pictures" / "notes.txt").write_text("not a picture")
     return tmp_path / "pictures"
 
 
-def test_neighbours_are_those_of_a_plain_loop() -> None:
+def test_neighbours_equal_those_of_a_loop() -> None:
     random = np.random.default_rng(0)
     query, keys = random.normal(size=(1, 5)).astype(np.float32), random.normal(size=(20, 5)).astype(np.float32)
     cosines = [float(query[0] @ key / np.linalg.norm(query) / np.linalg.norm(key)) for key in keys]
     expected = sorted(range(20), key=lambda row: -cosines[row])[:4]
-    found = nearest(query, keys, 4)
-    assert [row for row, _ in found] == expected
-    np.testing.assert_allclose([score for _, score in found], [cosines[row] for row in expected], rtol=1e-5)
+    neighbours = nearest(query, keys, 4)
+    assert [row for row, _ in neighbours] == expected
+    np.testing.assert_allclose([score for _, score in neighbours], [cosines[row] for row in expected], rtol=1e-5)
 
 
 def test_changed_files_are_indexed_again(folder: Path, tmp_path: Path) -> None:
     pictures = pictures_below(folder)
     assert len(pictures) == 6
     random = np.random.default_rng(0)
-    made = Index.read(tmp_path / "index").joined(pictures, random.random((6, 4), dtype=np.float32), {"e": 2, "g": 2})
-    made.write(tmp_path / "index")
+    first = Index.read(tmp_path / "index").joined(pictures, random.random((6, 4), dtype=np.float32), {"e": 2, "g": 2})
+    first.write(tmp_path / "index")
     index = Index.read(tmp_path / "index")
     assert index.missing(pictures) == []
-    assert np.array_equal(index.rows(pictures[2:3], index.columns["embeddings"]), made.features[2:3, :2])
+    assert np.array_equal(index.rows(pictures[2:3], index.columns["embeddings"]), first.features[2:3, :2])
     os.utime(pictures[2], ns=(1, 1))
     assert index.missing(pictures) == [pictures[2]]
     newer = index.joined([pictures[2]], np.ones((1, 4), np.float32), {"e": 2, "g": 2})
     assert newer.rows(pictures[2:3], slice(None)).tolist() == [[1, 1, 1, 1]]
-    assert np.array_equal(newer.rows(pictures[:2], slice(None)), made.features[:2])
-    other = newer.joined([pictures[0]], np.ones((1, 3), np.float32), {"e": 1, "g": 2})
-    assert other.missing(pictures) == pictures[1:]
+    assert np.array_equal(newer.rows(pictures[:2], slice(None)), first.features[:2])
+    other_features = newer.joined([pictures[0]], np.ones((1, 3), np.float32), {"e": 1, "g": 2})
+    assert other_features.missing(pictures) == pictures[1:]
 
 
-def test_a_damaged_index_is_named(tmp_path: Path) -> None:
+def test_the_message_names_a_damaged_index(tmp_path: Path) -> None:
     (tmp_path / "index.safetensors").write_bytes(b"nothing")
     with pytest.raises(FungiError, match=r"index.safetensors is damaged .*Move it away"):
         Index.read(tmp_path)
 
 
-def test_no_flipped_bit_of_an_index_is_read(folder: Path, tmp_path: Path) -> None:
+def test_flipped_bits_of_an_index_are_noticed(folder: Path, tmp_path: Path) -> None:
     pictures = pictures_below(folder)
     index = Index.read(tmp_path / "index").joined(pictures, np.arange(24, dtype=np.float32).reshape(6, 4), {"e": 4})
     index.write(tmp_path / "index")
 
     def content() -> list[object]:
-        read = Index.read(tmp_path / "index")
-        return [read.features.tobytes(), read.parts, read.states]
+        stored = Index.read(tmp_path / "index")
+        return [stored.features.tobytes(), stored.parts, stored.states]
 
     assert noticed_flips(tmp_path / "index" / "index.safetensors", content, 200) >= 180
 
 
-def test_an_index_without_a_checksum_is_read(tmp_path: Path) -> None:
+def test_an_index_without_a_checksum_can_be_read(tmp_path: Path) -> None:
     state = json.dumps({"parts": {"e": 2}, "files": {"/a.png": [0, 1, 2]}})
     save_file({"features": np.ones((1, 2), np.float32)}, tmp_path / "index.safetensors", metadata={"state": state})
     assert Index.read(tmp_path).states == {"/a.png": (0, 1, 2)}
 
 
-def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> None:
+def test_the_page_contains_its_pictures_and_marks_the_differences(folder: Path) -> None:
     pictures = pictures_below(folder)
-    odd = paint(folder / "<b>&.png", (0, 0, 0)).resolve()
-    ways = {"embeddings": [(pictures[1], 0.9), (pictures[2], 0.8)], "FUNGI": [(pictures[1], 0.7), (odd, 0.6)]}
-    text = page([Answer(pictures[0], ways)], folder, "digits-vit", ("kl", "dino"))
+    with_special_name = paint(folder / "<b>&.png", (0, 0, 0)).resolve()
+    neighbours = {
+        "embeddings": [(pictures[1], 0.9), (pictures[2], 0.8)],
+        "FUNGI": [(pictures[1], 0.7), (with_special_name, 0.6)],
+    }
+    text = page([Answer(pictures[0], neighbours)], folder, "digits-vit", ("kl", "dino"))
     assert "Both features retrieve 1 of the 2 nearest pictures" in text
     assert text.count("only here") == 2
     assert "By FUNGI (embeddings, gradients of KL, DINO)" in text
@@ -112,7 +115,7 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         (["--query", "nowhere.png"], "--query nowhere.png does not exist. Name a picture"),
         (["--images", "nowhere"], "--images nowhere is not a folder. Name the folder"),
@@ -121,11 +124,11 @@ def test_the_page_holds_its_pictures_and_marks_the_differences(folder: Path) -> 
         (["--backbone", "tiny-bert"], "backbone 'tiny-bert' takes text, not pictures"),
     ],
 )
-def test_invalid_input_is_named_in_one_line(change, complaint, folder, tmp_path, capsys, monkeypatch) -> None:
+def test_the_message_about_invalid_input_names_it(change, message, folder, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(folder)
-    given = ["--images", str(folder), "--query", str(folder / "dark-0.png"), "--root", str(tmp_path / "features")]
-    assert COMMANDS["similar"].main([*given, *change]) == 2
-    assert complaint in capsys.readouterr().err
+    valid = ["--images", str(folder), "--query", str(folder / "dark-0.png"), "--root", str(tmp_path / "features")]
+    assert COMMANDS["similar"].main([*valid, *change]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cuda", (3, True)), ("cpu", (0, False))])
@@ -160,7 +163,7 @@ def test_pictures_of_worker_processes_give_the_same_features(folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_indexed_once_and_asked_again_without_a_model(folder, tmp_path, capsys, monkeypatch) -> None:
+def test_a_second_query_needs_no_model_and_only_new_pictures_are_indexed(folder, tmp_path, capsys, monkeypatch) -> None:
     output = tmp_path / "page.html"
     common = ["--images", str(folder), "--backbone", "digits-vit", "--root", str(tmp_path / "features")]
     common += ["--neighbours", "2", "--output", str(output)]
@@ -169,19 +172,19 @@ def test_indexed_once_and_asked_again_without_a_model(folder, tmp_path, capsys, 
     dark = re.findall(r"<figcaption>(\S+) ", output.read_text())
     assert set(dark) == {"dark-1.png", "dark-2.png"}
 
-    monkeypatch.setitem(sys.modules, "fungi.similar.features", None)  # whoever imports it now fails
+    monkeypatch.setitem(sys.modules, "fungi.similar.features", None)  # an import of this module fails now
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "more" / "bright-1.jpg")]) == 0
     assert "6 pictures, 0 of them new" in capsys.readouterr().out
     assert set(re.findall(r"<figcaption>(\S+) ", output.read_text())) == {"more/bright-0.jpg", "more/bright-2.jpg"}
     monkeypatch.undo()
 
-    torn = folder / "torn.png"
-    torn.write_bytes(b"no picture")
+    unreadable = folder / "unreadable.png"
+    unreadable.write_bytes(b"not a picture")
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "dark-0.png")]) == 0
-    said = capsys.readouterr()
-    assert "left out: sample 'torn.png': can't read" in said.err
-    assert "6 pictures, 0 of them new" in said.out
-    torn.unlink()
+    captured = capsys.readouterr()
+    assert "left out: sample 'unreadable.png': can't read" in captured.err
+    assert "6 pictures, 0 of them new" in captured.out
+    unreadable.unlink()
 
     outside = paint(tmp_path / "elsewhere.png", (225, 225, 225), 9)
     assert COMMANDS["similar"].main([*common, "--query", str(outside)]) == 0

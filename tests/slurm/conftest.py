@@ -1,4 +1,4 @@
-"""The cluster of these tests, and the files that a plain run gives."""
+"""The cluster for these tests, and the files of a run without SLURM."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ SETTINGS = {"OMP_NUM_THREADS": "1", "FUNGI_PYTHON": sys.executable}
 
 
 class Cluster:
-    """What the tests do with a cluster: submit, look, wait. `variables` join the environment of a call."""
+    """A cluster on which tests submit jobs and wait for them. `variables` are added to the environment of a call."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -28,42 +28,42 @@ class Cluster:
         return {**inherited, **SETTINGS, **variables}
 
     def sbatch(self, *words: object, **variables: str) -> str:
-        """Submit from the project's folder; the job id."""
+        """Submit from the folder of the project, and return the job id."""
         return self.call("sbatch", "--parsable", *words, **variables).strip()
 
     def call(self, *words: object, cwd: Path = ROOT, **variables: str) -> str:
         command = list(map(str, words))
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=self.environment(**variables), cwd=cwd, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-        return done.stdout
+        assert process.returncode == 0, f"{command}: {process.stderr}"
+        return process.stdout
 
     def tasks(self, *jobs: str) -> list[dict[str, str]]:
-        """What scontrol says of every job or array task, by field."""
+        """Return the fields that scontrol prints for every job or array task."""
         lines = [line for job in jobs for line in self.call("scontrol", "-o", "show", "job", job).splitlines()]
         return [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines if line]
 
     def wait(self, *jobs: str, timeout: float = 900.0) -> list[str]:
-        """States of all tasks once nothing of these jobs is left to run."""
+        """Wait until all tasks of these jobs have ended, and return their states."""
         return [task["JobState"] for task in self.wait_for_tasks(*jobs, timeout=timeout)]
 
     def wait_for_tasks(self, *jobs: str, timeout: float = 900.0) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = []
+        tasks: list[dict[str, str]] = []
 
-        def over() -> bool:
-            found[:] = self.tasks(*jobs)
-            return not any(task["JobState"] in UNFINISHED for task in found)
+        def all_ended() -> bool:
+            tasks[:] = self.tasks(*jobs)
+            return not any(task["JobState"] in UNFINISHED for task in tasks)
 
-        until(over, f"end of {jobs}", timeout, interval=0.2)
-        return found
+        until(all_ended, f"end of {jobs}", timeout, interval=0.2)
+        return tasks
 
 
-def until(true: Callable[[], bool], what: str, timeout: float = 900.0, interval: float = 0.02) -> None:
-    """Poll; `sbatch --wait` would look after 2 s, 10 s, 42 s."""
+def until(condition: Callable[[], bool], event: str, timeout: float = 900.0, interval: float = 0.02) -> None:
+    """Wait until a condition is true, and check it often: `sbatch --wait` would check after 2 s, 10 s, 42 s."""
     end = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < end, f"timed out: {what}"
+    while not condition():
+        assert time.monotonic() < end, f"timed out: {event}"
         time.sleep(interval)
 
 
@@ -81,7 +81,7 @@ def _sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def cluster(_sandbox: Sandbox) -> Iterator[Cluster]:
-    """The cluster, without jobs that outlive the test."""
+    """Return the cluster, and cancel the remaining jobs after the test."""
     cluster = Cluster(_sandbox)
     yield cluster
     cluster.call("scancel", "--quiet", "--me")
@@ -89,7 +89,7 @@ def cluster(_sandbox: Sandbox) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root with embeddings and KL gradients of digits, from this process, without SLURM; on one thread, as jobs."""
+    """Extract embeddings and KL gradients of digits in this process, on one thread like jobs, and return the root."""
     import torch
 
     root, threads = tmp_path_factory.mktemp("plain"), torch.get_num_threads()

@@ -1,8 +1,9 @@
-"""A real SLURM on this machine, for as long as the tests run.
+"""A real SLURM on this machine while the tests run.
 
-munged, slurmctld and one slurmd per pretended node, as ordinary processes of the caller with all their files in one
-folder: no systemd, no cgroups, no GPUs, no database. Nodes pretend to have many CPUs, much memory and GPUs, so that job
-files pass unchanged; nothing is enforced. Written for the packages of Debian 12 (SLURM 22.05).
+munged, slurmctld and one slurmd per simulated node run as ordinary processes of the user. All their files are in one
+folder. There is no systemd, no cgroup, no GPU and no database. The simulated nodes claim many CPUs, much memory and
+GPUs, so that job files can stay unchanged, and SLURM enforces nothing. The code is written for the packages of
+Debian 12 (SLURM 22.05).
 """
 
 import fcntl
@@ -23,11 +24,11 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "scontrol", "sinfo", "munged", "mun
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 CPUS, MEMORY_MB, GPUS = 64, 512 * 1024, 8
 
-# AuthInfo: cred_expire is the delay before a requeued job starts again (120 s by default, 5 at least).
-# TaskProlog: pretended GPUs are hidden from jobs, which otherwise refuse to run, since torch can't use these GPUs.
-# cons_tres, config_overrides: pretended CPUs and memory are handed out as if they were there.
-# SchedulerParameters: look at the queue at every change, and every second.
-# MinJobAge: finished jobs stay visible to scontrol.
+# AuthInfo: cred_expire is the delay before a requeued job starts again. The default is 120 s, and the minimum is 5 s.
+# TaskProlog: hides simulated GPUs from jobs. A job would refuse to run because torch can't use these GPUs.
+# cons_tres, config_overrides: SLURM allocates simulated CPUs and memory like real ones.
+# SchedulerParameters: SLURM checks the queue after every change, and every second.
+# MinJobAge: scontrol still shows finished jobs.
 CONFIGURATION = """
 ClusterName=fungi{port}
 SlurmctldHost=localhost(127.0.0.1)
@@ -69,13 +70,13 @@ PartitionName=urgent Nodes=ALL Default=NO MaxTime=UNLIMITED PriorityTier=100 Pre
 
 
 class NotInstallableError(RuntimeError):
-    """SLURM is not there and can't be installed."""
+    """SLURM is not installed and cannot be installed."""
 
 
 def install() -> None:
-    """Install what is missing with apt-get, without starting the packages' daemons; NotInstallableError if it fails."""
+    """Install missing packages with apt-get, without starting their daemons. Raises NotInstallableError if it fails."""
     with (Path(tempfile.gettempdir()) / "fungi-slurm-install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # apt-get does not wait for itself
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two calls of apt-get at the same time would fail
         missing = [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
         if not missing:
             return
@@ -85,28 +86,28 @@ def install() -> None:
 
 
 def _apt_get() -> None:
-    policy = Path("/usr/sbin/policy-rc.d")  # its refusal keeps the packages' own daemons from starting
-    ours = not policy.exists()
-    if ours:
+    policy = Path("/usr/sbin/policy-rc.d")  # with this program, the daemons of the packages do not start
+    is_new = not policy.exists()
+    if is_new:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
         for command in (("update",), ("install", "-y", "--no-install-recommends", *PACKAGES)):
             call = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=120", *command]
-            done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300, check=False)
-            if done.returncode:
-                last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-                raise NotInstallableError(f"apt-get {command[0]} failed: {''.join(last)}")
+            process = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300, check=False)
+            if process.returncode:
+                last_line = (process.stderr.strip() or process.stdout.strip()).splitlines()[-1:]
+                raise NotInstallableError(f"apt-get {command[0]} failed: {''.join(last_line)}")
     except subprocess.TimeoutExpired:
         raise NotInstallableError("apt-get did not finish in 5 minutes") from None
     finally:
-        if ours:
+        if is_new:
             policy.unlink()
 
 
 class Sandbox:
-    """A cluster of a few pretended nodes. Use as a context manager; inside it `environment` is what sbatch needs."""
+    """A cluster of a few simulated nodes, as a context manager. `environment` is the environment for its commands."""
 
     def __init__(self, nodes: int = 2) -> None:
         self._nodes = [f"n{index + 1}" for index in range(nodes)]
@@ -116,7 +117,7 @@ class Sandbox:
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> "Sandbox":
-        # Unix sockets live in it, and their paths can't be long: not below pytest's own folders.
+        # The folder contains Unix sockets, whose paths must be short. The folders of pytest have longer paths.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self._cleaner = subprocess.Popen([sys.executable, __file__, self.folder], stdin=subprocess.PIPE)
         try:
@@ -128,7 +129,7 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for daemon in reversed(self._daemons):  # the nodes, the controller, munged last
+        for daemon in reversed(self._daemons):  # the nodes, then the controller, then munged
             daemon.terminate()
         for daemon in reversed(self._daemons):
             try:
@@ -157,24 +158,27 @@ class Sandbox:
         files = f"{self.folder}/dev/nvidia[0-{GPUS - 1}]"
         gres = [f"NodeName={node} Name=gpu File={files}" for node in self._nodes]
         (self.folder / "gres.conf").write_text("\n".join(["AutoDetect=off", *gres, ""]))
-        # Without this slurmd looks for cgroups when it starts, and gives up in most containers.
+        # Without this file, slurmd looks for cgroups when it starts, and fails in most containers.
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-        kept = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SQUEUE"))}
-        self.environment = {**kept, "PATH": SEARCH_PATH, "SLURM_CONF": f"{self.folder}/slurm.conf"}
+        inherited = {
+            name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SQUEUE"))
+        }
+        self.environment = {**inherited, "PATH": SEARCH_PATH, "SLURM_CONF": f"{self.folder}/slurm.conf"}
 
     def _start(self) -> None:
-        at = self.folder
-        self.run("mungekey", "-c", "-k", at / "munge.key")
-        # --force: munged dislikes sockets below folders that only their owner may enter
+        folder = self.folder
+        self.run("mungekey", "-c", "-k", folder / "munge.key")
+        # --force: otherwise munged refuses a socket below a folder that only its owner can enter
         self._launch(
-            *("munged", "-F", "--force", f"--socket={at}/munge.socket", f"--key-file={at}/munge.key"),
-            *(f"--log-file={at}/log/munged.log", f"--pid-file={at}/munge.pid", f"--seed-file={at}/munge.seed"),
+            *("munged", "-F", "--force", f"--socket={folder}/munge.socket", f"--key-file={folder}/munge.key"),
+            *(f"--log-file={folder}/log/munged.log", f"--pid-file={folder}/munge.pid"),
+            f"--seed-file={folder}/munge.seed",
         )
-        self._wait_for(lambda: (at / "munge.socket").exists(), "munged")
-        self._launch("slurmctld", "-D", "-c", "-f", at / "slurm.conf")
+        self._wait_for(lambda: (folder / "munge.socket").exists(), "munged")
+        self._launch("slurmctld", "-D", "-c", "-f", folder / "slurm.conf")
         for node in self._nodes:
-            (at / f"spool-{node}").mkdir()
-            self._launch("slurmd", "-D", "-N", node, "-f", at / "slurm.conf")
+            (folder / f"spool-{node}").mkdir()
+            self._launch("slurmd", "-D", "-N", node, "-f", folder / "slurm.conf")
         self._wait_for(self._all_idle, "the nodes")
 
     def _all_idle(self) -> bool:
@@ -187,22 +191,22 @@ class Sandbox:
     def _launch(self, *command: object) -> None:
         words = [str(word) for word in command]
         words[0] = shutil.which(words[0], path=SEARCH_PATH) or words[0]
-        clean = {name: self.environment[name] for name in ("PATH", "SLURM_CONF")}
+        environment = {name: self.environment[name] for name in ("PATH", "SLURM_CONF")}
         log = (self.folder / "log" / "daemons.log").open("ab")
-        self._daemons.append(subprocess.Popen(words, env=clean, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+        self._daemons.append(subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         log.close()
 
-    def _wait_for(self, ready: Callable[[], bool], what: str) -> None:
+    def _wait_for(self, ready: Callable[[], bool], name: str) -> None:
         end = time.monotonic() + 60
         while not ready():
             dead = [daemon.args for daemon in self._daemons if daemon.poll() is not None]
             if dead or time.monotonic() > end:
                 logs = "\n".join(path.read_text()[-2000:] for path in sorted((self.folder / "log").iterdir()))
-                raise RuntimeError(f"{what} did not come up (ended: {dead}):\n{logs}")
+                raise RuntimeError(f"{name} did not start (ended: {dead}):\n{logs}")
             time.sleep(0.05)
 
     def run(self, *command: object, cwd: Path | None = None) -> str:
-        """Output of a client command; CalledProcessError if it fails."""
+        """Return the output of a client command. Raises CalledProcessError if it fails."""
         words = [str(word) for word in command]
         words[0] = shutil.which(words[0], path=SEARCH_PATH) or words[0]
         return subprocess.run(
@@ -211,7 +215,7 @@ class Sandbox:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` free ports in a row, below those that the system gives to clients."""
+    """Return the first of `count` free ports in a row, below the ports that the system gives to clients."""
     for _ in range(100):
         first = SystemRandom().randrange(10000, 30000)
         if all(_is_free(first + index) for index in range(count)):
@@ -224,22 +228,22 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _kill_all_with(variable: str) -> int:
-    """End every process that carries this cluster's configuration in its environment; how many there were."""
-    found = 0
+def _kill_processes_with(variable: str) -> int:
+    """Kill every process with this variable in its environment, and return the number of processes."""
+    count = 0
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
             if variable.encode() in entry.read_bytes().split(b"\0"):
                 os.kill(int(entry.parent.name), signal.SIGKILL)
-                found += 1
+                count += 1
         except OSError:
             continue
-    return found
+    return count
 
 
 if __name__ == "__main__":
-    # The cleaner of a sandbox: its input ends when the tests end, however they do.
+    # This process cleans up after a sandbox. Its input ends when the tests end, also if they are killed.
     sys.stdin.read()
-    while _kill_all_with(f"SLURM_CONF={sys.argv[1]}/slurm.conf"):  # what is being started meanwhile, too
+    while _kill_processes_with(f"SLURM_CONF={sys.argv[1]}/slurm.conf"):  # again, for processes that have just started
         time.sleep(0.1)
     shutil.rmtree(sys.argv[1], ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Every job file runs to its end on a real SLURM, on data of a few rows: what is submitted is what users submit."""
+"""Every job file runs to its end on a real SLURM with data of a few rows. The tests submit jobs like users."""
 
 import json
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from tests.slurm.conftest import ROOT, Cluster
 from tests.slurm.toys import write_toys
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-ALL = sorted(str(path.relative_to(ROOT / "jobs").with_suffix("")) for path in (ROOT / "jobs").rglob("*.job"))
+JOB_NAMES = sorted(str(path.relative_to(ROOT / "jobs").with_suffix("")) for path in (ROOT / "jobs").rglob("*.job"))
 TWO_FEATURES = "--features embeddings kl"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How a job is tried: the data, further flags of its command, the jobs whose files it needs.
+    """The way in which a job is tried: its data, more flags of its command, and the jobs whose files it needs.
 
-    splits: those extracted; each is a task of the array. refusal: the last words of a job that can't do its work here.
+    splits: splits to extract; each is a task of the array. refusal: the last words of a job that cannot work here.
     """
 
     data: str = "pictures"
@@ -73,20 +73,20 @@ TRIALS = {
     "reproduce/extraction": Trial(),
     "reproduce/evaluation": Trial(after=("reproduce/extraction",)),
     "report": Trial(flags={"report": "--formats markdown"}, after=("concat",)),
-    # What their archives hold has to have the published numbers of rows: only a download has.
-    **{name: Trial(refusal="Download it") for name in ALL if name.startswith("datasets/")},
+    # These jobs verify the published number of rows, which only a real download has.
+    **{name: Trial(refusal="Download it") for name in JOB_NAMES if name.startswith("datasets/")},
 }
 ELSEWHERE = dict.fromkeys(
     ("pretrain_udi", "detect_coco", "segment_fpn"), "tests/slurm/test_pretraining.py runs it on two nodes"
 )
 
 
-def test_every_job_is_tried() -> None:
-    assert sorted([*TRIALS, *ELSEWHERE]) == ALL
+def test_every_job_has_a_trial() -> None:
+    assert sorted([*TRIALS, *ELSEWHERE]) == JOB_NAMES
 
 
-def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], before: Mapping[str, str]) -> str:
-    """Submit a job as a user does, with its grid in variables; its id."""
+def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], job_ids: Mapping[str, str]) -> str:
+    """Submit a job like a user, with its grid in variables, and return its id. job_ids: those of earlier jobs."""
     trial = TRIALS[name]
     grid = {"FUNGI_ROOT": str(root), "FUNGI_DATA_DIR": str(root / "data"), "FUNGI_ARCHIVES": str(root / "downloads")}
     if not name.startswith(("datasets/", "reproduce/")):
@@ -100,14 +100,14 @@ def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], bef
         grid["FUNGI_STEPS"] = str(steps_file(name, root, toys["pictures"]))
     words = [f"--array=0-{max(len(trial.splits), 1) - 1}"] if not name.startswith("datasets/") else []
     if trial.after:
-        words += [f"--dependency=afterok:{':'.join(before[job] for job in trial.after)}", "--kill-on-invalid-dep=yes"]
-    # --exclusive: a node per task, so that this machine is not asked for more than two at once.
+        words += [f"--dependency=afterok:{':'.join(job_ids[job] for job in trial.after)}", "--kill-on-invalid-dep=yes"]
+    # --exclusive: each task has its own node, so this machine runs at most two tasks at once.
     output = f"--output={root}/logs/{name.replace('/', '-')}-%j.out"
     return cluster.sbatch("--exclusive", output, *words, f"jobs/{name}.job", **grid)
 
 
 def steps_file(name: str, root: Path, dataset: str) -> Path:
-    """What `fungi reproduce --submit` writes for its jobs, with toys in place of the paper's data."""
+    """Write the file that `fungi reproduce --submit` writes for its jobs, with toys instead of the paper's data."""
     common = ["--dataset", dataset, "--backbone", "digits-vit", "--root", str(root / "reproduction")]
     step = ["extract", [*common, "--split", "train", "test"], "digits-vit"]
     if name.endswith("evaluation"):
@@ -120,16 +120,17 @@ def steps_file(name: str, root: Path, dataset: str) -> Path:
 def test_every_job_runs_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
     toys, root = write_toys(tmp_path), tmp_path / "features"
     (root / "logs").mkdir(parents=True)
-    submitted: dict[str, str] = {}
+    job_ids: dict[str, str] = {}
     for name in TRIALS:
-        submitted[name] = submit(cluster, name, root, toys, submitted)
-    states = {name: set(cluster.wait(job)) for name, job in submitted.items()}
-    wrong = {}
+        job_ids[name] = submit(cluster, name, root, toys, job_ids)
+    states = {name: set(cluster.wait(job)) for name, job in job_ids.items()}
+    failures = {}
     for name, trial in TRIALS.items():
-        (*_, log) = ("\n", *(path.read_text() for path in sorted((root / "logs").glob(f"{name.replace('/', '-')}-*"))))
+        log_files = sorted((root / "logs").glob(f"{name.replace('/', '-')}-*"))
+        log = log_files[-1].read_text() if log_files else "\n"
         as_expected = states[name] == {"FAILED" if trial.refusal else "COMPLETED"} and trial.refusal in log
         if not as_expected or "Traceback" in log or "command not found" in log:
-            wrong[name] = (states[name], log[-1500:])
-    assert not wrong, "\n".join(f"{name}: {state}\n{log}" for name, (state, log) in wrong.items())
+            failures[name] = (states[name], log[-1500:])
+    assert not failures, "\n".join(f"{name}: {state}\n{log}" for name, (state, log) in failures.items())
     assert (root / "report" / "report.md").is_file()
     assert list((root / "reproduction" / "results").rglob("*.json"))

@@ -1,4 +1,4 @@
-"""The actual job files on a real SLURM: killed, requeued, doubled, incomplete; in the end the files of a plain run."""
+"""The real job files on a real SLURM: after kills, restarts and repeated submissions, the files are the usual ones."""
 
 import json
 import os
@@ -20,18 +20,18 @@ KL = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--objective kl --block-size 32"}
 
 
 def arrays_below(root: Path) -> dict[str, np.ndarray]:
-    found = {}
+    arrays = {}
     for path in [*root.glob("embeddings/**/*.h5"), *root.glob("gradients/**/*.h5")]:
         with h5py.File(path) as file:
-            found |= {f"{path.relative_to(root)}:{name}": array[:] for name, array in file.items()}
-    return found
+            arrays |= {f"{path.relative_to(root)}:{name}": array[:] for name, array in file.items()}
+    return arrays
 
 
 def assert_same_files(root: Path, reference: Path) -> None:
-    ours, theirs = arrays_below(root), arrays_below(reference)
-    assert sorted(ours) == sorted(theirs)
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+    arrays, expected = arrays_below(root), arrays_below(reference)
+    assert sorted(arrays) == sorted(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
     assert not list((root / "blocks").rglob("*.safetensors")), "blocks are left over"
 
 
@@ -41,12 +41,13 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def ids_of(said: str) -> list[str]:
-    return [line.split()[0] for line in said.splitlines()]
+def ids_of(output: str) -> list[str]:
+    """Return the job ids in the output of `fungi submit`."""
+    return [line.split()[0] for line in output.splitlines()]
 
 
 def wait_until_in_the_middle(root: Path, shard: int) -> int:
-    """The process of a shard of the train split, once a block of it is there."""
+    """Wait until a shard of the train split has written a block, and return the pid of its process."""
     folder = root / "blocks" / "gradients" / "digits" / "digits-vit" / "kl-train"
     until(lambda: any(int(path.stem) % 2 == shard - 1 for path in folder.rglob("0*.safetensors")), f"shard {shard}")
     (record,) = (root / "progress").glob(f"extract-gradients-*/digits-vit-digits-train-{shard}-2.json")
@@ -57,12 +58,13 @@ def logs_of(root: Path, job: str = "") -> str:
     return "\n".join(path.read_text() for path in sorted((root / "logs").glob(f"*-{job}*.out" if job else "*.out")))
 
 
-def test_the_grid_killed_in_the_middle_gives_the_files_of_a_plain_run(
+def test_a_grid_that_is_killed_in_the_middle_gives_the_usual_files(
     cluster: Cluster, plain_run: Path, tmp_path: Path
 ) -> None:
-    """The whole grid from one submission, in two shards per split. One element is told that its time is over, and
-    queues itself again; another is killed without a word. What follows from that is said, submitted again (one element
-    twice at once), and ends with the right files. All the while jobs run the code of the first submission."""
+    """The grid is submitted once, in two shards per split. One element gets the signal that its time is over, and
+    queues itself again. Another element is killed without a signal to the job. `fungi status` shows the consequences.
+    Then the missing elements are submitted again, one of them twice. All jobs run the code of the first submission.
+    """
     project, root = copy_of_the_project(tmp_path / "project"), tmp_path / "features"
 
     def fungi(*words: object) -> str:
@@ -77,7 +79,7 @@ def test_the_grid_killed_in_the_middle_gives_the_files_of_a_plain_run(
     wait_until_in_the_middle(root, 1)
     cluster.call("scancel", "--batch", "--signal=USR1", f"{first[1]}_0")
     assert sorted(cluster.wait(*first)) == ["CANCELLED"] * 2 + ["COMPLETED"] * 4 + ["FAILED"] * 2, logs_of(root)
-    assert "# Missing" in logs_of(root, first[-1])  # the report waits for all, whatever came of it
+    assert "# Missing" in logs_of(root, first[-1])  # the report waits for all jobs, also for failed ones
     (restarted,) = [task for task in cluster.tasks(first[1]) if task.get("ArrayTaskId") == "0"]
     assert restarted["Restarts"] == "1"
     assert "back into the queue" in logs_of(root, f"{first[1]}_0")
@@ -86,15 +88,15 @@ def test_the_grid_killed_in_the_middle_gives_the_files_of_a_plain_run(
     status = fungi("status")
     assert "done 3/4, failed 1" in status
     assert "digits-vit digits train 2/2: killed by signal 9" in status
-    (again,) = [line for line in status.splitlines() if " sbatch " in line]
-    assert "--array=1 " in again
+    (sbatch_line,) = [line for line in status.splitlines() if " sbatch " in line]
+    assert "--array=1 " in sbatch_line
     merge = ids_of(fungi("submit", "--missing", "--stages", "merge"))
     assert cluster.wait(*merge) == ["FAILED"]
     assert re.search(
         r"kl-train.h5 can't be assembled: \d+ of 40 blocks are missing: \d+ \(rows", logs_of(root, merge[0])
     )
 
-    twice = [cluster.call("sh", "-c", again, cwd=tmp_path).split()[-1] for _ in range(2)]
+    twice = [cluster.call("sh", "-c", sbatch_line, cwd=tmp_path).split()[-1] for _ in range(2)]
     rest = ids_of(fungi("submit", "--missing"))
     assert cluster.wait(*twice, *rest) == ["COMPLETED"] * 5, logs_of(root)
     assert_same_files(root, plain_run)
@@ -106,10 +108,10 @@ def test_the_grid_killed_in_the_middle_gives_the_files_of_a_plain_run(
     assert "sbatch" not in status
 
 
-def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cluster, tmp_path: Path) -> None:
-    """One element, stopped three times by others: an administrator, a more urgent job, the end of its node."""
+def test_requeue_preemption_and_a_lost_node_do_not_change_the_files(cluster: Cluster, tmp_path: Path) -> None:
+    """An element is stopped three times: by an administrator, by a more urgent job, and by the failure of its node."""
     root, reference = tmp_path / "features", tmp_path / "plain"
-    (root / "logs").mkdir(parents=True)  # SLURM makes no folders for its logs
+    (root / "logs").mkdir(parents=True)  # SLURM does not create the folder of its logs
     grid = {"FUNGI_ROOT": str(root), "FUNGI_SPLITS": "test", "FUNGI_SHARDS": "1"}
     flags = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--block-size 16 --batch-size 16"}
     output = f"--output={root}/logs/%A_%a.out"
@@ -127,7 +129,7 @@ def test_requeue_preemption_and_a_lost_node_do_not_show_in_the_files(cluster: Cl
         (task,) = cluster.tasks(job)
         interrupt(task["NodeList"])
         until(
-            lambda wanted=restarts: cluster.tasks(job)[0]["Restarts"] == str(wanted), f"restart {restarts}", timeout=120
+            lambda count=restarts: cluster.tasks(job)[0]["Restarts"] == str(count), f"restart {restarts}", timeout=120
         )
     assert cluster.wait(job) == ["COMPLETED"], logs_of(root)
 
@@ -143,10 +145,10 @@ def wait_for_another_block(cluster: Cluster, job: str, root: Path) -> None:
         return len(list((root / "blocks").rglob("0*.safetensors")))
 
     before = blocks()
-    until(lambda: blocks() > before, "a block that was not there")
+    until(lambda: blocks() > before, "a new block")
 
 
-def test_an_array_that_is_not_the_grids_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_array_that_does_not_fit_the_grid_is_refused(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.sbatch(f"--output={tmp_path}/%A_%a.out", "--array=0", "jobs/extract.job", FUNGI_ROOT=str(tmp_path))
     dependent = cluster.sbatch(f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", "--wrap", "true")
     assert cluster.wait(job, dependent) == ["FAILED", "CANCELLED"]
@@ -154,6 +156,6 @@ def test_an_array_that_is_not_the_grids_is_refused(cluster: Cluster, tmp_path: P
     assert not (tmp_path / "embeddings").exists()
 
 
-def test_slurm_takes_every_job_file_as_it_is(cluster: Cluster) -> None:
+def test_slurm_accepts_every_job_file_without_changes(cluster: Cluster) -> None:
     for job in sorted((ROOT / "jobs").rglob("*.job")):
         cluster.call("sbatch", "--test-only", job)

@@ -1,4 +1,4 @@
-"""Data of a few rows for the job files: class folders, a saved dataset, masks, and miniatures of published ones."""
+"""Data of a few rows for the job files: class folders, a saved dataset, masks, and miniatures of published datasets."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from tests.data.makers import esc_50
 from tests.data.makers.oxford_landmarks import make_landmarks
 
 WORDS = ("river", "engine", "violin", "garden")
-"""Classes of the texts: each text repeats the word of its class."""
+"""Names of the classes of the texts. Each text repeats the word of its class."""
 PER_CLASS = {"train": 6, "test": 3}
 
 
 def write_toys(folder: Path) -> dict[str, str]:
-    """Write all toys below a folder; the name of each -> how a command is told of it."""
+    """Write all toys below a folder, and return the name of each -> its value for `--dataset`."""
     _write_pictures(folder / "pictures")
     _write_texts(folder / "texts")
     _write_scenes(folder / "scenes")
@@ -31,7 +31,7 @@ def write_toys(folder: Path) -> dict[str, str]:
 
 
 def _write_pictures(folder: Path) -> None:
-    """Four classes of noise, each around a colour of its own."""
+    """Write four classes of noise. Each class has its own colours."""
     generator = np.random.default_rng(0)
     for split, count in PER_CLASS.items():
         for label in range(4):
@@ -56,7 +56,7 @@ def _write_texts(folder: Path) -> None:
 
 
 def _write_scenes(folder: Path) -> None:
-    """Pictures whose halves are of two classes."""
+    """Write pictures whose halves have different classes."""
     generator = np.random.default_rng(0)
     for split, count in PER_CLASS.items():
         for number in range(count):

@@ -1,4 +1,4 @@
-"""A small dataset of pictures on disk, and the stages run on it in-process."""
+"""A small dataset of pictures on disk, and functions that run the stages on it in this process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ QUICK = ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5", "--block
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the dataset `pictures`: two classes of noise of various sizes."""
+    """Return a data folder with the dataset `pictures`: two classes of noise, in various sizes."""
     folder = tmp_path_factory.mktemp("data")
     noise = np.random.default_rng(0)
     for split, rows in ROWS.items():
@@ -34,7 +34,7 @@ Stage = Callable[..., int]
 
 @pytest.fixture
 def gradients(pictures: Path) -> Stage:
-    """Run `extract_gradients.py` on the pictures: `gradients(root, *flags)` -> exit status."""
+    """Return a function that runs `extract_gradients.py` on the pictures: `gradients(root, *flags)` -> exit status."""
 
     def run(root: Path, *flags: str) -> int:
         where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))
@@ -45,7 +45,7 @@ def gradients(pictures: Path) -> Stage:
 
 @pytest.fixture
 def embeddings(pictures: Path) -> Stage:
-    """Run `extract.py` on the pictures."""
+    """Return a function that runs `extract.py` on the pictures: `embeddings(root, *flags)` -> exit status."""
 
     def run(root: Path, *flags: str) -> int:
         where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))

@@ -1,4 +1,4 @@
-"""Other pictures under the same names are other data: nothing that was made of the earlier ones is kept or joined."""
+"""Pictures that change under the same names are other data: features of the old pictures are not reused or joined."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ EXTRACT, GRADIENTS, KNN = (COMMANDS[name].main for name in ("extract", "extract-
 
 @pytest.fixture
 def flags(pictures: Path, tmp_path: Path) -> tuple[str, ...]:
-    """Where a copy of the pictures and the features are."""
+    """Copy the pictures, and return the flags for the copy and a root."""
     shutil.copytree(pictures, tmp_path / "data")
     return ("--dataset", "pictures", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path / "features"))
 
@@ -28,22 +28,22 @@ def change(tmp_path: Path, split: str) -> None:
 
 
 @pytest.mark.slow
-def test_changed_pixels_are_not_kept(flags, tmp_path, capsys):
+def test_features_of_changed_pixels_are_refused_or_overwritten(flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--device", "cpu"]) == 0
     assert EXTRACT([*flags, "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count("kept") == 2
     change(tmp_path, "test")
     assert EXTRACT([*flags, "--device", "cpu"]) == 2
-    said = capsys.readouterr().err
-    assert re.search(r"dataset fingerprint: \w{12} -> \w{12}\. .*test.h5 was computed in another way", said)
+    error = capsys.readouterr().err
+    assert re.search(r"dataset fingerprint: \w{12} -> \w{12}\. .*test.h5 was computed in another way", error)
     assert EXTRACT([*flags, "--device", "cpu", "--overwrite"]) == 0
-    written = capsys.readouterr().out
-    assert written.count("kept") == written.count("wrote") == 1
+    output = capsys.readouterr().out
+    assert output.count("kept") == output.count("wrote") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_embeddings_of_earlier_pictures_do_not_join_gradients_of_later_ones(split, flags, tmp_path, capsys):
+def test_embeddings_of_old_pictures_are_not_joined_with_gradients_of_new_ones(split, flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--device", "cpu"]) == 0
     change(tmp_path, split)
     assert GRADIENTS([*flags, "--device", "cpu", "--objective", "kl"]) == 0
@@ -52,7 +52,7 @@ def test_embeddings_of_earlier_pictures_do_not_join_gradients_of_later_ones(spli
 
 
 @pytest.mark.slow
-def test_moved_and_copied_data_is_the_same_data(flags, tmp_path, capsys):
+def test_moved_data_are_the_same_data(flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--device", "cpu"]) == 0
     moved = tmp_path / "elsewhere"
     shutil.copytree(tmp_path / "data", moved, copy_function=shutil.copyfile)
@@ -60,5 +60,5 @@ def test_moved_and_copied_data_is_the_same_data(flags, tmp_path, capsys):
     capsys.readouterr()
     assert EXTRACT([*flags[:3], str(moved), *flags[4:], "--device", "cpu"]) == 0
     assert capsys.readouterr().out.count("kept") == 2
-    assert EXTRACT([*flags[:3], str(moved), "--root", str(tmp_path / "anew"), "--device", "cpu"]) == 0
-    assert_same_files(tmp_path / "features", tmp_path / "anew")
+    assert EXTRACT([*flags[:3], str(moved), "--root", str(tmp_path / "other"), "--device", "cpu"]) == 0
+    assert_same_files(tmp_path / "features", tmp_path / "other")

@@ -1,4 +1,4 @@
-"""A first try on a few rows, and data with damaged items: both under names and records of their own."""
+"""Extraction of few rows, and of data with damaged items: both have their own names and records."""
 
 import shutil
 
@@ -13,44 +13,43 @@ EXTRACT = COMMANDS["extract"].main
 
 @pytest.fixture
 def flags(pictures, tmp_path):
-    """Where a copy of the pictures, of which three are damaged, and the features are."""
+    """Copy the pictures, damage three of them, and return the flags for the copy and a root."""
     shutil.copytree(pictures, tmp_path / "data")
     for path in sorted((tmp_path / "data/pictures/train").rglob("*.png"))[3:12:4]:
         path.write_bytes(path.read_bytes()[:40])
-    where = ("--dataset", "pictures", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path / "features"))
-    return [*where, "--device", "cpu", "--block-size", "4"]
+    common = ["--dataset", "pictures", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path / "features")]
+    return [*common, "--device", "cpu", "--block-size", "4"]
 
 
-def test_damaged_pictures_are_all_named_at_once(flags, capsys):
+def test_one_message_names_all_damaged_pictures(flags, capsys):
     assert EXTRACT([*flags, "--split", "train"]) == 2
-    said = capsys.readouterr().err
-    assert "3 of 14 items can't be read. Replace them, or use --skip-damaged" in said
-    assert all(name in said.partition("3 of 14")[2] for name in ("06.png", "01.png", "09.png"))
+    error = capsys.readouterr().err
+    assert "3 of 14 items can't be read. Replace them, or use --skip-damaged" in error
+    assert all(name in error.partition("3 of 14")[2] for name in ("06.png", "01.png", "09.png"))
 
 
 @pytest.mark.parametrize(
-    ("shard", "named"),
+    ("shard", "names"),
     [
         ("1/1", ["class0/06", "class1/01", "class1/09", "class0/02"]),
         ("1/2", ["class0/06", "class1/09", "class0/02"]),
     ],
 )
-def test_damaged_pictures_of_later_splits_are_named_with_those_of_the_first(shard, named, flags, tmp_path, capsys):
-    """A shard names those among its own rows: of the four pictures, one belongs to the other shard."""
-    (tmp_path / "data/pictures/test/class0/02.png").write_bytes(b"no picture")
+def test_the_message_names_the_damaged_pictures_of_all_splits(shard, names, flags, tmp_path, capsys):
+    """A shard checks only its own rows, and one of the four damaged pictures belongs to the other shard."""
+    (tmp_path / "data/pictures/test/class0/02.png").write_bytes(b"not a picture")
     assert EXTRACT([*flags, "--split", "train", "test", "--shard", shard]) == 2
-    heading, *lines = capsys.readouterr().err.strip().splitlines()[-len(named) - 1 :]
-    assert f"{len(named)} of 23 items can't be read." in heading
-    assert all(f"{name}.png" in line for name, line in zip(named, lines, strict=True))
+    heading, *lines = capsys.readouterr().err.strip().splitlines()[-len(names) - 1 :]
+    assert f"{len(names)} of 23 items can't be read." in heading
+    assert all(f"{name}.png" in line for name, line in zip(names, lines, strict=True))
 
 
-def test_damaged_pictures_are_left_out_on_request_and_recorded(flags, tmp_path, capsys):
+def test_damaged_pictures_are_skipped_on_request_and_recorded(flags, tmp_path, capsys):
     assert EXTRACT([*flags, "--split", "train", "--skip-damaged"]) == 0
-    said = capsys.readouterr().err.splitlines()
-    start = said.index("train: leaving out 3 of 14 items:")
-    assert [sum(name in line for line in said[start + 1 : start + 4]) for name in ("06.png", "01.png", "09.png")] == [
-        1
-    ] * 3
+    lines = capsys.readouterr().err.splitlines()
+    start = lines.index("train: leaving out 3 of 14 items:")
+    for name in ("06.png", "01.png", "09.png"):
+        assert sum(name in line for line in lines[start + 1 : start + 4]) == 1
     file = tmp_path / "features/embeddings/pictures/digits-vit/train.h5"
     provenance, ids = provenance_of(file), read_sample_ids(file)
     assert (provenance.rows, len(provenance.skipped_samples), len(ids)) == (11, 3, 11)
@@ -59,12 +58,12 @@ def test_damaged_pictures_are_left_out_on_request_and_recorded(flags, tmp_path, 
     assert provenance_of(file.with_name("test.h5")).skipped_samples == []
 
 
-def test_a_first_try_has_files_of_its_own(embeddings, tmp_path):
+def test_features_of_few_rows_have_their_own_files(embeddings, tmp_path):
     assert embeddings(tmp_path, "--limit", "6") == 0
-    few = arrays(tmp_path)
+    arrays_before = arrays(tmp_path)
     assert embeddings(tmp_path) == 0
     everything = arrays(tmp_path)
-    assert all((everything[name] == values).all() for name, values in few.items())
+    assert all((everything[name] == values).all() for name, values in arrays_before.items())
     limited = "embeddings/pictures-limit6/digits-vit/train.h5"
     full = "embeddings/pictures/digits-vit/train.h5"
     assert len(everything[f"{limited}:targets"]) == 6
@@ -74,6 +73,6 @@ def test_a_first_try_has_files_of_its_own(embeddings, tmp_path):
     assert provenance_of(tmp_path / limited).dataset == "pictures-limit6"
 
 
-def test_a_limit_above_the_number_of_rows_takes_them_all(embeddings, tmp_path):
+def test_a_limit_above_the_number_of_rows_takes_all_rows(embeddings, tmp_path):
     assert embeddings(tmp_path, "--limit", "1000", "--split", "test") == 0
     assert provenance_of(tmp_path / "embeddings/pictures-limit1000/digits-vit/test.h5").rows == 9

@@ -1,4 +1,4 @@
-"""`fungi demo-udi` at toy size: the same steps on a few images."""
+"""`fungi demo-udi` runs all its steps, here on few images."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fungi.demos import pretraining as demo
 
 @pytest.fixture
 def few_textures(tmp_path: Path) -> str:
-    """64 train and 16 test images of the demo's dataset."""
+    """Write 64 train and 16 test images of the demo's dataset, and return their name for `--dataset`."""
     for split, count in (("train", 64), ("test", 16)):
         samples = open_split("patterns", split, tmp_path)
         for row in range(count):
@@ -23,7 +23,9 @@ def few_textures(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_demo_pretrains_scores_draws_and_keeps_what_it_made(few_textures, tmp_path, monkeypatch, capfd) -> None:
+def test_the_demo_pretrains_scores_and_draws_and_a_second_run_reuses_it(
+    few_textures, tmp_path, monkeypatch, capfd
+) -> None:
     for name, value in {"DATASET": few_textures, "BANK": 16, "NEIGHBOURS": 3}.items():
         monkeypatch.setattr(demo, name, value)
     root = tmp_path / "demo"
@@ -33,10 +35,10 @@ def test_the_demo_pretrains_scores_draws_and_keeps_what_it_made(few_textures, tm
     table = first[first.index("| | cls | cls+") : first.index("checkpoint  ")]
     for row in ("| random init |", "| teacher |", "| pixels |", "embeddings+kl+dino+simclr"):
         assert row in table, row
-    for picture, width in ((root / "loss.png", 400), (root / "attention.png", 800)):
-        with Image.open(picture) as drawn:
-            assert drawn.width > width
-            assert len(drawn.convert("L").getcolors() or []) > 2  # not blank
+    for path, width in ((root / "loss.png", 400), (root / "attention.png", 800)):
+        with Image.open(path) as picture:
+            assert picture.width > width
+            assert len(picture.convert("L").getcolors() or []) > 2  # it is not blank
     assert len((root / "pretraining" / "log.txt").read_text().splitlines()) == 2
     assert COMMANDS["demo-udi"].main(flags) == 0
     second = capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""Laws of the stages: how the work is cut, ordered or interrupted does not show in the files."""
+"""Files of the stages do not depend on batches, workers, shards, their order, or interruptions."""
 
 import json
 from pathlib import Path
@@ -14,113 +14,114 @@ ALL = ("--objective", "kl", "dino", "simclr", "--with-embeddings")
 
 
 @pytest.fixture(scope="module")
-def whole(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything, made in one plain run."""
+def one_run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Extract all features in one run, and return the root."""
     from tests.stages.conftest import QUICK
 
-    root = tmp_path_factory.mktemp("whole")
+    root = tmp_path_factory.mktemp("one-run")
     where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(root))
     assert COMMANDS["extract-gradients"].main([*where, *QUICK, *ALL]) == 0
     return root
 
 
-def test_files_have_the_layout_that_plain_readers_expect(whole: Path) -> None:
+def test_files_have_the_documented_layout(one_run: Path) -> None:
     for split, rows in ROWS.items():
-        with h5py.File(whole / "embeddings" / "pictures" / "digits-vit" / f"{split}.h5") as file:
+        with h5py.File(one_run / "embeddings" / "pictures" / "digits-vit" / f"{split}.h5") as file:
             assert file["embeddings"].shape == (rows, 96)
             assert file["embeddings"].dtype == np.float32
             assert file["targets"].dtype == np.uint32
             assert file["targets"][:].tolist() == [0] * (rows - rows // 2) + [1] * (rows // 2)
         for objective in ("kl", "dino", "simclr"):
-            with h5py.File(whole / "gradients" / "pictures" / "digits-vit" / f"{objective}-{split}.h5") as file:
+            with h5py.File(one_run / "gradients" / "pictures" / "digits-vit" / f"{objective}-{split}.h5") as file:
                 assert file["attn_proj"].shape == (rows, 96)
                 assert file["attn_proj"].dtype == np.float32
 
 
-def test_every_file_carries_its_birth(whole: Path) -> None:
-    with h5py.File(whole / "gradients" / "pictures" / "digits-vit" / "simclr-train.h5") as file:
-        said = dict(file.attrs)
+def test_every_file_records_its_provenance(one_run: Path) -> None:
+    with h5py.File(one_run / "gradients" / "pictures" / "digits-vit" / "simclr-train.h5") as file:
+        attributes = dict(file.attrs)
         layer = dict(file["attn_proj"].attrs)
-    assert said["schema_version"] == 2
-    assert (said["dataset"], said["backbone"], said["split"], said["rows"]) == ("pictures", "digits-vit", "train", 14)
-    assert said["feature"] == "simclr"
-    assert said["complete"]
-    assert len(said["weights_hash"]) == len(said["dataset_fingerprint"]) == len(said["support_hash"]) == 64
-    assert json.loads(said["objective_settings"])["negative_samples"] == 5
-    assert json.loads(said["settings"])["block_size"] == 4
-    assert "torch" in json.loads(said["versions"])
+    assert attributes["schema_version"] == 2
+    assert (attributes["dataset"], attributes["backbone"]) == ("pictures", "digits-vit")
+    assert (attributes["split"], attributes["rows"], attributes["feature"]) == ("train", 14, "simclr")
+    assert attributes["complete"]
+    for name in ("weights_hash", "dataset_fingerprint", "support_hash"):
+        assert len(attributes[name]) == 64
+    assert json.loads(attributes["objective_settings"])["negative_samples"] == 5
+    assert json.loads(attributes["settings"])["block_size"] == 4
+    assert "torch" in json.loads(attributes["versions"])
     assert layer["layer"] == "blocks.3.attn.proj"
     assert layer["projection_kind"] == "binary"
     assert len(layer["projection_hash"]) == 64
 
 
-def test_no_temporary_or_block_is_left(whole: Path) -> None:
-    assert not list((whole / "blocks").rglob("*.safetensors"))
-    assert not list(whole.rglob("*partial*"))
+def test_a_finished_run_leaves_no_blocks_or_temporary_files(one_run: Path) -> None:
+    assert not list((one_run / "blocks").rglob("*.safetensors"))
+    assert not list(one_run.rglob("*partial*"))
 
 
 @pytest.mark.parametrize("objective", ["kl", "dino", "simclr"])
-def test_an_objective_alone_gives_the_file_it_gives_among_others(
-    whole: Path, gradients: Stage, tmp_path: Path, objective: str
+def test_an_objective_writes_the_same_file_alone_and_with_others(
+    one_run: Path, gradients: Stage, tmp_path: Path, objective: str
 ) -> None:
     assert gradients(tmp_path, "--objective", objective, "--split", "test", *_only(objective)) == 0
-    made = arrays(tmp_path)
-    assert made
-    for name, values in made.items():
-        assert np.array_equal(values, arrays(whole)[name]), name
+    by_name = arrays(tmp_path)
+    assert by_name
+    for name, values in by_name.items():
+        assert np.array_equal(values, arrays(one_run)[name]), name
 
 
 @pytest.mark.slow
-def test_embeddings_alone_equal_those_made_beside_gradients(whole: Path, embeddings: Stage, tmp_path: Path) -> None:
+def test_embeddings_are_the_same_with_and_without_gradients(one_run: Path, embeddings: Stage, tmp_path: Path) -> None:
     assert embeddings(tmp_path) == 0
     for name, values in arrays(tmp_path).items():
-        assert np.array_equal(values, arrays(whole)[name]), name
+        assert np.array_equal(values, arrays(one_run)[name]), name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", ["1", "3", "64"])
-def test_files_do_not_depend_on_batch_size(whole: Path, gradients: Stage, tmp_path: Path, batch_size: str) -> None:
+def test_files_do_not_depend_on_batch_size(one_run: Path, gradients: Stage, tmp_path: Path, batch_size: str) -> None:
     assert gradients(tmp_path, *ALL, "--batch-size", batch_size) == 0
-    assert_close_files(tmp_path, whole)
+    assert_close_files(tmp_path, one_run)
 
 
 @pytest.mark.slow
-def test_files_do_not_depend_on_the_number_of_workers(whole: Path, gradients: Stage, tmp_path: Path) -> None:
+def test_files_do_not_depend_on_the_number_of_workers(one_run: Path, gradients: Stage, tmp_path: Path) -> None:
     assert gradients(tmp_path, *ALL, "--num-workers", "2") == 0
-    assert_same_files(tmp_path, whole)
+    assert_same_files(tmp_path, one_run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
 def test_files_do_not_depend_on_shards_and_their_order(
-    whole: Path, gradients: Stage, tmp_path: Path, order: tuple[int, ...]
+    one_run: Path, gradients: Stage, tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     for index in order:
         assert gradients(tmp_path, *ALL, "--shard", f"{index}/3") == 0
-    assert_same_files(tmp_path, whole)
+    assert_same_files(tmp_path, one_run)
 
 
 @pytest.mark.slow
-def test_the_same_shard_twice_does_no_harm(whole: Path, gradients: Stage, tmp_path: Path) -> None:
+def test_a_shard_may_run_twice(one_run: Path, gradients: Stage, tmp_path: Path) -> None:
     for index in (1, 1, 2):
         assert gradients(tmp_path, *ALL, "--shard", f"{index}/2") == 0
-    assert_same_files(tmp_path, whole)
+    assert_same_files(tmp_path, one_run)
 
 
-def test_a_merge_without_all_blocks_fails_and_says_which(
+def test_a_merge_without_all_blocks_fails_and_names_the_missing_blocks(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gradients(tmp_path, "--objective", "kl", "--split", "train", "--shard", "1/2", *_only("kl")) == 0
     assert "2 blocks of other shards missing" in capsys.readouterr().out
     assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "kl-train.h5 can't be assembled: 2 of 4 blocks are missing: 1 (rows 4-7), 3 (rows 12-13)" in said
+    error = capsys.readouterr().err
+    assert "kl-train.h5 can't be assembled: 2 of 4 blocks are missing: 1 (rows 4-7), 3 (rows 12-13)" in error
     assert not arrays(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients: Stage, tmp_path: Path) -> None:
-    """All blocks are there, but the process died before the assembly."""
+def test_a_merge_assembles_the_blocks_of_a_killed_run(one_run: Path, gradients: Stage, tmp_path: Path) -> None:
+    """The run wrote all blocks, but was killed before the assembly."""
     import fungi.extraction.pipeline as extraction
 
     with pytest.MonkeyPatch.context() as patch:
@@ -128,15 +129,15 @@ def test_a_merge_assembles_what_a_killed_last_shard_left(whole: Path, gradients:
         assert gradients(tmp_path, *ALL) == 0
     assert not arrays(tmp_path)
     assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == 0
-    assert_same_files(tmp_path, whole)
+    assert_same_files(tmp_path, one_run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shards", [("1/2",), ("1/2", "2/2")], ids=["unfinished", "all blocks"])
-def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
+def test_a_merge_never_replaces_a_file_with_other_settings(
     shards: tuple[str, ...], gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Blocks of an earlier run lie there beside a file of other settings."""
+    """Blocks of an earlier run exist beside a file of other settings."""
     import fungi.extraction.pipeline as extraction
 
     with pytest.MonkeyPatch.context() as patch:
@@ -148,32 +149,32 @@ def test_a_merge_never_replaces_a_file_that_was_made_in_another_way(
     before = arrays(tmp_path)
     capsys.readouterr()
     assert COMMANDS["merge"].main(["--root", str(tmp_path)]) == (0 if len(shards) == 1 else 2)
-    said = capsys.readouterr().err
-    assert "temperature: 3.0 -> 15.0. " in said
-    assert "kl-train.h5 was computed in another way. " in said
-    assert ("left its blocks in" if len(shards) == 1 else "Remove the one that you do not need") in said
+    error = capsys.readouterr().err
+    assert "temperature: 3.0 -> 15.0. " in error
+    assert "kl-train.h5 was computed in another way. " in error
+    assert ("left its blocks in" if len(shards) == 1 else "Remove the one that you do not need") in error
     assert all(np.array_equal(values, before[name]) for name, values in arrays(tmp_path).items())
 
 
-def test_a_second_run_keeps_what_is_there_and_says_so(
-    whole: Path, gradients: Stage, capsys: pytest.CaptureFixture[str]
+def test_a_second_run_keeps_the_files_and_prints_this(
+    one_run: Path, gradients: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.h5")}
-    assert gradients(whole, *ALL) == 0
+    before = {path: path.stat().st_mtime_ns for path in one_run.rglob("*.h5")}
+    assert gradients(one_run, *ALL) == 0
     assert capsys.readouterr().out.count("made before in the same way") == len(before)
-    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*.h5")}
+    assert before == {path: path.stat().st_mtime_ns for path in one_run.rglob("*.h5")}
 
 
-def test_a_file_made_in_another_way_is_not_replaced_unless_asked(
+def test_a_file_with_other_settings_is_replaced_only_on_request(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--objective", "kl", "--split", "test", *_only("kl"))
     assert gradients(tmp_path, *flags) == 0
     assert gradients(tmp_path, *flags, "--seed", "7") == 2
-    said = capsys.readouterr().err
-    assert "was computed in another way" in said
-    assert "extract_gradients.py: seed: 42 -> 7" in said
-    assert "--overwrite" in said
+    error = capsys.readouterr().err
+    assert "was computed in another way" in error
+    assert "extract_gradients.py: seed: 42 -> 7" in error
+    assert "--overwrite" in error
     before = arrays(tmp_path)
     assert gradients(tmp_path, *flags, "--seed", "7", "--overwrite") == 0
     assert not np.array_equal(next(iter(arrays(tmp_path).values())), next(iter(before.values())))
@@ -189,6 +190,6 @@ def test_a_damaged_block_is_named(gradients: Stage, tmp_path: Path, capsys: pyte
 
 
 def _only(objective: str) -> tuple[str, ...]:
-    """Settings of absent objectives are refused: give those of this one alone."""
-    kept = {"simclr": ("simclr.stride_scale=1", "simclr.negative_samples=5")}
-    return ("--set", *kept.get(objective, ()))
+    """Return `--set` with options of this objective only, because options of absent objectives are refused."""
+    options = {"simclr": ("simclr.stride_scale=1", "simclr.negative_samples=5")}
+    return ("--set", *options.get(objective, ()))

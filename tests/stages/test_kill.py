@@ -1,7 +1,7 @@
-"""Killing a stage at any moment loses at most the block in flight: the same command again gives the same bytes of data.
+"""A kill at any moment loses at most the current block, and the same command then writes the same data.
 
-The law is checked by `scripts/kill_test.py`. Here it kills a few times, always at the same
-file operations. Kills at random moments are left to the script.
+`scripts/kill_test.py` checks this at random moments. Here, the script kills a few times, always before the same file
+operations.
 """
 
 import importlib.util
@@ -17,24 +17,24 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_test.py"
 
 
 @pytest.mark.slow
-def test_kills_between_file_operations_do_not_show_in_the_files():
+def test_kills_before_file_operations_do_not_change_the_files():
     stages = ("gradients-simclr", "merge", "knn", "segment")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(SCRIPT), "--kills", "12", "--moments", "spaced", "--stages", *stages],
         capture_output=True,
         text=True,
         check=False,
         env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "12 kills, 0 losses"
-    assert done.stdout.count(" 3 kills") == 4  # of each stage
-    assert "did not clean" not in done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert process.stdout.splitlines()[-1] == "12 kills, 0 losses"
+    assert process.stdout.count(" 3 kills") == 4  # four stages
+    assert "did not remove" not in process.stdout  # no orphans
 
 
 @pytest.fixture(scope="module")
-def kills():
-    """The script as a module."""
+def kill_test():
+    """Return the script as a module."""
     sys.path.insert(0, str(SCRIPT.parent))
     spec = importlib.util.spec_from_file_location("kill_test", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -45,7 +45,8 @@ def kills():
     sys.path.remove(str(SCRIPT.parent))
 
 
-def _files(root: Path) -> None:
+def _write_files(root: Path) -> None:
+    """Write a feature file, a block, a result and a projection matrix."""
     for name, text in (
         ("gradients/d/b/kl-train.h5", None),
         ("blocks/gradients/d/b/dino-train/key/000000.safetensors", "block"),
@@ -62,7 +63,7 @@ def _files(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("damage", "name"),
     [
         (lambda root: (root / "projections/m.pth").write_text("other"), "projections/m.pth"),
         (lambda root: (root / "gradients/d/b/kl-train.h5").unlink(), "gradients/d/b/kl-train.h5:attn"),
@@ -76,18 +77,18 @@ def _files(root: Path) -> None:
         ),
     ],
 )
-def test_the_script_would_see_a_loss(damage, named, kills, tmp_path):
-    _files(tmp_path)
-    before = kills.finished(tmp_path)
-    assert kills.missing_from(before, before) == []
+def test_the_script_finds_a_loss(damage, name, kill_test, tmp_path):
+    _write_files(tmp_path)
+    before = kill_test.finished(tmp_path)
+    assert kill_test.missing_from(before, before) == []
     damage(tmp_path)
-    assert kills.missing_from(kills.finished(tmp_path), before) == [named]
+    assert kill_test.missing_from(kill_test.finished(tmp_path), before) == [name]
 
 
-def test_blocks_that_became_their_file_are_no_loss(kills, tmp_path):
-    _files(tmp_path)
-    before = kills.finished(tmp_path)
+def test_blocks_that_became_a_feature_file_are_not_lost(kill_test, tmp_path):
+    _write_files(tmp_path)
+    before = kill_test.finished(tmp_path)
     next(tmp_path.rglob("*.safetensors")).unlink()
     with h5py.File(tmp_path / "gradients/d/b/dino-train.h5", "w") as file:
         file["attn"] = np.arange(6.0)
-    assert kills.missing_from(kills.finished(tmp_path), before) == []
+    assert kill_test.missing_from(kill_test.finished(tmp_path), before) == []

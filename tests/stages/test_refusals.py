@@ -1,4 +1,4 @@
-"""What a user can cause is one line that names the cause and the way out, and exit status 2."""
+"""A user error ends a command with status 2 and a message that names the cause and the solution."""
 
 import subprocess
 import sys
@@ -21,12 +21,13 @@ projection = COMMANDS["projection"].main
 KL = ("--objective", "kl", "--set")
 
 
-def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> None:
-    said = capsys.readouterr().err
+def assert_refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> None:
+    """Assert that the status is 2 and that the error message has these parts, without a traceback."""
+    error = capsys.readouterr().err
     assert status == 2
-    assert "Traceback" not in said
+    assert "Traceback" not in error
     for part in parts:
-        assert part in said
+        assert part in error
 
 
 @pytest.mark.parametrize(
@@ -64,36 +65,38 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> Non
         (("--backbone", "bert-base-uncased"), ("takes text", "is vision")),
     ],
 )
-def test_wrong_settings_are_named(
+def test_messages_name_invalid_settings(
     flags: tuple[str, ...], parts: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = extract_gradients(["--root", str(tmp_path), "--device", "cpu", *flags])
-    refused(capsys, status, *parts)
+    assert_refused(capsys, status, *parts)
 
 
-def test_weights_that_can_not_be_fetched_name_the_file_to_put_where(
+def test_the_message_about_weights_without_a_network_names_the_file_and_the_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     status = extract(["--root", str(tmp_path), "--backbone", "vit-b16"])
-    refused(capsys, status, "vit_b_16", "--checkpoint")
+    assert_refused(capsys, status, "vit_b_16", "--checkpoint")
 
 
-def test_missing_data_names_what_to_place_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_message_about_missing_data_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = extract(["--dataset", "flowers102", "--data-dir", str(tmp_path), "--root", str(tmp_path)])
-    refused(capsys, status, "flowers102", str(tmp_path))
+    assert_refused(capsys, status, "flowers102", str(tmp_path))
 
 
-def test_a_projection_of_the_wrong_width_names_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_message_about_a_projection_of_another_width_names_both_widths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     matrix = tmp_path / "m.pth"
     flags = ["--projection-dim", "8", "--gradients-dim", "100", "--output-path", str(matrix)]
     assert projection(flags) == 0
     status = extract_gradients(["--root", str(tmp_path), "--projection-matrix", str(matrix), "--device", "cpu"])
-    refused(capsys, status, "9312", "100", "fungi projection --gradients-dim 9312")
+    assert_refused(capsys, status, "9312", "100", "fungi projection --gradients-dim 9312")
 
 
-def test_an_unreadable_image_is_named_and_earlier_blocks_are_kept(
+def test_the_message_names_an_unreadable_image_and_earlier_blocks_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for row in range(8):
@@ -101,29 +104,29 @@ def test_an_unreadable_image_is_named_and_earlier_blocks_are_kept(
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((40, 40, 3), row, dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:40])
-    where = ["--dataset", "mine", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path), "--device", "cpu"]
+    common = ["--dataset", "mine", "--data-dir", str(tmp_path / "data"), "--root", str(tmp_path), "--device", "cpu"]
     for workers in ("0", "1"):
-        flags = [*where, *KL, "--split", "train", "--block-size", "4", "--num-workers", workers]
-        refused(capsys, extract_gradients(flags), "7.png")
+        flags = [*common, *KL, "--split", "train", "--block-size", "4", "--num-workers", workers]
+        assert_refused(capsys, extract_gradients(flags), "7.png")
     assert len(list((tmp_path / "blocks").rglob("000000.safetensors"))) == 1
 
 
-def test_features_that_are_not_finite_name_the_sample(
+def test_the_message_names_the_sample_with_a_feature_that_is_not_finite(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fungi.objectives.kl import KL as Loss
 
     monkeypatch.setattr(Loss, "loss", lambda self, encoded, heads, support: encoded.pooled.sum((1, 2)) * np.nan)
-    refused(capsys, gradients(tmp_path, *KL), "kl is not finite for", "class0/00.png")
+    assert_refused(capsys, gradients(tmp_path, *KL), "kl is not finite for", "class0/00.png")
 
 
-def test_a_truncated_feature_file_is_named(
+def test_the_message_names_a_truncated_feature_file(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gradients(tmp_path, *KL, "--split", "test") == 0
     file = next((tmp_path / "gradients").rglob("*.h5"))
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} can't be read as HDF5", "--overwrite")
+    assert_refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} can't be read as HDF5", "--overwrite")
 
 
 def test_a_file_of_the_original_harness_is_not_overwritten(
@@ -133,20 +136,20 @@ def test_a_file_of_the_original_harness_is_not_overwritten(
     file.parent.mkdir(parents=True)
     with h5py.File(file, "w") as content:
         content["attn_proj"] = np.zeros((9, 96), dtype=np.float32)
-    refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} was not written by this program")
+    assert_refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} was not written by this program")
 
 
-def test_a_projection_file_that_holds_another_matrix_is_kept(
+def test_a_projection_file_with_another_matrix_is_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--projection-dim", "4", "--gradients-dim", "9", "--output-path", str(tmp_path / "m.pth")]
     assert projection(flags) == 0
     assert projection(flags) == 0
     assert "kept" in capsys.readouterr().out
-    refused(capsys, projection([*flags, "--seed", "1"]), "holds another matrix", "--overwrite")
+    assert_refused(capsys, projection([*flags, "--seed", "1"]), "holds another matrix", "--overwrite")
 
 
-def test_a_merge_with_nothing_to_do_says_nothing(tmp_path: Path) -> None:
+def test_a_merge_without_blocks_succeeds(tmp_path: Path) -> None:
     assert merge(["--root", str(tmp_path)]) == 0
 
 
@@ -154,13 +157,13 @@ def test_a_merge_with_nothing_to_do_says_nothing(tmp_path: Path) -> None:
 def test_help_of_every_command_works(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         status = fungi([command, "--help"])
-    except SystemExit as ended:  # argparse leaves this way
-        status = ended.code
+    except SystemExit as error:  # argparse ends the help with an exception
+        status = error.code
     assert status == 0
     assert "usage:" in capsys.readouterr().out
 
 
-def test_unknown_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_message_names_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert fungi(["extrct"]) == 2
     assert "unknown command 'extrct'" in capsys.readouterr().err
 
@@ -168,7 +171,7 @@ def test_unknown_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 SLOW_TO_IMPORT = ("torch", "sklearn", "transformers", "h5py", "matplotlib", "pandas")
 
 
-def test_help_of_every_command_is_instant_because_it_imports_nothing_slow() -> None:
+def test_help_of_every_command_imports_no_slow_library() -> None:
     probe = (
         "import sys\nfrom fungi.commands import COMMANDS\n"
         "for name in COMMANDS:\n"
@@ -177,56 +180,60 @@ def test_help_of_every_command_is_instant_because_it_imports_nothing_slow() -> N
         f"    slow = [module for module in {SLOW_TO_IMPORT} if module in sys.modules]\n"
         "    assert not slow, f'help of {name} imported {slow}'"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage:") == len(COMMANDS)
+    process = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("usage:") == len(COMMANDS)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS.values() if command.file])
-def test_the_files_at_the_top_are_the_commands_of_the_table(command: Command) -> None:
+def test_each_command_with_a_file_of_its_own_is_called_by_that_file(command: Command) -> None:
     top = Path(__file__).resolve().parents[2]
     (path,) = [path for path in (top / command.file, top / "scripts" / command.file) if path.is_file()]
     assert f'COMMANDS["{command.name}"].main()' in path.read_text()
 
 
-def test_a_place_that_cannot_be_written_is_said_in_one_line(
+def test_the_message_names_a_root_that_cannot_be_written(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
-    where = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(tmp_path / "file" / "features"))
-    refused(capsys, extract(where), "extract.py:", "file", "Not a directory")
+    flags = ("--dataset", "pictures", "--data-dir", str(pictures), "--root", str(tmp_path / "file" / "features"))
+    assert_refused(capsys, extract(flags), "extract.py:", "file", "Not a directory")
 
 
-def test_missing_data_is_said_before_the_backbone_loads(
+def test_missing_data_are_reported_before_the_backbone_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fungi.extraction.context.load_backbone", lambda *_, **__: pytest.fail("loaded"))
-    refused(capsys, extract(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")
+    assert_refused(capsys, extract(("--dataset", "textures", "--data-dir", str(tmp_path))), "textures")
 
 
 @pytest.mark.parametrize("command", ["merge", "status"])
-def test_a_misspelt_root_is_said_and_not_made(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(capsys, fungi([command, "--root", str(tmp_path / "typo")]), "there is no folder", "typo")
+def test_a_root_that_does_not_exist_is_reported_and_not_created(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(capsys, fungi([command, "--root", str(tmp_path / "typo")]), "there is no folder", "typo")
     assert not (tmp_path / "typo").exists()
 
 
-def test_damaged_work_in_progress_is_named(
+def test_messages_name_damaged_supporting_data_and_manifests(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = ("--objective", "simclr", "--split", "train", "--shard", "1/2")
     assert gradients(tmp_path, *shard) == 0
     (support,) = (tmp_path / "support").rglob("*.safetensors")
     support.write_bytes(support.read_bytes()[:20])
-    refused(capsys, gradients(tmp_path, *shard), support.name, "Move it away and run the stage again")
+    assert_refused(capsys, gradients(tmp_path, *shard), support.name, "Move it away and run the stage again")
     (manifest,) = (tmp_path / "blocks").rglob("manifest.json")
     manifest.write_text("{")
-    refused(capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "Run the stage of this file again")
+    assert_refused(
+        capsys, merge(["--root", str(tmp_path)]), "manifest.json is damaged", "Run the stage of this file again"
+    )
 
 
 @pytest.mark.slow
-def test_objectives_without_views_of_a_modality_are_named_before_anything_is_drawn(
+def test_objectives_without_views_for_a_modality_are_refused_before_anything_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ("--dataset", "pydocs", "--backbone", "tiny-bert", "--random-init", "--root", str(tmp_path))
-    refused(capsys, extract_gradients(flags), "dino: no views of text exist", "Use --objective kl simclr.")
+    assert_refused(capsys, extract_gradients(flags), "dino: no views of text exist", "Use --objective kl simclr.")
     assert not (tmp_path / "projections").exists()

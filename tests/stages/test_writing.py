@@ -1,4 +1,4 @@
-"""Blocks on their way to the disk: the copy follows its block at once, and the file records what computed it."""
+"""Writing blocks: the copy to the host follows each block at once, and the file records what computed it."""
 
 import json
 import sys
@@ -14,25 +14,25 @@ from tests.store.blocks import VALUES, create_blocks, fill
 
 
 def test_the_copy_of_a_block_is_queued_before_the_next_block_is_computed(embeddings, tmp_path, monkeypatch):
-    """A device works through its queue in order: a copy that is queued later waits for all blocks that came before."""
+    """A device works through its queue in order, so a copy that is queued later waits for all earlier blocks."""
     queue: list[str] = []
     compute, start_copy = pipeline.core.compute, pipeline.start_copy
 
-    def computing(*arguments):
+    def record_and_compute(*arguments):
         queue.append("compute")
         return compute(*arguments)
 
-    def copying(*arguments):
+    def record_and_copy(*arguments):
         queue.append("copy")
         return start_copy(*arguments)
 
-    monkeypatch.setattr(pipeline.core, "compute", computing)
-    monkeypatch.setattr(pipeline, "start_copy", copying)
+    monkeypatch.setattr(pipeline.core, "compute", record_and_compute)
+    monkeypatch.setattr(pipeline, "start_copy", record_and_copy)
     assert embeddings(tmp_path, "--split", "train", "--batch-size", "2") == 0
     assert queue == [*["compute"] * 2, "copy"] * 3 + ["compute", "copy"]  # 14 rows: blocks of 4, batches of 2
 
 
-def test_a_copy_to_the_host_waits_for_its_own_event_alone(monkeypatch):
+def test_a_copy_to_the_host_waits_only_for_its_own_event(monkeypatch):
     waits: list[str] = []
 
     class Event:
@@ -46,7 +46,7 @@ def test_a_copy_to_the_host_waits_for_its_own_event_alone(monkeypatch):
     assert waits == ["event"]
 
 
-def test_devices_that_differ_are_recorded_and_said(tmp_path, caplog, monkeypatch):
+def test_different_devices_are_recorded_and_logged(tmp_path, caplog, monkeypatch):
     blocks, path = create_blocks(tmp_path)
     for span, device in zip(blocks.missing(), ("NVIDIA A100", "NVIDIA H100, compiled"), strict=False):
         blocks.write(span, {"attn": VALUES[span.start : span.stop]}, computed_on=device)
@@ -57,8 +57,8 @@ def test_devices_that_differ_are_recorded_and_said(tmp_path, caplog, monkeypatch
     assert "were computed on NVIDIA A100; NVIDIA H100, compiled, which round differently" in caplog.text
 
 
-def test_a_plain_run_records_the_processor(embeddings, tmp_path, monkeypatch):
-    if "torch._dynamo.utils" in sys.modules:  # an earlier test of this process compiled
+def test_a_run_on_a_cpu_records_the_cpu(embeddings, tmp_path, monkeypatch):
+    if "torch._dynamo.utils" in sys.modules:  # an earlier test of this process has compiled code
         monkeypatch.setattr("torch._dynamo.utils.counters", defaultdict(Counter))
     assert embeddings(tmp_path, "--split", "test") == 0
     with h5py.File(next((tmp_path / "embeddings").rglob("test.h5"))) as file:
@@ -66,17 +66,17 @@ def test_a_plain_run_records_the_processor(embeddings, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["binary", "sparse"])
-def test_a_projection_under_the_name_of_another_seed_is_refused(kind, gradients, tmp_path, capsys):
+def test_a_projection_file_with_the_name_of_another_seed_is_refused(kind, gradients, tmp_path, capsys):
     flags = ("--objective", "kl", "--set", "--split", "test", "--projection-kind", kind)
     assert gradients(tmp_path, *flags) == 0
     (matrix,) = (tmp_path / "projections").glob("*.pth")
     matrix.rename(matrix.with_name(matrix.name.replace("seed42", "seed7")))
-    assert gradients(tmp_path / "other", *flags, "--seed", "7") == 0  # a matrix of its own
+    assert gradients(tmp_path / "other", *flags, "--seed", "7") == 0  # another root has another matrix
     assert gradients(tmp_path, *flags, "--seed", "7") == 2
     assert f"holds another matrix than its name says: {kind} with seed 42" in capsys.readouterr().err
 
 
-def test_work_of_another_version_of_the_program_is_still_told_apart(tmp_path):
+def test_blocks_record_the_version_of_the_program(tmp_path):
     blocks, _ = create_blocks(tmp_path)
     fill(blocks)
     version, device = BlockFolder.open(blocks.folder).origin(blocks.manifest.spans()[0])
@@ -84,7 +84,7 @@ def test_work_of_another_version_of_the_program_is_still_told_apart(tmp_path):
 
 
 def test_orphans_beside_supporting_data_are_removed_although_the_data_exist(gradients, tmp_path):
-    """A kill between the link to the proper name and the removal of the temporary name leaves such a file."""
+    """A kill after the final name is linked and before the temporary name is removed leaves such an orphan."""
     flags = ("--objective", "deepcluster", "--split", "train", "--set", "deepcluster.prototypes=4")
     assert gradients(tmp_path, *flags) == 0
     (support,) = (tmp_path / "support").rglob("*.safetensors")
@@ -95,7 +95,7 @@ def test_orphans_beside_supporting_data_are_removed_although_the_data_exist(grad
 
 
 def test_orphans_beside_a_finished_file_are_removed(embeddings, tmp_path):
-    """One run was killed while it wrote the file; the next was killed after it had written the file."""
+    """The first run was killed while it wrote the file, and the second run after it had written the file."""
     assert embeddings(tmp_path, "--split", "train") == 0
     (file,) = (tmp_path / "embeddings").rglob("*.h5")
     orphan = file.with_name(f".{file.name}.removed-0123456789ab")

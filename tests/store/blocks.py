@@ -1,4 +1,4 @@
-"""Write the blocks of a small feature file without running a stage."""
+"""Functions that write the blocks of a small feature file without running a stage."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ VALUES = np.random.default_rng(0).standard_normal((ROWS, WIDTH)).astype(np.float
 
 
 def create_blocks(root: Path) -> tuple[BlockFolder, Path]:
-    """Create the folder of the blocks; return it and the path of the feature file."""
+    """Create the folder of the blocks. Return the folder, and the path of the feature file."""
     path = Layout(root).gradients("pictures", "digits-vit", "kl", "train")
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
     provenance = Provenance(

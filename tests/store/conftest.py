@@ -1,4 +1,4 @@
-"""Fixtures of the tests of stages, for tests that run stages on full disks and after changes of the code."""
+"""Fixtures of the tests of stages, for tests of the store that run stages."""
 
 from tests.stages.conftest import embeddings, gradients, pictures
 

@@ -1,4 +1,4 @@
-"""Blocks record the code version that computed them; blocks of two versions do not come into one file unnoticed."""
+"""Blocks record the code version that computed them. Blocks of two versions are joined only on request."""
 
 from pathlib import Path
 
@@ -25,36 +25,36 @@ def write_block(blocks, version: CodeVersion, monkeypatch) -> None:
     blocks.write(span, {"attn": VALUES[span.start : span.stop]})
 
 
-def test_an_installed_package_is_compared_without_a_commit():
+def test_versions_of_an_installed_package_are_compared_without_a_commit():
     installed = [CodeVersion(code, "unknown", NOW.versions) for code in ("aaaaaaaaaaaa", "bbbbbbbbbbbb")]
     assert difference(*installed) == "code aaaaaaaaaaaa against bbbbbbbbbbbb"
 
 
 @pytest.mark.parametrize(
-    ("other", "named"),
+    ("other", "message"),
     [
         (OTHER_CODE, "code aaaaaaaaaaaa (commit 111111111111) against bbbbbbbbbbbb (commit 222222222222)"),
         (OTHER_TORCH, "torch 2.12.1 against 2.11.0"),
         (CodeVersion(), "torch 2.12.1 against absent"),
     ],
 )
-def test_blocks_of_two_versions_are_not_assembled_unless_that_is_accepted(other, named, tmp_path, monkeypatch):
+def test_blocks_of_two_versions_are_assembled_only_on_request(other, message, tmp_path, monkeypatch):
     blocks, path = create_blocks(tmp_path)
     write_block(blocks, NOW, monkeypatch)
     write_block(blocks, other, monkeypatch)
     monkeypatch.setattr(block_store, "current_version", lambda: NOW)
     fill(blocks)
-    with pytest.raises(MixedVersionsError) as refused:
+    with pytest.raises(MixedVersionsError) as error:
         assemble(blocks, path)
-    assert named in str(refused.value)
-    assert "--accept-other-versions" in str(refused.value)
+    assert message in str(error.value)
+    assert "--accept-other-versions" in str(error.value)
     assert blocks.missing() == []
     assert not path.exists()
     assemble(blocks, path, accept=True)
     assert versions_of(path) == [NOW, other]
 
 
-def test_a_commit_that_changes_no_number_is_not_another_version(tmp_path, monkeypatch):
+def test_a_version_with_the_same_code_is_not_another_version(tmp_path, monkeypatch):
     blocks, path = create_blocks(tmp_path)
     for version in (NOW, OTHER_DOCS):
         write_block(blocks, version, monkeypatch)
@@ -70,55 +70,55 @@ def test_a_commit_that_changes_no_number_is_not_another_version(tmp_path, monkey
 FLAGS = ("--objective", "kl", "simclr", "--split", "train")
 
 
-def as_another_version(monkeypatch, code: str) -> None:
+def use_version(monkeypatch, code: str) -> None:
     monkeypatch.setattr(code_version, "code_hash", lambda _: code)
     version_of.cache_clear()
 
 
 @pytest.fixture(autouse=True)
-def _fresh_version():
+def _clear_cached_version():
     version_of.cache_clear()
     yield
     version_of.cache_clear()
 
 
 @pytest.mark.slow
-def test_a_resume_by_another_version_is_refused_accepted_or_computes_again(gradients, tmp_path, monkeypatch, capsys):
-    def half(root: Path) -> None:
-        as_another_version(monkeypatch, "old")
+def test_a_run_does_not_resume_with_another_version_except_on_request(gradients, tmp_path, monkeypatch, capsys):
+    def compute_half_with_old_version(root: Path) -> None:
+        use_version(monkeypatch, "old")
         assert gradients(root, *FLAGS, "--shard", "1/2") == 0
-        as_another_version(monkeypatch, "new")
+        use_version(monkeypatch, "new")
         capsys.readouterr()
 
-    half(tmp_path)
+    compute_half_with_old_version(tmp_path)
     assert gradients(tmp_path, *FLAGS) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert "kl-train.h5 would mix the work of two versions: code old (commit " in said
-    assert "against new (commit" in said
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "kl-train.h5 would mix the work of two versions: code old (commit " in error
+    assert "against new (commit" in error
     assert gradients(tmp_path, *FLAGS, "--accept-other-versions") == 0
     file = next(tmp_path.rglob("kl-train.h5"))
     assert [version.code for version in versions_of(file)] == ["old", "new"]
 
-    half(tmp_path / "again")
-    assert gradients(tmp_path / "again", *FLAGS, "--overwrite") == 0
-    assert [version.code for version in versions_of(next((tmp_path / "again").rglob("kl-train.h5")))] == ["new"]
+    root = tmp_path / "overwritten"
+    compute_half_with_old_version(root)
+    assert gradients(root, *FLAGS, "--overwrite") == 0
+    assert [version.code for version in versions_of(next(root.rglob("kl-train.h5")))] == ["new"]
 
     capsys.readouterr()
-    as_another_version(monkeypatch, "newest")
-    assert gradients(tmp_path / "again", *FLAGS) == 0
+    use_version(monkeypatch, "newest")
+    assert gradients(root, *FLAGS) == 0
     assert "made before in the same way, by another version of the program (code new" in capsys.readouterr().out
-    assert gradients(tmp_path / "again", *FLAGS, "--overwrite") == 0
-    assert [version.code for version in versions_of(next((tmp_path / "again").rglob("kl-train.h5")))] == ["newest"]
+    assert gradients(root, *FLAGS, "--overwrite") == 0
+    assert [version.code for version in versions_of(next(root.rglob("kl-train.h5")))] == ["newest"]
 
 
 @pytest.mark.slow
-def test_a_merge_of_shards_of_two_versions_is_refused_or_accepted(gradients, tmp_path, monkeypatch, capsys):
-    as_another_version(monkeypatch, "old")
+def test_shards_of_two_versions_are_merged_only_on_request(gradients, tmp_path, monkeypatch, capsys):
+    use_version(monkeypatch, "old")
     assert gradients(tmp_path, *FLAGS, "--shard", "1/2") == 0
-    as_another_version(monkeypatch, "new")
-    monkeypatch.setattr(
-        "fungi.extraction.pipeline._settle_versions", lambda *_: None
-    )  # as if both had started at the same time
+    use_version(monkeypatch, "new")
+    # Without this check, the shards are like two that started at the same time.
+    monkeypatch.setattr("fungi.extraction.pipeline._settle_versions", lambda *_: None)
     assert gradients(tmp_path, *FLAGS, "--shard", "2/2") == 2
     capsys.readouterr()
     merge = COMMANDS["merge"].main

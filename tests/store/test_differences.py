@@ -4,15 +4,15 @@ import pytest
 
 from fungi.store.differences import difference_in_words, differing_parts
 
-ONE, OTHER = "a" * 64, "b" * 64
+HASH, OTHER_HASH = "a" * 64, "b" * 64
 
 
 @pytest.mark.parametrize(
     ("there", "here", "message"),
     [
         (
-            {"profile": "clean", "weights_hash": ONE},
-            {"profile": "published", "weights_hash": ONE},
+            {"profile": "clean", "weights_hash": HASH},
+            {"profile": "published", "weights_hash": HASH},
             "profile: clean -> published",
         ),
         (
@@ -20,7 +20,7 @@ ONE, OTHER = "a" * 64, "b" * 64
             {"profile": "published", "input": "In(a=2)"},
             "profile: clean -> published",
         ),
-        ({"weights_hash": ONE}, {"weights_hash": OTHER}, f"weights hash: {'a' * 12} -> {'b' * 12}"),
+        ({"weights_hash": HASH}, {"weights_hash": OTHER_HASH}, f"weights hash: {'a' * 12} -> {'b' * 12}"),
         (
             {"objective_settings": {"temperature": 3, "head": 1}},
             {"objective_settings": {"temperature": 15, "head": 1}},
@@ -35,11 +35,11 @@ ONE, OTHER = "a" * 64, "b" * 64
         ),
     ],
 )
-def test_the_cause_is_named_and_not_its_consequences(there: dict, here: dict, message: str) -> None:
+def test_the_message_names_the_cause_and_not_its_consequences(there: dict, here: dict, message: str) -> None:
     assert difference_in_words(there, here) == message
 
 
-def test_of_two_dictionaries_only_the_entries_that_differ_are_kept() -> None:
+def test_only_the_different_entries_of_two_dictionaries_remain() -> None:
     assert differing_parts({"a": 1, "b": None}, {"a": 1}) == ({"b": None}, {})
     assert differing_parts("x", "y") == ("x", "y")
     assert differing_parts("In(a=1)", "In(a=1, b=2)") == ("nothing else", "b=2")

@@ -1,7 +1,7 @@
-"""A full disk is one line and exit status 2; nothing is lost, nothing left behind, and the same command goes on.
+"""On a full disk, a command ends with status 2 and one line. Nothing is lost or left behind, and the run can resume.
 
-Two ways to run out of room: a small file system of its own (needs root), and the limit of the system for the size of a
-file, which any user may set.
+The tests use two ways to have no room: a small file system (needs root), and the limit for the size of a file, which
+any user can set.
 """
 
 import os
@@ -27,8 +27,8 @@ from tests.store.blocks import ROWS, VALUES, create_blocks, files_below, fill
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """While the block runs, no file of this process can grow beyond `size` bytes."""
+def limited_file_size(size: int) -> Iterator[None]:
+    """Forbid files of this process above `size` bytes inside the block."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -39,12 +39,12 @@ def largest_file(size: int) -> Iterator[None]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 KB."""
+    """Mount a file system of 400 KB, and return its folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a file system of its own can't be mounted: that needs root and the right to mount")
+        pytest.skip("a small file system can't be mounted: this needs root and the right to mount")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -54,7 +54,7 @@ def test_an_assembly_without_room_keeps_the_blocks(size, tmp_path):
     blocks, path = create_blocks(tmp_path)
     fill(blocks)
     before = files_below(tmp_path)
-    with largest_file(size), pytest.raises(OSError, match=r"File too large: '.*kl-train\.h5'"):
+    with limited_file_size(size), pytest.raises(OSError, match=r"File too large: '.*kl-train\.h5'"):
         assemble(blocks, path)
     assert files_below(tmp_path) == before
     assemble(blocks, path)
@@ -63,18 +63,18 @@ def test_an_assembly_without_room_keeps_the_blocks(size, tmp_path):
     assert files_below(tmp_path) == {"gradients/pictures/digits-vit/kl-train.h5"}
 
 
-def test_a_block_without_room_is_missing_and_nothing_else(tmp_path):
+def test_a_block_without_room_is_missing_and_leaves_no_file(tmp_path):
     blocks, _ = create_blocks(tmp_path)
     before = files_below(tmp_path)
-    with largest_file(5000), pytest.raises(OSError, match=r"File too large: '.*000000\.safetensors'"):
+    with limited_file_size(5000), pytest.raises(OSError, match=r"File too large: '.*000000\.safetensors'"):
         fill(blocks)
     assert files_below(tmp_path) == before
     assert len(blocks.missing()) == 5
 
 
-def test_a_projection_without_room_is_told_as_such(tmp_path):
+def test_the_error_about_a_projection_without_room_names_the_cause(tmp_path):
     matrix = draw_projection(64, 10_000)
-    with largest_file(20_000), pytest.raises(OSError, match="File too large"):
+    with limited_file_size(20_000), pytest.raises(OSError, match="File too large"):
         save_projection(matrix, tmp_path / "m.pth")
     assert list(tmp_path.iterdir()) == []
 
@@ -89,77 +89,74 @@ STAGES = {
 
 
 @pytest.mark.parametrize("command", STAGES)
-def test_every_stage_says_it_in_one_line(command, tmp_path, capsys):
+def test_the_message_of_every_stage_is_one_line(command, tmp_path, capsys):
     make_folder(tmp_path / "features")
     if command == "report":
         assert COMMANDS["knn"].main(["--dataset", "digits", "--root", str(tmp_path / "features"), "--k", "3"]) == 0
     before = files_below(tmp_path)
     capsys.readouterr()
-    with largest_file(400):
+    with limited_file_size(400):
         status = COMMANDS[command].main([flag.format(root=tmp_path) for flag in STAGES[command]])
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert status == 2
-    assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith(f"File too large. {DISK_FULL_ADVICE}")
-    assert str(tmp_path) in said.splitlines()[-1]
+    assert "Traceback" not in error
+    assert error.splitlines()[-1].endswith(f"File too large. {DISK_FULL_ADVICE}")
+    assert str(tmp_path) in error.splitlines()[-1]
     assert {name for name in files_below(tmp_path) - before if "/." in name or ".partial" in name} == set()
 
 
 @pytest.mark.slow
-def test_extraction_on_a_full_disk_goes_on_when_there_is_room(pictures, gradients, small_disk, tmp_path, capsys):
+def test_extraction_on_a_full_disk_resumes_when_there_is_room(pictures, gradients, small_disk, tmp_path, capsys):
     flags = ("--objective", "kl", "simclr", "--with-embeddings", "--split", "train", "--block-size", "1")
     assert gradients(tmp_path / "plain", *flags) == 0
-    fill_up = small_disk / "others"
-    fill_up.write_bytes(bytes(250_000))
+    other_file = small_disk / "other"
+    other_file.write_bytes(bytes(250_000))
     statuses = []
-    for left in range(250_000, -1, -10_000):
+    for size in range(250_000, -1, -10_000):
         capsys.readouterr()
         statuses.append(gradients(small_disk / "features", *flags))
         if statuses[-1] == 0:
             break
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        assert sum(line.endswith(f"No space left on device. {DISK_FULL_ADVICE}") for line in said.splitlines()) == 1
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert sum(line.endswith(f"No space left on device. {DISK_FULL_ADVICE}") for line in error.splitlines()) == 1
         assert not [name for name in files_below(small_disk) if ".partial-" in name]
-        os.truncate(fill_up, left)
+        os.truncate(other_file, size)
     assert statuses[-1] == 0
     assert len(statuses) > 5
     assert_same_files(small_disk / "features", tmp_path / "plain")
 
 
-def test_a_file_that_hdf5_only_lays_out_is_one_that_it_would_write(tmp_path):
+def test_a_file_from_a_skeleton_equals_a_file_that_hdf5_writes(tmp_path):
     kinds = {"a": ((ROWS, 3), "<f4"), "targets": ((ROWS,), "<u4"), "empty": ((0, 4), "<f4"), "cube": ((4, 3, 2), "<f4")}
     arrays = {name: np.arange(np.prod(shape), dtype=kind).reshape(shape) for name, (shape, kind) in kinds.items()}
     names = ["a", "b\N{LATIN SMALL LETTER O WITH DIAERESIS}", "", "z" * 5000]
-    with new_skeleton() as skeleton, h5py.File(tmp_path / "theirs.h5", "w") as theirs:
-        for file in (skeleton.file, theirs):
+    with new_skeleton() as skeleton, h5py.File(tmp_path / "hdf5.h5", "w") as reference:
+        for file in (skeleton.file, reference):
             file.attrs["long"] = "x" * 9000
         for name, values in arrays.items():
-            made = skeleton.add(name, values.shape, values.dtype)
-            written = theirs.create_dataset(name, data=values, track_times=False)
-            for array in (made, written):
+            reserved = skeleton.add(name, values.shape, values.dtype)
+            written = reference.create_dataset(name, data=values, track_times=False)
+            for array in (reserved, written):
                 array.attrs["of"] = name
-        with (tmp_path / "ours.h5").open("wb") as file:
+        with (tmp_path / "skeleton.h5").open("wb") as file:
             for half in (slice(0, 3), slice(3, None)):
                 for name, values in arrays.items():
                     skeleton.append_rows(file, name, values[half])
         skeleton.add_texts("names", names)
-        theirs.create_dataset("names", data=names, dtype=h5py.string_dtype(), track_times=False)
-    skeleton.write_headers(tmp_path / "ours.h5")
-    with h5py.File(tmp_path / "ours.h5") as ours, h5py.File(tmp_path / "theirs.h5") as theirs:
-        assert dict(ours.attrs) == dict(theirs.attrs)
-        assert set(ours) == set(theirs)
-        for name in ours:
-            assert (ours[name].dtype, ours[name].shape, ours[name].chunks) == (
-                theirs[name].dtype,
-                theirs[name].shape,
-                theirs[name].chunks,
-            )
-            assert dict(ours[name].attrs) == dict(theirs[name].attrs)
-            np.testing.assert_array_equal(ours[name][()], theirs[name][()])
+        reference.create_dataset("names", data=names, dtype=h5py.string_dtype(), track_times=False)
+    skeleton.write_headers(tmp_path / "skeleton.h5")
+    with h5py.File(tmp_path / "skeleton.h5") as actual, h5py.File(tmp_path / "hdf5.h5") as expected:
+        assert dict(actual.attrs) == dict(expected.attrs)
+        assert set(actual) == set(expected)
+        for name, array in actual.items():
+            for attribute in ("dtype", "shape", "chunks"):
+                assert getattr(array, attribute) == getattr(expected[name], attribute)
+            assert dict(array.attrs) == dict(expected[name].attrs)
+            np.testing.assert_array_equal(array[()], expected[name][()])
 
 
-def test_what_torch_says_of_other_failures_is_not_hidden(tmp_path):
+def test_other_errors_of_torch_keep_their_message(tmp_path):
     from fungi.runtime.files import save_with_torch
 
     with pytest.raises((RuntimeError, TypeError, AttributeError), match=r"pickle|serialize|local"):

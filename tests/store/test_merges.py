@@ -18,7 +18,7 @@ def merge(root: Path, *flags: str) -> int:
 
 
 def call_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> None:
-    """Call `act`, in place of another process, right after the first call of a method."""
+    """Call `act` right after the first call of a method, to simulate another process."""
     original, calls = getattr(owner, name), []
 
     def wrapped(*arguments, **options):
@@ -32,7 +32,7 @@ def call_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> 
 
 
 @pytest.mark.parametrize("after", ["require_complete", "origin", "_load", "missing"])
-def test_a_file_that_another_process_finishes_meanwhile_is_accepted(after, tmp_path, monkeypatch):
+def test_a_file_that_another_process_finishes_during_the_merge_is_accepted(after, tmp_path, monkeypatch):
     blocks, path = create_blocks(tmp_path)
     fill(blocks)
     rival, _ = create_blocks(tmp_path)
@@ -42,22 +42,22 @@ def test_a_file_that_another_process_finishes_meanwhile_is_accepted(after, tmp_p
     assert (open_array(path, "attn").read(0, ROWS) == VALUES).all()
 
 
-def test_a_manifest_that_is_removed_while_manifests_are_listed_is_left_out(tmp_path, monkeypatch):
+def test_a_manifest_that_is_removed_while_manifests_are_listed_is_skipped(tmp_path, monkeypatch):
     blocks, path = create_blocks(tmp_path)
     fill(blocks)
-    real = BlockFolder.open
+    original_open = BlockFolder.open
 
-    def opened(folder):
+    def assemble_and_open(folder):
         assemble(blocks, path)
-        return real(folder)
+        return original_open(folder)
 
-    monkeypatch.setattr(BlockFolder, "open", opened)
+    monkeypatch.setattr(BlockFolder, "open", assemble_and_open)
     assert block_folders(tmp_path) == ([], [])
 
 
 @pytest.fixture
 def two_files(tmp_path):
-    """Blocks of two datasets; the manifest of the second, `other`, is damaged."""
+    """Write blocks of two datasets, damage the manifest of the second, `other`, and return the root."""
     fill(create_blocks(tmp_path)[0])
     (tmp_path / "blocks/gradients/pictures").rename(tmp_path / "pictures")
     fill(create_blocks(tmp_path)[0])
@@ -69,9 +69,9 @@ def two_files(tmp_path):
 
 def test_a_damaged_manifest_is_named_and_other_files_are_assembled(two_files, capsys):
     assert merge(two_files) == 2
-    said = capsys.readouterr().err
-    assert "other/digits-vit/kl-train" in said
-    assert "manifest.json is damaged" in said
+    error = capsys.readouterr().err
+    assert "other/digits-vit/kl-train" in error
+    assert "manifest.json is damaged" in error
     assert (two_files / FILE).is_file()
 
 
@@ -83,9 +83,9 @@ def test_a_damaged_manifest_of_another_dataset_is_ignored(two_files, capsys):
 
 def test_clean_names_a_damaged_manifest_and_continues(two_files, capsys):
     assert COMMANDS["clean"].main(["--root", str(two_files)]) == 0
-    said = capsys.readouterr().out
-    assert "manifest.json is damaged" in said
-    assert "5 of 5 blocks of gradients/pictures" in said
+    output = capsys.readouterr().out
+    assert "manifest.json is damaged" in output
+    assert "5 of 5 blocks of gradients/pictures" in output
 
 
 def test_a_merge_removes_the_orphans_of_killed_merges(tmp_path):

@@ -1,4 +1,4 @@
-"""Orphans of killed processes are removed; processes that do the same work all succeed; files have the user's modes."""
+"""Orphans of killed processes are removed, parallel processes succeed, and files have the user's access modes."""
 
 import json
 import multiprocessing
@@ -55,7 +55,7 @@ def test_stages_remove_orphans_from_the_folders_that_they_write_to(tmp_path):
     assert [file.name for file in blocks.folder.iterdir()] == [MANIFEST]
     fill(blocks)
     assemble(blocks, path)
-    assert not any(place.exists() for place in (*orphans, removed))
+    assert not any(orphan.exists() for orphan in (*orphans, removed))
     assert files_below(tmp_path) == {FILE}
 
 
@@ -73,13 +73,13 @@ def test_clean_removes_orphans_and_prints_their_paths(tmp_path, capsys):
     before = files_below(tmp_path)
     capsys.readouterr()
     clean(tmp_path, "--dry-run")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert files_below(tmp_path) == before
-    assert said.count("would remove") == 3
-    assert all(str(place) in said for place in (*orphans, lock))
-    assert said.count("kept ") == 2  # blocks of files that are not finished
+    assert output.count("would remove") == 3
+    assert all(str(orphan) in output for orphan in (*orphans, lock))
+    assert output.count("kept ") == 2  # blocks of unfinished files
     clean(tmp_path)
-    assert before - files_below(tmp_path) == {str(place.relative_to(tmp_path)) for place in (*orphans, lock)}
+    assert before - files_below(tmp_path) == {str(orphan.relative_to(tmp_path)) for orphan in (*orphans, lock)}
     assert capsys.readouterr().out.count("removed ") == 3
 
 
@@ -87,18 +87,18 @@ def test_clean_removes_the_blocks_of_a_finished_file(tmp_path, capsys):
     blocks, path = create_blocks(tmp_path)
     fill(blocks)
     assemble(blocks, path)
-    blocks, path = create_blocks(tmp_path)  # as a kill between the file and the removal of its blocks leaves them
+    blocks, path = create_blocks(tmp_path)  # like a kill before the blocks of a finished file are removed
     clean(tmp_path)
     assert f"blocks of {FILE}, which is finished" in capsys.readouterr().out
     assert files_below(tmp_path) == {FILE}
 
 
-def test_a_misspelt_root_is_an_error(tmp_path, capsys):
+def test_clean_refuses_a_root_that_does_not_exist(tmp_path, capsys):
     assert COMMANDS["clean"].main(["--root", str(tmp_path / "typo")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_a_kill_while_blocks_are_removed_leaves_no_folder_under_a_proper_name(tmp_path, monkeypatch):
+def test_a_kill_while_blocks_are_removed_leaves_no_folder_with_a_valid_name(tmp_path, monkeypatch):
     blocks, _ = create_blocks(tmp_path)
     fill(blocks)
     monkeypatch.setattr(
@@ -108,7 +108,7 @@ def test_a_kill_while_blocks_are_removed_leaves_no_folder_under_a_proper_name(tm
     monkeypatch.undo()
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
     assert block_folders(tmp_path) == ([], [])
-    blocks.remove()  # as the stage does, which finds the file there
+    blocks.remove()  # the stage does so if the feature file exists
     assert list(tmp_path.rglob("*.safetensors")) == []
     create_blocks(tmp_path)
     assert files_below(tmp_path) == {f"blocks/{FILE[:-3]}/{blocks.folder.name}/{MANIFEST}"}
@@ -128,7 +128,7 @@ def test_a_block_that_is_written_while_its_folder_is_removed_recreates_the_folde
 
 
 @pytest.mark.slow
-def test_threads_that_do_the_same_work_at_once_all_succeed(tmp_path):
+def test_threads_that_do_the_same_work_all_succeed(tmp_path):
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -152,7 +152,7 @@ def test_threads_that_do_the_same_work_at_once_all_succeed(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0o002, 0o027])
-def test_files_have_the_modes_of_the_umask(mask, tmp_path):
+def test_files_have_the_access_modes_of_the_umask(mask, tmp_path):
     before = os.umask(mask)
     try:
         blocks, path = create_blocks(tmp_path)
@@ -166,7 +166,7 @@ def test_files_have_the_modes_of_the_umask(mask, tmp_path):
 
 def test_files_in_a_shared_folder_belong_to_its_group(tmp_path):
     if os.geteuid() != 0:
-        pytest.skip("giving a folder to another group needs root")
+        pytest.skip("changing the group of a folder needs root")
     os.chown(tmp_path, -1, 12345)
     tmp_path.chmod(0o2775)
     blocks, path = create_blocks(tmp_path)
@@ -184,10 +184,10 @@ def test_banks_reports_and_indexes_remove_orphans_from_their_folders(tmp_path):
     result = tmp_path / "results" / "knn.json"
     result.parent.mkdir()
     result.write_text(json.dumps(content({"embeddings": 0.5})))
-    orphans = [orphan_of(place) for place in (bank / "bank.json", bank / "done" / "000000", report / "report.csv")]
-    orphans.append(orphan_of(report / "figures" / "dots.png"))
+    paths = (bank / "bank.json", bank / "done" / "000000", report / "report.csv", report / "figures" / "dots.png")
+    orphans = [orphan_of(path) for path in paths]
     orphans.append(orphan_of(tmp_path / "similar" / "index.safetensors"))
     Bank.create(bank, manifest)
     write_report.run(ReportSettings(results=(result,), output=report, formats=("csv", "png")))
     Index(np.zeros((0, 2), np.float32), {"embeddings": 2}, {}).write(tmp_path / "similar")
-    assert not [place for place in orphans if place.exists()]
+    assert not [orphan for orphan in orphans if orphan.exists()]

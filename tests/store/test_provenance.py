@@ -1,4 +1,4 @@
-"""Two files are the same if the facts that decide their numbers are equal; facts for people do not count."""
+"""Two files are the same if the facts that decide their numbers are equal. Other facts do not count."""
 
 import dataclasses
 from dataclasses import replace
@@ -23,23 +23,20 @@ OTHER = {str: "other", int: 7, bool: False, dict: {"other": "x"}, list: [{"code"
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Provenance)])
-def test_every_fact_that_decides_numbers_makes_another_file_and_no_other_fact_does(name):
+def test_only_facts_that_decide_numbers_make_another_file(name):
     value = ["other"] if name in ("computed_on", "skipped_samples") else OTHER[type(getattr(PROVENANCE, name))]
     other = replace(PROVENANCE, **{name: value})
     assert (other.identity() != PROVENANCE.identity()) == (name not in INFORMATION)
 
 
 def test_an_identity_equals_the_identity_that_is_read_from_a_file():
-    assert replace(PROVENANCE, objective_settings={"area": (0.25, 1)}).identity()["objective_settings"] == {
-        "area": [0.25, 1]
-    }
+    settings = replace(PROVENANCE, objective_settings={"area": (0.25, 1)}).identity()["objective_settings"]
+    assert settings == {"area": [0.25, 1]}  # JSON has no tuples
 
 
 def test_the_order_of_packages_does_not_make_another_version():
     packages = {"torch": "2.12.1", "numpy": "2.4"}
-    code_versions = [CodeVersion("a", "b", versions) for versions in (packages, dict(reversed(packages.items())))]
-    assert distinct(code_versions) == code_versions[:1]
-    assert distinct([*code_versions, CodeVersion("c", "b", packages)]) == [
-        code_versions[0],
-        CodeVersion("c", "b", packages),
-    ]
+    versions = [CodeVersion("a", "b", entries) for entries in (packages, dict(reversed(packages.items())))]
+    other_version = CodeVersion("c", "b", packages)
+    assert distinct(versions) == versions[:1]
+    assert distinct([*versions, other_version]) == [versions[0], other_version]

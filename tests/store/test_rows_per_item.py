@@ -1,4 +1,4 @@
-"""Blocks hold one entry per item, and an entry may have several rows."""
+"""A block has one entry per item, and an entry can have several rows."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.provenance import Provenance
 
 
-def test_k_rows_per_item_come_back_in_order_whatever_the_order_of_the_blocks(tmp_path: Path) -> None:
+def test_rows_of_items_do_not_depend_on_the_order_in_which_blocks_are_written(tmp_path: Path) -> None:
     facts = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
     provenance = Provenance(
         **facts, feature="kl", dataset="d", split="train", rows=7, backbone="b", seed=1, device="cpu"

@@ -1,4 +1,6 @@
-"""All damage is noticed: a checksum covers every bit of a feature file and of a block."""
+"""Checksums cover every bit of a feature file and of a block, so any damage is noticed."""
+
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -17,11 +19,13 @@ IDS = [f"class{row % 2}/b\u00fccher {row}.png" for row in range(ROWS)]
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """An embeddings file of several segments."""
+    """Return an embeddings file with several segments of checksums."""
     monkeypatch.setattr(seal, "SEGMENT_BYTES", 10 * VALUES.shape[1] * 4)
-    begun, path = create_blocks(tmp_path)
-    manifest = Manifest(begun.manifest.file, begun.manifest.provenance, {}, BLOCK, ("cat", "M\u00f6we"))
-    blocks = BlockFolder(begun.folder, manifest)
+    gradient_blocks, path = create_blocks(tmp_path)
+    manifest = Manifest(
+        gradient_blocks.manifest.file, gradient_blocks.manifest.provenance, {}, BLOCK, ("cat", "M\u00f6we")
+    )
+    blocks = BlockFolder(gradient_blocks.folder, manifest)
     targets = np.arange(ROWS, dtype=np.uint32) % 2
     for span in blocks.missing():
         rows = slice(span.start, span.stop)
@@ -38,37 +42,37 @@ def content(path) -> list:
     return [provenance_of(path), array_keys(path), values, labels, read_sample_ids(path), read_class_names(path)]
 
 
-def test_an_embeddings_file_holds_the_ids_and_class_names_of_its_rows(file):
+def test_an_embeddings_file_has_the_ids_and_class_names_of_its_rows(file):
     assert read_sample_ids(file) == IDS
     assert read_class_names(file) == ["cat", "M\u00f6we"]
     assert array_keys(file) == ["embeddings"]
-    with h5py.File(file) as plain:
-        assert plain["sample_ids"].asstr()[:].tolist() == IDS
-        assert set(plain) == {"embeddings", "targets", "sample_ids", "class_names"}
+    with h5py.File(file) as opened:
+        assert opened["sample_ids"].asstr()[:].tolist() == IDS
+        assert set(opened) == {"embeddings", "targets", "sample_ids", "class_names"}
 
 
-def test_a_gradient_file_holds_only_layers(tmp_path):
+def test_a_gradient_file_has_only_layers(tmp_path):
     blocks, path = create_blocks(tmp_path)
     fill(blocks)
     assemble(blocks, path)
-    with h5py.File(path) as plain:
-        assert set(plain) == {"attn"}
+    with h5py.File(path) as opened:
+        assert set(opened) == {"attn"}
     assert read_sample_ids(path) is None
 
 
-def test_rows_are_read_as_they_were_written(file):
+def test_the_values_that_are_read_are_the_values_that_were_written(file):
     array = open_array(file, "embeddings")
     for start, stop in ((0, ROWS), (3, 4), (9, 21), (30, 40), (38, 99), (5, 5)):
         np.testing.assert_array_equal(array.read(start, stop), VALUES[start:stop])
 
 
-def test_no_flipped_bit_changes_what_is_read(file):
-    """A flip is refused, or it is in a byte that is not read; values that were not written are never read."""
-    expected, whole = content(file), file.read_bytes()
+def test_no_flipped_bit_changes_the_values_that_are_read(file):
+    """A flip is either refused or in a byte that is not read."""
+    expected, undamaged = content(file), file.read_bytes()
     noticed = 0
     draws = np.random.default_rng(0)
-    for place in [*draws.integers(0, len(whole), 60), *draws.integers(len(whole) - 400, len(whole), 20)]:
-        damaged = bytearray(whole)
+    for place in [*draws.integers(0, len(undamaged), 60), *draws.integers(len(undamaged) - 400, len(undamaged), 20)]:
+        damaged = bytearray(undamaged)
         damaged[place] ^= 1 << int(draws.integers(8))
         file.write_bytes(damaged)
         try:
@@ -76,12 +80,12 @@ def test_no_flipped_bit_changes_what_is_read(file):
         except FungiError:
             noticed += 1
         else:
-            assert place >= len(whole) - 8, place  # the mark of a file with checksums
+            assert place >= len(undamaged) - 8, place  # the mark of a file with checksums
     assert noticed >= 60
 
 
 @pytest.mark.parametrize("key", ["embeddings", "targets"])
-def test_damaged_rows_are_named_and_others_are_still_read(key, file):
+def test_damaged_rows_are_named_and_other_rows_can_be_read(key, file):
     array = seal.read_seal(file).arrays[key]
     row = array.rows - 1
     with file.open("r+b") as raw:
@@ -98,13 +102,13 @@ def test_a_file_with_damaged_headers_is_refused_before_hdf5_opens_it(file, monke
     with file.open("r+b") as raw:
         raw.seek(100)
         raw.write(b"\xff" * 40)
-    monkeypatch.setattr(h5py, "File", lambda *_, **__: pytest.fail("HDF5 saw a damaged file"))
+    monkeypatch.setattr(h5py, "File", lambda *_, **__: pytest.fail("HDF5 opened a damaged file"))
     with pytest.raises(DamagedFileError, match="attributes"):
         provenance_of(file)
     assert not is_finished(file, create_blocks(file.parent / "other")[0].manifest)
 
 
-def test_a_file_that_another_program_edited_is_read_without_a_check(file):
+def test_a_file_that_another_program_has_edited_is_read_without_checksums(file):
     with h5py.File(file, "r+") as edited:
         edited["embeddings"][0, 0] = 7
         edited.create_dataset("notes", data=np.arange(3000.0))
@@ -116,19 +120,16 @@ def test_a_block_of_another_seed_or_of_other_rows_is_refused(tmp_path):
     fill(blocks)
     first, second = (blocks.folder / f"{index:06d}.safetensors" for index in (0, 1))
     content_of_first, content_of_second = first.read_bytes(), second.read_bytes()
-    first.write_bytes(content_of_second), second.write_bytes(content_of_first)
+    first.write_bytes(content_of_second)
+    second.write_bytes(content_of_first)
     with pytest.raises(
         FungiError, match=r"000000\.safetensors can't be used: it was computed for another file or other"
     ):
         assemble(blocks, path)
     second.write_bytes(content_of_second)
-    seed = Manifest(
-        blocks.manifest.file,
-        type(blocks.manifest.provenance)(**{**vars(blocks.manifest.provenance), "seed": 2}),
-        blocks.manifest.layers,
-        BLOCK,
-    )
-    other = BlockFolder.create(blocks.folder.with_name(seed.key), seed)
+    provenance = replace(blocks.manifest.provenance, seed=2)
+    manifest = Manifest(blocks.manifest.file, provenance, blocks.manifest.layers, BLOCK)
+    other = BlockFolder.create(blocks.folder.with_name(manifest.key), manifest)
     fill(other)
     first.write_bytes((other.folder / first.name).read_bytes())
     with pytest.raises(FungiError, match="can't be used: it was computed for another file"):
@@ -140,11 +141,11 @@ def test_no_flipped_bit_of_a_block_reaches_the_file(tmp_path):
     blocks, path = create_blocks(tmp_path)
     fill(blocks)
     block = blocks.folder / "000002.safetensors"
-    whole = block.read_bytes()
+    undamaged = block.read_bytes()
     draws = np.random.default_rng(1)
-    header = 8 + int.from_bytes(whole[:8], "little")
-    for place in [*draws.integers(0, len(whole), 20), *draws.integers(0, header, 30)]:
-        damaged = bytearray(whole)
+    header = 8 + int.from_bytes(undamaged[:8], "little")
+    for place in [*draws.integers(0, len(undamaged), 20), *draws.integers(0, header, 30)]:
+        damaged = bytearray(undamaged)
         damaged[place] ^= 1 << int(draws.integers(8))
         block.write_bytes(damaged)
         with pytest.raises(FungiError):
@@ -153,7 +154,7 @@ def test_no_flipped_bit_of_a_block_reaches_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [("train", "tramp"), ('"seed": 1', '"seed": 2'), ("{", "[")])
-def test_a_damaged_manifest_is_refused_and_its_stage_rewrites_it(damage, tmp_path):
+def test_a_damaged_manifest_is_refused_and_the_stage_writes_it_again(damage, tmp_path):
     blocks, path = create_blocks(tmp_path)
     fill(blocks)
     manifest = blocks.folder / "manifest.json"

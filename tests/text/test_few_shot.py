@@ -1,4 +1,4 @@
-"""Few-shot rows: balanced draws, and stratified draws as in the published text evaluation."""
+"""Few-shot rows: balanced draws, and stratified draws like in the published text evaluation."""
 
 import json
 from dataclasses import replace
@@ -66,7 +66,7 @@ def test_without_the_flag_the_profile_of_the_features_selects_the_sampling(prove
     """The published code used stratified draws only for texts (spec text 6.1, vision 9.4, audio 5)."""
     provenances = [replace(PROVENANCE, **provenance)]
     assert KnnSettings(shots=3).rows(TARGETS, None, provenances).tolist() == expected
-    assert KnnSettings().resolved_for(provenances).few_shot_sampling == "balanced", "no rows are drawn"
+    assert KnnSettings().resolved_for(provenances).few_shot_sampling == "balanced", "without shots, nothing is drawn"
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])
@@ -85,14 +85,14 @@ def test_the_sampling_is_recorded(profile, tmp_path):
     assert KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3).difference(path) == ""
 
 
-def test_a_share_is_drawn_from_each_class_or_from_all_rows():
+def test_a_share_of_rows_is_drawn_within_each_class_or_from_all_rows():
     rows = few_shot_rows(TARGETS, 0.1)
     assert np.bincount(TARGETS[rows]).tolist() == [90, 9, 1]
     assert rows.tolist() == [*range(90), *range(900, 909), 990]
     assert np.bincount(TARGETS[few_shot_rows(TARGETS, 0.001)]).tolist() == [1, 1, 1]
-    drawn = few_shot_rows(TARGETS, 0.1, seed=3)
-    assert np.bincount(TARGETS[drawn]).tolist() == [90, 9, 1]
-    assert drawn.tolist() != rows.tolist()
+    random_rows = few_shot_rows(TARGETS, 0.1, seed=3)
+    assert np.bincount(TARGETS[random_rows]).tolist() == [90, 9, 1]
+    assert random_rows.tolist() != rows.tolist()
     expected_rows, _ = train_test_split(np.arange(len(TARGETS)), train_size=0.0155, stratify=TARGETS, random_state=42)
     assert stratified_rows(TARGETS, 0.0155).tolist() == sorted(expected_rows)
 
@@ -105,7 +105,7 @@ def test_an_integer_train_size_is_a_number_of_shots():
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"train_size": 0.0}, "--train-size 0 is neither a share"),
         ({"train_size": 1.5}, "--train-size 1.5 is neither a share .* nor a whole number of rows per class"),
@@ -113,8 +113,8 @@ def test_an_integer_train_size_is_a_number_of_shots():
         ({"train_size": 0.5, "shots": 3}, "give one of them"),
     ],
 )
-def test_other_train_sizes_are_refused(options, complaint):
-    with pytest.raises(FungiError, match=complaint):
+def test_other_train_sizes_are_refused(options, message):
+    with pytest.raises(FungiError, match=message):
         KnnSettings(**options)
 
 

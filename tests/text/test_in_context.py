@@ -1,4 +1,4 @@
-"""In-context retrieval from feature files to scores, with a local server in place of the language model."""
+"""In-context retrieval from feature files to scores. A local server replaces the language model."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def settings(extracted: Path, tmp_path: Path) -> InContextSettings:
 
 
 class Stub:
-    """A chat endpoint that answers with the label of the first example. It can fail a number of times before."""
+    """A chat endpoint that answers with the label of the first example. It can fail several times before it answers."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -151,9 +151,8 @@ def test_the_published_prompt_equals_the_author_response(settings):
     example = re.search(r"Text: (.*)\nLabel: (.*)", own.messages[1]["content"])
     assert lines[7] == f"({example[1]}, {example[2]})"
     assert len(lines[7:-2]) == settings.k
-    assert lines[-1] == "The query sample is: " + own.messages[1]["content"].split("Text: ")[-1].removesuffix(
-        "\nLabel:"
-    )
+    query = own.messages[1]["content"].split("Text: ")[-1].removesuffix("\nLabel:")
+    assert lines[-1] == f"The query sample is: {query}"
     files = [variant.file(("embeddings",), "prompts") for variant in (settings, published)]
     assert files[0] != files[1]
     assert published.outputs() != settings.outputs()
@@ -206,7 +205,7 @@ def test_answers_of_the_user_are_scored_and_an_incomplete_line_is_requested_agai
 
 
 def test_answers_of_another_model_or_to_other_prompts_do_not_count(settings, stub):
-    """In an earlier version, answers of the first model were scored under the name of the second model."""
+    """An earlier version scored the answers of the first model under the name of the second model."""
     first = replace(settings, endpoint=stub.url, model="small", features=("embeddings",))
     assert run(first)["results"]["embeddings"]["answered"] == 6
     for other in (replace(first, endpoint=None, model="org/large"), replace(first, endpoint=None, k=2)):
@@ -291,23 +290,23 @@ def test_features_with_the_published_labels_use_the_published_labels(tmp_path, m
     for module in ("extraction.context", "in_context.retrieval"):
         monkeypatch.setattr(f"fungi.{module}.resolve_dataset", lambda *_: published)
     write_data(tmp_path / "data", {"train": 6, "test": 2})
-    places = {"dataset": "ag-news", "backbone": "tiny-bert", "data_dir": tmp_path / "data", "device": "cpu"}
-    extract(GradientSettings(**places, root=tmp_path, objective=("kl",), with_embeddings=True, profile="published"))
-    retrieval = Retrieval(InContextSettings(**places, root=(tmp_path,), k=3))
+    common = {"dataset": "ag-news", "backbone": "tiny-bert", "data_dir": tmp_path / "data", "device": "cpu"}
+    extract(GradientSettings(**common, root=tmp_path, objective=("kl",), with_embeddings=True, profile="published"))
+    retrieval = Retrieval(InContextSettings(**common, root=(tmp_path,), k=3))
     assert retrieval.train.targets.tolist() == relabelled(tmp_path / "data", "train").targets.tolist()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["--k", "0"], "--k has to be at least 1"),
         (["--endpoint", "localhost"], "'localhost' is not a URL. Example: http://localhost:8000/v1"),
         (["--dataset", "digits"], "dataset 'digits' has the modality vision"),
     ],
 )
-def test_invalid_settings_are_refused_in_one_line(arguments, complaint, capsys):
+def test_invalid_settings_are_refused_in_one_line(arguments, message, capsys):
     assert COMMANDS["in-context"].main(arguments) == 2
     error = capsys.readouterr().err
     *first_lines, last_line = error.strip().splitlines()
-    assert complaint in last_line
+    assert message in last_line
     assert len(first_lines) <= 1  # the line that names the run

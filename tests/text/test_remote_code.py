@@ -1,4 +1,4 @@
-"""Python code in the folder of a model is never run, and the user is never asked to allow it."""
+"""Python code in the folder of a model never runs, and the program never asks whether it may run."""
 
 import ast
 import json
@@ -15,8 +15,10 @@ from fungi.views.tokenizers import hub_tokenizer
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a model with its own code, which would write the file `trace`. The user answers all
-    questions with yes."""
+    """Return the folder of a model with its own code, which would write the file `trace`.
+
+    A user who is asked a question would answer yes.
+    """
     folder = tmp_path / "model"
     folder.mkdir()
     code = f"open({str(tmp_path / 'trace')!r}, 'w').close()\nclass Any: pass\n"
@@ -37,7 +39,7 @@ def test_code_in_the_folder_of_a_model_is_not_run(folder: Path, tmp_path: Path) 
 
 
 def test_every_call_that_could_run_remote_code_forbids_it() -> None:
-    """The `Auto` classes of `transformers` choose code by the files of the model, which may contain code."""
+    """The `Auto` classes of `transformers` select the code from the files of the model, which may contain code."""
     calls = []
     for path in Path(fungi.__file__).parent.rglob("*.py"):
         if "from_pretrained" in (text := path.read_text()):

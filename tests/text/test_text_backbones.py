@@ -1,4 +1,4 @@
-"""Text backbones: sizes, published weights, pooling, encoders of the user, tokenizers of `transformers`."""
+"""Text backbones: sizes, published weights, pooling, the user's own encoders, and tokenizers of `transformers`."""
 
 import sys
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_the_published_profile_changes_deletion_and_temperature(name):
 
 
 def published_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as in BERT's file on the hub: prefix, TensorFlow names of norms, pooler and pretraining heads."""
+    """Return weights in the format of BERT's file on the hub: other names, a pooler, and heads of the pretraining."""
     renamed = {
         "bert."
         + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
@@ -65,9 +65,9 @@ def published_bert(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def published_t5(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as in T5's file: encoder, decoder and head, with a single copy of the word embeddings."""
-    kept = {name: tensor for name, tensor in state.items() if name != "encoder.embed_tokens.weight"}
-    return kept | {"decoder.final_layer_norm.weight": torch.zeros(3), "lm_head.weight": torch.zeros(3)}
+    """Return weights in the format of T5's file: with decoder and head, and a single copy of the word embeddings."""
+    without_copy = {name: tensor for name, tensor in state.items() if name != "encoder.embed_tokens.weight"}
+    return without_copy | {"decoder.final_layer_norm.weight": torch.zeros(3), "lm_head.weight": torch.zeros(3)}
 
 
 @pytest.mark.parametrize(("name", "publish"), [("bert-base-uncased", published_bert), ("t5-small", published_t5)])
@@ -146,7 +146,7 @@ def own_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["hf", "hf-mean"])
-def test_an_own_encoder_equals_a_direct_use_of_transformers(kind, own_folder):
+def test_the_users_own_encoder_equals_a_direct_use_of_transformers(kind, own_folder):
     from transformers import AutoTokenizer, BertModel
 
     text = f"mine={kind}:{own_folder}"
@@ -172,8 +172,8 @@ def test_truncated_texts_end_with_the_last_special_token(own_folder):
     assert empty.ids == [2, 3]
 
 
-def saved(folder: Path, architecture: str, **options: object) -> str:
-    """Save a tiny model of `transformers` and a tokenizer with ten words; return the value of `--backbone`."""
+def save_tiny_model(folder: Path, architecture: str, **options: object) -> str:
+    """Save a tiny model of `transformers` and a tokenizer with ten words, and return their name for `--backbone`."""
     import transformers
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
@@ -195,7 +195,7 @@ def saved(folder: Path, architecture: str, **options: object) -> str:
     ],
 )
 def test_texts_are_truncated_to_the_positions_of_the_model_with_a_remark(architecture, options, longest, tmp_path):
-    loaded = load_backbone(saved(tmp_path / "model", architecture, **options))
+    loaded = load_backbone(save_tiny_model(tmp_path / "model", architecture, **options))
     assert f"texts are cut to {longest} tokens" in loaded.spec.notes
     views = loaded.input.views("plain")
     batch = views.collate([views.prepare("a " * 600)])
@@ -215,7 +215,7 @@ def test_the_remark_gives_the_limit_of_the_tokenizer_if_it_is_smaller(own_folder
 def test_a_tokenizer_with_more_words_than_the_model_is_refused_before_extraction(tmp_path, capfd):
     from fungi.commands import COMMANDS
 
-    text = saved(tmp_path / "model", "Bert", vocab_size=len(WORDS) - 2)
+    text = save_tiny_model(tmp_path / "model", "Bert", vocab_size=len(WORDS) - 2)
     arguments = f"--dataset pydocs --backbone {text} --root {tmp_path / 'features'}"
     assert COMMANDS["extract"].main(arguments.split()) == 2
     error = capfd.readouterr().err
@@ -235,7 +235,7 @@ def test_own_weights_without_a_tensor_are_refused(own_folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         (
             "bert-base-uncasd",
@@ -247,8 +247,8 @@ def test_own_weights_without_a_tensor_are_refused(own_folder):
         ("mine=hf:", r"is not understood"),
     ],
 )
-def test_invalid_descriptions_are_refused(text, complaint):
-    with pytest.raises(FungiError, match=complaint):
+def test_invalid_names_of_backbones_are_refused(text, message):
+    with pytest.raises(FungiError, match=message):
         resolve_backbone(text)
 
 

@@ -1,4 +1,4 @@
-"""Text datasets in all formats, with damaged files and labels of all kinds."""
+"""Text datasets in all file formats, with damaged files and with labels of all kinds."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from fungi.runtime.log import logger
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """Disable warnings of sizes that differ from the published sizes."""
+    """Disable the warnings about sizes that differ from the published sizes."""
     logger.disabled = True
     yield
     logger.disabled = False
@@ -39,15 +39,15 @@ def test_json_lines_and_csv_give_the_same_rows(tmp_path):
     assert lines.fingerprint() == table.fingerprint()
 
 
-def test_labels_may_be_names(tmp_path):
+def test_labels_can_be_names(tmp_path):
     put(tmp_path / "trec", "test.jsonl", '{"text": "Who ?", "coarse_label": "HUM"}\n')
     assert open_split("trec", "test", tmp_path).targets.tolist() == [3]
 
 
 def test_the_error_for_missing_files_names_columns_folder_and_command(tmp_path):
-    with pytest.raises(MissingFilesError) as caught:
+    with pytest.raises(MissingFilesError) as error:
         open_split("trec", "train", tmp_path)
-    text = str(caught.value)
+    text = str(error.value)
     assert "no train.parquet, .jsonl or .csv" in text
     assert str(tmp_path / "trec") in text
     assert "'coarse_label'" in text
@@ -55,7 +55,7 @@ def test_the_error_for_missing_files_names_columns_folder_and_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ('{"text": "a"}\n', r"train.jsonl has no column 'label'. Its columns are: text"),
         ('{"sentence": "a", "label": 0}\n', r"has no column 'text'. Its columns are: sentence, label"),
@@ -66,14 +66,14 @@ def test_the_error_for_missing_files_names_columns_folder_and_command(tmp_path):
         ("", r"train.jsonl can't be read as a table"),
     ],
 )
-def test_the_message_names_the_error_in_a_table(tmp_path, content, complaint):
+def test_the_message_names_the_error_in_a_table(tmp_path, content, message):
     put(tmp_path / "ag-news", "train.jsonl", content)
-    with pytest.raises(FungiError, match=complaint):
+    with pytest.raises(FungiError, match=message):
         open_split("ag-news", "train", tmp_path)
 
 
-def test_a_damaged_parquet_file_is_named(tmp_path):
-    put(tmp_path / "ag-news", "train.parquet", b"PAR1 and no table")
+def test_the_message_names_a_damaged_parquet_file(tmp_path):
+    put(tmp_path / "ag-news", "train.parquet", b"PAR1 but not a table")
     with pytest.raises(FungiError, match=r"train.parquet can't be read as a table .*Create or download it again"):
         open_split("ag-news", "train", tmp_path)
 
@@ -90,10 +90,10 @@ def test_sentiments_are_binned_into_the_standard_classes():
     assert [standard_bin(edge) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]
     import numpy as np
 
-    assert [standard_bin(float(np.float32(edge))) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]
+    assert [standard_bin(float(np.float32(edge))) for edge in edges] == [0, 0, 1, 1, 2, 3, 4]  # files have float32
 
 
-def test_the_published_bins_are_left_closed_and_the_label_1_is_a_sixth_class():
+def test_the_published_bins_include_their_lower_end_and_the_label_1_is_a_sixth_class():
     assert [published_bin(value) for value in (0, 0.19, 0.2, 0.4, 0.79, 0.8, 1.0)] == [0, 0, 1, 2, 3, 4, 5]
 
 
@@ -147,15 +147,15 @@ def test_the_text_datasets_of_the_paper_have_the_right_number_of_classes(name, c
 def test_this_python_has_enough_docstrings_for_every_class_of_pydocs():
     samples = {split: open_split("pydocs", split, Path()) for split in ("train", "test")}
     assert len(samples["train"]) + len(samples["test"]) == 1300
-    for split in samples.values():
-        assert sorted(set(split.targets.tolist())) == list(range(10))
-    texts = [split.load(row) for split in samples.values() for row in range(len(split))]
+    for rows in samples.values():
+        assert sorted(set(rows.targets.tolist())) == list(range(10))
+    texts = [rows.load(row) for rows in samples.values() for row in range(len(rows))]
     assert len(set(texts)) == len(texts)
     assert all(len(text.split()) >= 3 and "\n" not in text for text in texts)
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ("text,label\na,0.5\nb,3.5\n", r"row 0 has the label 0.5"),
         ("text,label\na,1e400\n", "row 0 has the label inf"),
@@ -163,12 +163,12 @@ def test_this_python_has_enough_docstrings_for_every_class_of_pydocs():
         ("text,label,label\na,0,1\n", r"train.csv has the column 'label' more than once"),
     ],
 )
-def test_ambiguous_tables_are_refused(tmp_path, content, complaint):
+def test_ambiguous_tables_are_refused(tmp_path, content, message):
     put(tmp_path / "ag-news", "train.csv", content)
-    with pytest.raises(FungiError, match=complaint):
+    with pytest.raises(FungiError, match=message):
         open_split("ag-news", "train", tmp_path)
 
 
-def test_integer_labels_may_be_written_as_floats(tmp_path):
+def test_labels_can_be_whole_numbers_in_the_format_of_floats(tmp_path):
     put(tmp_path / "ag-news", "train.csv", "text,label\na,2.0\nb,3.0\n")
     assert open_split("ag-news", "train", tmp_path).targets.tolist() == [2, 3]

@@ -1,4 +1,4 @@
-"""Views of texts: word deletion by both rules, tokens, padding, groups."""
+"""Views of texts: word deletion by both rules, tokens, padding and groups."""
 
 import random
 import re
@@ -21,7 +21,7 @@ def words(count: int) -> str:
 
 
 @pytest.mark.parametrize(("count", "deleted"), [(2, 1), (10, 1), (11, 2), (20, 2), (30, 3), (99, 10), (200, 10)])
-def test_the_count_rule_deletes_a_tenth_rounded_up_at_most_ten(count, deleted):
+def test_the_count_rule_deletes_a_tenth_rounded_up_but_at_most_ten_words(count, deleted):
     assert len(delete_count(words(count), 0.1).split()) == count - deleted
 
 
@@ -32,7 +32,7 @@ def test_the_count_rule_does_not_change_a_text_with_fewer_than_two_words(text):
 
 def test_the_count_rule_counts_punctuation_marks_but_deletes_only_words():
     for _ in range(50):
-        view = delete_count("a, b, c, d, e, f !", 0.1)  # 12 pieces, of which two are deleted
+        view = delete_count("a, b, c, d, e, f !", 0.1)  # it deletes two of 12 pieces
         assert view.count(",") == 5
         assert view.endswith("!")
         assert sum(letter.isalpha() for letter in view) == 4
@@ -60,7 +60,7 @@ def test_the_independent_rule_deletes_a_tenth_on_average_and_does_not_change_the
     view = delete_independently(text, 0.1)
     assert abs(1 - len(view.split()) / len(text.split()) - 0.1) < 0.02  # three deviations of 2000 draws
     remaining = iter(text.split())
-    assert all(word in remaining for word in view.split())  # `in` advances the iterator: the order is kept
+    assert all(word in remaining for word in view.split())  # `in` advances the iterator, so this also checks the order
     assert delete_independently(" a  b\tc", 0.0) == " a  b\tc"
 
 
@@ -76,11 +76,11 @@ def test_a_text_without_words_is_not_changed(text):
 
 def test_views_depend_on_the_row_not_only_on_the_text():
     views = INPUT.views("words", deletion="count")
-    first, again, other = (prepare(views, words(30), 42, name) for name in ("row 1", "row 1", "row 2"))
-    assert first == again
+    first, same, other = (prepare(views, words(30), 42, name) for name in ("row 1", "row 1", "row 2"))
+    assert first == same
     assert first != other
     assert len(first) == 12
-    assert all(len(view.ids) == 30 - 3 + 2 for view in first)
+    assert all(len(view.ids) == 30 - 3 + 2 for view in first)  # three words are deleted, and two special tokens added
 
 
 def test_views_do_not_depend_on_the_number_of_views():
@@ -96,7 +96,7 @@ def test_the_published_input_deletes_by_count_unless_the_option_is_set():
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"deletion": "some"}, "deletion 'some' is not known. Use independent or count"),
         ({"n_views": 1}, "n_views has to be at least 2"),
@@ -104,8 +104,8 @@ def test_the_published_input_deletes_by_count_unless_the_option_is_set():
         ({"grid": 2}, "have no option 'grid'. They have: .*deletion"),
     ],
 )
-def test_invalid_options_are_refused(options, complaint):
-    with pytest.raises(FungiError, match=complaint):
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(FungiError, match=message):
         INPUT.views("words", **options)
 
 
@@ -146,7 +146,7 @@ def test_a_group_ends_if_padding_would_cost_more_than_a_forward_pass():
     views = INPUT.views("plain")
     batch = views.collate([views.prepare(words(count)) for count in (1, 1, 1, 1, 300)])
     assert [rows.tolist() for rows, _ in views.groups(batch, 64)] == [[0, 1, 2, 3], [4]]
-    assert [rows.tolist() for rows, _ in views.groups(batch, 1024)] == [[0, 1, 2, 3, 4]]  # a large batch, as on a GPU
+    assert [rows.tolist() for rows, _ in views.groups(batch, 1024)] == [[0, 1, 2, 3, 4]]  # like on a GPU
 
 
 def test_padding_uses_the_padding_token_of_the_backbone():
@@ -163,7 +163,7 @@ def test_hashed_words_are_token_ids_after_the_special_tokens(size):
     assert [tokens.ids[0], tokens.ids[-1]] == [1, 2]
     assert min(inner) >= 3
     assert max(inner) < size
-    # 500 words reach all ids of a small vocabulary.
+    # 500 different words reach all ids of a small vocabulary.
     assert size > 100 or set(inner) == set(range(3, size))
 
 
@@ -180,10 +180,10 @@ def test_hashed_words_are_token_ids_after_the_special_tokens(size):
         ("x <y> : z !", "x <y >: z!"),
     ],
 )
-def test_spaces_around_marks_and_brackets_are_those_of_the_published_code(text: str, published: str) -> None:
+def test_spaces_around_marks_and_brackets_equal_those_of_the_published_code(text: str, published: str) -> None:
     """The expected texts are the output of version 1.1.11 of the library that the published code uses.
 
-    The log has a comparison of 20,000 random texts.
+    A comparison of 20,000 random texts is in the log.
     """
     assert join_words([piece for piece in re.split(r"(\W)", text) if piece.strip()]) == published
 
@@ -192,12 +192,12 @@ def test_spaces_around_marks_and_brackets_are_those_of_the_published_code(text: 
     ("deleted", "published"),
     [((0,), "Bees hum, I think"), ((0, 1), "Bees hum, I think"), ((1, 4), "The hum, think"), ((2, 5), "The bees, I")],
 )
-def test_if_the_first_word_is_deleted_the_second_word_is_capitalised(deleted: tuple[int, ...], published: str) -> None:
+def test_the_second_word_is_capitalised_if_the_first_word_is_deleted(deleted: tuple[int, ...], published: str) -> None:
     assert without_words(["The", "bees", "hum", ",", "I", "think"], deleted) == published
 
 
 @pytest.mark.parametrize(("first", "second"), [("USA", "bees"), ("3", "bees"), ("the", "bees"), ("iPhone", "bees")])
-def test_the_second_word_is_not_capitalised_if_the_first_word_is_not(first: str, second: str) -> None:
+def test_the_second_word_is_not_capitalised_after_a_first_word_in_other_letters(first: str, second: str) -> None:
     assert without_words([first, second, "hum"], (0,)) == f"{second} hum"
 
 

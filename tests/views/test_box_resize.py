@@ -1,4 +1,4 @@
-"""Crops on the device: the same boxes as the workers', and values within a few grey levels of Pillow's."""
+"""Crops that are resized on the device have the boxes of the workers' crops, and almost the same values."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ SIZES = ((90, 61), (40, 130), (25, 20))
 
 
 def pictures(*, low: int = 0, high: int = 256) -> list[Image.Image]:
-    """Noise: the hardest case for a resize; larger and smaller than the crops, wide and tall."""
+    """Return noise, the hardest case for a resize. The images are larger and smaller than the crops, wide and tall."""
     noise = np.random.default_rng(0)
     return [Image.fromarray(noise.integers(low, high, (*size, 3), dtype=np.uint8)) for size in SIZES]
 
 
 def rendered(images: list[Image.Image], **options: object) -> list[Tensor]:
-    """Views in grey levels, `[b v c s s]` by size."""
+    """Return the views in grey levels, a tensor `[b v c s s]` per size."""
     views, prepared = INPUT.views("crops", **options), []
     for number, image in enumerate(images):
         with seeded(42, str(number)):
@@ -34,25 +34,25 @@ def rendered(images: list[Image.Image], **options: object) -> list[Tensor]:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("sizes", [{}, {"local_size": 16}, {"global_size": 24, "local_size": 16}])
-def test_values_are_those_of_the_workers_but_for_their_rounding(interpolation: str, sizes: dict[str, int]) -> None:
+def test_values_equal_those_of_the_workers_up_to_rounding(interpolation: str, sizes: dict[str, int]) -> None:
     options = {**sizes, "interpolation": interpolation}
-    grey, full = pictures(low=80, high=176), pictures()  # greys never leave 0..255 between the passes
+    grey, full = pictures(low=80, high=176), pictures()  # grey values stay within 0..255 between the two passes
     for images, mean, largest in ((grey, 0.5, 1.5), (full, 0.5, 40)):
         of_workers, of_device = rendered(images, **options), rendered(images, **options, resize_on="device")
         for expected, values in zip(of_workers, of_device, strict=True):
             distance = (values - expected).abs()
             assert values.shape == expected.shape
-            assert distance.mean() < mean  # of 255: Pillow rounds twice
+            assert distance.mean() < mean  # of 255 grey levels; Pillow rounds twice
             assert distance.max() < largest
 
 
-def test_a_picture_alone_has_the_views_that_it_has_beside_larger_ones() -> None:
+def test_the_views_of_a_picture_do_not_depend_on_other_pictures() -> None:
     (together,) = rendered(pictures(), resize_on="device")
     (alone,) = rendered(pictures()[:1], resize_on="device")
     torch.testing.assert_close(alone[0], together[0], rtol=0, atol=1e-3)
 
 
-def test_it_is_a_choice_that_shows_and_knows_crops_alone() -> None:
+def test_resizing_on_the_device_is_part_of_the_identity_and_works_only_for_crops() -> None:
     assert INPUT.views("crops").identity != INPUT.views("crops", resize_on="device").identity
     with pytest.raises(FungiError, match="resize_on=device can't apply augmentation=dino"):
         INPUT.views("crops", resize_on="device", augmentation="dino")

@@ -1,4 +1,4 @@
-"""Who shares random draws with whom: nobody, but an objective with itself (spec vision 7.2)."""
+"""Each objective has its own stream of random draws, and shares it with no other objective (spec vision 7.2)."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -44,7 +44,7 @@ def bound(name: str, modality: str = "vision", **options: Any) -> BoundObjective
     return bind(name, embedding_dim=4, input_spec=MODALITIES[modality][0], seed=1, options=options)
 
 
-def drawn_objectives(modality: str) -> Iterator[BoundObjective]:
+def objectives_with_random_views(modality: str) -> Iterator[BoundObjective]:
     for name in OBJECTIVES:
         with suppress(NoViewsError):
             objective = bound(name, modality)
@@ -53,28 +53,28 @@ def drawn_objectives(modality: str) -> Iterator[BoundObjective]:
 
 
 def views_of(generator: Any, item: Any) -> list[bytes]:
-    """Each view of an item, in order."""
+    """Return the bytes of each view of an item, in order."""
     prepared = prepare(generator, item, 1, "sample")
     prepared = prepared["pixels"] if isinstance(prepared, dict) else prepared
     return [np.asarray(view[0] if isinstance(view, tuple) else view).tobytes() for view in prepared]
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_every_objective_has_a_stream_of_its_own(modality: str) -> None:
-    streams = {objective.name: objective.views.stream for objective in drawn_objectives(modality)}
+def test_every_objective_has_its_own_stream(modality: str) -> None:
+    streams = {objective.name: objective.views.stream for objective in objectives_with_random_views(modality)}
     assert streams == {name: name for name in streams}
-    assert len({objective.views.identity for objective in drawn_objectives(modality)}) == len(streams)
+    assert len({objective.views.identity for objective in objectives_with_random_views(modality)}) == len(streams)
 
 
-def test_equal_crops_of_two_objectives_are_drawn_apart() -> None:
+def test_objectives_with_equal_crop_settings_draw_different_crops() -> None:
     same = {"global_area": (0.3, 0.9), "local_area": (0.1, 0.2), "interpolation": "bilinear", "local_crops": 2}
     crops = {name: views_of(bound(name, **same).views, picture())[:4] for name in ("dino", "deepcluster")}
     crops |= {name: views_of(bound(name).views, picture())[:4] for name in ("ibot", "mim")}
-    for one, other in combinations(crops, 2):
-        assert not set(crops[one]) & set(crops[other]), (one, other)
+    for name, other_name in combinations(crops, 2):
+        assert not set(crops[name]) & set(crops[other_name]), (name, other_name)
 
 
-DRAWN = [
+RANDOM_VIEWS = [
     ("vision", {"view_generator": "random-crops", "n_views": 3}),
     ("vision", {"view_generator": "default", "n_views": 3}),
     ("text", {}),
@@ -83,53 +83,51 @@ DRAWN = [
 
 
 @pytest.mark.parametrize("exclude", [False, True])
-@pytest.mark.parametrize(("modality", "options"), DRAWN)
-def test_negatives_of_a_sample_are_no_views_of_its_own(modality: str, options: dict[str, Any], exclude: bool) -> None:
-    objective, item = (
-        bound("simclr", modality, exclude_self_from_negatives=exclude, **options),
-        MODALITIES[modality][1](),
-    )
+@pytest.mark.parametrize(("modality", "options"), RANDOM_VIEWS)
+def test_negatives_of_a_sample_differ_from_its_own_views(modality: str, options: dict[str, Any], exclude: bool) -> None:
+    objective = bound("simclr", modality, exclude_self_from_negatives=exclude, **options)
+    item = MODALITIES[modality][1]()
     own, negatives = views_of(objective.views, item), views_of(objective.support_views, item)
     assert len(own) == objective.views.n_views
     assert not set(own) & set(negatives[-2:])
-    assert negatives[:-2] == (own if exclude else []), "whom to leave out is seen by the sample's own views"
+    assert negatives[:-2] == (own if exclude else []), "own views are needed to recognise the sample"
 
 
-@pytest.mark.parametrize(("modality", "options"), DRAWN)
-def test_leaving_a_sample_out_of_its_negatives_changes_nothing_else(modality: str, options: dict[str, Any]) -> None:
-    with_, without = (bound("simclr", modality, exclude_self_from_negatives=x, **options) for x in (True, False))
+@pytest.mark.parametrize(("modality", "options"), RANDOM_VIEWS)
+def test_exclusion_of_a_sample_from_its_negatives_does_not_change_views(modality: str, options: dict[str, Any]) -> None:
+    excluding, plain = (bound("simclr", modality, exclude_self_from_negatives=x, **options) for x in (True, False))
     item = MODALITIES[modality][1]()
-    assert views_of(with_.support_views, item)[-2:] == views_of(without.support_views, item)
-    assert views_of(with_.views, item) == views_of(without.views, item)
+    assert views_of(excluding.support_views, item)[-2:] == views_of(plain.support_views, item)
+    assert views_of(excluding.views, item) == views_of(plain.views, item)
 
 
-def test_streams_are_no_option_of_the_user() -> None:
+def test_users_cannot_choose_the_stream() -> None:
     for option in ({"stream": "dino"}, {"skipped": 3}):
         with pytest.raises(FungiError, match="no option"):
             bound("simclr", view_generator="random-crops", n_views=2, **option)
 
 
-def test_a_sample_among_drawn_negatives_is_left_out_by_its_own_views() -> None:
+def test_a_sample_among_random_negatives_is_excluded_by_its_own_views() -> None:
     torch.manual_seed(0)
-    train = torch.randn(6, 3 + 2, 8)  # three views of each sample's own, two as a negative
+    train = torch.randn(6, 3 + 2, 8)  # of each sample: three own views, then two views as a negative
     options = {"view_generator": "random-crops", "n_views": 3, "negative_samples": 6, "latent_dim": 4}
     rows = Samples(np.zeros(6, dtype=np.uint32), [str(row) for row in range(6)], load=lambda row: row)
-    made = []
+    variants = []
     for exclude in (True, False):
         objective = bound("simclr", exclude_self_from_negatives=exclude, **options).objective
         heads = objective.heads(8, 0)
-        given = train if exclude else train[:, 3:]
-        support = objective.support(rows, lambda chosen, given=given: given[[*map(int, chosen.ids)]], heads, seed=0)
+        views = train if exclude else train[:, 3:]
+        support = objective.support(rows, lambda chosen, views=views: views[[*map(int, chosen.ids)]], heads, seed=0)
         assert support["negatives"].shape == (12, 4)
-        made.append((objective, heads, support))
-    (excluding, heads, support), (plain, _, _) = made
+        variants.append((objective, heads, support))
+    (excluding, heads, support), (plain, _, _) = variants
     for row in range(6):
-        others = {"negatives": torch.cat([plain.latents(train[o, 3:], heads["head"]) for o in range(6) if o != row])}
-        expected = plain.loss(Encoded(train[row, :3][None]), heads, others)
+        negatives = torch.cat([plain.latents(train[other, 3:], heads["head"]) for other in range(6) if other != row])
+        expected = plain.loss(Encoded(train[row, :3][None]), heads, {"negatives": negatives})
         torch.testing.assert_close(excluding.loss(Encoded(train[row, :3][None]), heads, support), expected)
 
 
-def test_supporting_data_is_known_by_its_hash() -> None:
+def test_equal_supporting_data_have_equal_hashes() -> None:
     objective = bound("simclr")
     assert objective.support_hash == ""
     first, same, other = (objective.with_support({"negatives": torch.full((2, 3), value)}) for value in (1.0, 1.0, 2.0))

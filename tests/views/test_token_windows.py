@@ -1,4 +1,4 @@
-"""Windows of tokens in the study of views: a window of all tokens is the image, and costs are counted by tokens."""
+"""Windows of tokens in the study of views: their embeddings, their positions and their cost."""
 
 import sys
 from pathlib import Path
@@ -15,13 +15,13 @@ from study.token_windows import TokenWindows
 def test_a_window_of_all_tokens_gives_the_embedding_of_the_image() -> None:
     model = load_backbone("digits-vit").model
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    one_window = TokenWindows(model, per_side=1, side=8)
+    single_window = TokenWindows(model, per_side=1, side=8)
     with torch.no_grad():
-        windows, expected = one_window.embeddings(one_window.tokens(images)), model(images)
+        windows, expected = single_window.embeddings(single_window.tokens(images)), model(images)
     torch.testing.assert_close(windows.squeeze(1), expected)
 
 
-def test_windows_are_spread_from_edge_to_edge_and_counted_by_tokens() -> None:
+def test_windows_are_spread_from_edge_to_edge_and_their_cost_is_counted_in_tokens() -> None:
     windows = TokenWindows(load_backbone("digits-vit").model, per_side=5)
     assert windows.rows.shape == (25, 1 + 4 * 4)
     assert (int(windows.rows[0, 1]), int(windows.rows[-1, -1])) == (1, 64)

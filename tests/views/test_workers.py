@@ -1,4 +1,4 @@
-"""Workers that die or can't hand over their batches end the work with one line, and soon."""
+"""A worker that dies or cannot hand over a batch soon ends the command with one line that names the cause."""
 
 import os
 import resource
@@ -18,19 +18,19 @@ from fungi.errors import FungiError
 from fungi.views.workers import LONGEST_FOLDER, worker_batches
 
 ROWS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-SOON = 25.0
-"""Seconds; torch looks after its workers every five, and waits as long for each to end."""
+LONGEST_SECONDS = 25.0
+"""torch checks its workers every five seconds, and waits five seconds for each to end."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Row -> a tensor of 256 KB that holds the row's number; `harm` happens before row 5 is read, in a worker alone."""
+    """Row -> a tensor of 256 KB with the number of the row. A worker calls `harm` before it reads row 5."""
 
     harm: Callable[[], object]
-    command: int
+    main_pid: int
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        if row == 5 and os.getpid() != self.command:
+        if row == 5 and os.getpid() != self.main_pid:
             self.harm()
         return torch.full((256, 256), float(row))
 
@@ -39,18 +39,19 @@ class Source:
 
 
 def read(harm: Callable[[], object], *, num_workers: int = 2, pin_memory: bool = False) -> list[list[float]]:
+    """Return the numbers of the rows in each batch."""
     source = Source(harm, os.getpid())
     loaded = worker_batches(source, ROWS, torch.stack, num_workers=num_workers, pin_memory=pin_memory)
     return [batch[:, 0, 0].tolist() for batch in loaded]
 
 
 def no_more_memory() -> None:
-    """As a full /dev/shm: files can't grow beyond 64 KB."""
+    """Allow no file above 64 KB, which has the same effect as a full /dev/shm."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
 
 def no_more_files() -> None:
-    """Allow no further open file: the limit is the lowest free number of a file."""
+    """Allow no further open file: the limit is the lowest free file number."""
     limit = os.dup(0)
     os.close(limit)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
@@ -67,11 +68,11 @@ def no_more_files() -> None:
     ],
     ids=["killed", "terminated", "left"],
 )
-def test_a_worker_that_dies_ends_the_work_with_its_cause(harm, cause, workers) -> None:
+def test_a_dead_worker_ends_the_command_with_the_cause_of_its_death(harm, cause, workers) -> None:
     started = monotonic()
     with pytest.raises(FungiError, match=f"a worker process .*{cause}"):
         read(harm, num_workers=workers)
-    assert monotonic() - started < SOON
+    assert monotonic() - started < LONGEST_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -82,19 +83,19 @@ def test_a_worker_that_dies_ends_the_work_with_its_cause(harm, cause, workers) -
     ],
     ids=["memory", "files"],
 )
-def test_a_worker_that_cannot_hand_over_its_batch_says_so_at_once(harm, cause) -> None:
+def test_a_worker_that_cannot_hand_over_a_batch_ends_the_command_at_once(harm, cause) -> None:
     started = monotonic()
     with pytest.raises(FungiError, match=cause):
         read(harm)
-    assert monotonic() - started < SOON
+    assert monotonic() - started < LONGEST_SECONDS
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_batches_come_in_order_whoever_makes_them(workers: int) -> None:
+def test_the_order_of_batches_does_not_depend_on_the_number_of_workers(workers: int) -> None:
     assert read(lambda: None, num_workers=workers) == [[float(row) for row in rows] for rows in ROWS]
 
 
-def test_a_folder_of_temporary_files_with_a_long_name_is_no_obstacle(tmp_path, monkeypatch) -> None:
+def test_workers_work_with_a_long_name_of_the_temporary_folder(tmp_path, monkeypatch) -> None:
     long = tmp_path / ("x" * 90)
     long.mkdir()
     assert len(str(long)) > LONGEST_FOLDER
@@ -102,7 +103,7 @@ def test_a_folder_of_temporary_files_with_a_long_name_is_no_obstacle(tmp_path, m
     assert read(lambda: None) == read(lambda: None, num_workers=0)
 
 
-def test_where_no_folder_has_a_short_name_the_way_out_is_said(tmp_path, monkeypatch) -> None:
+def test_without_a_folder_with_a_short_name_the_message_names_the_solution(tmp_path, monkeypatch) -> None:
     long = tmp_path / ("x" * 90)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
@@ -111,15 +112,15 @@ def test_where_no_folder_has_a_short_name_the_way_out_is_said(tmp_path, monkeypa
         read(lambda: None)
 
 
-def test_an_error_of_the_program_in_a_worker_stays_what_it_is() -> None:
+def test_an_error_in_a_worker_keeps_its_type_and_message() -> None:
     def harm() -> None:
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("an error of the program")
 
-    with pytest.raises(RuntimeError, match="a fault of ours"):
+    with pytest.raises(RuntimeError, match="an error of the program"):
         read(harm)
 
 
-def test_memory_that_runs_out_in_a_worker_is_one_line() -> None:
+def test_the_message_about_a_worker_without_memory_is_one_line() -> None:
     def harm() -> None:
         raise MemoryError
 
@@ -127,8 +128,8 @@ def test_memory_that_runs_out_in_a_worker_is_one_line() -> None:
         read(harm)
 
 
-def test_the_death_of_a_worker_is_raised_only_where_a_batch_is_waited_for() -> None:
-    """torch's own handler of SIGCHLD would interrupt whatever the command does."""
+def test_a_dead_worker_raises_an_error_only_while_a_batch_is_waited_for() -> None:
+    """torch's own handler of SIGCHLD would interrupt the command anywhere."""
     before = signal.getsignal(signal.SIGCHLD)
     loaded = worker_batches(Source(lambda: None, os.getpid()), ROWS, torch.stack, num_workers=1)
     next(loaded)
@@ -136,8 +137,8 @@ def test_the_death_of_a_worker_is_raised_only_where_a_batch_is_waited_for() -> N
     loaded.close()
 
 
-def test_a_handler_that_another_loader_left_does_not_take_over() -> None:
-    """torch's own handler of dead children raises wherever the command is; it comes with any plain loader."""
+def test_torchs_own_handler_of_dead_children_is_not_active_after_another_loader() -> None:
+    """A plain loader of torch installs this handler, which raises errors anywhere in the command."""
     before = signal.getsignal(signal.SIGCHLD)
     try:
         list(DataLoader([1.0, 2.0], num_workers=1))
@@ -147,8 +148,8 @@ def test_a_handler_that_another_loader_left_does_not_take_over() -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
-def test_one_module_alone_starts_workers() -> None:
-    """Pretraining, segmentation and the library use its loaders, so that dead workers end all of them with one line."""
+def test_only_one_module_starts_workers() -> None:
+    """Pretraining, segmentation and the library use the loaders of this module, so they handle dead workers, too."""
     source = Path(fungi.__file__).parent
     users = [path for path in source.rglob("*.py") if "DataLoader(" in path.read_text(encoding="utf-8")]
     assert [path.relative_to(source).as_posix() for path in users] == ["views/workers.py"]
