@@ -226,7 +226,10 @@ def test_an_interrupted_run_resumes_with_the_same_bits(coco: Path, tmp_path: Pat
 
 
 def losses_of_both(run: Detection, step: int, rows: list[tuple[int, int]]) -> torch.Tensor:
-    """The mean of the losses of two images: one pass of both through the pyramid, then each by its process's draws."""
+    """Return the mean of the losses of two images, with the random draws of two processes.
+
+    Both images pass through the pyramid together. Then each image has the random draws of its process.
+    """
     model, (images, targets) = run.model, zip(*(run.images[row] for row in rows), strict=True)
     pixels = [image.float() / 255 for image in images]
     maps = model.backbone(model.transform(pixels, list(targets))[0].tensors)
@@ -234,21 +237,21 @@ def losses_of_both(run: Detection, step: int, rows: list[tuple[int, int]]) -> to
     for rank in range(2):
         with seeded(run.settings.seed, "detect", step, rank):
             image, target = model.transform(pixels[rank : rank + 1], list(targets[rank : rank + 1]))
-            own = {name: level[rank : rank + 1] for name, level in maps.items()}
-            proposals, first = model.rpn(image, own, target)
-            _, second = model.roi_heads(own, proposals, image.image_sizes, target)
-        total = total + sum((first | second).values())
+            own_maps = {name: level[rank : rank + 1] for name, level in maps.items()}
+            proposals, rpn_losses = model.rpn(image, own_maps, target)
+            _, head_losses = model.roi_heads(own_maps, proposals, image.image_sizes, target)
+        total = total + sum((rpn_losses | head_losses).values())
     return total / 2
 
 
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_that_normalises_over_both_images(coco: Path, tmp_path: Path) -> None:
-    """One image for each process; sums in another order differ by about 1e-6."""
-    shared = ["--lr", "0.02", "--drop-path", "0"]
-    train_in_two_processes("detect", flags(coco, tmp_path / "two", *shared, "--batch-size", "1"))
-    words = flags(coco, tmp_path / "one", *shared)
+    """Each process has one image. Sums in another order differ by about 1e-6."""
+    common = ["--lr", "0.02", "--drop-path", "0"]
+    train_in_two_processes("detect", flags(coco, tmp_path / "two", *common, "--batch-size", "1"))
+    arguments = flags(coco, tmp_path / "one", *common)
     with simplified():
-        settings = parse(DetectSettings, words, program="detect", description="")
+        settings = parse(DetectSettings, arguments, program="detect", description="")
         run = Detection(settings, settings.load_network(), World(), torch.device("cpu"))
         run.model.train()
         for step, rows in enumerate(islice(run.plan.parts(0, 0), run.steps)):
@@ -257,9 +260,9 @@ def test_two_processes_take_the_steps_of_one_that_normalises_over_both_images(co
             for group in run.optimizer.param_groups:
                 group["lr"] = run.rates[step]
             run.optimizer.step()
-    both = read_content(tmp_path / "two" / "checkpoint.pth")["model"]
+    weights_of_two = read_content(tmp_path / "two" / "checkpoint.pth")["model"]
     for name, value in run.model.state_dict().items():
-        torch.testing.assert_close(value, both[name], rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(value, weights_of_two[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_splits_of_different_classes_are_refused(coco: Path, tmp_path: Path, capsys) -> None:

@@ -144,19 +144,19 @@ def test_an_interrupted_run_resumes_with_the_same_bits(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    """Batch normalisation and the mean over labelled pixels are of the batch of both; each scores half of the images.
+    """The processes share batch normalisation and the mean over labelled pixels, and each scores half of the images.
 
-    Sums in another order differ by about 1e-6; statistics of each process's own half differ by more than 1e-2.
+    Sums in another order differ by about 1e-6. Statistics of each half of the batch would differ by more than 1e-2.
     """
-    shared = ["--lr", "0.1", "--drop-path", "0"]
-    train_in_two_processes("segment-fpn", flags(tmp_path / "two", 2, 2, *shared, "--batch-size", "2"))
+    common = ["--lr", "0.1", "--drop-path", "0"]
+    train_in_two_processes("segment-fpn", flags(tmp_path / "two", 2, 2, *common, "--batch-size", "2"))
     with simplified():
-        assert COMMANDS["segment-fpn"].main(flags(tmp_path / "one", 2, 2, *shared)) == 0
-    one, two = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
-    assert one["identity"]["batch"] == two["identity"]["batch"] == 4
-    assert one["history"][0] == pytest.approx(two["history"][0], rel=1e-3)
-    for name, value in one["model"].items():
-        torch.testing.assert_close(value, two["model"][name], rtol=1e-3, atol=1e-5, msg=name)
+        assert COMMANDS["segment-fpn"].main(flags(tmp_path / "one", 2, 2, *common)) == 0
+    of_one, of_two = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
+    assert of_one["identity"]["batch"] == of_two["identity"]["batch"] == 4
+    assert of_one["history"][0] == pytest.approx(of_two["history"][0], rel=1e-3)
+    for name, value in of_one["model"].items():
+        torch.testing.assert_close(value, of_two["model"][name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(

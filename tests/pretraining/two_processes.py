@@ -1,4 +1,4 @@
-"""Two processes that train together by gloo, without what each process draws for itself and what amplifies rounding."""
+"""Train with two processes, without the random draws of each process and without steps that amplify rounding."""
 
 import os
 import socket
@@ -18,37 +18,37 @@ REPOSITORY = Path(__file__).parents[2]
 
 @contextmanager
 def simplified() -> Iterator[None]:
-    """SGD in place of AdamW, no dropout, few scenes, and a detector whose heads learn from the true boxes alone.
+    """Use SGD instead of AdamW, no dropout, few scenes, and a detector whose heads learn only from the true boxes.
 
-    AdamW's first steps have the size of the rate even if a gradient is only rounding. Which proposals are left after
-    suppression also depends on rounding.
+    If a gradient is only rounding, the first steps of AdamW still have the size of the rate. Rounding also decides which
+    proposals remain after suppression.
     """
     with ExitStack() as stack:
-        for place, value in {
+        for name, value in {
             "torch.optim.AdamW": torch.optim.SGD,
             "fungi.pretraining.dense.semantic_head.DROPOUT": 0.0,
             "torchvision.models.detection.rpn.RegionProposalNetwork.post_nms_top_n": lambda self: 0,
         }.items():
-            stack.enter_context(patch(place, value))
+            stack.enter_context(patch(name, value))
         stack.enter_context(patch.dict("fungi.data.sets.digit_scenes.SCENES", {"test": 10}))
         yield
 
 
 def train_in_two_processes(command: str, flags: Sequence[str]) -> None:
     """Run a command of `fungi` in two simplified processes, and wait for them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    running = [
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]  # a free port
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.pretraining.two_processes", command, *flags],
-            env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=REPOSITORY,
         )
         for rank in range(2)
     ]
-    assert [process.wait(300) for process in running] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
 
 
 if __name__ == "__main__":
