@@ -20,8 +20,8 @@ REPOSITORY = Path(__file__).parents[2]
 def simplified() -> Iterator[None]:
     """Use SGD instead of AdamW, no dropout, few scenes, and a detector whose heads learn only from the true boxes.
 
-    If a gradient is only rounding, the first steps of AdamW still have the size of the rate. Rounding also decides which
-    proposals remain after suppression.
+    If a gradient is only rounding, the first steps of AdamW still have the size of the rate. Rounding also decides
+    which proposals remain after suppression.
     """
     with ExitStack() as stack:
         for name, value in {
