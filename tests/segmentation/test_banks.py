@@ -113,13 +113,19 @@ def test_the_checksum_of_a_block_is_computed_only_once(bank_folder: Path, monkey
     assert ranges == [(0, 48), (48, 108), (108, 132)]
 
 
-def test_a_bank_without_checksums_can_be_read(bank_folder: Path) -> None:
-    for mark in (bank_folder / "done").iterdir():
-        mark.write_bytes(b"")
+def test_a_block_without_checksums_is_refused(bank_folder: Path) -> None:
+    (bank_folder / "done" / "000001").write_bytes(b"")
+    np.testing.assert_array_equal(open_bank(bank_folder).features(0, 4), block(0)[0])
+    with pytest.raises(DamagedFileError, match=r"000001 is damaged .*Move the folder of this bank away and run again"):
+        open_bank(bank_folder).features(4, 9)
+
+
+def test_a_bank_without_a_checksum_is_refused(bank_folder: Path) -> None:
     manifest = json.loads((bank_folder / "bank.json").read_text())
     del manifest["checksum"]
     (bank_folder / "bank.json").write_text(json.dumps(manifest))
-    np.testing.assert_array_equal(open_bank(bank_folder).features(4, 9), block(1)[0])
+    with pytest.raises(DamagedFileError, match=r"bank\.json is damaged .it has no checksum.* Move .* run again"):
+        open_bank(bank_folder)
 
 
 def test_a_damaged_bank_or_one_with_other_settings_is_refused(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from fungi.runtime.products import product
 Kind = Literal["binary", "gaussian", "sparse", "khatri-rao"]
 KINDS: tuple[str, ...] = get_args(Kind)
 FORMAT = 1
-_REQUIRED = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "hash"}
+_REQUIRED = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "outputs", "hash"}
 """Entries that a matrix file has to contain."""
 _ROWS_AT_ONCE = 16
 
@@ -243,8 +243,7 @@ def _matrix_of_content(content: dict[str, Any], path: Path) -> ProjectionMatrix:
         raise FungiError(
             f"{path} is damaged: its entries do not have the stated kind and size. Write the matrix again."
         )
-    names = ("kind", "seed", "projection_dim", "gradient_dim", "packed")
-    matrix = ProjectionMatrix(**{name: content[name] for name in names}, outputs=content.get("outputs", 0))
+    matrix = ProjectionMatrix(**{name: content[name] for name in _REQUIRED - {"hash"}})
     if matrix.hash != content["hash"]:
         raise FungiError(
             f"{path} is damaged: the hash of its entries differs from the stored hash. Write the matrix again."
@@ -254,7 +253,7 @@ def _matrix_of_content(content: dict[str, Any], path: Path) -> ProjectionMatrix:
 
 def _has_valid_fields(content: dict[str, Any]) -> bool:
     """Return whether the fields of a matrix file have valid types and sizes."""
-    kind, packed, outputs = content["kind"], content["packed"], content.get("outputs", 0)
+    kind, packed, outputs = content["kind"], content["packed"], content["outputs"]
     sizes = (content["seed"], content["projection_dim"], content["gradient_dim"], outputs)
     if kind not in KINDS or not isinstance(packed, Tensor) or not all(type(size) is int for size in sizes):
         return False

@@ -44,10 +44,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read the index of a folder; return an empty one if there is none. Raises FungiError for a damaged file.
-
-        An index that was written before indexes had checksums is read without a check.
-        """
+        """Read the index of a folder; return an empty one if there is none. Raises FungiError for a damaged file."""
         path = folder / FILE
         if not path.is_file():
             return cls(np.zeros((0, 0), np.float32), {}, {})

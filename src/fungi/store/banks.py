@@ -5,7 +5,7 @@ they are written to their positions in two plain files, and a small file marks e
 of rows, so that the memory does not depend on the size of the bank.
 
 The mark of a block contains its checksums. A `Bank` checks them when it reads rows of the block for the first time, and
-not again: a run reads the same rows many times. Older banks have empty marks; their rows are read without a check.
+not again: a run reads the same rows many times.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from jaxtyping import Float, Integer, UInt16
 from fungi.errors import FungiError, counted
 from fungi.runtime.files import ensure_folder, written_once
 from fungi.runtime.owner import remove_orphans
-from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, checksum_of_record
+from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, checksum_of_record, compare_checksums
 
 MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
 _LABEL_WINDOW = 1 << 16
@@ -195,21 +195,18 @@ class Bank:
         row_bytes = width * dtype.itemsize
         for block in blocks[~checked[blocks]].tolist():
             start, stop = self.span(block)
-            if (expected := self._checksums(block).get(name)) is not None:
-                with (self.folder / name).open("rb") as file:
-                    checksum = f"{checksum_of_range(file, start * row_bytes, stop * row_bytes):08x}"
-                if checksum != expected:
-                    what = f"rows {start} to {stop - 1} do not have the checksum that they were written with"
-                    raise _damaged(self.folder / name, what)
+            with (self.folder / name).open("rb") as file:
+                checksum = f"{checksum_of_range(file, start * row_bytes, stop * row_bytes):08x}"
+            if checksum != self._checksums(block)[name]:
+                what = f"rows {start} to {stop - 1} do not have the checksum that they were written with"
+                raise _damaged(self.folder / name, what)
             checked[block] = True
 
     def _checksums(self, block: int) -> dict[str, str]:
-        """Return the checksums of a block by file; none for a block of an older bank, or one that is not there yet."""
+        """Return the checksums of a block by file. Raises DamagedFileError for a damaged or missing mark."""
         mark = self._mark(block)
         try:
-            return _read_record(mark) if mark.stat().st_size else {}
-        except FileNotFoundError:
-            return {}
+            return _read_record(mark)
         except (OSError, ValueError) as error:
             raise _damaged(mark, str(error)) from None
 
@@ -243,11 +240,12 @@ def _with_checksum(values: dict[str, Any]) -> str:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Return a record without its checksum, which older records lack. Raises ValueError if it is damaged."""
+    """Return a record without its checksum. Raises ValueError if it is damaged or has no checksum."""
     raw = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(raw, dict) or raw.get("checksum", checksum_of_record(raw)) != checksum_of_record(raw):
-        raise ValueError("its checksum differs")
-    return {name: value for name, value in raw.items() if name != "checksum"}
+    if not isinstance(raw, dict):
+        raise ValueError("it holds no record")
+    compare_checksums(raw.pop("checksum", None), checksum_of_record(raw))
+    return raw
 
 
 def _damaged(path: Path, reason: str) -> DamagedFileError:

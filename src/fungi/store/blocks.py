@@ -46,7 +46,7 @@ from fungi.runtime.files import written_atomically
 from fungi.runtime.owner import remove_orphans, removed_name
 from fungi.store.code_version import CodeVersion, current_version
 from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance
-from fungi.store.seal import checksum_of_record
+from fungi.store.seal import checksum_of_record, compare_checksums
 from fungi.store.tensors import CHECKSUM, checksum_of_tensors
 
 MANIFEST = "manifest.json"
@@ -107,8 +107,7 @@ class Manifest:
     def from_json(cls, text: str) -> "Manifest":
         """Read a manifest from text. Raises ValueError, KeyError or TypeError if the text is damaged."""
         raw = json.loads(text)
-        if raw["checksum"] != checksum_of_record(raw):
-            raise ValueError("its checksum differs")
+        compare_checksums(raw["checksum"], checksum_of_record(raw))
         if raw["provenance"]["schema_version"] != SCHEMA_VERSION:
             raise ValueError(
                 f"it has version {raw['provenance']['schema_version']}, this program reads {SCHEMA_VERSION}"

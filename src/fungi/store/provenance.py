@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from fungi.errors import FungiError
+
 if TYPE_CHECKING:
     import h5py
 
@@ -86,15 +88,22 @@ def write_provenance(file: "h5py.File", provenance: Provenance) -> None:
 
 
 def read_provenance(file: "h5py.File") -> Provenance | None:
-    """Return the record of a file; None for files of the original harness, which have none."""
+    """Return the record of a file; None for files of the original harness, which have none.
+
+    Raises FungiError for an incomplete record.
+    """
     if "schema_version" not in file.attrs:
         return None
     values = {}
     for known in fields(Provenance):
-        if known.name in file.attrs:
-            raw = file.attrs[known.name]
-            raw = raw.item() if hasattr(raw, "item") else raw
-            values[known.name] = json.loads(raw) if known.name in _AS_JSON else raw
+        if known.name not in file.attrs:
+            raise FungiError(
+                f"{file.filename} has no entry {known.name!r} in its provenance: it is damaged, or another version of"
+                " this program wrote it. Extract it again with --overwrite, or choose another --root."
+            )
+        raw = file.attrs[known.name]
+        raw = raw.item() if hasattr(raw, "item") else raw
+        values[known.name] = json.loads(raw) if known.name in _AS_JSON else raw
     return Provenance(**values)
 
 

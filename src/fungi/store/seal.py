@@ -183,6 +183,14 @@ def ranges_outside(size: int, arrays: Iterable[ArrayChecksums]) -> Iterator[tupl
     yield start, size
 
 
+def compare_checksums(stored: str | None, checksum: str) -> None:
+    """Raise ValueError if the stored checksum of a file is missing or differs from the checksum of its content."""
+    if stored is None:
+        raise ValueError("it has no checksum")
+    if stored != checksum:
+        raise ValueError("its checksum differs")
+
+
 def checksum_of_record(values: dict[str, Any]) -> str:
     """Return the CRC-32, as eight hexadecimal digits, of a record of JSON values without its entry `checksum`."""
     content = {name: value for name, value in values.items() if name != "checksum"}

@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Shaped
 
-from fungi.store.seal import bytes_of
+from fungi.store.seal import bytes_of, compare_checksums
 
 CHECKSUM = "checksum"
 """Name of the label with the checksum."""
@@ -39,9 +39,9 @@ def save_tensors(
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the tensors and labels of a file; a file of another program, without a checksum, is not checked.
+    """Return the tensors and labels of a file that `save_tensors` wrote.
 
-    Raises ValueError if the file is damaged.
+    Raises ValueError if the file is damaged or has no checksum.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -51,6 +51,5 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError) as error:
         raise ValueError(str(error)) from error
-    if CHECKSUM in labels and labels[CHECKSUM] != checksum_of_tensors(tensors, labels):
-        raise ValueError("its checksum differs")
+    compare_checksums(labels.get(CHECKSUM), checksum_of_tensors(tensors, labels))
     return tensors, labels
