@@ -1,4 +1,4 @@
-# make demo | demo-text | demo-audio | demo-segmentation | test | test-slurm | check | site: each sets everything up first (a virtual environment in .venv).
+# make demo | demo-text | demo-audio | demo-segmentation | test | test-slurm | test-release | check | site: each sets everything up first (a virtual environment in .venv).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,13 +8,13 @@ READY := $(VENV)/.ready
 # Byte code is kept even where the environment forbids it: else every worker, and every command that a test starts,
 # would compile (and prepare for the checks of axes) hundreds of files anew.
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-# What decomposes, solves and multiplies runs once more with two threads: some faults of numerical libraries show with
-# several threads alone.
+# Tests whose numbers depend on threads run once more with two: some faults of numerical libraries show with several
+# threads alone.
 THREADED := $(addprefix tests/evaluation/test_,combine.py linear.py clustering.py knn.py retrieval.py) \
   $(addprefix tests/engine/test_,laws.py projection.py) tests/objectives/test_deepcluster.py
-TWO_THREADS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "not slow and not slurm" $(THREADED)
+TWO_THREADS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "threads and not slow" $(THREADED)
 
-.PHONY: setup test-slurm demo demo-text demo-audio demo-segmentation demo-udi test check format lint types fast site clean
+.PHONY: setup test-slurm test-release demo demo-text demo-audio demo-segmentation demo-udi test check format lint types fast site clean
 
 setup: $(READY)
 
@@ -45,8 +45,12 @@ demo-udi: setup
 	$(BIN)/fungi demo-udi
 
 test: setup format lint types
-	$(TEST) -m "not slurm"
+	$(TEST) -m "not slurm and not release"
 	$(TWO_THREADS)
+
+# The wheel in an empty environment, and the site.
+test-release: setup
+	$(TEST) -m release
 
 # Job files on a real SLURM, which these tests start (and install, where they may).
 test-slurm: setup

@@ -18,6 +18,7 @@ from fungi.gradients.projection import (
 CPU = torch.device("cpu")
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "khatri-rao"])
 def test_projection_preserves_inner_products(kind: str) -> None:
     """`<Rx, Ry>/p` has mean `<x, y>` and deviation at most sqrt(2/p)|x||y|: 5 deviations bound every pair."""
@@ -94,6 +95,7 @@ def test_unknown_kinds_and_empty_sizes_are_refused() -> None:
         draw_projection(0, 2)
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_bfloat16_projection_keeps_direction_at_every_scale(scale: float) -> None:
     gradients = torch.randn(4, 600, generator=torch.Generator().manual_seed(0)) * scale

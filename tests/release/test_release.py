@@ -60,6 +60,7 @@ def dist_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project / "dist"
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_wheel_runs_and_finds_its_data_in_an_empty_environment(dist_folder: Path, tmp_path: Path) -> None:
     """The package comes from the wheel. A path file adds the dependencies of the test environment."""
@@ -108,6 +109,7 @@ def assert_submits(program: Path, packages: Path, folder: Path) -> None:
     assert (folder / "features" / "embeddings" / "digits" / "digits-vit" / "test.h5").is_file()
 
 
+@pytest.mark.release
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_documents_the_library(tmp_path: Path) -> None:
     run(sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path, cwd=ROOT)

@@ -1,8 +1,14 @@
 """`fungi demo` extracts, evaluates and prints its table. A second run reuses the features."""
 
 import json
+import pickle
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
+from functools import partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +17,7 @@ from fungi.data.base import DATASETS, DatasetSpec
 from fungi.demos import vision as demo
 from tests.stages.conftest import arrays
 
-DIGITS, start_worker = DATASETS["digits"], demo._start_worker
+DIGITS = DATASETS["digits"]
 
 
 def every_fourth_digit() -> DatasetSpec:
@@ -23,10 +29,21 @@ def every_fourth_digit() -> DatasetSpec:
     )
 
 
-def work_on_every_fourth_digit() -> None:
-    """Start a worker process of the demo. It is a new process, so it does not have the patches of the test."""
-    DATASETS._entries["digits"] = every_fourth_digit()
-    start_worker()
+class InThisProcess(Executor):
+    """Does the work of a pool of processes at once. Like a new process, it receives only what can be pickled.
+
+    Two new processes would need 15 seconds to import everything.
+    """
+
+    def __init__(self, workers: int, context: BaseContext, initializer: Callable[[], None]) -> None:
+        assert workers == 2
+        assert context.get_start_method() == "spawn"
+        pickle.dumps(initializer)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        future: Future = Future()
+        future.set_result(pickle.loads(pickle.dumps(partial(function, *arguments)))())
+        return future
 
 
 def test_demo_extracts_every_seed_and_split_with_25_patches_per_image() -> None:
@@ -42,16 +59,15 @@ def test_demo_shows_a_gain_and_a_second_run_keeps_the_features(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(DATASETS._entries, "digits", every_fourth_digit())
-    monkeypatch.setattr(demo, "_start_worker", work_on_every_fourth_digit)
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(demo, "usable_cores", lambda: 2)
     flags = ["--root", str(tmp_path), "--seeds", "7", "--device", "cpu"]
     assert COMMANDS["demo"].main(flags) == 0
     first = capfd.readouterr().out
     features = arrays(tmp_path / "seed-7")
     names = [name for name in features if not name.endswith((":sample_ids", ":class_names"))]
     assert len(names) == 10  # two splits of embeddings, labels and three gradients
-    monkeypatch.setattr(
-        demo, "usable_cores", lambda: 1
-    )  # without worker processes, whose start takes longer than reuse
+    monkeypatch.setattr(demo, "usable_cores", lambda: 1)
     assert COMMANDS["demo"].main(flags) == 0
     second = capfd.readouterr().out
 
