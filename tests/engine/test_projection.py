@@ -137,6 +137,15 @@ def test_a_file_with_invalid_fields_is_refused(changed: dict[str, object], tmp_p
         load_projection(tmp_path / "m.pth")
 
 
+def test_a_file_without_an_entry_is_refused(tmp_path: Path) -> None:
+    save_projection(draw_projection(4, 9), tmp_path / "m.pth")
+    content = torch.load(tmp_path / "m.pth", weights_only=True)
+    del content["outputs"]
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(FungiError, match=r"is not a projection matrix of format .* Write a new matrix"):
+        load_projection(tmp_path / "m.pth")
+
+
 @pytest.mark.parametrize("entries", [torch.zeros(4, 9), torch.full((4, 9), torch.inf), torch.eye(4, 9) * torch.nan])
 def test_a_foreign_matrix_without_information_is_refused(entries: torch.Tensor, tmp_path: Path) -> None:
     torch.save({"projection": entries, "scaling": 0.5}, tmp_path / "m.pth")

@@ -101,6 +101,14 @@ def test_a_provenance_that_contradicts_the_file_is_refused(
         open_array(path, "kl")
 
 
+def test_a_provenance_without_an_entry_is_refused(tmp_path: Path) -> None:
+    path = write_array(tmp_path / "file.h5", "kl", VALUES, provenance=replace(PROVENANCE, feature="kl"), layer=LAYER)
+    with h5py.File(path, "a") as file:
+        del file.attrs["views"]
+    with pytest.raises(FungiError, match=r"no entry 'views' in its provenance: .* Extract it again with --overwrite"):
+        open_array(path, "kl")
+
+
 @pytest.mark.parametrize("dtype", ["f8", "f2", "i4"])
 def test_features_are_read_in_float32_from_every_dtype(dtype: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
