@@ -38,6 +38,7 @@ class KnnScorer:
         """Return accuracies and predictions of one combination. PCA is fitted only on the train rows of the draw."""
         (train, test), options = self.sources, self._options
         arguments = features.blocks(train), self._targets, features.rows(test), options.k
+        # The decision score is the share of the votes for class 1.
         if options.vote == "weighted":
             predictions, shares = weighted_predictions(
                 *arguments, temperature=options.temperature, backend=options.backend
