@@ -139,9 +139,9 @@ class Segmentation:
     def ends(self) -> tuple[int, ...]:
         """Return the number of rows of a bank after each block. It is the same for all features."""
         settings = self.settings
-        nominal = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
+        memory_size = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
         return bank_ends(
-            self.training_blocks(), self.patches_per_view(), nominal, zero_rows=settings.deviations.zero_rows
+            self.training_blocks(), self.patches_per_view(), memory_size, zero_rows=settings.deviations.zero_rows
         )
 
     def check_inputs(self) -> None:
@@ -227,11 +227,9 @@ class Segmentation:
         recalls = {"recall": self._recall(predictor.bank, predictor.search, queries, predictor.neighbours)}
         if feature != "embeddings":
             encoded = [extractor.engine.encode(batch["image"], extractor.views) for batch in batches]
-            tokens = normalize(
-                torch.cat([part.tokens.flatten(0, 2) for part in encoded]), dim=1
-            )  # [b 1 1+t d] -> [n d]
+            tokens = torch.cat([part.tokens.flatten(0, 2) for part in encoded])  # [b 1 1+t d] -> [n d]
             recalls["recall-of-negatives"] = self._recall(
-                self.support.bank, self.support.search, tokens, extractor.loss.neighbours
+                self.support.bank, self.support.search, normalize(tokens, dim=1), extractor.loss.neighbours
             )
         return recalls
 
@@ -269,7 +267,7 @@ class Segmentation:
 
 
 def prepare(settings: SegmentSettings) -> Segmentation:
-    """Open the data, load the model at its input size, draw head and projection matrix.
+    """Open the data, load the model, set its input size, and draw head and projection matrix.
 
     Raises FungiError if the dataset has no masks, or if the model does not support the input size.
     """
