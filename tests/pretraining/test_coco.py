@@ -57,7 +57,7 @@ def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco:
     assert instances.image_ids(with_objects=True) == [3, 4, 5, 6]
     assert instances.image_ids(with_objects=False) == [1, 2, 3, 4, 5, 6]
     with caplog.at_level("INFO"):
-        instances.log_left_out()
+        instances.log_unused()
     assert "2 crowds, 2 boxes below one pixel, 2 images without objects" in caplog.text
 
 

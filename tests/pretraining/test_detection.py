@@ -165,8 +165,8 @@ def remove_an_image_file(root: Path) -> None:
     ("damage", "message"),
     [
         (remove_annotations, r"there is no file .*instances_train2017.json"),
-        (truncate_annotations, r"instances_val2017.json is not a file of COCO's instances"),
-        (remove_an_image_from_the_list, "annotations name 1 images that it does not list, first 1"),
+        (truncate_annotations, r"instances_val2017.json is not a file of COCO's annotations"),
+        (remove_an_image_from_the_list, "has annotations of 1 images that it does not list, for example of image 1"),
         (remove_an_image_file, "there is no file .*train2017/000000000001.png"),
     ],
 )
@@ -182,9 +182,9 @@ def test_the_message_names_missing_files_and_files_that_do_not_match(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--blocks", "0", "1", "2", "9"], "the network has blocks 0 to 3"),
+        (["--blocks", "0", "1", "2", "9"], "the network has only the blocks 0 to 3"),
         (["--blocks", "0", "1", "1", "3"], "four numbers in ascending order"),
-        (["--crop", "64", "48"], "give the smallest and the largest side"),
+        (["--crop", "64", "48"], "use two numbers, first the smallest side"),
     ],
 )
 def test_impossible_settings_are_refused(more: list[str], message: str, coco: Path, tmp_path: Path, capsys) -> None:

@@ -15,7 +15,7 @@ from fungi.data.base import VOID, MaskRules, Samples
 from fungi.errors import UnreadableItemError
 from fungi.pretraining import epochs
 from fungi.pretraining.dense.scenes import SCALES, TrainScenes, WholeScenes, image_and_mask
-from fungi.pretraining.dense.segmentation import Segmentation, numbers_of, trained_classes
+from fungi.pretraining.dense.segmentation import Segmentation, outputs_of_values, trained_classes
 from fungi.pretraining.dense.semantic_head import HEAD_CHANNELS, SemanticFpn
 from fungi.pretraining.dense.settings import SegmentFpnSettings
 from fungi.views.image import ImageInput
@@ -44,11 +44,11 @@ def samples(*shapes: tuple[int, int], classes: int = 3) -> Samples:
 def test_only_scored_classes_are_trained_and_the_rest_is_void() -> None:
     rules = MaskRules(ignored=0, unscored=(0,))
     assert trained_classes(4, rules) == [1, 2, 3]
-    numbers = numbers_of([1, 2, 3], rules)
+    numbers = outputs_of_values([1, 2, 3], rules)
     assert numbers[:4].tolist() == [VOID, 0, 1, 2]
     assert (numbers[4:] == VOID).all()
-    assert numbers_of([0, 1], MaskRules())[:3].tolist() == [0, 1, VOID]
-    assert numbers_of([0, 1, 2], MaskRules(ignored=1))[:3].tolist() == [0, VOID, 2]
+    assert outputs_of_values([0, 1], MaskRules())[:3].tolist() == [0, 1, VOID]
+    assert outputs_of_values([0, 1, 2], MaskRules(ignored=1))[:3].tolist() == [0, VOID, 2]
 
 
 def test_a_crop_depends_only_on_epoch_and_row() -> None:

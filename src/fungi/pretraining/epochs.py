@@ -73,7 +73,7 @@ class EpochTraining(ABC):
             loss = self.world.summed(torch.tensor(self._learn(epoch), device=self.device)) / self.world.size
             line: dict[str, int | float] = {"epoch": epoch, "loss": float(loss), **self.scores()}
             self.history.append(line)
-            if self.world.leads:
+            if self.world.is_leader:
                 self._save(identity)
                 logger.info("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
         return self.history

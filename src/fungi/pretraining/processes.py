@@ -32,7 +32,7 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process writes files and logs."""
         return self.rank == 0
 
@@ -70,7 +70,7 @@ class World:
 
 
 @contextmanager
-def joined(device_name: str) -> Iterator[tuple[World, torch.device]]:
+def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
     """Connect this process with the others (RANK, WORLD_SIZE and LOCAL_RANK). Yield its `World` and its device.
 
     Without these variables, there is a single process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if

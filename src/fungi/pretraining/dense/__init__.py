@@ -1,1 +1,1 @@
-"""Dense evaluations of a pretrained vision transformer: detection and semantic segmentation (spec udi 7.6)."""
+"""Train dense heads on a pretrained vision transformer: detection and semantic segmentation (spec udi 7.6)."""

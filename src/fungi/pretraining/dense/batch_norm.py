@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of all processes, on GPUs and on CPUs."""
+"""Batch normalisation with the statistics of all processes, on GPUs and on CPUs."""
 
 from typing import Any
 
@@ -10,18 +10,21 @@ from fungi.pretraining.processes import World
 
 
 def synchronised(model: nn.Module, world: World, device: torch.device) -> Any:
-    """Return the model on its device; several processes share the statistics of their batch normalisation."""
+    """Return the model on its device. Several processes share the statistics of their batch normalisation."""
     if world.size > 1:
         if device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         for module in model.modules():
             if type(module) is nn.BatchNorm2d:
-                module.__class__ = _SynchronisedNorm  # torch's own is for GPUs only
+                module.__class__ = _SynchronisedNorm  # torch's SyncBatchNorm is only for GPUs
     return model.to(device)
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; so is the gradient, since each process's loss depends on the sum."""
+    """Autograd function that sums over processes.
+
+    Its gradient is also a sum over processes, because the losses of all processes depend on its result.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -34,17 +37,17 @@ class _Sum(torch.autograd.Function):
 
 class _SynchronisedNorm(nn.BatchNorm2d):
     def forward(self, maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
-        """Return normalised maps; in training, by the mean and variance over the maps of all processes."""
+        """Return normalised maps. In training, use the mean and variance of the maps of all processes."""
         if not self.training:
             return super().forward(maps)
         count = _Sum.apply(torch.tensor(float(maps[:, 0].numel())))
         mean = _Sum.apply(maps.sum((0, 2, 3))) / count
         centred = maps - mean[:, None, None]
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        averages = ((self.running_mean, mean), (self.running_var, variance * count / (count - 1)))
-        for average, value in averages:
-            assert average is not None
-            average.lerp_(value.detach(), self.momentum or 0.0)
+        statistics = ((self.running_mean, mean), (self.running_var, variance * count / (count - 1)))
+        for moving_average, value in statistics:
+            assert moving_average is not None
+            moving_average.lerp_(value.detach(), self.momentum or 0.0)
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)

@@ -1,4 +1,4 @@
-"""Verify COCO on disk before a training run of days: annotations, numbers of images and classes, readable images."""
+"""Verify COCO on disk before a long training run: annotations, numbers of images and classes, readable images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,15 +22,16 @@ class VerifyCocoSettings:
 
 
 def verify(settings: VerifyCocoSettings) -> None:
-    """Print one line per split. Raises FungiError if a split differs from the published one."""
+    """Print one line per split. Raises FungiError if a split differs from the published split."""
     for line in verify_coco(settings.coco.expanduser(), IMAGES, CLASSES, every_item=settings.every_item):
         print(line)
 
 
 def verify_coco(root: Path, published: dict[str, int], classes: int, *, every_item: bool = False) -> Iterator[str]:
-    """Verify each split, and yield one line about it.
+    """Verify each split, and yield a line about it.
 
-    Raises FungiError for other numbers of images or classes, and for an image that is missing or damaged.
+    published: number of images of each split. classes: number of classes. Raises FungiError if a split has other
+    numbers, or if an image is missing or damaged.
     """
     for split, expected in published.items():
         instances = Instances(root, split)
@@ -43,6 +44,6 @@ def verify_coco(root: Path, published: dict[str, int], classes: int, *, every_it
         images = WholeImages(instances, ids if every_item else list(dict.fromkeys((ids[0], ids[-1]))))
         for row in progress(range(len(images.ids)), label=split):
             images.samples.load(row)
-        read = "every image" if every_item else "first and last image"
+        verified = "every image" if every_item else "first and last image"
         objects = len(instances.index.anns)
-        yield f"coco {split}: {len(ids)} images, {objects} objects of {classes} classes, {read} readable"
+        yield f"coco {split}: {len(ids)} images, {objects} objects of {classes} classes, {verified} readable"

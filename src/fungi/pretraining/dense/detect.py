@@ -7,13 +7,13 @@ from fungi.pretraining.dense.settings import DenseSettings, DetectSettings
 DESCRIPTION = """Train Mask R-CNN with a feature pyramid on a pretrained vision transformer, and score it on COCO after
 every epoch: average precision of boxes and masks, by pycocotools.
 
---coco is the unpacked COCO: annotations/instances_train2017.json and instances_val2017.json, and the folders train2017
-and val2017. An interrupted run goes on from its last epoch. On several GPUs: torchrun --nproc_per_node 8 -m fungi udi
-detect ..."""
+--coco is the folder of the unpacked COCO: annotations/instances_train2017.json and instances_val2017.json, and the
+folders train2017 and val2017. An interrupted run resumes after its last epoch. On several GPUs: torchrun
+--nproc_per_node 8 -m fungi udi detect ..."""
 
 
 def run(settings: DetectSettings) -> dict[str, Any]:
-    """Return settings, provenance and scores; the first of several processes writes them to `result.json`."""
+    """Train and score; return settings, provenance and scores. The process with rank 0 writes them to `result.json`."""
     from fungi.pretraining.dense.detection import Detection
     from fungi.pretraining.dense.training import train
 

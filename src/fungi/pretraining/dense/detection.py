@@ -1,4 +1,4 @@
-"""A run of `fungi udi detect`: the detector's losses on augmented images, and COCO's scores after an epoch."""
+"""The training of `fungi udi detect`: losses of the detector on augmented images, and COCO's scores of an epoch."""
 
 from collections.abc import Iterator
 
@@ -20,20 +20,22 @@ from fungi.runtime.seeds import seeded
 from fungi.runtime.transfers import upload
 
 FIRST_FACTOR = 1e-3
-"""Learning rate of the first step of the warm-up, as a share of the peak."""
+"""Factor of the learning rate in the first step of the warm-up."""
 
 
 class Detection(DenseTraining):
-    """One process's part in a run."""
+    """The training of a detector by one process."""
 
     command = "fungi udi detect"
 
     def __init__(self, settings: DetectSettings, backbone: Backbone, world: World, device: torch.device) -> None:
-        train, scored = (Instances(settings.coco, split) for split in (settings.train_split, settings.test_split))
-        if train.class_ids != scored.class_ids:
-            raise FungiError(f"{train.annotation_file} and {scored.annotation_file} have different classes.")
-        train.log_left_out()
-        self.settings, self.scored = settings, WholeImages(scored, scored.image_ids(with_objects=False))
+        train, test = (Instances(settings.coco, split) for split in (settings.train_split, settings.test_split))
+        if train.class_ids != test.class_ids:
+            raise FungiError(
+                f"{train.annotation_file} and {test.annotation_file} have different classes. Use splits of one dataset."
+            )
+        train.log_unused()
+        self.settings, self.test_images = settings, WholeImages(test, test.image_ids(with_objects=False))
         self.images = TrainImages(WholeImages(train, train.image_ids(with_objects=True)), settings)
         plan = BatchPlan(len(self.images.images.ids), settings.batch_size, processes=world.size, seed=settings.seed)
         rates = stepped(settings.lr, settings.epochs, plan.steps_per_epoch, settings.lr_drops)
@@ -46,7 +48,7 @@ class Detection(DenseTraining):
             settings.epochs,
             world,
             device,
-            self.images.images.identity("train") | self.scored.identity("scored"),
+            self.images.images.identity("train") | self.test_images.identity("scored"),
         )
 
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
@@ -54,18 +56,19 @@ class Detection(DenseTraining):
         for step, batch in self.batches(self.images, epoch):
             images = [upload(image, self.device).float() / 255 for image, _ in batch]
             targets = [{name: upload(item, self.device) for name, item in target.items()} for _, target in batch]
-            # Sides, sampled anchors and proposals, and stochastic depth are drawn.
+            # The seed decides the sizes of images, the sampled anchors and proposals, and stochastic depth.
             with seeded(self.settings.seed, "detect", step, self.world.rank), autocast(self.device, self.dtype):
                 parts: dict[str, Tensor] = self.parallel(images, targets)
             yield torch.stack([value.float() for value in parts.values()]).sum()
 
     def scores(self) -> dict[str, float]:
-        """Return COCO's average precisions; each process predicts a part of the images."""
+        """Return COCO's average precisions. Each process predicts a part of the images."""
         self.model.eval()
-        instances, lines = self.scored.instances, []
-        for image_id, image in self.items(self.scored, range(self.world.rank, len(self.scored.ids), self.world.size)):
+        instances, predictions = self.test_images.instances, []
+        rows = range(self.world.rank, len(self.test_images.ids), self.world.size)
+        for image_id, image in self.items(self.test_images, rows):
             pixels = upload(image, self.device).float() / 255
             with autocast(self.device, self.dtype):
-                lines += records(self.model, [pixels], [image_id], instances.class_ids)
-        gathered = self.world.gathered(lines)
-        return coco_scores(instances, sorted(gathered, key=lambda line: (line["image_id"], -line["score"])))
+                predictions += records(self.model, [pixels], [image_id], instances.class_ids)
+        predictions = self.world.gathered(predictions)
+        return coco_scores(instances, sorted(predictions, key=lambda record: (record["image_id"], -record["score"])))

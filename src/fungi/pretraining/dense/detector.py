@@ -1,4 +1,4 @@
-"""torchvision's Mask R-CNN over a vision transformer, its predictions as COCO's records, and COCO's scores."""
+"""Build torchvision's Mask R-CNN on a vision transformer, and score its predictions as COCO does."""
 
 import contextlib
 import io
@@ -17,13 +17,14 @@ from fungi.pretraining.dense.settings import DetectSettings
 from fungi.runtime.seeds import seeded
 
 ANCHOR = 8
-"""Side of an anchor in cells of its map."""
+"""Side of an anchor, in cells of its feature map."""
 
 
 def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any:
-    """Return a detector of `classes` classes, background not counted; heads are drawn from the seed.
+    """Return a detector with random heads.
 
-    It takes lists of RGB images `[3 h w]` with values in [0, 1], and resizes and normalises them itself.
+    classes: number of classes without the background. The input of the detector is a list of RGB images `[3 h w]` with
+    values in [0, 1]. The detector resizes and normalises them.
     """
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -49,7 +50,10 @@ def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any
 def records(
     model: nn.Module, images: Sequence[Tensor], image_ids: Sequence[int], class_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return the objects that the detector predicts, as records of COCO's result files: boxes, scores and masks."""
+    """Return the predicted objects as records of COCO's result files: class, box, score and mask.
+
+    class_ids: COCO's ids of the classes of the detector.
+    """
     from pycocotools.mask import encode
 
     lines: list[dict[str, Any]] = []
@@ -59,23 +63,23 @@ def records(
         masks = (output["masks"][:, 0] > 0.5).to(torch.uint8).cpu().numpy()  # [n 1 h w] -> [n h w]
         columns = (boxes.tolist(), output["scores"].tolist(), output["labels"].tolist(), masks)
         for box, score, label, mask in zip(*columns, strict=True):
-            code = encode(np.asfortranarray(mask))
+            run_lengths = encode(np.asfortranarray(mask))
             lines.append(
                 {
                     "image_id": image_id,
                     "category_id": class_ids[label - 1],
                     "bbox": box,
                     "score": score,
-                    "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+                    "segmentation": {"size": run_lengths["size"], "counts": run_lengths["counts"].decode()},
                 }
             )
     return lines
 
 
 def coco_scores(instances: Instances, lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Return COCO's average precision of boxes and of masks: over all thresholds, at 0.5, and at 0.75; by pycocotools.
+    """Return COCO's average precisions of boxes and masks: over all thresholds, at threshold 0.5 and at threshold 0.75.
 
-    A detector that predicts no object at all scores 0.
+    lines: records of the predicted objects. Without predicted objects, all scores are 0.
     """
     from pycocotools.cocoeval import COCOeval
 
@@ -84,13 +88,13 @@ def coco_scores(instances: Instances, lines: list[dict[str, Any]]) -> dict[str, 
     if not lines:
         return scores
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
-        predicted = instances.index.loadRes(lines)
+        predictions = instances.index.loadRes(lines)
         for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
-            evaluation = COCOeval(instances.index, predicted, iou_type)
+            evaluation = COCOeval(instances.index, predictions, iou_type)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            # pycocotools gives -1 where no image has an object
+            # pycocotools returns -1 if no image has an object.
             scores |= {
                 f"{kind} {name}": max(0.0, float(value)) for name, value in zip(names, evaluation.stats, strict=False)
             }

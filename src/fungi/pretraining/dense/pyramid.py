@@ -1,4 +1,4 @@
-"""A vision transformer as the backbone of dense heads: maps of four strides, and a feature pyramid (spec udi 7.6)."""
+"""Feature maps of a vision transformer for dense heads: maps with four strides and a feature pyramid (spec udi 7.6)."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,43 +14,43 @@ from fungi.pretraining.tokens import resized_positions, set_drop_path
 
 
 class PatchMaps(nn.Module):
-    """The patch tokens behind chosen blocks, as maps. The class tokens are left out, as the published detector does.
+    """The patch tokens after some blocks, as maps. The network runs without class tokens, as in the published detector.
 
-    blocks: ascending numbers of blocks, counted from 0. drop_path: stochastic depth of the last block; it grows from 0.
-    Raises FungiError for a block that the model does not have.
+    blocks: indices of the blocks, ascending. drop_path: stochastic depth of the last block; it grows linearly from 0 in
+    the first block. Raises FungiError for a block that the model does not have.
     """
 
     def __init__(self, model: Any, blocks: Sequence[int], drop_path: float = 0.0) -> None:
         super().__init__()
         if max(blocks) >= len(model.blocks):
             raise FungiError(
-                f"--blocks {' '.join(map(str, blocks))}: the network has blocks 0 to {len(model.blocks) - 1}."
+                f"--blocks {' '.join(map(str, blocks))}: the network has only the blocks 0 to {len(model.blocks) - 1}."
             )
-        self.model, self.taken = model.requires_grad_(False), tuple(blocks)
+        self.model, self.blocks = model.requires_grad_(False), tuple(blocks)
         set_drop_path(model, drop_path)
-        # What is not used keeps no gradient: processes that train together would wait for it.
-        for used in (model.patch_embed, model.pos_embed, model.norm_pre, model.blocks[: self.taken[-1] + 1]):
-            used.requires_grad_(True)
+        # Only used parameters are trained, because the processes would wait for the gradients of unused parameters.
+        for part in (model.patch_embed, model.pos_embed, model.norm_pre, model.blocks[: self.blocks[-1] + 1]):
+            part.requires_grad_(True)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n d y x"]]:
-        """Return one map of the patch grid for each chosen block."""
+        """Return the map of patch tokens after each of the blocks."""
         model = self.model
         patches = model.patch_embed.proj(images)  # [n d y x]
         grid = patches.shape[-2:]
         positions = resized_positions(model, *grid)[:, model.num_prefix_tokens :]
         tokens = model.norm_pre(patches.flatten(2).transpose(1, 2) + positions)  # [n d y x] -> [n y*x d]
         maps = []
-        for place, block in enumerate(model.blocks[: self.taken[-1] + 1]):
+        for index, block in enumerate(model.blocks[: self.blocks[-1] + 1]):
             tokens = block(tokens)
-            if place in self.taken:
+            if index in self.blocks:
                 maps.append(tokens.transpose(1, 2).unflatten(2, grid))  # [n y*x d] -> [n d y x]
         return maps
 
 
 class TransformerPyramid(nn.Module):
-    """Maps of 1/4, 1/2, 1 and 2 patches a cell from four blocks, combined top-down by a feature pyramid.
+    """A feature pyramid over the maps of four blocks. The cells of the maps are 1/4, 1/2, 1 and 2 patches wide.
 
-    patch_size: of the transformer, in pixels. extra: add a fifth, coarser map, for the anchors of a detector.
+    extra: add a fifth, coarser map, for the anchors of a detector.
     """
 
     def __init__(self, backbone: Backbone, settings: DenseSettings, *, extra: bool) -> None:
@@ -70,27 +70,28 @@ class TransformerPyramid(nn.Module):
                 nn.MaxPool2d(2),
             ]
         )
-        last = LastLevelMaxPool() if extra else None
-        self.pyramid = FeaturePyramidNetwork([width] * 4, settings.channels, extra_blocks=last)
+        extra_blocks = LastLevelMaxPool() if extra else None
+        self.pyramid = FeaturePyramidNetwork([width] * 4, settings.channels, extra_blocks=extra_blocks)
         self.out_channels = settings.channels
 
     @property
     def strides(self) -> list[int]:
-        """Pixels per cell of each map, the extra one included; a patch of fewer than 4 pixels gives equal ones."""
-        return [max(1, self.patch_size * share // 4) for share in (1, 2, 4, 8, 16)]
+        """The width of a cell of each map in pixels, with the extra map. It is at least 1."""
+        return [max(1, self.patch_size * quarters // 4) for quarters in (1, 2, 4, 8, 16)]
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> "OrderedDict[str, Float[Tensor, 'n c y x']]":
-        """Return the maps by name, `0` to `3` and, for a detector, `pool`; from the finest to the coarsest."""
+        """Return the maps by name, from the finest to the coarsest: `0` to `3` and, for a detector, `pool`."""
         maps = [rescale(level) for rescale, level in zip(self.rescale, self.maps(images), strict=True)]
-        return self.pyramid(OrderedDict((str(place), level) for place, level in enumerate(maps)))
+        return self.pyramid(OrderedDict((str(index), level) for index, level in enumerate(maps)))
 
 
 def _doubled(width: int) -> nn.ConvTranspose2d:
+    """Return a layer that doubles both sides of a map."""
     return nn.ConvTranspose2d(width, width, kernel_size=2, stride=2)
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return parameter groups for an optimizer: position embeddings and normalisation layers have no weight decay."""
+    """Return parameter groups for an optimiser. Position embeddings and normalisation layers have no weight decay."""
     kinds = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for module in model.modules():
@@ -98,6 +99,6 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
             if parameter.requires_grad:
                 groups[isinstance(module, kinds) or name == "pos_embed"].append(parameter)
     return [
-        {"params": parameters, "lr_scale": 1.0, "weight_decay": 0.0 if without else weight_decay}
-        for without, parameters in groups.items()
+        {"params": parameters, "lr_scale": 1.0, "weight_decay": 0.0 if no_decay else weight_decay}
+        for no_decay, parameters in groups.items()
     ]

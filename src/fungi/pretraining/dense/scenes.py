@@ -1,4 +1,4 @@
-"""Images with masks for training and scoring a segmentation head (spec udi 7.6)."""
+"""Read images with masks to train and score a segmentation head (spec udi 7.6)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +11,17 @@ from fungi.errors import UnreadableItemError
 from fungi.runtime.seeds import seeded
 
 SCALES = (0.5, 2.0)
-"""Smallest and largest factor of an image in training."""
-LONGEST = 4
-"""Upper limit of the longer side, in multiples of the shorter side that is asked for."""
-CROPS_TRIED = 10
-LARGEST_SHARE = 0.75
-"""A crop is drawn again if one class has more of its labelled pixels than this share."""
+"""Smallest and largest factor by which an image is scaled in training."""
+MAX_ASPECT = 4
+"""Largest longer side of a scaled image, in multiples of the requested shorter side."""
+CROP_TRIES = 10
+MAX_CLASS_SHARE = 0.75
+"""Largest share of the labelled pixels of a crop that one class may have. Otherwise, another crop is drawn."""
 
 
 @dataclass(frozen=True)
 class TrainScenes:
-    """Random crops `[3 size size]` of scaled, mirrored and recoloured images, with their masks."""
+    """Random crops `[3 size size]` of images that are scaled, mirrored and changed in colour, with their masks."""
 
     samples: Samples
     size: int
@@ -34,28 +34,31 @@ class TrainScenes:
         epoch, row = key
         image, mask = image_and_mask(self.samples, row)
         with seeded(self.seed, "segmentation views", epoch, self.samples.ids[row]):
-            short = round(self.size * float(torch.empty(()).uniform_(*SCALES)))
-            image, mask = self._crop(*_scaled(image, mask, short))
+            shorter = round(self.size * float(torch.empty(()).uniform_(*SCALES)))
+            image, mask = self._crop(*_scaled(image, mask, shorter))
             image, mask = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomPhotometricDistort()])(image, mask)
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
 
     def _crop(self, image: Any, mask: Any) -> tuple[Any, Any]:
-        """Return a crop that no class fills almost alone; small images are padded with grey and void."""
+        """Return a random crop in which no class has more than `MAX_CLASS_SHARE`.
+
+        After `CROP_TRIES` crops, return the last crop. Small images are padded with grey, and their masks with void.
+        """
         from torchvision.transforms import v2
         from torchvision.tv_tensors import Image, Mask
 
         crop = v2.RandomCrop(self.size, pad_if_needed=True, fill={Image: 124, Mask: VOID})
-        for _ in range(CROPS_TRIED):
-            cropped = crop(image, mask)
-            counts = torch.bincount(cropped[1].flatten().long(), minlength=VOID + 1)[:VOID]
-            if int((counts > 0).sum()) > 1 and int(counts.max()) < LARGEST_SHARE * int(counts.sum()):
+        for _ in range(CROP_TRIES):
+            pixels, labels = crop(image, mask)
+            counts = torch.bincount(labels.flatten().long(), minlength=VOID + 1)[:VOID]
+            if int((counts > 0).sum()) > 1 and int(counts.max()) < MAX_CLASS_SHARE * int(counts.sum()):
                 break
-        return cropped
+        return pixels, labels
 
 
 @dataclass(frozen=True)
 class WholeScenes:
-    """Whole images at the scale of the test, with masks of the original size."""
+    """Full images, scaled to a shorter side of `size`, with masks of the original size."""
 
     samples: Samples
     size: int
@@ -79,8 +82,8 @@ def image_and_mask(samples: Samples, row: int) -> tuple[Any, Any]:
     return Image(image), Mask(mask)
 
 
-def _scaled(image: Any, mask: Any, short: int) -> tuple[Any, Any]:
-    """Return both with this shorter side, or with a smaller one if the longer side would exceed its limit."""
+def _scaled(image: Any, mask: Any, shorter: int) -> tuple[Any, Any]:
+    """Return image and mask with this shorter side. It is smaller if the longer side would exceed its limit."""
     from torchvision.transforms import v2
 
-    return v2.Resize(short, max_size=LONGEST * short)(image, mask)
+    return v2.Resize(shorter, max_size=MAX_ASPECT * shorter)(image, mask)

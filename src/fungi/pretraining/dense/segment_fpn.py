@@ -7,15 +7,15 @@ from fungi.pretraining.dense.settings import SegmentFpnSettings
 
 __all__ = ["DESCRIPTION", "run", "show"]
 
-DESCRIPTION = """Train a semantic feature pyramid on a pretrained vision transformer, and score it by the mIoU of whole
+DESCRIPTION = """Train a semantic feature pyramid on a pretrained vision transformer, and score it by the mIoU of full
 test images at one scale.
 
-The dataset is one with masks (`fungi list datasets`). An interrupted run goes on from its last epoch; an epoch is the
-number of steps between two scores. On several GPUs: torchrun --nproc_per_node 4 -m fungi udi segment-fpn ..."""
+The dataset needs masks (`fungi list datasets`). An epoch consists of the steps between two scores. An interrupted run
+resumes after its last epoch. On several GPUs: torchrun --nproc_per_node 4 -m fungi udi segment-fpn ..."""
 
 
 def run(settings: SegmentFpnSettings) -> dict[str, Any]:
-    """Return settings, provenance and scores; the first of several processes writes them to `result.json`."""
+    """Train and score; return settings, provenance and scores. The process with rank 0 writes them to `result.json`."""
     from fungi.pretraining.dense.segmentation import Segmentation
     from fungi.pretraining.dense.training import train
 

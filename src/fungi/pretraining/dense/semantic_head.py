@@ -1,4 +1,4 @@
-"""The head of Semantic FPN (Kirillov et al. 2019): maps of a pyramid -> logits of classes at the finest stride."""
+"""The network of Semantic FPN (Kirillov et al. 2019): a pyramid, and a head that computes logits from its maps."""
 
 from collections import OrderedDict
 
@@ -16,7 +16,7 @@ HEAD_CHANNELS, DROPOUT = 128, 0.1
 
 
 class SemanticFpn(nn.Module):
-    """Pyramid and head; images `[n 3 h w]` are normalised, and their sides are multiples of two patches."""
+    """Pyramid and head. Its input are normalised images `[n 3 h w]` whose sides are multiples of two patches."""
 
     def __init__(self, backbone: Backbone, classes: int, settings: SegmentFpnSettings) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class SemanticFpn(nn.Module):
             self.classify = nn.Sequential(nn.Dropout2d(DROPOUT), nn.Conv2d(HEAD_CHANNELS, classes, 1))
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c y x"]:
-        """Return logits at a quarter of a patch per cell."""
+        """Return logits. A cell is a quarter of a patch wide."""
         maps: OrderedDict[str, Tensor] = self.pyramid(images)
         levels = [branch(level) for level, branch in zip(maps.values(), self.branches, strict=True)]
         finest = levels[0].shape[-2:]
@@ -34,12 +34,12 @@ class SemanticFpn(nn.Module):
 
 
 def _branch(channels: int, level: int) -> nn.Sequential:
-    """Return convolutions, each followed by a doubling of the map for all levels but the finest, 0."""
+    """Return the layers for a level of the pyramid: convolutions and, except for level 0 (the finest), upsampling."""
     from torchvision.ops import Conv2dNormActivation
 
     layers: list[nn.Module] = []
-    for place in range(max(1, level)):
-        layers.append(Conv2dNormActivation(HEAD_CHANNELS if place else channels, HEAD_CHANNELS))
+    for index in range(max(1, level)):
+        layers.append(Conv2dNormActivation(HEAD_CHANNELS if index else channels, HEAD_CHANNELS))
         if level:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear"))
     return nn.Sequential(*layers)

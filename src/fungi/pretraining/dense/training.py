@@ -1,4 +1,4 @@
-"""What detection and segmentation share: a network trained with a dense head, its images, and `result.json`."""
+"""Training that detection and segmentation share: the network with its dense head, its images, and `result.json`."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from fungi.pretraining.dense.batch_norm import synchronised
 from fungi.pretraining.dense.pyramid import decay_groups
 from fungi.pretraining.dense.settings import DenseSettings
 from fungi.pretraining.epochs import EpochTraining
-from fungi.pretraining.processes import World, decoding_workers, joined
+from fungi.pretraining.processes import World, decoding_workers, process_group
 from fungi.runtime.device import choose_dtype
 from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger, progress
@@ -28,9 +28,10 @@ from fungi.views.workers import worker_batches
 
 
 class DenseTraining(EpochTraining):
-    """Training of a backbone and a dense head by one process.
+    """The training of a backbone and a dense head by one process.
 
-    rates: learning rate of each step. identity: what decides the numbers of a run, besides the settings and weights.
+    rates: learning rate of each step. identity: facts that decide the numbers of a run, in addition to settings and
+    weights.
     """
 
     def __init__(
@@ -60,24 +61,24 @@ class DenseTraining(EpochTraining):
         self.identity = settings.deciding() | {"batch": plan.batch, "weights": backbone.weights_hash} | identity
 
     def batches(self, images: Any, epoch: int) -> Iterator[tuple[int, list[Any]]]:
-        """Yield the number of each step of an epoch, and this process's items of its batch."""
+        """Yield the index of each step of an epoch, and the items of its batch for this process."""
         parts = list(islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps))
         yield from enumerate(self._read(images, parts, f"epoch {epoch}"), start=epoch * self.steps)
 
     def items(self, images: Any, rows: Sequence[Any]) -> Iterator[Any]:
-        """Yield the items of these rows, for scoring."""
+        """Yield the items of some rows, for scoring."""
         for (item,) in self._read(images, [[row] for row in rows], "scoring"):
             yield item
 
     def _read(self, images: Any, rows: Sequence[list[Any]], label: str) -> Iterator[list[Any]]:
-        pinned = self.device.type == "cuda"
-        read = worker_batches(_Items(images), rows, _together, num_workers=self.workers, pin_memory=pinned)
-        return iter(progress(read, list(map(len, rows)), label=label))
+        pin_memory = self.device.type == "cuda"
+        batches = worker_batches(_Items(images), rows, _collate, num_workers=self.workers, pin_memory=pin_memory)
+        return iter(progress(batches, list(map(len, rows)), label=label))
 
 
 @dataclass(frozen=True)
 class _Items(Dataset):
-    """The items of another dataset, or the error that says why one can't be read."""
+    """A dataset with the items of another dataset. An item that can't be read is replaced by its error."""
 
     images: Any
 
@@ -88,18 +89,21 @@ class _Items(Dataset):
             return error
 
 
-def _together(items: list[Any]) -> Any:
-    """Return the items as a list, since their sizes differ; if one can't be read, return its error."""
+def _collate(items: list[Any]) -> Any:
+    """Return the items as a list, because their sizes differ. If an item can't be read, return the first error."""
     return next((item for item in items if isinstance(item, FungiError)), items)
 
 
 def train(
     settings: DenseSettings, start: Callable[[Any, Backbone, World, torch.device], DenseTraining]
 ) -> dict[str, Any]:
-    """Return settings, provenance and the scores after the last epoch; the first process writes `result.json`."""
+    """Train and score; return settings, provenance and the scores after the last epoch.
+
+    start: function that returns the training of a task. The process with rank 0 writes the result to `result.json`.
+    """
     backbone = settings.load_network()
-    with joined(settings.device) as (world, device):
-        if not world.leads:
+    with process_group(settings.device) as (world, device):
+        if not world.is_leader:
             logger.setLevel("ERROR")
         training = start(settings, backbone, world, device)
         history = training.train(training.identity)
@@ -108,7 +112,7 @@ def train(
         "provenance": {"weights": backbone.weights_source, "weights_hash": backbone.weights_hash},
         "results": {name: value for name, value in history[-1].items() if name not in ("epoch", "loss")},
     }
-    if world.leads:
+    if world.is_leader:
         path = settings.output_dir / "result.json"
         write_text_atomically(path, json.dumps(content, indent=1))
         logger.info(f"wrote {path}")

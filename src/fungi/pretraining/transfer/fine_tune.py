@@ -27,7 +27,7 @@ standard deviation of ImageNet are always used.
 
 def run(settings: FineTuneSettings) -> dict[str, Any]:
     """Train and score; return settings, provenance and scores. The process with rank 0 writes them to `result.json`."""
-    from fungi.pretraining.processes import joined
+    from fungi.pretraining.processes import process_group
     from fungi.pretraining.transfer.classifier import add_classifier, first_head_layer
     from fungi.pretraining.transfer.fine_tuning import FineTuning
 
@@ -43,8 +43,8 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
         hidden=first_head_layer(settings.checkpoint) if recipe.head_layer else None,
         seed=settings.seed,
     )
-    with joined(settings.device) as (world, device):
-        if not world.leads:
+    with process_group(settings.device) as (world, device):
+        if not world.is_leader:
             logger.setLevel("ERROR")
         classifier = dataclasses.replace(backbone, model=model)
         results = FineTuning(settings, classifier, train, test, world, device).run()
@@ -53,7 +53,7 @@ def run(settings: FineTuneSettings) -> dict[str, Any]:
         "provenance": {"weights": backbone.weights_source, "weights_hash": backbone.weights_hash},
         "results": {"fine-tuned": results},
     }
-    if world.leads:
+    if world.is_leader:
         write_text_atomically(settings.output_dir / "result.json", json.dumps(content, indent=1))
         print("  ".join(f"{name} {100 * value:.2f}" for name, value in results.items()))
         print(f"wrote {settings.output_dir / 'result.json'}")

@@ -20,7 +20,7 @@ def run(settings: PretrainSettings) -> None:
     """Train to the end. After a signal, exit with the status of the signal."""
     import torch
 
-    from fungi.pretraining.processes import joined, queue_again, stop_on_signals
+    from fungi.pretraining.processes import process_group, queue_again, stop_on_signals
     from fungi.pretraining.udi.images import open_images
     from fungi.pretraining.udi.training import Training
     from fungi.runtime.device import keep_freed_memory
@@ -28,8 +28,8 @@ def run(settings: PretrainSettings) -> None:
 
     keep_freed_memory()
     samples = open_images(settings.data_path, settings.dataset, settings.data_dir)
-    with joined(settings.device) as (world, device), stop_on_signals() as stop:
-        if not world.leads:
+    with process_group(settings.device) as (world, device), stop_on_signals() as stop:
+        if not world.is_leader:
             logger.setLevel("ERROR")
         training = Training(settings, samples, world, device)
         logger.info(
@@ -39,11 +39,11 @@ def run(settings: PretrainSettings) -> None:
         # In float32, the products are exact. Otherwise, the logits of the prototypes can use TF32.
         with tf32_products(device, enabled=training.learner.dtype != torch.float32):
             finished = training.run(stop)
-        if world.leads:
+        if world.is_leader:
             print(f"wrote {training.checkpoint}")
         if not finished:
             logger.info("interrupted and saved; run the same command to resume")
-            if world.leads:
+            if world.is_leader:
                 queue_again(stop)
             sys.exit(stop.status)
 

@@ -145,7 +145,7 @@ class Training:
         run = load_checkpoint(self.checkpoint, self.learner)
         refuse_other_run(run, self._identity(), self.checkpoint)
         self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
-        if self.world.leads:
+        if self.world.is_leader:
             logger.info(f"the run resumes from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
 
     def _identity(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Training:
         warning = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
         # In the first epochs, every teacher gives all images the same prediction.
         is_early = line["epoch"] + 1 < max(2, self.settings.epochs // 10)
-        if self.world.leads and warning and not is_early:
+        if self.world.is_leader and warning and not is_early:
             logger.warning("epoch %d: %s", line["epoch"], warning)
         interval = self.settings.saveckp_freq
         if interval and line["epoch"] % interval == 0:
@@ -173,13 +173,13 @@ class Training:
 
     def _save(self) -> None:
         """Write the log, then the checkpoint. The log of a killed run then has all epochs of its checkpoint."""
-        if self.world.leads:
+        if self.world.is_leader:
             write_log(self.settings.output_dir, self.progress.history)
         self._write(self.checkpoint)
         self._saved_at = self._measured_at = monotonic()
 
     def _write(self, path: Path) -> None:
-        if not self.world.leads:
+        if not self.world.is_leader:
             return
         progress = self.progress
         run = {"step": progress.step, "history": progress.history, "sums": progress.sums, "seconds": progress.seconds}
@@ -194,7 +194,7 @@ class Training:
     def _log_step(self, numbers: dict[str, float], schedule: StepSchedule) -> None:
         """Log a line at regular intervals: progress, speed, and the parts of the loss."""
         track({name: value for name, value in numbers.items() if name != "stop"} | {"lr": schedule.rate})
-        if not self.world.leads or monotonic() - self._logged_at < LOG_SECONDS:
+        if not self.world.is_leader or monotonic() - self._logged_at < LOG_SECONDS:
             return
         self._logged_at = monotonic()
         epoch, step = divmod(self.progress.step, self.plan.steps_per_epoch)
