@@ -52,8 +52,9 @@ def set_drop_path(model: Any, rate: float) -> None:
     """Set the stochastic depth of the blocks. It grows linearly from 0 in the first block to `rate` in the last."""
     from timm.layers import DropPath
 
-    for block, own in zip(model.blocks, torch.linspace(0, rate, len(model.blocks)).tolist(), strict=True):
-        block.drop_path1, block.drop_path2 = DropPath(own), DropPath(own)
+    block_rates = torch.linspace(0, rate, len(model.blocks)).tolist()
+    for block, block_rate in zip(model.blocks, block_rates, strict=True):
+        block.drop_path1, block.drop_path2 = DropPath(block_rate), DropPath(block_rate)
 
 
 def run_blocks(
