@@ -14,6 +14,7 @@ import torch
 from fungi.backbones.checkpoint_files import read_content
 from fungi.backbones.loading import load_backbone
 from fungi.commands import COMMANDS
+from fungi.data.sets.digit_scenes import compose
 from fungi.pretraining import epochs
 from fungi.pretraining.dense.coco import Instances
 from fungi.pretraining.dense.detection import Detection
@@ -25,6 +26,7 @@ from fungi.pretraining.processes import World
 from fungi.pretraining.tokens import embed
 from fungi.runtime.seeds import seeded
 from fungi.settings import parse
+from fungi.views.pixels import normalize
 from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, write_canvases
 from tests.pretraining.small import Killed
 from tests.pretraining.two_processes import simplified, train_in_two_processes
@@ -108,6 +110,33 @@ def test_maps_have_the_patch_tokens_of_each_block_at_their_positions(name: str) 
         assert level.shape == (2, model.embed_dim, 8, 6)
         for row, column in ((0, 0), (3, 5), (7, 2)):
             torch.testing.assert_close(level[:, :, row, column], expected[block][:, 6 * row + column])
+
+
+def accuracy_of_patches(seed: int, *, random_init: bool) -> float:
+    """Return the accuracy of a linear classifier of the digits 0 to 4 from the maps of single patches of ink."""
+    from sklearn.linear_model import RidgeClassifier
+
+    backbone = load_backbone("digits-vit", random_init=random_init, seed=seed)
+    maps, patches = PatchMaps(backbone.model, (0, 1, 2, 3)).eval(), []
+    for split in ("train", "test"):
+        scenes = [compose(split, number) for number in range(120 * seed, 120 * seed + 120)]
+        scenes = [(grey, mask) for grey, mask in scenes if mask.max() <= 5]
+        pixels = torch.from_numpy(np.stack([grey for grey, _ in scenes]))[:, None].expand(-1, 3, -1, -1)
+        with torch.no_grad():
+            levels = torch.cat(maps(normalize(pixels.float() / 255, backbone.input.statistics)), dim=1)
+        cells = np.stack([mask for _, mask in scenes]).reshape(-1, 12, 4, 12, 4)  # patches of 4 x 4 pixels
+        ink = (cells > 0).mean(axis=(2, 4)) >= 0.4
+        patches.append((levels.permute(0, 2, 3, 1)[torch.from_numpy(ink)].numpy(), cells.max(axis=(2, 4))[ink]))
+    (train, labels), (test, expected) = patches
+    deviation = train.std(axis=0)
+    classifier = RidgeClassifier(alpha=1.0, class_weight="balanced").fit(train / deviation, labels)
+    return classifier.score(test / deviation, expected)
+
+
+def test_maps_of_the_pretrained_network_hold_the_class_of_a_digit() -> None:
+    """Three draws of scenes and of random weights: 0.69 with a deviation of 0.006, and 0.37 with one of 0.014."""
+    pretrained, random = ([accuracy_of_patches(seed, random_init=kind) for seed in range(3)] for kind in (False, True))
+    assert min(pretrained) > max(random) + 0.15
 
 
 def test_the_pyramid_has_the_published_strides_and_a_gradient_for_every_trained_parameter() -> None:
