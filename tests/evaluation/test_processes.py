@@ -18,7 +18,7 @@ from fungi.errors import FungiError
 from fungi.evaluators.cyanure_process import CyanureProcess
 from fungi.evaluators.linear import fit_classifier
 from fungi.evaluators.logistic import LogisticOptions
-from fungi.runtime.shared_rows import shared, shared_rows
+from fungi.runtime.shared_rows import shared_memory_handle, shared_rows
 from fungi.scoring import train_linear_concat_grads
 from tests.evaluation.feature_folder import make_folder
 from tests.evaluation.test_linear import labelled
@@ -191,11 +191,11 @@ def test_warnings_come_back_and_the_threads_are_those_of_the_parent(threads, fak
 def test_only_rows_outside_shared_memory_are_copied():
     rows = shared_rows(10, 4)
     rows.copy_(torch.arange(40.0).reshape(10, 4))
-    with shared(rows[3:]) as part, shared(rows) as all_rows:
+    with shared_memory_handle(rows[3:]) as part, shared_memory_handle(rows) as all_rows:
         assert part.descriptor == all_rows.descriptor
         assert (part.offset, part.shape) == (3 * 4 * 8, (7, 4))
     for others in (torch.ones(5, 2, dtype=torch.float64), rows[:, :2]):
-        with shared(others) as copied:
+        with shared_memory_handle(others) as copied:
             assert copied.descriptor != all_rows.descriptor
             content = np.frombuffer(os.pread(copied.descriptor, 16 * len(others), copied.offset))
             np.testing.assert_array_equal(content.reshape(-1, 2), others.numpy())
@@ -203,7 +203,7 @@ def test_only_rows_outside_shared_memory_are_copied():
 
 def test_shared_memory_is_freed_with_its_last_tensor():
     rows = shared_rows(1000, 10)
-    with shared(rows) as handle:
+    with shared_memory_handle(rows) as handle:
         number = handle.descriptor
     part = rows[5:]
     del rows

@@ -15,7 +15,7 @@ from torchvision.transforms import RandomResizedCrop, functional
 
 from fungi.backbones.loading import load_backbone
 from fungi.objectives.base import random_linear
-from fungi.runtime.seeds import derive, seeded
+from fungi.runtime.seeds import derive_seed, seeded
 from fungi.segmentation.dense import set_input_size
 
 SIZE, PATCH, CLASSES, SEED = 40, 4, 3, 42
@@ -39,7 +39,7 @@ def nearest(mask: np.ndarray) -> np.ndarray:
 def unaugmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int = 0) -> View:
     pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) / 255
     content = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
-    return View(torch.from_numpy(pixels).permute(2, 0, 1), nearest(mask), derive(SEED, "dense", content, epoch))
+    return View(torch.from_numpy(pixels).permute(2, 0, 1), nearest(mask), derive_seed(SEED, "dense", content, epoch))
 
 
 def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) -> View:

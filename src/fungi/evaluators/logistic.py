@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fungi.evaluators import Solver, usual_solver
 from fungi.evaluators.cyanure_process import PROCESS, CyanureFit
-from fungi.runtime.shared_rows import shared, shared_rows
+from fungi.runtime.shared_rows import shared_memory_handle, shared_rows
 
 _ROWS = 16384  # number of rows per block of logits
 _PASSES_PER_CHECK = 10
@@ -165,7 +165,7 @@ def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: Logist
 def _fit_cyanure(problem: LogisticProblem, options: LogisticOptions) -> LogisticFit:
     """Return the fit of cyanure, which a child process computes."""
     rows, columns = problem.features.shape
-    with shared(problem.features.double().cpu()) as memory:
+    with shared_memory_handle(problem.features.double().cpu()) as memory:
         request = CyanureFit(
             rows=rows,
             columns=columns,

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from fungi.data.base import Samples
 from fungi.errors import FungiError
 from fungi.objectives.base import Embed, Objective, Support, register
-from fungi.runtime.seeds import derive, numpy_generator
+from fungi.runtime.seeds import derive_seed, numpy_generator
 from fungi.search.exact import most_similar
 from fungi.views.base import HasStream, ViewGenerator
 
@@ -159,7 +159,7 @@ class SimCLR(Objective):
             own_views, negatives = latents[:, :-NEGATIVE_VIEWS], latents[:, -NEGATIVE_VIEWS:]
         support = {"negatives": negatives.flatten(0, 1)}
         if self.negatives_mixing:
-            support["mixing_seed"] = torch.tensor(derive(seed, self.name, "mixing"))
+            support["mixing_seed"] = torch.tensor(derive_seed(seed, self.name, "mixing"))
         if self.exclude_self_from_negatives:
             support["own_views"] = own_views.contiguous()
         return support

@@ -47,8 +47,8 @@ def imported_files(module: str) -> dict[str, Path]:
                 continue
             files[name] = path
             pending.append(name.rpartition(".")[0])  # importing a module runs the __init__.py of its packages
-            for mentioned, with_submodules in _hash_and_imports(path)[1]:
-                pending += [mentioned, *(_submodules(mentioned) if with_submodules else ())]
+            for imported, with_submodules in _hash_and_imports(path)[1]:
+                pending += [imported, *(_submodules(imported) if with_submodules else ())]
     return files
 
 
@@ -95,11 +95,11 @@ def _collect(node: Any, parts: list[str], imports: set[tuple[str, bool]]) -> Non
 
     This is about three times as fast as `ast.dump` and `ast.walk`.
     """
-    kind = node.__class__
-    parts.append(kind.__name__)
-    if kind is ast.ImportFrom or kind is ast.Import or kind is ast.Call:
+    node_type = node.__class__
+    parts.append(node_type.__name__)
+    if node_type is ast.ImportFrom or node_type is ast.Import or node_type is ast.Call:
         imports.update(_imports_of(node))
-    elif kind is ast.If and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+    elif node_type is ast.If and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
         return
     for name in node._fields:
         if name == "ctx":  # the place of the node in the tree determines its context

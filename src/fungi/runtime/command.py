@@ -41,8 +41,8 @@ def run_command(
         return flush_output(program, 0)
     except OSError as error:  # a full disk, a missing permission, a folder that can't be created
         place = f"{error.filename}: " if error.filename else ""
-        way_out = f" {DISK_FULL_ADVICE}" if error.errno in DISK_FULL else ""
-        return _failed(program, f"{place}{error.strerror or error}.{way_out}")
+        advice = f" {DISK_FULL_ADVICE}" if error.errno in DISK_FULL else ""
+        return _failed(program, f"{place}{error.strerror or error}.{advice}")
     except (MemoryError, ImportError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -50,7 +50,7 @@ def run_command(
         return _failed(
             program,
             f"there is not enough memory ({reason}). Raise the limit (ulimit -v, --mem of a job), or choose a smaller"
-            " --batch-size or fewer --num-workers, where the command has them.",
+            " --batch-size or fewer --num-workers, if the command has these flags.",
         )
     except SystemExit:  # raised by --help
         if status := flush_output(program, 0):

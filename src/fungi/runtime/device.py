@@ -100,8 +100,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def default_torch_settings() -> Iterator[None]:
     """Use torch's default settings inside the block: no autocast, no inference mode, default dtype and device.
 
-    Settings of the caller could change results silently: under `torch.autocast`, gradients have a lower precision. Also
-    usable as a decorator.
+    Settings of the caller could change results silently: under `torch.autocast`, gradients have a lower precision. This
+    can also be used as a decorator.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():

@@ -49,7 +49,7 @@ def written_once(path: Path) -> Iterator[Path]:
     with _temporary_path(path) as temporary:
         yield temporary
         _flush(temporary)
-        _take_free_name(temporary, path)
+        _rename_unless_exists(temporary, path)
         _flush(path.parent)
 
 
@@ -98,12 +98,12 @@ def locked(path: Path) -> Iterator[None]:
     """
     ensure_folder(path.parent)
     lock_file = path.with_name(f".{path.name}{LOCK}")
-    handle = _locked_file(lock_file)
+    descriptor = _locked_file(lock_file)
     try:
         yield
     finally:
         lock_file.unlink(missing_ok=True)  # before unlocking: waiting processes notice it and create a new lock file
-        os.close(handle)
+        os.close(descriptor)
 
 
 def is_free_lock(path: Path) -> bool:
@@ -121,15 +121,15 @@ def is_free_lock(path: Path) -> bool:
 def _locked_file(path: Path) -> int:
     """Create and lock a file, and return its descriptor; try again if another process removes the file meanwhile."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with suppress(OSError):
-            fcntl.lockf(handle, fcntl.LOCK_EX)
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
         try:
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
         except FileNotFoundError:
             pass
-        os.close(handle)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -147,10 +147,10 @@ def _temporary_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _take_free_name(temporary: Path, path: Path) -> None:
-    """Give a file a second name, unless a file of that name exists."""
+def _rename_unless_exists(temporary: Path, path: Path) -> None:
+    """Give a temporary file its name, unless a file with this name exists."""
     try:
-        os.link(temporary, path)  # unlike a rename, this fails if the name is taken
+        os.link(temporary, path)  # unlike a rename, this fails if the file exists
     except FileExistsError:
         return
     except OSError:  # the file system has no hard links
@@ -163,11 +163,11 @@ def _flush(path: Path) -> None:
 
     Do nothing for folders on file systems that can't do this (CIFS, sshfs, VirtualBox).
     """
-    handle = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     except OSError as error:
         if error.errno not in UNSUPPORTED or not path.is_dir():
             raise
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -33,8 +33,8 @@ class _Bar(Protocol):
 _open_bars: list[_Bar] = []
 
 
-class _AboveBars(logging.StreamHandler[Any]):
-    """Writes each text once, above the bars that are open."""
+class _HandlerAboveBars(logging.StreamHandler[Any]):
+    """A log handler that writes each text only once, above open bars."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -57,7 +57,7 @@ class _AboveBars(logging.StreamHandler[Any]):
 
 def configure() -> None:
     """Set up logging for a command. Only the command line calls this; importing the library changes no logging."""
-    logger.handlers[:] = [_AboveBars()]
+    logger.handlers[:] = [_HandlerAboveBars()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     warnings.formatwarning = format_warning
@@ -145,7 +145,7 @@ def parts_done(count: int) -> None:
 
 
 def close_bars() -> None:
-    """Close the bars of interrupted work where they stand, so that the next text begins on a new line."""
+    """Close the bars of interrupted work, so that the next text begins on a new line."""
     while _open_bars:
         _open_bars.pop().close()
 

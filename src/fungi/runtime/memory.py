@@ -47,7 +47,7 @@ def _free_of_group() -> int | None:
 
 
 def _free_below(folder: Path) -> int | None:
-    """Return limit - use of one control group, in bytes; None if it has no limit.
+    """Return the memory limit of a control group minus its use, in bytes; None if it has no limit.
 
     Cached file pages do not count as use, because the kernel drops them if memory is needed.
     """

@@ -70,11 +70,11 @@ def discard(path: Path) -> None:
 def _is_orphan(entry: Path) -> bool:
     if _REMOVED.fullmatch(entry.name):
         return True
-    name = _UNFINISHED.fullmatch(entry.name)
-    if name is None:
+    match = _UNFINISHED.fullmatch(entry.name)
+    if match is None:
         return False
-    if name["machine"] == _machine() and _start_of(os.getpid()):
-        return _start_of(int(name["pid"])) != int(name["start"])
+    if match["machine"] == _machine() and _start_of(os.getpid()):
+        return _start_of(int(match["pid"])) != int(match["start"])
     try:
         return time.time() - entry.stat().st_mtime > UNTOUCHED
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _machine() -> str:
 def _start_of(pid: int) -> int:
     """Return the start time of a process, in ticks since the start of the machine; 0 if there is no such process.
 
-    The system uses pids again, but pid and start time together identify a process.
+    The system reuses pids, but pid and start time together identify a process.
     """
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()

@@ -38,7 +38,7 @@ def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[Non
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 products and convolutions in float32 inside the block. Also usable as a decorator.
+    """Compute float32 products and convolutions in float32 inside the block, or inside a decorated function.
 
     Without this, `torch.set_float32_matmul_precision("high")`, TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 and, for
     convolutions, cuDNN's default select TF32. Exact search, Gram matrices and decompositions would be wrong in TF32,

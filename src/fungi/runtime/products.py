@@ -24,10 +24,10 @@ def linear(
 
 
 def product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float32[Tensor, "m n"]:
-    """Return `left @ right`, summed and returned in float32, whatever the dtype of the factors.
+    """Return `left @ right`, summed in float32, for factors of any dtype.
 
-    A GPU multiplies factors in half precision as they are. Elsewhere they are converted to float32, with the same
-    result: `right`, which may be a large projection, in parts.
+    A GPU multiplies factors in half precision without a conversion. Other devices convert them to float32, with the
+    same result. They convert `right` in parts, because it may be a large projection matrix.
     """
     if _has_float32_output(left, right):
         return torch.mm(left, right, out_dtype=torch.float32)
@@ -46,7 +46,7 @@ def products(
 
 
 def _has_float32_output(left: Tensor, right: Tensor) -> bool:
-    """Return whether the device has a product of these factors with float32 output: NVIDIA's, if both are half."""
+    """Return whether the device can multiply these factors with float32 output: NVIDIA GPUs can, in half precision."""
     is_cuda = left.device.type == "cuda" and torch.version.hip is None
     return is_cuda and left.dtype == right.dtype and left.dtype in (torch.bfloat16, torch.float16)
 

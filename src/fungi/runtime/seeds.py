@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def derive(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for one purpose, e.g. `derive(42, "views", "dino", sample_id)`."""
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """Return a 63-bit seed for one purpose, e.g. `derive_seed(42, "views", "dino", sample_id)`."""
     text = "\x1f".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
@@ -25,12 +25,12 @@ def torch_generator(seed: int, *purpose: str | int) -> "torch.Generator":
     """Return a CPU generator of torch for one purpose."""
     import torch
 
-    return torch.Generator().manual_seed(derive(seed, *purpose))
+    return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
     """Return a generator of numpy for one purpose."""
-    return np.random.default_rng(derive(seed, *purpose))
+    return np.random.default_rng(derive_seed(seed, *purpose))
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """
     import torch
 
-    value = derive(seed, *purpose)
+    value = derive_seed(seed, *purpose)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):

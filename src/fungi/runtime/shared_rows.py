@@ -53,16 +53,16 @@ class RowsHandle:
     shape: tuple[int, int]
 
 
-def shared_rows(rows: int, dim: int) -> Float64[Tensor, "n r"]:
-    """Return zeros `[n r]` in shared memory."""
-    region = _Region.of_size(max(1, rows * dim * 8))
-    tensor = torch.from_numpy(np.frombuffer(region, dtype=np.float64, count=rows * dim).reshape(rows, dim))
+def shared_rows(count: int, dim: int) -> Float64[Tensor, "n r"]:
+    """Return `count` rows of zeros in shared memory."""
+    region = _Region.of_size(max(1, count * dim * 8))
+    tensor = torch.from_numpy(np.frombuffer(region, dtype=np.float64, count=count * dim).reshape(count, dim))
     _REGIONS[tensor.untyped_storage().data_ptr()] = region
     return tensor
 
 
 @contextmanager
-def shared(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
+def shared_memory_handle(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
     """Yield a handle for rows on the CPU, valid inside the block; copy the rows to shared memory if necessary."""
     if rows.untyped_storage().data_ptr() not in _REGIONS or not rows.is_contiguous():
         copy = shared_rows(*rows.shape)

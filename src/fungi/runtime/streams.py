@@ -11,7 +11,7 @@ DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command agai
 
 
 def prepare_streams() -> None:
-    """Open closed standard streams to nowhere, and show letters that the terminal's encoding does not have as codes.
+    """Connect closed standard streams to the null device; show letters that the terminal's encoding lacks as codes.
 
     If a standard stream is closed, the next opened file gets its number, and libraries would write their messages into
     this file.

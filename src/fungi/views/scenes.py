@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from fungi.data.base import Loader, Samples
 from fungi.data.formats.mask_files import check_mask
-from fungi.runtime.seeds import derive
+from fungi.runtime.seeds import derive_seed
 from fungi.views.image import Triple
 from fungi.views.pixels import as_pixels, normalize
 
@@ -96,7 +96,7 @@ class SceneView:
         return transforms.resize(mask.unsqueeze(0), [self.size, self.size], interpolation=nearest)[0]
 
     def _seed_and_id(self, item: Scene) -> dict[str, Any]:
-        return {"draw": derive(self.seed, "dense", item.pixel_hash, self.epoch), "id": item.id}
+        return {"draw": derive_seed(self.seed, "dense", item.pixel_hash, self.epoch), "id": item.id}
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Stack the images and masks of a batch. `draw` and `id` remain lists."""
