@@ -170,7 +170,7 @@ def test_a_feature_file_of_another_seed_counts_as_missing(grid: Grid, capsys: py
     words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
     output = status(capsys, *words)
     assert "missing 2" in output
-    assert "kl was made with --seed 43, not 42" in output
+    assert "kl was computed with --seed 43, not 42" in output
     write_array(
         file_of(grid),
         "attn_proj",

@@ -83,7 +83,7 @@ def test_a_grid_that_is_killed_in_the_middle_gives_the_usual_files(
     (restarted,) = [task for task in cluster.tasks(first[1]) if task.get("ArrayTaskId") == "0"]
     assert restarted["Restarts"] == "1"
     assert "back into the queue" in logs_of(root, f"{first[1]}_0")
-    assert ": already there: " in logs_of(root, f"{first[1]}_0")
+    assert ": already computed: " in logs_of(root, f"{first[1]}_0")
 
     status = fungi("status")
     assert "done 3/4, failed 1" in status
@@ -133,7 +133,7 @@ def test_requeue_preemption_and_a_lost_node_do_not_change_the_files(cluster: Clu
         )
     assert cluster.wait(job) == ["COMPLETED"], logs_of(root)
 
-    assert [path.read_text().count(": already there: ") for path in (root / "logs").iterdir()] == [3]
+    assert [path.read_text().count(": already computed: ") for path in (root / "logs").iterdir()] == [3]
     plain = ("extract-gradients", "--objective", "dino", "--split", "test", "--root", reference, "--batch-size", 16)
     cluster.call(sys.executable, "-m", "fungi", *plain)
     assert_same_files(root, reference)

@@ -43,4 +43,4 @@ def test_the_demo_pretrains_scores_and_draws_and_a_second_run_reuses_it(
     assert COMMANDS["demo-udi"].main(flags) == 0
     second = capfd.readouterr().out
     assert table in second
-    assert "made before in the same way" in second
+    assert "already computed in the same way" in second

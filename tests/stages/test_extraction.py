@@ -161,7 +161,7 @@ def test_a_second_run_keeps_the_files_and_prints_this(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in one_run.rglob("*.h5")}
     assert gradients(one_run, *ALL) == 0
-    assert capsys.readouterr().out.count("made before in the same way") == len(before)
+    assert capsys.readouterr().out.count("already computed in the same way") == len(before)
     assert before == {path: path.stat().st_mtime_ns for path in one_run.rglob("*.h5")}
 
 

@@ -50,7 +50,7 @@ def assert_refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str)
         (("--set", "simclr.grid=two"), ("simclr", "'grid' takes a whole number, not 'two'")),
         (("--set", "dino.global_area=0.5"), ("dino", "'global_area' takes 2 values of a number each", "not 0.5")),
         (("--set", "kl.direction=up"), ("kl", "'direction' takes one of uniform_to_pred, pred_to_uniform, not 'up'")),
-        (("--projection-matrix", "m.pth", "--projection-dim", "8"), ("brings its own size", "leave out")),
+        (("--projection-matrix", "m.pth", "--projection-dim", "8"), ("already has a size", "leave out")),
         (("--device", "meta"), ("--device meta is not supported",)),
         (("--set", "kl.latent_dim=0"), ("kl.latent_dim has to be larger than 0, not 0",)),
         (("--set", "dino.teacher_temperature=-1"), ("dino.teacher_temperature has to be larger than 0",)),

@@ -107,7 +107,7 @@ def test_a_run_does_not_resume_with_another_version_except_on_request(gradients,
     capsys.readouterr()
     use_version(monkeypatch, "newest")
     assert gradients(root, *FLAGS) == 0
-    assert "made before in the same way, by another version of the program (code new" in capsys.readouterr().out
+    assert "already computed in the same way, by another version of the program (code new" in capsys.readouterr().out
     assert gradients(root, *FLAGS, "--overwrite") == 0
     assert [version.code for version in versions_of(next(root.rglob("kl-train.h5")))] == ["newest"]
 

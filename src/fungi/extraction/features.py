@@ -94,12 +94,12 @@ def require_options(settings: GradientSettings) -> None:
     Raises FungiError for options that the objective does not have.
     """
     if settings.backbone in BACKBONES:
-        _with_views(settings, BACKBONES[settings.backbone].input)
+        _objectives_with_views(settings, BACKBONES[settings.backbone].input)
 
 
 def _require_views(settings: GradientSettings, context: StageContext) -> None:
     """Raise FungiError if an objective has no views for the modality of the backbone."""
-    with_views = _with_views(settings, context.backbone.input)
+    with_views = _objectives_with_views(settings, context.backbone.input)
     without_views = [name for name in settings.objective if name not in with_views]
     if without_views:
         modality = context.backbone.spec.modality
@@ -109,7 +109,7 @@ def _require_views(settings: GradientSettings, context: StageContext) -> None:
         )
 
 
-def _with_views(settings: GradientSettings, input_spec: InputSpec) -> list[str]:
+def _objectives_with_views(settings: GradientSettings, input_spec: InputSpec) -> list[str]:
     """Return the objectives in --objective or --set that have views of this input.
 
     Raises FungiError for an objective or an option that does not exist.
@@ -204,9 +204,9 @@ def build_engine(
 
 
 def _encoded_model(settings: GradientSettings, context: StageContext, targets: Sequence[Target]) -> nn.Module:
-    """Return the backbone, or its copy with a residual stream in bfloat16 if the settings ask for it.
+    """Return the backbone; with `residual_dtype` bfloat16, a copy whose residual stream is in bfloat16.
 
-    Raises FungiError if the rest of the model is not computed in bfloat16, or if the model has no such copy.
+    Raises FungiError if the dtype of the computation is not bfloat16, or if the model does not support this.
     """
     model: nn.Module = context.backbone.model
     if settings.residual_dtype == "float32":
@@ -217,6 +217,7 @@ def _encoded_model(settings: GradientSettings, context: StageContext, targets: S
 
 
 def _precision(settings: GradientSettings) -> str:
+    """Return the precision that feature files state instead of the dtype (`Feature.precision`)."""
     return SHORT_RESIDUAL if settings.residual_dtype == "bfloat16" else ""
 
 

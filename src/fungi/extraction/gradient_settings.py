@@ -51,8 +51,8 @@ class GradientSettings(StageSettings):
     )
     residual_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "dtype of the residual stream of a ViT before the gradient source, where --dtype is bfloat16: bfloat16 moves"
-        " fewer bytes and rounds more",
+        "dtype of the residual stream of a ViT before the target layer, for --dtype bfloat16; bfloat16 is faster and"
+        " rounds more",
         topic="machine",
     )
     bias: bool = setting(True, "append the gradient of the layer's bias", topic="features")
@@ -79,7 +79,8 @@ class GradientSettings(StageSettings):
                 raise unknown_name("objective", name, known)
         if self.projection_matrix and (self.projection_dim or self.projection_kind != "binary"):
             raise FungiError(
-                "--projection-matrix brings its own size and kind: leave out --projection-dim and --projection-kind."
+                "a matrix of --projection-matrix already has a size and a kind: leave out --projection-dim and"
+                " --projection-kind."
             )
         if self.projection_kind == NO_PROJECTION and self.projection_dim:
             raise FungiError("--projection-kind none does not project gradients: leave out --projection-dim.")
@@ -113,7 +114,7 @@ class GradientSettings(StageSettings):
         )
         if current != stored:
             texts = [" ".join(options) or "nothing" for options in (stored, current)]
-            return f"{provenance.feature} was made with --set {texts[0]}, not {texts[1]}"
+            return f"{provenance.feature} was computed with --set {texts[0]}, not {texts[1]}"
         return super().differs_from(provenance)
 
     def default_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
@@ -137,7 +138,7 @@ def parse_options(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         key, equals, value = text.partition("=")
         objective, dot, option = key.partition(".")
         if not equals or not dot:
-            raise FungiError(f"--set {text!r} is not OBJECTIVE.OPTION=VALUE, as in simclr.temperature=0.1.")
+            raise FungiError(f"--set {text!r} is not OBJECTIVE.OPTION=VALUE, e.g. simclr.temperature=0.1.")
         options.setdefault(objective, {})[option] = value
         with suppress(ValueError, SyntaxError):
             options[objective][option] = ast.literal_eval(value)

@@ -51,7 +51,7 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
     shard = Shard.parse(context.settings.shard)
     spans = [span for span in works[0].blocks.manifest.spans() if shard.takes(span.index)]
     spans = [span for span in spans if any(span.index in work.missing for work in works)]
-    if compiles(context, features):
+    if should_compile(context, features):
         _compile(context, features)
     try:
         _compute(context, split, samples, works, spans)
@@ -106,10 +106,10 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
     if _is_done(path, manifest, overwrite=settings.overwrite):
         blocks.remove()  # an earlier run may have been killed after it wrote the file
         remove_orphans(path.parent)
-        print(f"kept {path}: made before in the same way{_other_version(path, code_version)}")
+        print(f"kept {path}: already computed in the same way{_other_version(path, code_version)}")
         return None
     blocks = BlockFolder.create(blocks.folder, manifest)
-    _settle_versions(blocks, path, settings)
+    _handle_other_versions(blocks, path, settings)
     return Work(feature, blocks, path, frozenset(span.index for span in blocks.missing()))
 
 
@@ -121,7 +121,7 @@ def _other_version(path: Path, code_version: CodeVersion) -> str:
     return f", by another version of the program ({differences[0]}); use --overwrite to compute it again"
 
 
-def _settle_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -> None:
+def _handle_other_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -> None:
     """Drop, accept or refuse blocks of another version of the program, depending on the settings."""
     others = {
         span: code_version
@@ -150,7 +150,7 @@ def _compute(
     """
     finished = len(works[0].blocks.manifest.spans()) - len({index for work in works for index in work.missing})
     if finished:
-        logger.info(f"{split}: already there: {counted(finished, 'block')}")
+        logger.info(f"{split}: already computed: {counted(finished, 'block')}")
     batch_rows = [rows for span in spans for rows in row_batches(span.start, span.stop, context.settings.batch_size)]
     loaded = batches(
         samples,
@@ -174,7 +174,7 @@ def _compute(
     next(loaded_with_bar, None)  # the bar counts a batch as done when the next batch is requested
 
 
-def compiles(context: StageContext, features: Sequence[core.Feature]) -> bool:
+def should_compile(context: StageContext, features: Sequence[core.Feature]) -> bool:
     """Return whether to compile the encoder.
 
     This depends only on the settings and the dataset, not on the remaining work: compiled code rounds differently, so
@@ -243,5 +243,5 @@ def _finish(work: Work, shard: Shard, settings: StageSettings) -> None:
         return
     assemble(work.blocks, work.path, accept=settings.accept_other_versions)
     layers = work.feature.layers
-    shapes = ", ".join(f"{name} ({layers[name].layer})" for name in layers) or "embeddings, targets"
-    print(f"wrote {work.path}: {counted(work.blocks.manifest.provenance.rows, 'row')} of {shapes}")
+    arrays = ", ".join(f"{name} ({layers[name].layer})" for name in layers) or "embeddings, targets"
+    print(f"wrote {work.path}: {counted(work.blocks.manifest.provenance.rows, 'row')} of {arrays}")

@@ -164,7 +164,7 @@ class StageSettings:
         for name, value in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
             if provenance.settings.get(name, value) != value:
                 flag = f"--{name.replace('_', '-')}"
-                return f"{provenance.feature} was made with {flag} {provenance.settings[name]}, not {value}"
+                return f"{provenance.feature} was computed with {flag} {provenance.settings[name]}, not {value}"
         return ""
 
     def _deciding(self, feature: str) -> dict[str, Any]:

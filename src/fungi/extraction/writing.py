@@ -97,6 +97,6 @@ def _require_finite(arrays: dict[str, np.ndarray], work: Work, samples: Samples,
 
 
 def _is_compiled() -> bool:
-    """Return whether torch has compiled anything in this process: --compile may have failed."""
+    """Return whether torch has compiled code in this process. Even with --compile, this may have failed."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return bool(dynamo and dynamo.counters["frames"]["ok"])
