@@ -41,7 +41,7 @@ HEADINGS: dict[Topic, str] = {
     "own": "this command",
     "files": "files",
     "machine": "machine",
-    "explicit": "feature files by name, in place of --dataset and --backbone",
+    "explicit": "feature files by name, instead of --dataset and --backbone",
     "scheduler": "job scheduler",
 }
 """Topic of a setting -> its heading in help. Help shows the headings in this order."""

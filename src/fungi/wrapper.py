@@ -80,7 +80,7 @@ class FUNGIWrapper:
     views: `published` enlarges crops to `input_dim`; `native` does not enlarge crops, for a quarter of the forward
         passes; `budget` also uses fewer crops, for an eighth.
     compile: compile the layers before the target layer with torch.compile. The first batch takes tens of seconds, later
-        batches are faster. A GPU's code is kept in ~/.cache/fungi/compiled, or where TORCHINDUCTOR_CACHE_DIR says.
+        batches are faster. Code for a GPU is stored in $TORCHINDUCTOR_CACHE_DIR or ~/.cache/fungi/compiled.
 
     Raises FungiError, which is a ValueError, for invalid arguments.
     """

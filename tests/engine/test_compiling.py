@@ -95,7 +95,9 @@ def test_settings_and_dataset_but_not_the_shard_decide_whether_to_compile(
     for fewest, expected in ((forwards, True), (forwards + 1, False)):
         monkeypatch.setattr(pipeline, "COMPILED_FROM", fewest)
         for shard in ("1/1", "3/8"):
-            assert pipeline.should_compile(replace(on_gpu, settings=replace(settings, shard=shard)), features) is expected
+            assert (
+                pipeline.should_compile(replace(on_gpu, settings=replace(settings, shard=shard)), features) is expected
+            )
         assert not pipeline.should_compile(context, features), "a CPU compiles only on request"
         for choice in ("on", "off"):
             chosen = replace(settings, compile=choice)

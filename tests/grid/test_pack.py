@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fungi.grid.run_elements import cores_of_place, side_by_side, visible_gpus
+from fungi.grid.run_elements import cores_of_element, run_pack, visible_gpus
 from fungi.runtime.cores import usable_cores
 
 TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME": "kl", "PATH": "/bin:/usr/bin"}
@@ -24,7 +24,7 @@ def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 
     def run(**variables: str) -> list[str]:
         allowed = os.sched_getaffinity(0)
-        assert side_by_side(["extract", "--seed", "7"], [4, 5], tmp_path, TASK | variables) == 3
+        assert run_pack(["extract", "--seed", "7"], [4, 5], tmp_path, TASK | variables) == 3
         assert os.sched_getaffinity(0) == allowed
         return [(tmp_path / "logs" / f"kl-7_1-element{element}.out").read_text() for element in (4, 5)]
 
@@ -54,7 +54,7 @@ def test_without_variables_the_device_files_of_gpus_are_counted(tmp_path: Path) 
 @pytest.mark.parametrize(("cores", "count"), [(64, 4), (10, 3), (2, 2)])
 def test_elements_of_a_pack_are_pinned_to_separate_cores(cores: int, count: int) -> None:
     allowed = set(range(100, 100 + cores))
-    parts = [cores_of_place(allowed, place, count, {"SLURM_CPUS_PER_TASK": str(cores)}) for place in range(count)]
+    parts = [cores_of_element(allowed, place, count, {"SLURM_CPUS_PER_TASK": str(cores)}) for place in range(count)]
     assert {len(part) for part in parts} == {cores // count}
     assert sum(map(len, parts)) == len(set().union(*parts))
     assert set().union(*parts) <= allowed
@@ -63,8 +63,8 @@ def test_elements_of_a_pack_are_pinned_to_separate_cores(cores: int, count: int)
 def test_elements_are_not_pinned_if_the_cluster_does_not_bind_cores() -> None:
     """Otherwise all jobs of a node would use the first cores, and the other cores would be idle."""
     whole_node = set(range(128))
-    assert cores_of_place(whole_node, 1, 4, {"SLURM_CPUS_PER_TASK": "64"}) == whole_node
-    assert cores_of_place({3}, 1, 4, {"SLURM_CPUS_PER_TASK": "1"}) == {3}
+    assert cores_of_element(whole_node, 1, 4, {"SLURM_CPUS_PER_TASK": "64"}) == whole_node
+    assert cores_of_element({3}, 1, 4, {"SLURM_CPUS_PER_TASK": "1"}) == {3}
 
 
 @pytest.mark.parametrize(

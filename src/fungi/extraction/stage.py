@@ -126,10 +126,10 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         Shard.parse(self.shard)
-        most = WORKERS_PER_CORE * usable_cores()
-        if self.num_workers > most:
+        largest = WORKERS_PER_CORE * usable_cores()
+        if self.num_workers > largest:
             raise FungiError(
-                f"--num-workers {self.num_workers} is more than this machine can run: use at most {most}"
+                f"--num-workers {self.num_workers} is more than this machine can run: use at most {largest}"
                 f" ({WORKERS_PER_CORE} per core)."
             )
 

@@ -126,14 +126,14 @@ def array_text(indices: Iterable[int]) -> str:
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
 
 
-def chunks(indices: Iterable[int], most: int = MAX_ARRAY) -> list[tuple[int, list[int]]]:
+def chunks(indices: Iterable[int], largest: int = MAX_ARRAY) -> list[tuple[int, list[int]]]:
     """Return indices in parts that fit into an array: (first index, indices counted from the first index).
 
-    most: largest number of tasks in an array.
+    largest: largest number of tasks in an array.
     """
     parts: dict[int, list[int]] = {}
     for index in sorted(set(indices)):
-        parts.setdefault(index // most * most, []).append(index % most)
+        parts.setdefault(index // largest * largest, []).append(index % largest)
     return sorted(parts.items())
 
 

@@ -100,19 +100,21 @@ def chosen_jobs(
 
     check: raise FungiError now if a command does not accept an element. `progress_of_jobs` checks this in any case.
     """
-    chosen = names or grid.jobs
-    files = [read_job_file(project, name) for name in chosen] if chosen else grid_job_files(project)
+    names = names or grid.jobs
+    files = [read_job_file(project, name) for name in names] if names else grid_job_files(project)
     files = [job for job in files if grid_command(job.words[0]).stage in stages]
     calls = [(job, call_of(job.words, grid, landmarks=job.landmarks)) for job in files]
-    if not chosen:
+    if not names:
         calls = [(job, call) for job, call in calls if Records(grid.root, call).any()]
     return [(job, call_of_job(job, grid)) for job, _ in calls] if check else calls
 
 
 def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], list[Path]]:
     """Return the files that the jobs of a stage have to write, by pair of backbone and dataset."""
-    chosen = [(job, call) for job, call in jobs if call.stage == stage]
-    return _by_pair([_expected(ElementSettings(job, call, grid), elements_of(grid, call)) for job, call in chosen])
+    jobs_of_stage = [(job, call) for job, call in jobs if call.stage == stage]
+    return _by_pair(
+        [_expected(ElementSettings(job, call, grid), elements_of(grid, call)) for job, call in jobs_of_stage]
+    )
 
 
 def _by_pair(expected: Sequence[Mapping[Element, ExpectedFiles]]) -> dict[tuple[str, str], list[Path]]:
@@ -128,8 +130,8 @@ def _by_pair(expected: Sequence[Mapping[Element, ExpectedFiles]]) -> dict[tuple[
 
 def files_of(files: Mapping[tuple[str, str], list[Path]], pair: tuple[str, str]) -> list[Path]:
     """Return the files of a pair, or of all pairs for the pair `("", "")`."""
-    chosen = files.values() if pair == ("", "") else [files.get(pair, [])]
-    return [path for paths in chosen for path in paths]
+    selected = files.values() if pair == ("", "") else [files.get(pair, [])]
+    return [path for paths in selected for path in paths]
 
 
 def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[GridJob, list[Progress]]]:

@@ -47,10 +47,10 @@ class Group:
     slots: dict[int, tuple[int, ...]]
 
 
-def groups(grid: Grid, planned_jobs: Sequence[PlannedJob], most: int) -> list[Group]:
+def groups(grid: Grid, planned_jobs: Sequence[PlannedJob], largest: int) -> list[Group]:
     """Return groups of pairs for which a common submission saves calls of sbatch.
 
-    most: largest number of pairs in a group. There are no groups if a pack contains shards of two pairs, because one
+    largest: largest number of pairs in a group. There are no groups if a pack contains shards of two pairs, because one
     index of an array would then mean both pairs.
     """
     if any(_packs_cross_pairs(job.grid_job, pack_of(grid, job.grid_job.call)) for job in planned_jobs):
@@ -71,7 +71,7 @@ def groups(grid: Grid, planned_jobs: Sequence[PlannedJob], most: int) -> list[Gr
             pairs_by_work.setdefault(work, []).append(pair)
     groups_that_save_calls = []
     for work, pairs in pairs_by_work.items():
-        for first, part in chunks(pairs, most):
+        for first, part in chunks(pairs, largest):
             group = Group(tuple(first + index for index in part), dict(work))
             later_jobs = sum(planned_jobs[number].grid_job.stage != "extraction" for number in group.slots)
             calls_of_group = sum(map(len, group.slots.values()))

@@ -19,7 +19,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w.=]+")
 
 @dataclass(frozen=True)
 class GridCall:
-    """A command that a job runs over the grid, with the flags of the job file and those of the grid.
+    """A command that a job runs over the grid, with the flags of the job file and of the grid.
 
     landmarks: whether to run only over the retrieval datasets of the grid.
     features, views: features that an extraction writes, and the plan of their views.

@@ -57,7 +57,7 @@ def _run(words: list[str], environ: Mapping[str, str]) -> int:
     }
     _raise_on_termination()
     if len(indices) > 1 and "SLURM_ARRAY_JOB_ID" in environ:
-        return side_by_side(words, indices, grid.root, environ)
+        return run_pack(words, indices, grid.root, environ)
     first_failure = 0
     for index, line in lines.items():
         log.logger.info(f"element {index} of 0-{len(elements) - 1}: {elements[index]}")
@@ -111,12 +111,14 @@ def _raise_on_termination() -> None:
 INTERRUPTED_STATUS = 130
 
 
-def side_by_side(words: Sequence[str], indices: Sequence[int], root: Path, environ: Mapping[str, str]) -> int:
+def run_pack(words: Sequence[str], indices: Sequence[int], root: Path, environ: Mapping[str, str]) -> int:
     """Run the elements of a pack at the same time, and return the first exit status that is not 0, or 0.
 
     An interruption ends all elements. Each element writes a log, `<root>/logs/<job>-<array>_<task>-element<index>.out`.
     """
-    processes = {index: _start(words, place, index, len(indices), root, environ) for place, index in enumerate(indices)}
+    processes = {
+        index: _start(words, position, index, len(indices), root, environ) for position, index in enumerate(indices)
+    }
     try:
         statuses = {index: process.wait() for index, process in processes.items()}
     except KeyboardInterrupt:
@@ -131,15 +133,15 @@ def side_by_side(words: Sequence[str], indices: Sequence[int], root: Path, envir
 
 
 def _start(
-    words: Sequence[str], place: int, index: int, count: int, root: Path, environ: Mapping[str, str]
+    words: Sequence[str], position: int, index: int, count: int, root: Path, environ: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     """Start the process of an element, with its share of GPUs and cores.
 
-    index: index of the element in the grid. place: its position in the pack. count: number of elements in the pack.
+    index: index of the element in the grid. position: its position in the pack. count: number of elements in the pack.
     """
     variables = {**environ, ELEMENT: str(index)}
     if gpus := visible_gpus(environ):
-        variables["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+        variables["CUDA_VISIBLE_DEVICES"] = gpus[position % len(gpus)]
     if cores := environ.get("SLURM_CPUS_PER_TASK", ""):
         variables["SLURM_CPUS_PER_TASK"] = variables["OMP_NUM_THREADS"] = str(max(1, int(cores) // count))
     name = f"{environ.get('SLURM_JOB_NAME', 'job')}-{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
@@ -149,7 +151,7 @@ def _start(
     with log.open("ab") as output:
         command = [sys.executable, "-m", "fungi", "run-elements", *words]
         try:
-            os.sched_setaffinity(0, cores_of_place(allowed, place, count, environ))  # inherited by the new process
+            os.sched_setaffinity(0, cores_of_element(allowed, position, count, environ))  # inherited by the new process
             process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
         finally:
             os.sched_setaffinity(0, allowed)
@@ -170,7 +172,7 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> li
     return [str(index) for index in range(count)]
 
 
-def cores_of_place(allowed: set[int], place: int, count: int, environ: Mapping[str, str]) -> set[int]:
+def cores_of_element(allowed: set[int], position: int, count: int, environ: Mapping[str, str]) -> set[int]:
     """Return the cores for an element of a pack: neighbouring cores, an equal share of the cores of the job.
 
     In two cases, return all `allowed` cores instead: if there are fewer cores than elements, and if more cores are
@@ -181,4 +183,4 @@ def cores_of_place(allowed: set[int], place: int, count: int, environ: Mapping[s
     if (requested.isdecimal() and len(allowed) > int(requested)) or len(allowed) < count:
         return allowed
     share = len(allowed) // count
-    return set(sorted(allowed)[place * share : (place + 1) * share])
+    return set(sorted(allowed)[position * share : (position + 1) * share])

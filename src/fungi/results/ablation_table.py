@@ -49,8 +49,8 @@ class AblationTable:
 
     def facts(self) -> dict[str, Any]:
         """Return title, columns, notes and published tables as plain data."""
-        facts = {"columns": self.columns, "notes": self.notes, "published": self.published}
-        return {"title": self.title, **{name: list(texts) for name, texts in facts.items()}}
+        lists = {"columns": self.columns, "notes": self.notes, "published": self.published}
+        return {"title": self.title, **{name: list(texts) for name, texts in lists.items()}}
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> "AblationTable":

@@ -73,8 +73,8 @@ class ResultSettings:
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide the content of the result file, including defaults, as JSON."""
-        named = {"dataset": self.dataset_name, "backbone": self.backbone_name}
-        return deciding_values(self, "scores", "contents") | named
+        names = {"dataset": self.dataset_name, "backbone": self.backbone_name}
+        return deciding_values(self, "scores", "contents") | names
 
     def unusual(self) -> dict[str, Any]:
         """Return the settings that decide scores and differ from the defaults, as JSON, for the headings of tables."""

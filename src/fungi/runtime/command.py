@@ -40,9 +40,9 @@ def run_command(
     except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         return flush_output(program, 0)
     except OSError as error:  # a full disk, a missing permission, a folder that can't be created
-        place = f"{error.filename}: " if error.filename else ""
+        location = f"{error.filename}: " if error.filename else ""
         advice = f" {DISK_FULL_ADVICE}" if error.errno in DISK_FULL else ""
-        return _failed(program, f"{place}{error.strerror or error}.{advice}")
+        return _failed(program, f"{location}{error.strerror or error}.{advice}")
     except (MemoryError, ImportError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise

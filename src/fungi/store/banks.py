@@ -26,7 +26,7 @@ from fungi.runtime.owner import remove_orphans
 from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, checksum_of_record, compare_checksums
 
 MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
-_LABEL_WINDOW = 1 << 16
+_WINDOW_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ class Bank:
             yield start, self.features(start, min(start + size, self.rows))
 
     def _window(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Return the rows `start:stop` of a file of the bank, after a comparison with their checksums."""
         width, dtype = self._sizes[name]
         with (self.folder / name).open("rb") as file:
             file.seek(start * width * dtype.itemsize)
@@ -170,10 +171,10 @@ class Bank:
         width, dtype = self._sizes[name]
         flat, values = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
         self._check(name, flat)
-        windows = flat // _LABEL_WINDOW
+        windows = flat // _WINDOW_ROWS
         for window in np.unique(windows):
-            start = int(window) * _LABEL_WINDOW
-            shape = (min(_LABEL_WINDOW, self.rows - start), width)
+            start = int(window) * _WINDOW_ROWS
+            shape = (min(_WINDOW_ROWS, self.rows - start), width)
             mapped = np.memmap(self.folder / name, dtype, "r", start * width * dtype.itemsize, shape)
             in_window = windows == window
             values[in_window] = mapped[flat[in_window] - start]

@@ -153,6 +153,7 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, modified_ns: int) -> Mapping[str, np.ndarray]:
+    """Return the arrays of a file. modified_ns: time of its last change, so that the cache drops changed files."""
     file_format = format_of(path)
     try:
         if file_format == "npy":
