@@ -55,18 +55,18 @@ def groups(grid: Grid, planned_jobs: Sequence[PlannedJob], largest: int) -> list
     """
     if any(_packs_cross_pairs(job.grid_job, pack_of(grid, job.grid_job.call)) for job in planned_jobs):
         return []
-    slots: dict[int, dict[int, set[int]]] = {}  # pair -> job -> slots
-    separate: set[int] = set()
+    slots: dict[int, dict[int, set[int]]] = {}  # pair -> planned job -> slots
+    pairs_with_queued_jobs: set[int] = set()
     for number, job in enumerate(planned_jobs):
         if job.grid_job.stage in CHAINED:
             pack, places = pack_of(grid, job.grid_job.call), job.grid_job.places
-            separate |= {places[index].pair for index in job.queued}
+            pairs_with_queued_jobs |= {places[index].pair for index in job.queued}
             for index in job.indices:
                 slots_of_pair = slots.setdefault(places[index].pair, {})
                 slots_of_pair.setdefault(number, set()).add(places[index].position // pack)
     pairs_by_work: dict[tuple[tuple[int, tuple[int, ...]], ...], list[int]] = {}
     for pair, slots_by_job in slots.items():
-        if pair not in separate:
+        if pair not in pairs_with_queued_jobs:
             work = tuple((number, tuple(sorted(slots_by_job[number]))) for number in sorted(slots_by_job))
             pairs_by_work.setdefault(work, []).append(pair)
     groups_that_save_calls = []
@@ -106,9 +106,11 @@ class Chains:
 class _Submission:
     """State of a submission: ids of the submitted jobs by stage, pair and group."""
 
-    def __init__(self, grid: Grid, planned_jobs: Sequence[PlannedJob], jobs: JobEnvironment, submit: Submit) -> None:
-        self._grid, self._planned, self._jobs, self._submit = grid, planned_jobs, jobs, submit
-        self._groups = groups(grid, planned_jobs, jobs.max_array)
+    def __init__(
+        self, grid: Grid, planned_jobs: Sequence[PlannedJob], environment: JobEnvironment, submit: Submit
+    ) -> None:
+        self._grid, self._planned_jobs, self._environment, self._submit = grid, planned_jobs, environment, submit
+        self._groups = groups(grid, planned_jobs, environment.max_array)
         self._grouped = {pair for group in self._groups for pair in group.pairs}
         self._chains = Chains()
         self._jobs_of_group: dict[tuple[int, Stage], list[str]] = {}
@@ -117,7 +119,7 @@ class _Submission:
     def run(self) -> None:
         """Submit the jobs in the order of their stages."""
         for stage in STAGES:
-            for number, job in enumerate(self._planned):
+            for number, job in enumerate(self._planned_jobs):
                 if job.grid_job.stage == stage:
                     self._submit_job(number, job, stage)
 
@@ -132,7 +134,7 @@ class _Submission:
         for group_index, group in enumerate(self._groups):
             if slots := group.slots.get(number):
                 after = self._before_group(group_index, stage)
-                for array in pair_arrays(self._grid, job.grid_job, self._jobs, group.pairs, slots, after):
+                for array in pair_arrays(self._grid, job.grid_job, self._environment, group.pairs, slots, after):
                     job_id = self._submit(array, job.grid_job)
                     self._jobs_of_group.setdefault((group_index, stage), []).append(job_id)
                     self._jobs_of_stage.setdefault(stage, []).append(job_id)
@@ -146,7 +148,7 @@ class _Submission:
 
     def _submit_alone(self, job: PlannedJob, stage: Stage, indices: Sequence[int], after: Dependency) -> None:
         places = job.grid_job.places
-        for array in arrays(self._grid, job.grid_job, self._jobs, indices, after):
+        for array in arrays(self._grid, job.grid_job, self._environment, indices, after):
             job_id = self._submit(array, job.grid_job)
             places_of_array = [places[index] for index in array.tasks]
             single_pair = len({place.pair for place in places_of_array}) == 1
@@ -176,6 +178,6 @@ class _Submission:
         return list(dict.fromkeys(next(filter(None, earlier), [])))
 
 
-def submit_all(grid: Grid, planned_jobs: Sequence[PlannedJob], jobs: JobEnvironment, submit: Submit) -> None:
+def submit_all(grid: Grid, planned_jobs: Sequence[PlannedJob], environment: JobEnvironment, submit: Submit) -> None:
     """Submit the jobs in the order of their stages, each with its dependencies."""
-    _Submission(grid, planned_jobs, jobs, submit).run()
+    _Submission(grid, planned_jobs, environment, submit).run()

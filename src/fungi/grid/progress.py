@@ -161,7 +161,7 @@ class _Splits:
 
     def is_assembled(self, expected: ExpectedFiles) -> bool:
         """Return whether all files of the split exist."""
-        return not self._of(expected)
+        return not self._unfinished_files(expected)
 
     def blocks(self, expected: ExpectedFiles, shard: Shard) -> tuple[int | None, int]:
         """Return the numbers of missing and finished blocks of a shard.
@@ -169,7 +169,7 @@ class _Splits:
         The number of missing blocks is None if a file has no blocks yet.
         """
         missing, finished, all_begun = 0, 0, True
-        for blocks in self._of(expected):
+        for blocks in self._unfinished_files(expected):
             if blocks is None:
                 all_begun = False
                 continue
@@ -180,7 +180,7 @@ class _Splits:
             finished += len(indices_of_shard) - missing_in_shard
         return missing if all_begun else None, finished
 
-    def _of(self, expected: ExpectedFiles) -> list[tuple[int, set[int]] | None]:
+    def _unfinished_files(self, expected: ExpectedFiles) -> list[tuple[int, set[int]] | None]:
         """Return (number of blocks, missing blocks) of each missing file; None for a file without blocks."""
         if expected not in self._unfinished:
             # `Path.exists` would be slow for thousands of files.

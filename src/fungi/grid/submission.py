@@ -97,9 +97,9 @@ class Array:
     variables: dict[str, str]
     tasks: dict[int, int] = field(default_factory=dict)
 
-    def as_shell(self, jobs: JobEnvironment) -> str:
+    def as_shell(self, environment: JobEnvironment) -> str:
         """Return a shell line that submits the array from any folder."""
-        variables = {**jobs.variables(), **self.variables}
+        variables = {**environment.variables(), **self.variables}
         return " ".join(
             [*(f"{name}={shlex.quote(text)}" for name, text in variables.items()), shlex.join(self.command)]
         )
@@ -117,7 +117,7 @@ def jobs_in_grid(grid: Grid, jobs: Sequence[tuple[JobFile, GridCall]]) -> list[G
 def arrays(
     grid: Grid,
     grid_job: GridJob,
-    jobs: JobEnvironment,
+    environment: JobEnvironment,
     indices: Sequence[int],
     after: Dependency = Dependency(),
 ) -> list[Array]:
@@ -127,10 +127,10 @@ def arrays(
     for index in indices:
         packs.setdefault(index // pack, []).append(index)
     calls = []
-    for first, part in chunks(packs, jobs.max_array):
+    for first, part in chunks(packs, environment.max_array):
         shape = shape_of(grid, grid_job.call, first=first)
         variables = shape.variables() | ({PARTIAL: "1"} if len(part) < -(-grid_job.count // pack) else {})
-        command = _command(grid, grid_job, jobs, shape, part, after, grid.limit)
+        command = _command(grid, grid_job, environment, shape, part, after, grid.limit)
         tasks = {index: task for task in part for index in packs[first + task]}
         calls.append(Array(command, variables, tasks))
     return calls
@@ -139,7 +139,7 @@ def arrays(
 def pair_arrays(
     grid: Grid,
     grid_job: GridJob,
-    jobs: JobEnvironment,
+    environment: JobEnvironment,
     pairs: Sequence[int],
     slots: Sequence[int],
     after: Dependency = Dependency(),
@@ -148,12 +148,12 @@ def pair_arrays(
 
     pairs: numbers of pairs that fit into one array (`chunks`).
     """
-    ((first, part),) = chunks(pairs, jobs.max_array)
+    ((first, part),) = chunks(pairs, environment.max_array)
     indices = {place: index for index, place in enumerate(grid_job.places)}
     limit = max(1, grid.limit // len(slots)) if grid.limit else 0
     for slot in slots:
         shape = shape_of(grid, grid_job.call, first=first, slot=slot)
-        command = _command(grid, grid_job, jobs, shape, part, after, limit)
+        command = _command(grid, grid_job, environment, shape, part, after, limit)
         tasks = {
             indices[Place(first + task, position)]: task
             for task in part
@@ -166,7 +166,7 @@ def pair_arrays(
 def _command(
     grid: Grid,
     grid_job: GridJob,
-    jobs: JobEnvironment,
+    environment: JobEnvironment,
     shape: ArrayShape,
     part: Sequence[int],
     after: Dependency,
@@ -177,7 +177,7 @@ def _command(
     # Jobs read the grid from their environment; --export=ALL passes it on even if $SBATCH_EXPORT says otherwise.
     command += [f"--comment={comment_of(grid, grid_job.call, shape)}", "--export=ALL", *after.words()]
     command += [*_resources_of_pack(grid_job.job, shape.pack), *grid.sbatch_options(grid_job.stage)]
-    return [*command, str(jobs.project / "jobs" / f"{grid_job.job.name}.job")]
+    return [*command, str(environment.project / "jobs" / f"{grid_job.job.name}.job")]
 
 
 def log_pattern(root: Path) -> str:

@@ -173,30 +173,32 @@ def require_room(grid: Grid, planned_jobs: Sequence[PlannedJob], limits: Cluster
         )
 
 
-def _show(jobs: JobEnvironment, arrays_of_job: Counter[str], array: Array, grid_job: GridJob) -> str:
+def _show(environment: JobEnvironment, arrays_of_job: Counter[str], array: Array, grid_job: GridJob) -> str:
     """Print the shell line of an array, and return a shell variable as its job id.
 
     arrays_of_job: number of arrays so far, by name of the job; later arrays of a job get a number.
     """
     name = grid_job.job.name
     arrays_of_job[name] += 1
-    print(array.as_shell(jobs), flush=True)
+    print(array.as_shell(environment), flush=True)
     return f"${name}" + (f".{arrays_of_job[name]}" if arrays_of_job[name] > 1 else "")
 
 
-def _submit(jobs: JobEnvironment, array: Array, grid_job: GridJob) -> str:
+def _submit(environment: JobEnvironment, array: Array, grid_job: GridJob) -> str:
     """Submit an array, print its job id and number of elements, and return the job id."""
-    job_id = sbatch(array, jobs)
+    job_id = sbatch(array, environment)
     print(f"{job_id}  {grid_job.job.name}: {len(array.tasks)} of {counted(grid_job.count, 'element')}", flush=True)
     return job_id
 
 
-def sbatch(array: Array, jobs: JobEnvironment) -> str:
+def sbatch(array: Array, environment: JobEnvironment) -> str:
     """Submit an array, and return its job id."""
-    environment = jobs.for_sbatch(os.environ) | array.variables
+    variables = environment.for_sbatch(os.environ) | array.variables
     command = [array.command[0], "--parsable", *array.command[1:]]
     try:
-        process = subprocess.run(command, env=environment, cwd=jobs.project, capture_output=True, text=True, check=True)
+        process = subprocess.run(
+            command, env=variables, cwd=environment.project, capture_output=True, text=True, check=True
+        )
     except FileNotFoundError:
         raise FungiError(
             "sbatch is not installed here. Submit on a login node of the cluster, or use --dry-run."

@@ -139,7 +139,9 @@ class ResultFile:
         content = self._content_if_same(self.path)
         if content is None:
             previous_files = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PREVIOUS}*.json"))
-            same = [(path, text) for path in previous_files if (text := self._content_if_same(path)) is not None]
+            same = [
+                (path, previous) for path in previous_files if (previous := self._content_if_same(path)) is not None
+            ]
             names = (self.path.with_suffix(f"{PREVIOUS}{number}.json") for number in count(1))
             new_name = next(name for name in names if not name.exists())
             self.path.replace(new_name)
