@@ -195,7 +195,7 @@ def stored_grid_file(grid: Grid) -> Path | None:
     return next((file for file in files if declared_grid({GRID_FILE: str(file)}).absolute() == grid), None)
 
 
-def existing_root(grid: Grid) -> Grid:
+def require_root(grid: Grid) -> Grid:
     """Return the grid. Raises FungiError if its root does not exist."""
     if not grid.root.is_dir():
         raise FungiError(f"there is no folder {grid.root}: nothing was submitted or run below it. Check --root.")
@@ -222,14 +222,16 @@ def _merge(values: dict[str, Any], new_values: Mapping[str, Any], path: str | No
     """Add new values. Raises FungiError if one differs from a value of the grid file at `path`."""
     for name, value in new_values.items():
         if path and values.get(name, value) != value:
+            in_file, new = _value_in_words(values[name]), _value_in_words(value)
             raise FungiError(
-                f"{name} is {_shown(values[name])} in the grid file {path}, but {_shown(value)} in the environment or "
-                "on the command line. Remove one of them."
+                f"{name} is {in_file} in the grid file {path}, but {new} in the environment or on the command line."
+                " Remove one of them."
             )
         values[name] = value
 
 
 def _from_file(path: Path) -> dict[str, Any]:
+    """Return the values in a grid file."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -242,8 +244,9 @@ def _from_file(path: Path) -> dict[str, Any]:
             if name not in keys:
                 raise unknown_name("key of the grid", name, keys)
         hints = type_hints(Grid)
-        single = {name for name, value in raw.items() if isinstance(value, str) and hints[name] == tuple[str, ...]}
-        values = converted(Grid, {name: [value] if name in single else value for name, value in raw.items()})
+        # A text is accepted instead of a list with one name.
+        texts = {name for name, value in raw.items() if isinstance(value, str) and hints[name] == tuple[str, ...]}
+        values = converted(Grid, {name: [value] if name in texts else value for name, value in raw.items()})
     except FungiError as error:
         raise FungiError(f"{error} In the grid file {path}.") from None
     if values.get("submitted_below"):  # the root, which contains this file and the code, may have been moved
@@ -253,6 +256,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values in the variables FUNGI_... Raises FungiError for an unknown variable."""
     axes = {axis.name.upper(): axis.name for axis in fields(Grid) if axis.name not in _ONLY_IN_FILES}
     values: dict[str, Any] = {}
     flags: dict[str, str] = {}
@@ -288,5 +292,5 @@ def _toml(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
 
 
-def _shown(value: Any) -> str:
+def _value_in_words(value: Any) -> str:
     return " ".join(value) if isinstance(value, tuple) else repr(str(value))

@@ -36,12 +36,12 @@ class StatusSettings(GridSettings):
 def run(settings: StatusSettings) -> None:
     """Print the state of every job, and the command lines that submit what is missing. Write no files."""
     from fungi.grid.calls import chosen_jobs, first_unfinished_stage, progress_of_jobs
-    from fungi.grid.declaration import existing_root
+    from fungi.grid.declaration import require_root
     from fungi.grid.progress_text import counts, details
     from fungi.grid.queue import Queue
     from fungi.grid.submit import DEFAULT_JOBS
 
-    grid = existing_root(settings.declared_or_last())
+    grid = require_root(settings.declared_or_last())
     project = Path(grid.code) if grid.code else project_folder()
     jobs = chosen_jobs(grid, project, settings.jobs, check=False)
     jobs = jobs or chosen_jobs(grid, project, DEFAULT_JOBS, check=False)

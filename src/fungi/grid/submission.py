@@ -126,10 +126,11 @@ def arrays(
     packs: dict[int, list[int]] = {}
     for index in indices:
         packs.setdefault(index // pack, []).append(index)
+    all_packs = -(-grid_job.count // pack)  # number of packs of the job, rounded up
     calls = []
     for first, part in chunks(packs, environment.max_array):
         shape = shape_of(grid, grid_job.call, first=first)
-        variables = shape.variables() | ({PARTIAL: "1"} if len(part) < -(-grid_job.count // pack) else {})
+        variables = shape.variables() | ({PARTIAL: "1"} if len(part) < all_packs else {})
         command = _command(grid, grid_job, environment, shape, part, after, grid.limit)
         tasks = {index: task for task in part for index in packs[first + task]}
         calls.append(Array(command, variables, tasks))
@@ -174,7 +175,7 @@ def _command(
 ) -> list[str]:
     task_limit = f"%{limit}" if limit else ""
     command = ["sbatch", f"--array={array_text(part)}{task_limit}", f"--output={log_pattern(grid.root)}"]
-    # Jobs read the grid from their environment; --export=ALL passes it on even if $SBATCH_EXPORT says otherwise.
+    # Jobs read the grid from their environment. --export=ALL passes it on, also if $SBATCH_EXPORT has another value.
     command += [f"--comment={comment_of(grid, grid_job.call, shape)}", "--export=ALL", *after.words()]
     command += [*_resources_of_pack(grid_job.job, shape.pack), *grid.sbatch_options(grid_job.stage)]
     return [*command, str(environment.project / "jobs" / f"{grid_job.job.name}.job")]

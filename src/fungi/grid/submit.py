@@ -13,7 +13,7 @@ from fungi.commands import STAGES
 from fungi.errors import FungiError, counted, unknown_name
 from fungi.grid.calls import chosen_jobs, progress_of_jobs
 from fungi.grid.chain import PlannedJob, submit_all
-from fungi.grid.declaration import LAST_GRID, Grid, existing_root, store_grid
+from fungi.grid.declaration import LAST_GRID, Grid, require_root, store_grid
 from fungi.grid.freezing import freeze
 from fungi.grid.job_files import project_folder
 from fungi.grid.progress import TO_SUBMIT, pack_of
@@ -101,7 +101,7 @@ def run(settings: SubmitSettings) -> None:
     With --missing, settings that the command line does not repeat keep the values of the last submission.
     """
     if settings.missing:
-        grid = existing_root(settings.declared_or_last())
+        grid = require_root(settings.declared_or_last())
         project = Path(grid.code) if grid.code else project_folder()
     else:
         project, grid = project_folder(), settings.declared()
