@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +27,7 @@ from fungi.pretraining.udi.checkpoints import save_checkpoint
 from fungi.settings import parse
 from fungi.views.image import ImageInput
 from tests.pretraining.small import Killed, learner_of, settings
+from tests.pretraining.two_processes import two_processes
 
 
 @pytest.fixture(scope="module")
@@ -331,21 +328,10 @@ def test_two_processes_give_the_numbers_of_one(folder, checkpoint, tmp_path) -> 
 
     Mixing and dropped paths are off, because each process draws its own.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]  # a free port
-    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     changed = {"averaging": 0.5, "mixup": 0, "cutmix": 0, "drop_path": 0}
     arguments = flags(folder, checkpoint, tmp_path / "two", batch_size=3, **changed)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "fungi", "fine-tune", *arguments],
-            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "one", batch_size=6, **changed)) == 0
-    assert [process.wait(300) for process in processes] == [0, 0]
+    with two_processes("fungi", "fine-tune", *arguments):
+        assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "one", batch_size=6, **changed)) == 0
     of_one, of_two = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
     assert [line["accuracy"] for line in of_one["history"]] == [line["accuracy"] for line in of_two["history"]]
     for part in ("model", "averaged"):

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from fungi.pretraining.udi.pretrain import main
 from fungi.pretraining.udi.settings import PretrainSettings, our_arguments
 from fungi.settings import parse
 from tests.pretraining.small import Killed, command_flags, image_folder
+from tests.pretraining.two_processes import two_processes
 
 
 def log_lines(folder: Path) -> list[dict[str, float]]:
@@ -249,18 +246,9 @@ def test_the_published_command_is_understood() -> None:
 def test_two_processes_give_the_numbers_of_one(images, tmp_path) -> None:
     """The processes share each batch of four images. The optimizer is SGD, because AdamW amplifies rounding."""
     changed = {"optimizer": "sgd", "drop_path_rate": 0.3, "lr": 5.0}
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]  # a free port
-    command = [sys.executable, "-m", "fungi", "pretrain"]
     flags = [*small_run(tmp_path / "two", images, **changed), "--batch_size_per_gpu", "2"]
-    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(command + flags, env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
-    assert main(small_run(tmp_path / "one", images, **changed)) == 0
-    assert [process.wait(300) for process in processes] == [0, 0]
+    with two_processes("fungi", "pretrain", *flags):
+        assert main(small_run(tmp_path / "one", images, **changed)) == 0
     for line, line_of_two in zip(log_lines(tmp_path / "one"), log_lines(tmp_path / "two"), strict=True):
         assert line == pytest.approx(line_of_two, rel=1e-4, abs=1e-5)
     first, second = (read_content(tmp_path / name / "checkpoint.pth")["student"] for name in ("one", "two"))

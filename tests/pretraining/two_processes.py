@@ -36,19 +36,32 @@ def simplified() -> Iterator[None]:
 
 def train_in_two_processes(command: str, flags: Sequence[str]) -> None:
     """Run a command of `fungi` in two simplified processes, and wait for them."""
+    with two_processes("tests.pretraining.two_processes", command, *flags):
+        pass
+
+
+@contextmanager
+def two_processes(module: str, *arguments: str) -> Iterator[None]:
+    """Run a module in two processes that train together by gloo. At the end of the block, wait until both succeed."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]  # a free port
     environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.pretraining.two_processes", command, *flags],
+            [sys.executable, "-m", module, *arguments],
             env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=REPOSITORY,
         )
         for rank in range(2)
     ]
-    assert [process.wait(300) for process in processes] == [0, 0]
+    try:
+        yield
+        assert [process.wait(300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()  # does nothing if the process has ended
+            process.wait()
 
 
 if __name__ == "__main__":
