@@ -100,9 +100,7 @@ def start_in_fork(command: list[str], root: Path, *, assembled: bool = True, die
     operations = _count_operations(root, die_at)
     try:
         os.setsid()
-        tqdm.set_lock(
-            RLock()
-        )  # all forked processes share the lock of this one, and a killed process would not release it
+        tqdm.set_lock(RLock())  # a killed process would not release the lock that all forks of this process share
         log = os.open(root.with_name(f"{root.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)

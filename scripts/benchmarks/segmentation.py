@@ -8,8 +8,9 @@ The benchmark prints three ratios:
 - our evaluation over an evaluation in the order of open implementations, which must have the same IoU.
 
 Rounds alternate within one run. On a CPU the benchmark counts processor time. Weights, images and banks are random,
-because they do not change the time. The support bank is small (`--support-rows`), because exact search takes 1,025
-queries x rows x width multiply-adds per image, without a quarter of the tokens. The benchmark prints this number.
+because they do not change the time. The support bank is small (`--support-rows`), because the time of exact
+search grows with its rows: 1,025 queries x rows x width multiply-adds per image. The benchmark prints this number, but
+in fact one quarter of the tokens has no negative and is not searched.
 """
 
 import argparse
@@ -152,15 +153,15 @@ def _open_order(
     For each image, compute all distances, fetch the features of the neighbours and compare them again. Keep the
     predictions of all pixels until the end.
     """
-    maps_of_images = []
+    class_maps = []
     for image in features:  # [t d]
         rows = (image @ bank.T).topk(k, dim=1).indices  # [t n] -> [t k]
         attention = torch.softmax(torch.einsum("td,tkd->tk", image, bank[rows]) / temperature, dim=1)
         votes = torch.einsum("tk,tkc->tc", attention, labels[rows])
         maps = votes.T.unflatten(1, (size // PATCH, -1)).unsqueeze(0)
         pixels = interpolate(maps, (size, size), mode="bilinear", align_corners=False)[0]  # [c s s]
-        maps_of_images.append(pixels.argmax(dim=0))
-    predictions, truth = torch.stack(maps_of_images).flatten(), truth.flatten()
+        class_maps.append(pixels.argmax(dim=0))
+    predictions, truth = torch.stack(class_maps).flatten(), truth.flatten()
     iou = []
     for label in range(labels.shape[1]):
         predicted, true = predictions == label, truth == label
