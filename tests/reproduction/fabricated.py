@@ -1,4 +1,4 @@
-"""Random features in place of extracted ones: files for evaluations, and scores for ablations."""
+"""Random features instead of extracted ones: files for evaluations, and scores for ablations."""
 
 from dataclasses import replace
 from functools import partial
@@ -46,15 +46,15 @@ def write_features(step: Step) -> None:
 
 
 def replace_measurements(patch: pytest.MonkeyPatch) -> None:
-    """Let ablations extract and score nothing. Their variations, options, layers and tables stay as they are."""
+    """Replace extraction and scores of ablations by random values. Variations, options, layers and tables stay real."""
     scores = np.random.default_rng(0)
 
     def variation(runner: VariationRunner, label: str, seed: int, **changes: Any) -> Variation:
         settings = runner._varied_context(label, seed, changes).settings
         require_options(settings)
         layers = [target.name for target in find_layers(runner.context, settings.layer, bias=settings.bias)]
-        ending = (lambda layer: f"@{layer}") if len(layers) > 1 else lambda _: ""
-        names = [f"{objective}{ending(layer)}" for objective in settings.objective for layer in layers]
+        suffix = (lambda layer: f"@{layer}") if len(layers) > 1 else lambda _: ""
+        names = [f"{objective}{suffix(layer)}" for objective in settings.objective for layer in layers]
         return _without_values(names)
 
     def score(runner: VariationRunner | None, features: Variation, names: list[str], *_: Any) -> float:

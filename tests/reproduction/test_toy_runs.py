@@ -1,7 +1,7 @@
 """Every recipe runs in a small form: with miniature datasets, a tiny backbone and smaller settings.
 
-All evaluations run. What they read is extracted for some recipes, so that every command reads extracted features once;
-for the others it has random values. The ablations of tests/ablations are extracted, too.
+All evaluations run. For some recipes, features are extracted, so that every command reads extracted features once. For
+the other recipes, features are random. The ablations of tests/ablations also use extracted features.
 """
 
 import json
@@ -28,7 +28,7 @@ from tests.text.test_in_context import write_data
 TINY_ABLATION = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--seed", "42")
 CLASSES, PER_CLASS = (0, 1, 2), {"train": 11, "test": 4}
 EXTRACTED = ("prose-mae", "rebuttal-24", "rebuttal-28", "prose-in-context")
-"""Recipes whose features are extracted, and then scored by kNN, retrieval, an ablation and a language model."""
+"""Recipes with extracted features, which kNN, retrieval, an ablation and a language model then score."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def run_plan(plan: Plan, extract: Callable[[Step], None]) -> None:
             assert run_step(step) == 0
 
 
-def really_extract(step: Step) -> None:
+def extract_step(step: Step) -> None:
     flags = ("--set", "mae.patch_size=8") if "mae" in step.features else ()
     assert run_step(replace(step, flags=(*step.flags, *flags))) == 0
 
@@ -120,7 +120,7 @@ def test_the_commands_of_a_recipe_compute_all_its_values(
     plan = plan_of(values, settings)
     if name not in EXTRACTED:
         replace_measurements(monkeypatch)
-    run_plan(plan, really_extract if name in EXTRACTED else write_features)
+    run_plan(plan, extract_step if name in EXTRACTED else write_features)
     assert not any(plan.missing)
     our_values = {
         value: our_value(value, settings) for value in values if value.published is not None and not value.quoted
