@@ -52,7 +52,7 @@ def write_array(
 
 
 def clustered(rows: int, dim: int, classes: int, seed: int, noise: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
-    """Return features `[rows dim]` around one centre per class, and balanced labels."""
+    """Return features `[rows dim]` around one random centre per class, and balanced labels `[rows]`."""
     centres = np.random.default_rng(1).normal(size=(classes, dim))
     targets = np.arange(rows) % classes
     return centres[targets] + noise * np.random.default_rng(seed).normal(size=(rows, dim)), targets
@@ -68,11 +68,12 @@ def make_folder(
     seed: int = 0,
     dataset: str = "digits",
 ) -> Layout:
-    """Write a root folder with all features of all splits, with matching provenances."""
+    """Write a root folder with all features of all splits, with matching provenances, and return its layout."""
     layout = Layout(root)
     for split, count in (rows or {"train": 120, "test": 60}).items():
-        for place, feature in enumerate(features):
-            values, targets = clustered(count, dim, classes, seed=10 * seed + place + 100 * len(split))
+        for index, feature in enumerate(features):
+            # Every feature, split and seed has other random values.
+            values, targets = clustered(count, dim, classes, seed=10 * seed + index + 100 * len(split))
             provenance = replace(
                 PROVENANCE,
                 feature=feature,

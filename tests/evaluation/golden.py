@@ -8,11 +8,12 @@ RETRIEVAL = Path(__file__).parents[1] / "golden" / "retrieval"
 GRADIENTS = ("kl", "dino", "simclr")
 
 
-def expected(name: str) -> dict:
+def reference_result(name: str) -> dict:
+    """Return a result file of the published code."""
     return json.loads((FEATURES / f"{name}.json").read_text())
 
 
-def files_flags(splits: tuple[str, ...] = ("train", "test")) -> list[str]:
+def file_flags(splits: tuple[str, ...] = ("train", "test")) -> list[str]:
     """Return the flags of the original harness that select the reference files."""
     flags = []
     for split in splits:

@@ -1,4 +1,4 @@
-"""`--choose`: the choice on train rows equals that of a simple search, and does not depend on test labels."""
+"""`--choose` makes the same choice on the train rows as a simple search, and does not use test labels."""
 
 import json
 from itertools import combinations
@@ -19,36 +19,39 @@ from fungi.scoring.knn_concat import KnnSettings
 from tests.evaluation.feature_folder import make_folder
 
 NAMES = ("embeddings", "kl", "dino")
-MOST = 6
+MAX_NEIGHBOURS = 6
 
 
-def plain_leave_one_out(rows: np.ndarray, targets: np.ndarray, k: int) -> float:
-    """Return the accuracy of the vote of the k nearest other rows, one row at a time. Ties give the smallest label."""
+def leave_one_out_accuracy(rows: np.ndarray, targets: np.ndarray, k: int) -> float:
+    """Classify each row by the vote of its k nearest other rows, and return the accuracy.
+
+    A tied vote gives the smallest label.
+    """
     correct = 0
-    for number, row in enumerate(rows):
-        others = np.delete(np.arange(len(rows)), number)
-        order = others[np.argsort(((rows[others] - row) ** 2).sum(axis=1), kind="stable")[:k]]
-        correct += int(np.argmax(np.bincount(targets[order])) == targets[number])
+    for index, row in enumerate(rows):
+        others = np.delete(np.arange(len(rows)), index)
+        distances = ((rows[others] - row) ** 2).sum(axis=1)
+        neighbours = others[np.argsort(distances, kind="stable")[:k]]
+        correct += int(np.argmax(np.bincount(targets[neighbours])) == targets[index])
     return correct / len(rows)
 
 
-def test_leave_one_out_equals_a_plain_loop() -> None:
+def test_leave_one_out_accuracies_equal_those_of_a_simple_loop() -> None:
     random = np.random.default_rng(0)
     rows, targets = random.normal(size=(40, 3)), random.integers(0, 3, 40)
-    labels = other_labels(torch.from_numpy(rows).float(), targets, MOST)
+    labels = other_labels(torch.from_numpy(rows).float(), targets, MAX_NEIGHBOURS)
     for k, votes in enumerate(votes_by_k(labels), start=1):
-        assert float(np.mean(votes == targets)) == plain_leave_one_out(rows, targets, k)
+        assert float(np.mean(votes == targets)) == leave_one_out_accuracy(rows, targets, k)
 
 
 def test_equal_rows_never_vote_for_themselves() -> None:
-    """Five equal rows have different labels. The neighbours of each row have the other labels."""
-    labels = other_labels(torch.ones(5, 2), np.arange(5), 3)
-    assert labels.shape == (5, 3)
-    assert all(number not in row for number, row in enumerate(labels.tolist()))
+    neighbour_labels = other_labels(torch.ones(5, 2), np.arange(5), 3)
+    assert neighbour_labels.shape == (5, 3)
+    assert all(own_label not in labels for own_label, labels in enumerate(neighbour_labels.tolist()))
 
 
-def blocks(layout, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return normalised feature blocks and labels, read without the code under test."""
+def feature_blocks(layout, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return normalised features and labels, read without the code under test."""
     features = {}
     for name in NAMES:
         with h5py.File(layout.features(name, "digits", "digits-vit", split)) as file:
@@ -65,46 +68,46 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "one"
 
 
-def chosen(root: Path, **options) -> dict:
-    return knn_concat.run(KnnSettings(root=(root,), choose=True, k=MOST, pca_dim=18, **options))
+def run_choose(root: Path, **options) -> dict:
+    """Run `fungi knn --choose`, and return the content of its result file."""
+    return knn_concat.run(KnnSettings(root=(root,), choose=True, k=MAX_NEIGHBOURS, pca_dim=18, **options))
 
 
 @pytest.mark.slow
-def test_the_choice_equals_a_plain_search(root: Path, tmp_path: Path) -> None:
-    """The search covers all combinations, 16 and 18 components and 1 to 6 neighbours, with the PCA of scikit-learn."""
+def test_the_choice_equals_that_of_a_simple_search(root: Path, tmp_path: Path) -> None:
+    """Search all combinations, 16 and 18 components and 1 to 6 neighbours, with the PCA of scikit-learn."""
     from sklearn.decomposition import PCA
 
-    train, targets = blocks(
-        make_folder(tmp_path / "copy", features=NAMES, dim=20, rows={"train": 60, "test": 40}), "train"
-    )
+    same_features = make_folder(tmp_path / "copy", features=NAMES, dim=20, rows={"train": 60, "test": 40})
+    train, targets = feature_blocks(same_features, "train")
     leave_one_out = {}
     for size in (1, 2, 3):
         for names in combinations(NAMES, size):
             joined = np.concatenate([train[name] for name in names], axis=1)
             rows = PCA(18, svd_solver="full").fit_transform(joined)
             for dim in (16, 18):
-                for k in range(1, MOST + 1):
-                    leave_one_out["+".join(names), dim, k] = plain_leave_one_out(rows[:, :dim], targets, k)
-    results = chosen(root)["results"]
+                for k in range(1, MAX_NEIGHBOURS + 1):
+                    leave_one_out["+".join(names), dim, k] = leave_one_out_accuracy(rows[:, :dim], targets, k)
+    results = run_choose(root)["results"]
     best = results["chosen"]["chosen"]
     assert best["judged"] == max(leave_one_out.values())
     assert leave_one_out[best["combination"], best["dim"], best["k"]] == best["judged"]
     assert results["chosen"]["judged"] >= results["embeddings"]["judged"]
     assert results["embeddings"]["judged"] == max(
-        v for (name, _, _), v in leave_one_out.items() if name == "embeddings"
+        score for (name, _, _), score in leave_one_out.items() if name == "embeddings"
     )
     assert results["hindsight"]["accuracy"] >= max(results[name]["accuracy"] for name in results)
 
 
 @pytest.mark.slow
 def test_the_choice_does_not_depend_on_test_labels(root: Path) -> None:
-    before = chosen(root)["results"]
+    before = run_choose(root)["results"]
     (path,) = root.glob("embeddings/digits/digits-vit/test.h5")
     with h5py.File(path, "r+") as file:
         file["targets"][...] = np.roll(file["targets"][:], 1)
     (result,) = root.glob("results/*/digits/*.json")
     result.unlink()
-    after = chosen(root)["results"]
+    after = run_choose(root)["results"]
     for name in ("embeddings", "embeddings+kl+dino", "chosen"):
         assert after[name]["chosen"] == before[name]["chosen"]
         assert after[name]["predictions"] == before[name]["predictions"]
@@ -113,8 +116,9 @@ def test_the_choice_does_not_depend_on_test_labels(root: Path) -> None:
 
 @pytest.mark.slow
 def test_few_shots_never_try_more_neighbours_than_other_rows(root: Path) -> None:
-    content = chosen(root, shots=1)
-    assert all(entry["chosen"]["k"] <= 3 for entry in content["results"].values())
+    content = run_choose(root, shots=1)
+    other_rows = 3  # four classes with one row each
+    assert all(entry["chosen"]["k"] <= other_rows for entry in content["results"].values())
 
 
 @pytest.mark.slow
@@ -137,12 +141,13 @@ def test_the_table_shows_the_choice_of_every_run(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.slow
 def test_the_report_separates_choices_from_results_of_fixed_settings(root: Path, tmp_path: Path) -> None:
-    chosen(root)
-    knn_concat.run(KnnSettings(root=(root,), k=MOST, pca_dim=18))
+    run_choose(root)
+    knn_concat.run(KnnSettings(root=(root,), k=MAX_NEIGHBOURS, pca_dim=18))
     write_report.run(ReportSettings(results=(root,), output=tmp_path / "report", formats=("markdown",)))
     text = (tmp_path / "report" / "report.md").read_text()
     headings = [line for line in text.splitlines() if line.startswith("## knn, full")]
-    assert sorted("features, PCA and k up to these chosen on train rows" in line for line in headings) == [False, True]
+    are_choices = ["features, PCA and k up to these chosen on train rows" in heading for heading in headings]
+    assert sorted(are_choices) == [False, True]
     section = text[text.index("# Choices on the train rows") :]
     assert "score on train" in section
     assert "hindsight" in section

@@ -23,7 +23,7 @@ def test_the_matching_is_the_best_of_all_permutations():
     assert np.mean(matched.predictions == targets) == pytest.approx(best)
 
 
-def test_overlaps_of_a_hand_computed_example():
+def test_overlaps_equal_a_hand_computed_example():
     """Class 5 has three rows; two are in its cluster of three. Class 9 has two rows; one is in its cluster of two."""
     matched = match_clusters(np.array([0, 0, 1, 0, 1]), np.array([5, 5, 5, 9, 9]))
     assert matched.accuracy == pytest.approx(3 / 5)

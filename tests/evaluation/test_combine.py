@@ -18,6 +18,7 @@ CPU = torch.device("cpu")
 
 
 def source_of(arrays: dict[str, np.ndarray], rows=None, **options) -> FeatureSource:
+    """Return a source of features in memory. rows: the selected rows; all by default."""
     return FeatureSource({name: ArrayInMemory(values, name) for name, values in arrays.items()}, rows, **options)
 
 
@@ -25,18 +26,22 @@ def three_blocks(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Return blocks of different sizes, with scales between 1e-9 and 1e3."""
     scales = {"embeddings": (20, 1.0), "kl": (12, 1e-9), "dino": (7, 1e3)}
     return {
-        name: scale * (3 + clustered(rows, dim, 5, seed + place)[0])
-        for place, (name, (dim, scale)) in enumerate(scales.items())
+        name: scale * (3 + clustered(rows, dim, 5, seed + index)[0])
+        for index, (name, (dim, scale)) in enumerate(scales.items())
     }
 
 
-def plainly_concatenated(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
-    unit = [arrays[name] / np.linalg.norm(arrays[name], axis=1, keepdims=True) for name in names]
-    return np.concatenate(unit, axis=1)
+def joined_rows(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
+    """Return the normalised blocks of some features side by side."""
+    normalised = [arrays[name] / np.linalg.norm(arrays[name], axis=1, keepdims=True) for name in names]
+    return np.concatenate(normalised, axis=1)
 
 
-def cuts(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
-    return np.cumsum([arrays[name].shape[1] for name in names])[:-1]
+def float32_blocks(joined: np.ndarray, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Split joined rows into one block per feature, with the widths of the given arrays."""
+    ends = np.cumsum([arrays[name].shape[1] for name in names])
+    blocks = np.split(joined, ends[:-1], axis=1)
+    return {name: block.astype(np.float32) for name, block in zip(names, blocks, strict=True)}
 
 
 def test_combination_names_follow_the_canonical_order_with_unknown_features_last():
@@ -45,9 +50,9 @@ def test_combination_names_follow_the_canonical_order_with_unknown_features_last
 
 def test_all_combinations_are_all_subsets_and_the_chain_is_nested():
     features = ["dino", "embeddings", "simclr", "kl"]
-    everything = [name_of(chosen) for chosen in all_combinations(features)]
-    assert len(everything) == len(set(everything)) == 15
-    assert [name_of(chosen) for chosen in nested_chain(features)] == [
+    combination_names = [name_of(combination) for combination in all_combinations(features)]
+    assert len(combination_names) == len(set(combination_names)) == 15
+    assert [name_of(combination) for combination in nested_chain(features)] == [
         "embeddings",
         "embeddings+kl",
         "embeddings+kl+dino",
@@ -65,13 +70,13 @@ def test_few_shots_are_the_first_rows_of_each_class_in_stored_order():
     np.testing.assert_array_equal(few_shot_rows(targets, 2), [0, 1, 2, 3, 4, 5])
 
 
-def test_drawn_shots_are_balanced_and_belong_to_their_seed():
+def test_drawn_shots_are_balanced_and_depend_only_on_the_seed():
     targets = np.arange(200) % 4
-    first, again, other = (few_shot_rows(targets, 7, seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    np.testing.assert_array_equal(np.bincount(targets[first]), [7, 7, 7, 7])
-    assert len(set(first)) == len(first)  # no row twice
+    rows, rows_of_same_seed, rows_of_other_seed = (few_shot_rows(targets, 7, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(rows, rows_of_same_seed)
+    assert (rows != rows_of_other_seed).any()
+    np.testing.assert_array_equal(np.bincount(targets[rows]), [7, 7, 7, 7])
+    assert len(set(rows)) == len(rows)  # no row is drawn twice
 
 
 def test_an_error_names_the_class_with_fewer_rows_than_shots():
@@ -90,42 +95,43 @@ def test_tiny_gradients_are_normalised_and_zero_rows_stay_zero():
 def test_the_rows_do_not_depend_on_the_block_size(memory_bytes):
     arrays = three_blocks(50)
     rows = np.array([0, 3, 4, 17, 30, 31, 49])
-    expected = plainly_concatenated(arrays, ("kl", "embeddings"))[rows]
+    expected = joined_rows(arrays, ("kl", "embeddings"))[rows]
     for block_rows in (1, 7, 16, 50, 1000):
         source = source_of(arrays, rows, block_rows=block_rows, memory_bytes=memory_bytes)
-        parts = [(place, torch.cat([b["kl"], b["embeddings"]], 1)) for place, b in source.blocks(("kl", "embeddings"))]
-        assert parts[0][0].start == 0
-        assert parts[-1][0].stop == len(source)
-        np.testing.assert_allclose(torch.cat([part for _, part in parts]), expected, rtol=1e-6, atol=1e-7)
+        slices, blocks = zip(*source.blocks(("kl", "embeddings")), strict=True)
+        assert slices[0].start == 0
+        assert slices[-1].stop == len(source)
+        joined = torch.cat([torch.cat([block["kl"], block["embeddings"]], 1) for block in blocks])
+        np.testing.assert_allclose(joined, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.threads
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(8, 70), pca_dim=st.integers(1, 45), subset=st.integers(0, 6), block_rows=st.integers(3, 80))
 def test_pca_from_the_gram_matrix_equals_scikit_learn(rows, pca_dim, subset, block_rows):
-    """The inner products of the reduced rows agree. The signs of single directions can differ."""
-    train, test = three_blocks(rows), three_blocks(30, seed=50)
-    names = all_combinations(train)[subset]
+    """Compare the inner products of the reduced rows, because the signs of single directions can differ."""
+    train_arrays, test_arrays = three_blocks(rows), three_blocks(30, seed=50)
+    names = all_combinations(train_arrays)[subset]
     # Both get the same rounded inputs: if two variances are almost equal, PCA depends on the last digit.
-    x, y = (plainly_concatenated(split, names).astype(np.float32).astype(np.float64) for split in (train, test))
-    train = {
-        name: values.astype(np.float32) for name, values in zip(names, np.split(x, cuts(train, names), 1), strict=True)
-    }
-    test = {
-        name: values.astype(np.float32) for name, values in zip(names, np.split(y, cuts(test, names), 1), strict=True)
-    }
-    as_they_are = {"unnormalized": frozenset(names)}
-    reduction = Reducer(source_of(train, block_rows=block_rows, **as_they_are), pca_dim).fit(names)
-    ours_x = reduced(source_of(train, **as_they_are), reduction, CPU).double().numpy()
-    ours_y = reduced(source_of(test, **as_they_are), reduction, CPU).double().numpy()
-    if pca_dim < min(rows, x.shape[1]):
-        oracle = PCA(pca_dim, svd_solver="full").fit(x)
-        x, y = oracle.transform(x), oracle.transform(y)
+    train, test = (
+        joined_rows(arrays, names).astype(np.float32).astype(np.float64) for arrays in (train_arrays, test_arrays)
+    )
+    unnormalized = frozenset(names)
+    train_blocks, test_blocks = (float32_blocks(joined, train_arrays, names) for joined in (train, test))
+    source = source_of(train_blocks, block_rows=block_rows, unnormalized=unnormalized)
+    reduction = Reducer(source, pca_dim).fit(names)
+    our_train, our_test = (
+        reduced(source_of(blocks, unnormalized=unnormalized), reduction, CPU).double().numpy()
+        for blocks in (train_blocks, test_blocks)
+    )
+    if pca_dim < min(rows, train.shape[1]):
+        oracle = PCA(pca_dim, svd_solver="full").fit(train)
+        train, test = oracle.transform(train), oracle.transform(test)
         assert reduction.skipped is None
         assert reduction.explained_variance == pytest.approx(oracle.explained_variance_ratio_.sum(), abs=1e-9)
     else:
         assert reduction.skipped is not None
-    np.testing.assert_allclose(ours_y @ ours_x.T, y @ x.T, atol=2e-6)  # float32 sums of terms of size one
+    np.testing.assert_allclose(our_test @ our_train.T, test @ train.T, atol=2e-6)  # float32 sums of terms of size one
 
 
 @pytest.mark.parametrize(
@@ -140,13 +146,14 @@ def test_pca_is_applied_only_if_it_reduces_the_size(pca_dim, rows, features, ski
 def test_pca_depends_only_on_train_rows():
     train, test = three_blocks(60), three_blocks(20, seed=9)
     names = ("embeddings", "dino")
-    alone = Reducer(source_of(train), 4).fit(names)
-    chosen = Reducer(source_of({name: np.concatenate([train[name], test[name]]) for name in train}, np.arange(60)), 4)
-    torch.testing.assert_close(alone.weights["dino"].abs(), chosen.fit(names).weights["dino"].abs())
+    train_and_test = {name: np.concatenate([train[name], test[name]]) for name in train}
+    reduction = Reducer(source_of(train), 4).fit(names)
+    reduction_of_first_rows = Reducer(source_of(train_and_test, np.arange(60)), 4).fit(names)
+    torch.testing.assert_close(reduction.weights["dino"].abs(), reduction_of_first_rows.weights["dino"].abs())
 
 
 @pytest.mark.threads
-def test_directions_without_variance_are_left_out():
+def test_directions_without_variance_are_omitted():
     rank_two = np.random.default_rng(0).normal(size=(40, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
     source = source_of({"kl": rank_two}, unnormalized=frozenset({"kl"}))
     assert Reducer(source, 5).fit(("kl",)).dim == 2

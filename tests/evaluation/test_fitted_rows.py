@@ -19,19 +19,24 @@ from tests.evaluation.feature_folder import make_folder
 @pytest.mark.slow
 def test_fitted_rows_are_scored_only_on_request_and_the_table_says_so(tmp_path, capsys):
     make_folder(tmp_path)
-    flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1"]
-    for command, split in (("knn", "--train-split"), ("linear", "--train-split"), ("linear", "--valid-split")):
-        assert COMMANDS[command].main([*flags[: 4 if command == "linear" else 6], split, "test"]) == 2
+    shared_flags = ["--root", str(tmp_path), "--pca-dim", "4"]
+    knn_flags = [*shared_flags, "--k", "1"]
+    for command, flags in (
+        ("knn", [*knn_flags, "--train-split", "test"]),
+        ("linear", [*shared_flags, "--train-split", "test"]),
+        ("linear", [*shared_flags, "--valid-split", "test"]),
+    ):
+        assert COMMANDS[command].main(flags) == 2
         error = capsys.readouterr().err
         assert "are also in the " in error
         assert "--score-fitted-rows" in error
-    assert COMMANDS["knn"].main([*flags, "--train-split", "test", "--score-fitted-rows"]) == 0
-    printed = capsys.readouterr().out
-    assert "warning: all scored rows are equal to rows of the train split, which was fitted on." in printed
+    assert COMMANDS["knn"].main([*knn_flags, "--train-split", "test", "--score-fitted-rows"]) == 0
+    output = capsys.readouterr().out
+    assert "warning: all scored rows are equal to rows of the train split, which was fitted on." in output
     (record,) = read_results([tmp_path])
     assert {"fit-on-test", "fitted-rows"} <= set(re.findall(r"fit-on-test|fitted-rows", record.path.parts[-3]))
     assert "FITTED ROWS ARE SCORED" in to_markdown(make_tables(cells_of(record)))
-    assert COMMANDS["knn"].main(flags) == 0
+    assert COMMANDS["knn"].main(knn_flags) == 0
     assert "fitted on" not in capsys.readouterr().out
 
 
@@ -42,27 +47,32 @@ def test_fitted_rows_are_recognised_by_file_and_fingerprint(tmp_path):
     link.symlink_to(train)
     copy = tmp_path / "copy.h5"
     copy.write_bytes(train.read_bytes())
-    for other in (train, link, copy):
-        files = KnnSettings(
-            train_embeddings_datasets=(train,), test_embeddings_datasets=(other,), output=tmp_path / "r.json"
+    for scored in (train, link, copy):
+        settings = KnnSettings(
+            train_embeddings_datasets=(train,), test_embeddings_datasets=(scored,), output=tmp_path / "r.json"
         )
         with pytest.raises(FungiError, match=r"are also in the train split, which is fitted on"):
-            knn_concat.run(files)
+            knn_concat.run(settings)
 
 
-def with_rows_of_test(root: Path, shared: int) -> None:
-    """Write train and test features, and a split `trainval` with `shared` of the test rows from other batches."""
+def write_overlapping_splits(root: Path, shared: int) -> None:
+    """Write features of train, test and trainval, so that the first `shared` rows of trainval are test rows.
+
+    The shared rows have the rounding differences that features of the same sample have in different batches.
+    """
     make_folder(root, rows={"train": 120, "test": 60, "trainval": 90})
-    noise = np.random.default_rng(0)
-    for test in [*root.rglob("*/test.h5"), *root.rglob("*-test.h5")]:
-        with h5py.File(test) as file, h5py.File(test.with_name(test.name.replace("test", "trainval")), "r+") as more:
-            for name in set(file) - {"targets"}:
-                more[name][:shared] = file[name][:shared] * (1 + 1e-6 * noise.normal(size=file[name][:shared].shape))
+    generator = np.random.default_rng(0)
+    for path in [*root.rglob("*/test.h5"), *root.rglob("*-test.h5")]:
+        path_of_trainval = path.with_name(path.name.replace("test", "trainval"))
+        with h5py.File(path) as test, h5py.File(path_of_trainval, "r+") as trainval:
+            for name in set(test) - {"targets"}:
+                rows = test[name][:shared]
+                trainval[name][:shared] = rows * (1 + 1e-6 * generator.normal(size=rows.shape))
 
 
 def test_fitted_rows_are_recognised_in_a_split_with_another_name(tmp_path, capsys):
-    """If a split contains test rows, as a union of splits does, its fingerprint and file differ from the test split."""
-    with_rows_of_test(tmp_path, 30)
+    """Train on a split that contains test rows, and has another file and another fingerprint than the test split."""
+    write_overlapping_splits(tmp_path, 30)  # a rounding difference can hide one of the 30 rows
     flags = ["--root", str(tmp_path), "--pca-dim", "4", "--k", "1", "--train-split", "trainval"]
     assert COMMANDS["knn"].main(flags) == 2
     assert re.search(r"(29|30) of the 60 rows to score .* are also in the train split", capsys.readouterr().err)
@@ -71,7 +81,7 @@ def test_fitted_rows_are_recognised_in_a_split_with_another_name(tmp_path, capsy
 
 
 def test_a_few_duplicate_rows_give_a_warning_and_are_scored(tmp_path):
-    with_rows_of_test(tmp_path, 3)
+    write_overlapping_splits(tmp_path, 3)
     content = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, train_split="trainval"))
     assert content["warnings"] == ["3 of the 60 scored rows are equal to rows of the train split, which was fitted on."]
     assert not knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["warnings"]

@@ -1,4 +1,4 @@
-"""Feature files with false claims are refused with their name, before much memory is allocated."""
+"""Feature files that contradict themselves are refused, and the error names the file."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,27 +15,27 @@ from tests.evaluation.feature_folder import LAYER, PROVENANCE, write_array
 VALUES = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
 
 
-def refused(path: Path, complaint: str) -> None:
+def check_refusal(path: Path, message: str) -> None:
     """Check that the array and the labels of a file are refused, and that the error names the file."""
     for read in (lambda: open_array(path, "kl").read(0, 2), lambda: read_targets(path)):
-        with pytest.raises(FungiError, match=complaint) as caught:
+        with pytest.raises(FungiError, match=message) as error:
             read()
-        assert str(path) in str(caught.value)
+        assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("link", [h5py.SoftLink("/there"), h5py.ExternalLink("other.h5", "/there")])
+@pytest.mark.parametrize("link", [h5py.SoftLink("/values"), h5py.ExternalLink("other.h5", "/values")])
 def test_links_are_not_followed(link: object, tmp_path: Path) -> None:
     for name in ("other.h5", "file.h5"):
         with h5py.File(tmp_path / name, "w") as file:
-            file["there"] = VALUES
-            file["group/there"] = VALUES
+            file["values"] = VALUES
+            file["group/values"] = VALUES
     with h5py.File(tmp_path / "file.h5", "a") as file:
         file["kl"] = file["targets"] = link
         file["linked"] = h5py.SoftLink("/group")
-    refused(tmp_path / "file.h5", "is a link, and links are not followed")
-    with pytest.raises(FungiError, match="'linked/there' is a link"):
-        open_array(tmp_path / "file.h5", "linked/there")
-    assert open_array(tmp_path / "file.h5", "group/there").rows == 8
+    check_refusal(tmp_path / "file.h5", "is a link, and links are not followed")
+    with pytest.raises(FungiError, match="'linked/values' is a link"):
+        open_array(tmp_path / "file.h5", "linked/values")
+    assert open_array(tmp_path / "file.h5", "group/values").rows == 8
 
 
 def test_external_storage_is_not_read(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_external_storage_is_not_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         for name, shape, dtype in (("kl", (8, 4), "f4"), ("targets", (32,), "u4")):
             file.create_dataset(name, shape, dtype, external=[(str(tmp_path / "secret"), 0, 128)])
-    refused(tmp_path / "file.h5", "are in other files, which are not read")
+    check_refusal(tmp_path / "file.h5", "are in other files, which are not read")
 
 
 def test_virtual_arrays_of_other_files_are_not_read(tmp_path: Path) -> None:
@@ -52,14 +52,14 @@ def test_virtual_arrays_of_other_files_are_not_read(tmp_path: Path) -> None:
             layout = h5py.VirtualLayout(shape, dtype)
             layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), name, shape)
             file.create_virtual_dataset(name, layout)
-    refused(tmp_path / "file.h5", "are in other files, which are not read")
+    check_refusal(tmp_path / "file.h5", "are in other files, which are not read")
 
 
 def test_a_shape_larger_than_the_file_is_refused_before_reading(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         file.create_dataset("kl", (10**12, 4), "f4", chunks=(1024, 4))
         file.create_dataset("targets", (10**12,), "u4", chunks=(1024,))
-    refused(tmp_path / "file.h5", r"claims to have shape \(1000000000000,.*contains only 0 bytes")
+    check_refusal(tmp_path / "file.h5", r"claims to have shape \(1000000000000,.*contains only 0 bytes")
 
 
 def test_compressed_files_are_read(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("attributes", "complaint"),
+    ("attributes", "message"),
     [
         ({"rows": 9}, "array 'kl' has 8 rows, but its provenance states 9"),
         ({"rows": 10**12}, "array 'kl' has 8 rows, but its provenance states 1000000000000"),
@@ -91,13 +91,13 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
     ],
 )
 def test_a_provenance_that_contradicts_the_file_is_refused(
-    attributes: dict[str, object], complaint: str, tmp_path: Path
+    attributes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     path = write_array(tmp_path / "file.h5", "kl", VALUES, provenance=replace(PROVENANCE, feature="kl"), layer=LAYER)
     assert open_array(path, "kl").rows == 8
     with h5py.File(path, "a") as file:
         file.attrs.update(attributes)
-    with pytest.raises(FungiError, match=complaint):
+    with pytest.raises(FungiError, match=message):
         open_array(path, "kl")
 
 
@@ -113,6 +113,6 @@ def test_a_provenance_without_an_entry_is_refused(tmp_path: Path) -> None:
 def test_features_are_read_in_float32_from_every_dtype(dtype: str, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:
         file["kl"] = (10 * VALUES).astype(dtype)
-    read = open_array(tmp_path / "file.h5", "kl").read(2, 5)
-    assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, (10 * VALUES).astype(dtype)[2:5].astype(np.float32))
+    rows = open_array(tmp_path / "file.h5", "kl").read(2, 5)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, (10 * VALUES).astype(dtype)[2:5].astype(np.float32))

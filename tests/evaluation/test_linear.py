@@ -24,12 +24,13 @@ from fungi.scoring.linear_settings import LinearSettings
 from fungi.store.reading import UnknownOriginWarning
 from tests.daily import first_fast
 from tests.evaluation.feature_folder import clustered, make_folder
-from tests.evaluation.golden import expected, files_flags
+from tests.evaluation.golden import file_flags, reference_result
 
 SOLVERS = ["cyanure", "lbfgs"]
 
 
 def labelled(rows: int = 240, dim: int = 10, classes: int = 3, seed: int = 0, noise: float = 2.0) -> LabelledRows:
+    """Return random rows with labels; the classes overlap if the noise is large."""
     features, targets = clustered(rows, dim, classes, seed, noise)
     return LabelledRows(torch.from_numpy(features), targets.astype(np.int64))
 
@@ -37,12 +38,12 @@ def labelled(rows: int = 240, dim: int = 10, classes: int = 3, seed: int = 0, no
 @pytest.mark.threads
 @pytest.mark.parametrize("solver", first_fast(SOLVERS))
 def test_accuracies_equal_those_of_the_published_code(solver, tmp_path):
-    """The solvers are iterative: accuracies within one point (two of 400 rows are half a point)."""
+    """Allow differences of one point, because the solvers are iterative. Two of the 400 rows are half a point."""
     output = tmp_path / "result.json"
-    flags = [*files_flags(("train", "valid", "test")), "--pca-dim", "32", "--solver", solver, "--output", str(output)]
+    flags = [*file_flags(("train", "valid", "test")), "--pca-dim", "32", "--solver", solver, "--output", str(output)]
     with pytest.warns(UnknownOriginWarning):
         assert COMMANDS["linear"].main(flags) == 0
-    results, reference = json.loads(output.read_text())["results"], expected("expected-linear")["results"]
+    results, reference = json.loads(output.read_text())["results"], reference_result("expected-linear")["results"]
     assert list(results) == list(reference)
     for combination, scores in reference.items():
         for metric in ("accuracy", "mean-per-class-accuracy"):
@@ -55,7 +56,7 @@ def test_both_solvers_agree_within_half_a_point_on_the_golden_features(tmp_path)
     accuracies = []
     for solver in SOLVERS:
         output = tmp_path / f"{solver}.json"
-        flags = [*files_flags(("train", "valid", "test")), "--pca-dim", "32", "--tol", "1e-5", "--solver", solver]
+        flags = [*file_flags(("train", "valid", "test")), "--pca-dim", "32", "--tol", "1e-5", "--solver", solver]
         with pytest.warns(UnknownOriginWarning):
             COMMANDS["linear"].main([*flags, "--output", str(output)])
         accuracies.append([scores["accuracy"] for scores in json.loads(output.read_text())["results"].values()])
@@ -66,15 +67,19 @@ def test_both_solvers_agree_within_half_a_point_on_the_golden_features(tmp_path)
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_the_optimum_equals_that_of_scikit_learn(solver, classes):
-    """The equivalent setting is C = 1 / (n lambda) without intercept. For two classes, scikit-learn has one weight
-    vector w. The equal multinomial weights are [-w/2, w/2], with half the penalty."""
+    """Use the equivalent setting of scikit-learn, C = 1 / (n lambda) without intercept.
+
+    For two classes, scikit-learn has a single weight vector w. It is equivalent to the multinomial weights [-w/2, w/2],
+    with half the penalty.
+    """
     rows, regularization = labelled(classes=classes), 1e-2
     fitted = fit_classifier(rows, regularization, LogisticOptions(solver=solver, tolerance=1e-9)).logistic
-    strength = 1 / (len(rows.targets) * regularization) * (2 if classes == 2 else 1)
-    oracle = LogisticRegression(C=strength, fit_intercept=False, tol=1e-10, max_iter=5000)
+    inverse_penalty = 1 / (len(rows.targets) * regularization) * (2 if classes == 2 else 1)
+    oracle = LogisticRegression(C=inverse_penalty, fit_intercept=False, tol=1e-10, max_iter=5000)
     oracle.fit(rows.features.numpy(), rows.targets)
     expected_weights = np.stack([-oracle.coef_[0] / 2, oracle.coef_[0] / 2], 1) if classes == 2 else oracle.coef_.T
-    centred = fitted.weights - fitted.weights.mean(dim=1, keepdim=True)  # a shift of all classes changes nothing
+    # Predictions do not change if the weights of all classes are shifted equally.
+    centred = fitted.weights - fitted.weights.mean(dim=1, keepdim=True)
     np.testing.assert_allclose(centred, expected_weights, atol=1e-4)
 
 
@@ -82,11 +87,9 @@ def test_the_optimum_equals_that_of_scikit_learn(solver, classes):
 def test_labels_need_not_start_at_zero_or_be_dense(solver):
     rows = labelled()
     options = LogisticOptions(solver=solver, tolerance=1e-8)
-    plain, sparse = (
-        fit_classifier(rows, 1e-2, options),
-        fit_classifier(replace(rows, targets=rows.targets * 7 + 5), 1e-2, options),
-    )
-    np.testing.assert_array_equal(sparse.predict(rows.features), plain.predict(rows.features) * 7 + 5)
+    dense = fit_classifier(rows, 1e-2, options)
+    sparse = fit_classifier(replace(rows, targets=rows.targets * 7 + 5), 1e-2, options)
+    np.testing.assert_array_equal(sparse.predict(rows.features), dense.predict(rows.features) * 7 + 5)
 
 
 @pytest.mark.threads
@@ -97,12 +100,12 @@ def test_the_duality_gap_bounds_the_distance_to_the_optimum():
     def objective(weights):
         return float(problem.data_term(weights)[0] + 1e-3 / 2 * weights.square().sum())
 
-    best = fit(problem, LogisticOptions(solver="lbfgs", tolerance=1e-12))
-    assert best.relative_gap < 1e-12
+    optimum = fit(problem, LogisticOptions(solver="lbfgs", tolerance=1e-12))
+    assert optimum.relative_gap < 1e-12
     generator = torch.Generator().manual_seed(0)
     for scale in (1e-3, 1e-2, 0.1, 1.0):
-        weights = best.weights + scale * torch.randn(best.weights.shape, generator=generator, dtype=torch.float64)
-        distance = (objective(weights) - objective(best.weights)) / objective(weights)
+        weights = optimum.weights + scale * torch.randn(optimum.weights.shape, generator=generator, dtype=torch.float64)
+        distance = (objective(weights) - objective(optimum.weights)) / objective(weights)
         assert 0 < distance <= problem.relative_gap(weights)
 
 
@@ -129,7 +132,7 @@ def test_a_loose_tolerance_stops_earlier_with_a_larger_recorded_gap(tmp_path):
 
 
 @pytest.mark.slow
-def test_too_few_passes_do_not_reach_the_tolerance(tmp_path):
+def test_too_few_epochs_do_not_reach_the_tolerance(tmp_path):
     make_folder(tmp_path, dim=40)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs", tolerance=1e-12, max_epochs=5)
     assert not train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]["reached_tolerance"]
@@ -137,9 +140,9 @@ def test_too_few_passes_do_not_reach_the_tolerance(tmp_path):
 
 def test_the_validation_part_is_a_stratified_fifth():
     targets = np.repeat([0, 1, 2], [50, 30, 20])
-    kept, held_out = held_out_fifth(targets, 42)
-    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), np.arange(100))
-    np.testing.assert_array_equal(np.bincount(targets[held_out]), [10, 6, 4])
+    train_rows, validation_rows = held_out_fifth(targets, 42)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train_rows, validation_rows])), np.arange(100))
+    np.testing.assert_array_equal(np.bincount(targets[validation_rows]), [10, 6, 4])
     with pytest.raises(FungiError, match=r"can't be divided 80/20 by class"):
         held_out_fifth(np.array([0, 0, 0, 0, 1]), 42)
     with pytest.raises(FungiError, match=r"these classes have a single train row: class 'dog'\..*--valid-split"):
@@ -148,19 +151,17 @@ def test_the_validation_part_is_a_stratified_fifth():
 
 @pytest.mark.slow
 def test_rows_of_the_final_fit_follow_the_protocol(tmp_path):
-    """The final fit uses the shots in few-shot runs, only the train split if there is an official validation split, and
-    all train rows otherwise."""
-    make_folder(tmp_path / "a")
-    make_folder(tmp_path / "b", rows={"train": 120, "valid": 40, "test": 60})
+    """Fit on the shots in few-shot runs, and on all rows of the train split otherwise, never on validation rows."""
+    make_folder(tmp_path / "two-splits")
+    make_folder(tmp_path / "with-validation", rows={"train": 120, "valid": 40, "test": 60})
 
-    def rows(root, **options):
+    def fitted_rows(root, **options):
         settings = LinearSettings(root=(root,), solver="lbfgs", features=("embeddings",), **options)
         return train_linear_concat_grads.run(settings)["results"]["embeddings"]["fit"]["rows"]
 
-    assert rows(tmp_path / "a") == 120
-    assert rows(tmp_path / "b") == 120
-    assert rows(tmp_path / "a", shots=5) == 20
-    assert rows(tmp_path / "b", shots=5) == 20
+    for name in ("two-splits", "with-validation"):
+        assert fitted_rows(tmp_path / name) == 120
+        assert fitted_rows(tmp_path / name, shots=5) == 20  # 5 rows of each of 4 classes
 
 
 @pytest.mark.parametrize("validation", ["published", "cv", "none"])
@@ -170,11 +171,12 @@ def test_few_shot_validation_can_be_chosen(validation, tmp_path):
     scores = train_linear_concat_grads.run(settings)["results"]["embeddings"]
     assert (scores["validation_accuracies"] is None) == (validation == "none")
     if validation == "none":
-        assert scores["fit"]["lambda"] == pytest.approx(2.525e-4)
+        middle_of_the_lambdas = LAMBDAS[2]
+        assert scores["fit"]["lambda"] == pytest.approx(middle_of_the_lambdas) == 2.525e-4
 
 
 @pytest.mark.slow
-def test_nested_combinations_by_default_and_all_on_request(tmp_path):
+def test_the_linear_probe_scores_nested_combinations_by_default_and_all_on_request(tmp_path):
     make_folder(tmp_path)
     settings = LinearSettings(root=(tmp_path,), solver="lbfgs")
     assert list(train_linear_concat_grads.run(settings)["results"]) == [
@@ -182,11 +184,11 @@ def test_nested_combinations_by_default_and_all_on_request(tmp_path):
         "embeddings+kl",
         "embeddings+kl+dino",
     ]
-    everything = replace(settings, all_combinations=True, output=tmp_path / "all.json")
-    assert len(train_linear_concat_grads.run(everything)["results"]) == 7
+    with_all_combinations = replace(settings, all_combinations=True, output=tmp_path / "all.json")
+    assert len(train_linear_concat_grads.run(with_all_combinations)["results"]) == 7  # of three features
 
 
-def test_lambda_is_the_first_of_the_best():
+def test_the_first_of_equally_good_lambdas_is_the_best():
     separable = labelled(noise=0.01)
     accuracies = validation_accuracies(separable, separable, LogisticOptions(solver="lbfgs"))
     np.testing.assert_array_equal(accuracies, np.ones(5))
@@ -199,7 +201,7 @@ def test_a_single_class_is_refused():
         fit_classifier(replace(rows, targets=np.ones(240, dtype=np.int64)), 1e-3, LogisticOptions())
 
 
-def test_the_default_number_of_passes_is_smaller_for_imagenet():
+def test_the_default_number_of_epochs_is_smaller_for_imagenet():
     assert LinearSettings(dataset="imagenet-1k").epochs == 30
     assert LinearSettings(dataset="pets").epochs == 300
     assert LinearSettings(dataset="pets", max_epochs=7).epochs == 7
@@ -207,13 +209,14 @@ def test_the_default_number_of_passes_is_smaller_for_imagenet():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_two_classes_are_ranked_by_the_probability_of_class_1(solver):
-    rows = labelled(classes=2, noise=3.0)
-    classifier = fit_classifier(rows, 1e-2, LogisticOptions(solver=solver, tolerance=1e-9))
-    oracle = LogisticRegression(C=2 / (240 * 1e-2), fit_intercept=False, tol=1e-10, max_iter=5000)
+    rows, regularization = labelled(classes=2, noise=3.0), 1e-2
+    classifier = fit_classifier(rows, regularization, LogisticOptions(solver=solver, tolerance=1e-9))
+    inverse_penalty = 2 / (len(rows.targets) * regularization)
+    oracle = LogisticRegression(C=inverse_penalty, fit_intercept=False, tol=1e-10, max_iter=5000)
     margins = oracle.fit(rows.features.numpy(), rows.targets).decision_function(rows.features.numpy())
     np.testing.assert_allclose(classifier.decision_score(rows.features), margins, atol=1e-3 * np.abs(margins).max())
-    other_labels = fit_classifier(LabelledRows(rows.features, rows.targets + 1), 1e-2, LogisticOptions())
-    assert other_labels.decision_score(rows.features) is None
+    labels_1_and_2 = replace(rows, targets=rows.targets + 1)
+    assert fit_classifier(labels_1_and_2, regularization, LogisticOptions()).decision_score(rows.features) is None
 
 
 def test_the_additional_memory_of_cyanure_is_logged_before_the_fit(tmp_path, monkeypatch, capsys):
@@ -222,8 +225,9 @@ def test_the_additional_memory_of_cyanure_is_logged_before_the_fit(tmp_path, mon
     flags = ["--root", str(tmp_path), "--features", "embeddings"]
     assert COMMANDS["linear"].main(flags) == 0
     assert "for 120 rows x 4 classes besides the features; --solver lbfgs does not." in capsys.readouterr().err
-    assert bytes_beside_features("cyanure", 1_281_167, 1000) > 20 * 2**30
-    assert bytes_beside_features("lbfgs", 1_281_167, 1000) < 2**30
+    imagenet_rows, imagenet_classes, gib = 1_281_167, 1000, 2**30
+    assert bytes_beside_features("cyanure", imagenet_rows, imagenet_classes) > 20 * gib
+    assert bytes_beside_features("lbfgs", imagenet_rows, imagenet_classes) < gib
 
 
 def test_a_missing_official_validation_split_gives_a_warning_and_a_missing_file_an_error(tmp_path, capsys):
@@ -235,13 +239,14 @@ def test_a_missing_official_validation_split_gives_a_warning_and_a_missing_file_
 
 
 @pytest.mark.slow
-def test_cross_validation_repeats_with_its_seed():
-    random = np.random.default_rng(0)
-    rows = LabelledRows(torch.from_numpy(random.normal(size=(60, 4))), random.integers(0, 3, 60))
-    scores = [
+def test_cross_validation_depends_only_on_its_seed():
+    generator = np.random.default_rng(0)
+    rows = LabelledRows(torch.from_numpy(generator.normal(size=(60, 4))), generator.integers(0, 3, 60))
+    scores, scores_of_same_seed, scores_of_other_seed = (
         cross_validation_accuracies(rows, 5, LogisticOptions(solver="lbfgs", seed=seed)).tolist() for seed in (1, 1, 2)
-    ]
-    assert scores[0] == scores[1] != scores[2]
+    )
+    assert scores == scores_of_same_seed
+    assert scores != scores_of_other_seed
 
 
 def test_a_validation_split_without_features_is_refused_with_a_similar_name_as_advice(tmp_path):

@@ -1,4 +1,4 @@
-"""Memory is bounded by the block size and does not depend on the number of rows (aim: ImageNet-1k in 24 GB)."""
+"""The block size bounds the memory of an evaluation. The number of rows does not change it (aim: ImageNet in 24 GB)."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 GIB = 2**30
 
-# It runs in a separate process, because the peak of resident memory never falls.
+# The program runs in a separate process, because the recorded peak of resident memory never falls.
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
@@ -27,7 +27,8 @@ print(json.dumps([before, peak()]))
 """
 
 
-def growth(root: Path, rows: int) -> int:
+def memory_growth(root: Path, rows: int) -> int:
+    """Return by how many bytes an evaluation with this number of train rows raises the peak of resident memory."""
     root.mkdir()
     code = MEASURE.format(scripts=str(SCRIPTS), rows=rows, root=str(root))
     process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
@@ -36,14 +37,14 @@ def growth(root: Path, rows: int) -> int:
 
 
 @pytest.mark.slow
-def test_streamed_evaluation_needs_no_more_memory_for_more_rows(tmp_path):
-    """60,000 rows of 4 x 64 numbers are 61 MB. If they were kept in memory, it would grow by 61 MB."""
-    few, many = growth(tmp_path / "few", 4_000), growth(tmp_path / "many", 64_000)
-    assert many - few < 15e6
+def test_the_memory_of_a_streamed_evaluation_does_not_depend_on_the_number_of_rows(tmp_path):
+    few_rows, many_rows = memory_growth(tmp_path / "few", 4_000), memory_growth(tmp_path / "many", 64_000)
+    assert many_rows - few_rows < 15e6  # the other 60,000 rows of 4 x 64 float32 numbers are 61 MB
 
 
 @pytest.fixture
 def accounting():
+    """Return the function that computes the memory of an evaluation from the sizes of its arrays."""
     sys.path.insert(0, str(SCRIPTS))
     try:
         from benchmarks.evaluation import accounting
@@ -54,13 +55,14 @@ def accounting():
 
 
 def test_imagenet_fits_into_24_gb_by_the_accounting(accounting):
-    parts = accounting(1_281_167, 50_000, [768] * 4, 512, block_rows=8192, memory_bytes=4 * GIB)
+    parts = accounting(1_281_167, 50_000, [768] * 4, pca_dim=512, block_rows=8192, memory_bytes=4 * GIB)
     assert sum(parts.values()) < 6 * GIB
-    without_pca = accounting(1_281_167, 50_000, [768] * 4, 10**6, block_rows=8192, memory_bytes=4 * GIB)
+    without_pca = accounting(1_281_167, 50_000, [768] * 4, pca_dim=10**6, block_rows=8192, memory_bytes=4 * GIB)
     assert sum(without_pca.values()) < 8 * GIB
 
 
 def test_with_streamed_features_only_labels_grow_with_train_rows(accounting):
-    some, more = (accounting(rows, 1000, [384] * 4, 384, block_rows=8192, memory_bytes=0) for rows in (10**6, 10**7))
-    grown = {name for name in some if some[name] != more[name]}
-    assert grown == {"labels (int64)"}
+    small, large = (
+        accounting(rows, 1000, [384] * 4, pca_dim=384, block_rows=8192, memory_bytes=0) for rows in (10**6, 10**7)
+    )
+    assert {name for name in small if small[name] != large[name]} == {"labels (int64)"}

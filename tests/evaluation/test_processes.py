@@ -1,4 +1,4 @@
-"""Libraries that disturb each other are separated: cyanure has its own process, and decompositions are checked."""
+"""Libraries do not disturb each other: cyanure has its own process, and eigenvectors are checked."""
 
 import os
 import re
@@ -25,8 +25,8 @@ from tests.evaluation.test_linear import labelled
 
 ENDLESS = LogisticOptions(tolerance=1e-14, max_epochs=10_000)
 
-# A program for a separate process: it checks the LAPACK of torch after each library was used, with two threads.
-# For a matrix of this size, LAPACK uses other routines with threads than without.
+# A program for a separate process. It uses each library, and checks after each whether the LAPACK of torch is still
+# correct with two threads. The matrix is so large that LAPACK uses its routines for several threads.
 PROBE = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -39,8 +39,8 @@ y = (np.arange(1200) % 5).astype(np.int64)
 def probe(name):
     spectrum, vectors = torch.linalg.eigh(gram)
     residual = float((gram @ vectors - vectors * spectrum).norm() / gram.norm())
-    solved = float((torch.linalg.solve(gram, gram) - torch.eye(960, dtype=gram.dtype)).norm())
-    print(name, residual < 1e-12 and solved < 1e-6, flush=True)
+    error = float((torch.linalg.solve(gram, gram) - torch.eye(960, dtype=gram.dtype)).norm())
+    print(name, residual < 1e-12 and error < 1e-6, flush=True)
 
 probe("nothing")
 from fungi.evaluators.knn import knn_predictions
@@ -60,7 +60,7 @@ print("loaded", "cyanure_lib" in sys.modules)
 
 
 @pytest.mark.slow
-def test_torch_decomposes_and_solves_after_every_library_with_two_threads():
+def test_the_linear_algebra_of_torch_is_correct_after_every_library():
     probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300)
     assert probe.stdout.splitlines() == [
         *(f"{name} True" for name in ("nothing", "faiss", "scann", "sklearn", "k-means", "cyanure")),
@@ -70,43 +70,43 @@ def test_torch_decomposes_and_solves_after_every_library_with_two_threads():
 
 @pytest.fixture
 def process(monkeypatch):
-    """Return a new process that is stopped after the test."""
+    """Return a new cyanure process, which is stopped after the test."""
     from fungi.evaluators import logistic
 
-    fresh = CyanureProcess()
-    monkeypatch.setattr(logistic, "PROCESS", fresh)
-    yield fresh
-    fresh.stop()
+    new_process = CyanureProcess()
+    monkeypatch.setattr(logistic, "PROCESS", new_process)
+    yield new_process
+    new_process.stop()
 
 
 @pytest.mark.slow
 def test_one_process_computes_all_fits_and_is_restarted_if_killed(process):
     rows, options = labelled(), LogisticOptions(tolerance=1e-8)
-    first = fit_classifier(rows, 1e-2, options).logistic.weights
-    number = process._process.pid
-    assert torch.equal(fit_classifier(rows, 1e-2, options).logistic.weights, first)
-    assert process._process.pid == number
-    os.kill(number, signal.SIGKILL)
+    weights = fit_classifier(rows, 1e-2, options).logistic.weights
+    pid = process._process.pid
+    assert torch.equal(fit_classifier(rows, 1e-2, options).logistic.weights, weights)
+    assert process._process.pid == pid
+    os.kill(pid, signal.SIGKILL)
     process._process.wait()
-    assert torch.equal(fit_classifier(rows, 1e-2, options).logistic.weights, first)
-    assert process._process.pid != number
+    assert torch.equal(fit_classifier(rows, 1e-2, options).logistic.weights, weights)
+    assert process._process.pid != pid
 
 
 @pytest.mark.slow
-def test_a_killed_fit_is_an_error_of_one_line_with_a_solution(process, monkeypatch):
+def test_a_killed_fit_gives_an_error_of_one_line_with_a_solution(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
     receive = Connection.recv
 
-    def killed_meanwhile(connection):
+    def kill_and_receive(connection):
         os.kill(process._process.pid, signal.SIGKILL)
         return receive(connection)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Connection, "recv", killed_meanwhile)
-        with pytest.raises(FungiError, match=r"was killed by SIGKILL, most likely because memory ran out") as caught:
+        patch.setattr(Connection, "recv", kill_and_receive)
+        with pytest.raises(FungiError, match=r"was killed by SIGKILL, most likely because memory ran out") as error:
             fit_classifier(labelled(rows=60_000, dim=64, classes=40), 1e-9, ENDLESS)
-    assert "60000 rows x 40 classes. Use --solver lbfgs" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "60000 rows x 40 classes. Use --solver lbfgs" in str(error.value)
+    assert "\n" not in str(error.value)
     assert len(fit_classifier(labelled(), 1e-2, LogisticOptions()).classes) == 3  # the next fit has a new process
 
 
@@ -115,16 +115,16 @@ def test_an_interrupt_also_stops_the_process_of_the_fit(process, monkeypatch):
     fit_classifier(labelled(), 1e-2, LogisticOptions())
     child = process._process
 
-    def interrupted(_):
+    def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Connection, "recv", interrupted)
+    monkeypatch.setattr(Connection, "recv", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit_classifier(labelled(rows=60_000, dim=64, classes=40), 1e-9, ENDLESS)
     assert child.wait(timeout=10) == -signal.SIGKILL
 
 
-FAKE = """
+FAKE_CYANURE = """
 import warnings
 import numpy as np
 class Classifier:
@@ -138,23 +138,23 @@ class Classifier:
 
 @pytest.fixture
 def fake_cyanure(process, tmp_path, monkeypatch):
-    """Return a function that writes a replacement for cyanure. Its fits start with the given code."""
+    """Return a function that replaces cyanure with a fake. `body` is the first code that its fits run."""
 
     def write(body: str) -> None:
         (tmp_path / "cyanure").mkdir()
         (tmp_path / "cyanure" / "__init__.py").touch()
-        (tmp_path / "cyanure" / "estimators.py").write_text(FAKE.format(body=body))
+        (tmp_path / "cyanure" / "estimators.py").write_text(FAKE_CYANURE.format(body=body))
         monkeypatch.syspath_prepend(str(tmp_path))
 
     return write
 
 
 @pytest.mark.slow
-def test_errors_of_cyanure_come_back_in_one_line(process):
+def test_errors_of_cyanure_are_reported_in_one_line(process):
     rows = labelled(rows=40, dim=3)
-    with pytest.raises(FungiError, match=r"--solver cyanure failed \(ValueError: .*NaN.*--solver lbfgs") as caught:
+    with pytest.raises(FungiError, match=r"--solver cyanure failed \(ValueError: .*NaN.*--solver lbfgs") as error:
         fit_classifier(replace(rows, features=rows.features * float("nan")), 1e-2, LogisticOptions())
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
@@ -172,78 +172,71 @@ def test_errors_of_cyanure_come_back_in_one_line(process):
 )
 def test_every_failed_fit_reports_its_cause(body, message, fake_cyanure):
     fake_cyanure(body)
-    with pytest.raises(FungiError, match=message) as caught:
+    with pytest.raises(FungiError, match=message) as error:
         fit_classifier(labelled(), 1e-2, LogisticOptions())
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
-def test_warnings_come_back_and_the_threads_are_those_of_the_parent(threads, fake_cyanure, two_threads):
-    fake_cyanure("warnings.warn('look out')")
+def test_the_process_of_cyanure_reports_warnings_and_uses_the_threads_of_the_parent(threads, fake_cyanure, two_threads):
+    fake_cyanure("warnings.warn('be careful')")
     torch.set_num_threads(threads)
-    with pytest.warns(RuntimeWarning, match="cyanure: look out"):
+    with pytest.warns(RuntimeWarning, match="cyanure: be careful"):
         fitted = fit_classifier(labelled(), 1e-2, LogisticOptions()).logistic
-    assert (fitted.weights == threads).all()
+    assert (fitted.weights == threads).all()  # the fake returns the number of threads as weights
     assert fitted.epochs == 7
 
 
 def test_only_rows_outside_shared_memory_are_copied():
     rows = shared_rows(10, 4)
     rows.copy_(torch.arange(40.0).reshape(10, 4))
-    with shared_memory_handle(rows[3:]) as part, shared_memory_handle(rows) as all_rows:
-        assert part.descriptor == all_rows.descriptor
-        assert (part.offset, part.shape) == (3 * 4 * 8, (7, 4))
-    for others in (torch.ones(5, 2, dtype=torch.float64), rows[:, :2]):
-        with shared_memory_handle(others) as copied:
-            assert copied.descriptor != all_rows.descriptor
-            content = np.frombuffer(os.pread(copied.descriptor, 16 * len(others), copied.offset))
-            np.testing.assert_array_equal(content.reshape(-1, 2), others.numpy())
+    with shared_memory_handle(rows[3:]) as handle_of_part, shared_memory_handle(rows) as handle:
+        assert handle_of_part.descriptor == handle.descriptor
+        assert (handle_of_part.offset, handle_of_part.shape) == (3 * 4 * 8, (7, 4))  # 3 rows of 4 numbers of 8 bytes
+    for tensor in (torch.ones(5, 2, dtype=torch.float64), rows[:, :2]):
+        with shared_memory_handle(tensor) as handle_of_copy:
+            assert handle_of_copy.descriptor != handle.descriptor
+            content = np.frombuffer(os.pread(handle_of_copy.descriptor, tensor.nbytes, handle_of_copy.offset))
+            np.testing.assert_array_equal(content.reshape(-1, 2), tensor.numpy())
 
 
 def test_shared_memory_is_freed_with_its_last_tensor():
     rows = shared_rows(1000, 10)
     with shared_memory_handle(rows) as handle:
-        number = handle.descriptor
+        descriptor = handle.descriptor
     part = rows[5:]
     del rows
-    assert os.fstat(number).st_size == 80_000
+    assert os.fstat(descriptor).st_size == 1000 * 10 * 8
     del part
     with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(number)
+        os.fstat(descriptor)
 
 
 def test_the_final_fit_of_the_linear_probe_copies_no_features(tmp_path, monkeypatch):
-    """All fits of a run use rows in shared memory, which the other process can read."""
+    """Check that all fits use rows in shared memory, which the process of cyanure can read."""
     make_folder(tmp_path)
     from fungi.runtime import shared_rows as module
 
     sizes = []
-    monkeypatch.setattr(module._Region, "of_size", _counting(module._Region.of_size, sizes))
+    create_region = module._Region.of_size
+    monkeypatch.setattr(module._Region, "of_size", lambda size: sizes.append(size) or create_region(size))
     settings = train_linear_concat_grads.LinearSettings(root=(tmp_path,), features=("embeddings", "kl"), pca_dim=6)
     train_linear_concat_grads.run(settings)
-    assert len(sizes) == 2  # one region per combination, for six fits
-
-
-def _counting(original, sizes):
-    def counted(size):
-        sizes.append(size)
-        return original(size)
-
-    return counted
+    assert len(sizes) == 2  # a region per combination, for six fits
 
 
 def test_wrong_eigenvectors_are_refused_in_one_line_and_leave_no_result(tmp_path, monkeypatch, capsys):
     make_folder(tmp_path)
-    right = torch.linalg.eigh
-    breakages = {
-        "swapped": lambda m: (right(m)[0], right(m)[1].flip(1)),
-        "scaled": lambda m: (right(m)[0] * 1.001, right(m)[1]),
-        "not a number": lambda m: (right(m)[0] * float("nan"), right(m)[1]),
-        "not orthonormal": lambda m: (right(m)[0] / 4, right(m)[1] * 2),
+    eigh = torch.linalg.eigh
+    wrong_functions = {
+        "vectors in reversed order": lambda m: (eigh(m)[0], eigh(m)[1].flip(1)),
+        "values too large": lambda m: (eigh(m)[0] * 1.001, eigh(m)[1]),
+        "not a number": lambda m: (eigh(m)[0] * float("nan"), eigh(m)[1]),
+        "not orthonormal": lambda m: (eigh(m)[0] / 4, eigh(m)[1] * 2),
     }
-    for name, broken in breakages.items():
-        monkeypatch.setattr(torch.linalg, "eigh", broken)
+    for name, wrong_eigh in wrong_functions.items():
+        monkeypatch.setattr(torch.linalg, "eigh", wrong_eigh)
         assert COMMANDS["knn"].main(["--root", str(tmp_path), "--pca-dim", "6"]) == 2, name
         error = capsys.readouterr().err
         assert re.search(r"knn_concat.py: the eigenvectors of a \d+ x \d+ matrix for PCA are wrong \(relative", error)

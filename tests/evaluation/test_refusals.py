@@ -1,4 +1,4 @@
-"""Features of different provenance are not joined, and errors name invalid files (DESIGN 3.2, 3.4)."""
+"""Features of different provenance are not joined, and errors name the files (DESIGN 3.2, 3.4)."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +27,11 @@ def rewrite(layout, feature: str, split: str, *, layer=LAYER, values=None, **pro
 
 
 def run(tmp_path: Path, **options):
+    """Score the features with kNN, and return the content of the result file."""
     return knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, **options))
 
 
-SAME_SPLIT = {
+CHANGED_FACTS_OF_SAME_SPLIT = {
     "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
     "backbone weights": {"weights_hash": "weights-b"},
     "layer": {"layer": replace(LAYER, layer="blocks.4.attn.proj")},
@@ -39,7 +40,7 @@ SAME_SPLIT = {
     "profile": {"profile": "published"},
     "bias": {"layer": replace(LAYER, bias=False)},
 }
-VALUES_NAMED = {
+VALUES_IN_MESSAGE = {
     "projection": ("'projection-a'", "'projection-b'"),
     "backbone weights": ("'weights-a'", "'weights-b'"),
     "layer": ("'blocks.5.attn.proj'", "'blocks.4.attn.proj'"),
@@ -50,22 +51,23 @@ VALUES_NAMED = {
 }
 
 
-@pytest.mark.parametrize("fact", SAME_SPLIT)
+@pytest.mark.parametrize("fact", CHANGED_FACTS_OF_SAME_SPLIT)
 def test_features_of_different_provenance_are_refused_with_both_values_and_files(fact, tmp_path):
     layout = make_folder(tmp_path)
-    changed = rewrite(layout, "kl", "train", **SAME_SPLIT[fact])
-    with pytest.raises(RefusedJoinError) as caught:
+    changed = rewrite(layout, "kl", "train", **CHANGED_FACTS_OF_SAME_SPLIT[fact])
+    with pytest.raises(RefusedJoinError) as error:
         run(tmp_path)
-    message = str(caught.value)
+    message = str(error.value)
     assert message.startswith(f"{fact} differs: ")
-    assert all(value in message for value in VALUES_NAMED[fact])
+    assert all(value in message for value in VALUES_IN_MESSAGE[fact])
     assert f"{changed}:attn_proj" in message
-    other = "dino-train.h5" if fact in ("projection", "layer", "bias") else "train.h5:embeddings"
-    assert other in message
+    # Facts that only gradients have are compared with DINO, other facts with the embeddings.
+    other_file = "dino-train.h5" if fact in ("projection", "layer", "bias") else "train.h5:embeddings"
+    assert other_file in message
     assert "\n" not in message
 
 
-SAME_FEATURE = {
+CHANGED_FACTS_OF_SAME_FEATURE = {
     "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
     "seed": {"seed": 43},
     "objective settings": {"objective_settings": {"temperature": 1}},
@@ -74,15 +76,15 @@ SAME_FEATURE = {
 }
 
 
-@pytest.mark.parametrize("fact", SAME_FEATURE)
+@pytest.mark.parametrize("fact", CHANGED_FACTS_OF_SAME_FEATURE)
 def test_train_and_test_features_with_different_settings_are_refused(fact, tmp_path):
     layout = make_folder(tmp_path, features=("embeddings", "kl"))
-    changed = rewrite(layout, "kl", "test", **SAME_FEATURE[fact])
-    with pytest.raises(RefusedJoinError) as caught:
+    changed = rewrite(layout, "kl", "test", **CHANGED_FACTS_OF_SAME_FEATURE[fact])
+    with pytest.raises(RefusedJoinError) as error:
         run(tmp_path)
-    assert str(caught.value).startswith(fact)
-    assert str(changed) in str(caught.value)
-    assert "kl-train.h5" in str(caught.value)
+    assert str(error.value).startswith(fact)
+    assert str(changed) in str(error.value)
+    assert "kl-train.h5" in str(error.value)
 
 
 def test_an_error_names_only_the_settings_that_differ(tmp_path):
@@ -109,22 +111,22 @@ def test_files_without_provenance_are_read_with_one_warning_and_join_any_file(tm
     for split in ("train", "test"):
         path = layout.gradients("digits", "digits-vit", "kl", split)
         write_array(path, "attn_proj", VALUES[: 120 if split == "train" else 60])
-    with pytest.warns(UnknownOriginWarning, match=r"kl-test.h5 and 1 more: no provenance") as caught:
+    with pytest.warns(UnknownOriginWarning, match=r"kl-test.h5 and 1 more: no provenance") as warnings:
         run(tmp_path)
-    assert len([w for w in caught if w.category is UnknownOriginWarning]) == 1
+    assert len([warning for warning in warnings if warning.category is UnknownOriginWarning]) == 1
 
 
 @pytest.mark.slow
 def test_folders_of_the_original_harness_are_read(tmp_path):
-    """They have no folder `gradients` and no provenance."""
+    """Move the gradients to the place that they have in the original harness: there is no folder `gradients`."""
     layout = make_folder(tmp_path)
-    ours = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["results"]
-    (tmp_path / "results").rename(tmp_path / "results-of-ours")
+    results = run(tmp_path)["results"]
+    (tmp_path / "results").rename(tmp_path / "earlier-results")
     (layout.root / "gradients" / "digits").rename(layout.root / "digits")
     (layout.root / "gradients").rmdir()
-    theirs = knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5))["results"]
-    assert len(theirs) == 7
-    assert theirs == ours
+    results_of_original_folder = run(tmp_path)["results"]
+    assert len(results_of_original_folder) == 7
+    assert results_of_original_folder == results
 
 
 def test_an_error_names_a_truncated_file(tmp_path):
@@ -165,10 +167,10 @@ def test_an_error_names_the_folder_without_features(tmp_path):
 )
 def test_an_unknown_name_is_refused_with_the_existing_names(setting, text, tmp_path):
     make_folder(tmp_path)
-    with pytest.raises(FungiError) as refused:
+    with pytest.raises(FungiError) as error:
         run(tmp_path, **setting)
-    assert text in str(refused.value)
-    assert len(str(refused.value).replace(str(tmp_path), "features")) < 300
+    assert text in str(error.value)
+    assert len(str(error.value).replace(str(tmp_path), "features")) < 300
 
 
 def test_an_unknown_layer_key_is_refused_with_the_existing_keys(tmp_path):
@@ -186,12 +188,12 @@ def test_the_only_layer_of_a_file_needs_no_key(tmp_path):
     assert open_splits(KnnSettings(), tmp_path, ("train",))["train"].arrays["kl"].key == "qkv"
 
 
-def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, capsys):
+def test_an_error_of_the_command_is_one_line_with_exit_status_2(tmp_path, capsys):
     assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 2
-    opening, message, *others = capsys.readouterr().err.splitlines()
-    assert opening == "knn_concat.py: dataset digits, backbone digits-vit"
+    start, message, *other_lines = capsys.readouterr().err.splitlines()
+    assert start == "knn_concat.py: dataset digits, backbone digits-vit"
     assert message.startswith("knn_concat.py: there are no features of dataset")
-    assert not others
+    assert not other_lines
 
 
 @pytest.mark.parametrize(
@@ -219,24 +221,24 @@ def test_unpaired_explicit_files_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_damaged_bytes_never_end_in_a_stack_trace(tmp_path):
-    """If bytes of a file are overwritten, it is still read correctly, or refused with an error that names it."""
-    layout = make_folder(tmp_path / "whole", rows={"train": 30, "test": 10}, features=("embeddings", "kl"))
+    """Overwrite random bytes of a file. Reading gives rows, or an error that names the file."""
+    layout = make_folder(tmp_path, rows={"train": 30, "test": 10}, features=("embeddings", "kl"))
     path = layout.gradients("digits", "digits-vit", "kl", "train")
-    intact, random, refusals = path.read_bytes(), np.random.default_rng(0), []
+    intact, generator, messages = path.read_bytes(), np.random.default_rng(0), []
     for _ in range(150):
         damaged = bytearray(intact)
-        start, length = int(random.integers(len(intact))), int(random.integers(1, 512))
-        damaged[start : start + length] = random.bytes(len(damaged[start : start + length]))
+        start, length = int(generator.integers(len(intact))), int(generator.integers(1, 512))
+        damaged[start : start + length] = generator.bytes(len(damaged[start : start + length]))
         path.write_bytes(damaged)
         try:
             open_array(path, "attn_proj").read(0, 30)
         except FungiError as error:
-            refusals.append(str(error))
-    assert len(refusals) > 5
-    assert all(str(path) in refusal for refusal in refusals)
+            messages.append(str(error))
+    assert len(messages) > 5
+    assert all(str(path) in message for message in messages)
 
 
-def test_labels_that_are_not_whole_numbers_are_refused(tmp_path):
+def test_labels_that_are_not_integers_are_refused(tmp_path):
     layout = make_folder(tmp_path)
     path = layout.embeddings("digits", "digits-vit", "train")
     with h5py.File(path, "a") as file:

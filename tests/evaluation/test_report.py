@@ -26,20 +26,22 @@ from tests.evaluation.feature_folder import make_folder
 def content(
     accuracy: dict[str, float], *, backbone="vit-b16", dataset="cars", profile="published", layer="", **settings
 ) -> dict:
+    """Return the content of a kNN result file. accuracy: combination -> accuracy."""
     provenance = {"backbone": backbone, "dataset": dataset, "profile": profile}
     origin = {"file": "x.h5", "provenance": provenance} | ({"layer": {"layer": layer}} if layer else {})
     defaults = {"k": 20, "pca_dim": 512, "shots": None, "dataset": dataset, "backbone": backbone}
-    usual = {"k", "pca_dim", "shots"} | {name for name, value in settings.items() if value == "balanced"}
+    default_settings = {"k", "pca_dim", "shots"} | {name for name, value in settings.items() if value == "balanced"}
     return {
         "task": "knn" if settings.get("shots") is None else f"knn-{settings['shots']}shot",
         "settings": defaults | settings,
-        "unusual": {name: value for name, value in settings.items() if name not in usual},
+        "unusual": {name: value for name, value in settings.items() if name not in default_settings},
         "provenance": {"features": [{"train": {"embeddings": origin}}]},
         "results": {name: {"accuracy": value, "mean-per-class-accuracy": value} for name, value in accuracy.items()},
     }
 
 
 def cells(*contents: dict) -> list:
+    """Return the cells of tables for the contents of some result files."""
     return [cell for result in contents for cell in cells_of(ResultRecord(Path("x.json"), result))]
 
 
@@ -85,23 +87,25 @@ def test_results_with_another_protocol_have_no_published_value(change):
 
 @pytest.mark.parametrize("sampling", ["balanced", "stratified"])
 def test_few_shot_results_have_published_values_only_with_the_published_sampling(sampling):
-    """The published code drew texts in proportion to the class sizes (spec text 6.1), and images equally per class."""
+    """Check texts and images: the published code drew texts in proportion to the class sizes (spec text 6.1), and the
+    same number of images of each class."""
     shots = {"shots": 5, "few_shot_sampling": sampling}
-    text = content({"embeddings": 0.2}, backbone="bert-base-uncased", dataset="trec", **shots)
-    picture = content({"embeddings": 0.3}, backbone="vit-b16-augreg-in1k", **shots)
-    assert (cells(text)[0].published is not None) == (sampling == "stratified")
-    assert (cells(picture)[0].published is not None) == (sampling == "balanced")
-    assert ("stratified draw" in str(cells(text)[0].protocol)) == (sampling == "stratified")
+    (text_cell,) = cells(content({"embeddings": 0.2}, backbone="bert-base-uncased", dataset="trec", **shots))
+    (image_cell,) = cells(content({"embeddings": 0.3}, backbone="vit-b16-augreg-in1k", **shots))
+    assert (text_cell.published is not None) == (sampling == "stratified")
+    assert (image_cell.published is not None) == (sampling == "balanced")
+    assert ("stratified draw" in str(text_cell.protocol)) == (sampling == "stratified")
 
 
 def test_gradients_of_another_layer_are_another_protocol_and_have_no_published_value():
-    own = BACKBONES["dino_vitb16"].layer
-    usual, other = (
-        cells(content({"kl": 0.5}, backbone="dino_vitb16", layer=layer))[0] for layer in (own, "blocks.5.fc")
+    published_layer = BACKBONES["dino_vitb16"].layer
+    published, other = (
+        cells(content({"kl": 0.5}, backbone="dino_vitb16", layer=layer))[0]
+        for layer in (published_layer, "blocks.5.fc")
     )
     assert str(other.protocol).endswith("layer blocks.5.fc")
-    assert "layer" not in str(usual.protocol)
-    assert (usual.as_published, other.as_published) == (True, False)
+    assert "layer" not in str(published.protocol)
+    assert (published.as_published, other.as_published) == (True, False)
 
 
 @pytest.mark.parametrize("official", [True, False])
@@ -157,7 +161,7 @@ def test_the_metric_depends_on_the_dataset():
     assert (cell.metric, cell.value) == ("mean-per-class-accuracy", 25.0)
 
 
-def test_csv_has_one_line_per_cell_and_latex_escapes():
+def test_csv_has_a_line_per_cell_and_latex_escapes_names():
     two_cells = cells(content({"embeddings": 0.33, "embeddings+kl": 0.34}, backbone="dino_vitb16"))
     lines = list(csv.DictReader(io.StringIO(to_csv(two_cells))))
     assert [line["combination"] for line in lines] == ["embeddings", "embeddings+kl"]
@@ -166,7 +170,7 @@ def test_csv_has_one_line_per_cell_and_latex_escapes():
     assert r"my\_net" in to_latex(make_tables(cells(content({"embeddings": 0.3}, backbone="my_net"))))
 
 
-def test_the_folders_of_the_original_harness_give_dataset_and_backbone():
+def test_dataset_and_backbone_of_the_original_harness_are_read_from_its_folder_names():
     result = content({"embeddings": 0.3})
     result["provenance"]["features"] = [
         {"train": {"embeddings": {"file": "/x/pets/vit-b32/train.h5", "provenance": None}}}
@@ -208,30 +212,25 @@ def test_result_files_are_strict_json(tmp_path):
 
 
 def test_results_of_the_original_harness_are_in_the_report(tmp_path):
-    """Its metrics are lists of one value, and its combinations are feature files joined by semicolons."""
+    """Convert results of the original harness. A metric is a list with a single value there, and the name of a
+    combination is the list of its feature files, separated by semicolons."""
     scores = {"accuracy": [0.25], "mean-per-class-accuracy": [0.2], "predictions": [[1, 2]]}
     result = {
         "args": {"pca_dim": 512},
         "metrics": {"train.h5": scores, "train.h5;kl-train.h5;dino-train.h5": scores | {"accuracy": [0.5]}},
         "test_targets": [1, 1],
     }
-    for place in ("vit-b16-augreg-in1k/cars.json", "linear/vit-b16-augreg-in1k/5-shots/cars.json"):
-        path = tmp_path / "logs" / place
+    for name in ("vit-b16-augreg-in1k/cars.json", "linear/vit-b16-augreg-in1k/5-shots/cars.json"):
+        path = tmp_path / "logs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result))
-    knn, linear = sorted((c for r in read_results([tmp_path]) for c in cells_of(r)), key=lambda c: c.protocol.task)[
-        1::2
-    ]
-    assert (knn.dataset, knn.backbone, knn.combination, knn.value) == (
-        "cars",
-        "vit-b16-augreg-in1k",
-        "embeddings+kl+dino",
-        50.0,
-    )
-    assert knn.gain == 25.0
-    assert (linear.protocol.task, linear.protocol.setting) == ("linear", Setting("shots", 5))
-    (embeddings,) = [c for c in cells_of(read_results([tmp_path])[1]) if c.combination == "embeddings"]
+    by_task = {record_cells[0].protocol.task: record_cells for record_cells in map(cells_of, read_results([tmp_path]))}
+    embeddings, combination = by_task["knn"]
     assert embeddings.published.value == 21.3
+    assert (combination.dataset, combination.backbone) == ("cars", "vit-b16-augreg-in1k")
+    assert (combination.combination, combination.value) == ("embeddings+kl+dino", 50.0)
+    assert combination.gain == 25.0
+    assert {cell.protocol.setting for cell in by_task["linear"]} == {Setting("shots", 5)}
 
 
 @pytest.mark.parametrize(
@@ -243,5 +242,5 @@ def test_results_of_the_original_harness_are_in_the_report(tmp_path):
         (Setting("patches", 1024), "1024 patches", "bank of 1024 patches"),
     ],
 )
-def test_settings_of_every_task_have_a_text(setting: Setting, text: str, words: str) -> None:
+def test_settings_of_every_task_have_a_short_and_a_long_text(setting: Setting, text: str, words: str) -> None:
     assert (str(setting), setting.in_words()) == (text, words)

@@ -1,4 +1,4 @@
-"""The report page: its summary in words, its single file, and its behaviour in a browser."""
+"""The report page: its summary in words, its tables and figures, and its behaviour in a browser."""
 
 import json
 import re
@@ -23,19 +23,20 @@ CHROMIUM = shutil.which("chromium")
 SCORES = {"embeddings": 0.33, "kl": 0.30, "embeddings+kl": 0.403, "embeddings+kl+dino": 0.35}
 
 
-def spread(scores: dict[str, float], std: float) -> dict:
-    """Return the result of three runs with a standard deviation."""
+def with_deviation(scores: dict[str, float], std: float) -> dict:
+    """Return the content of a result file of three runs. std: the deviation of every accuracy over the runs."""
     result = content(scores)
     for entry in result["results"].values():
         entry["accuracy-std"] = std
     return result | {"runs": [{"results": result["results"], "warnings": []}] * 3}
 
 
-def text_of(*contents: dict) -> str:
+def summary_text(*contents: dict) -> str:
+    """Return the summary of a report of some results, one finding per line."""
     return "\n".join(f"{finding.title}: {finding.text}" for finding in findings(cells(*contents)))
 
 
-def written(folder: Path, *contents: dict, **settings) -> str:
+def write_page(folder: Path, *contents: dict, **settings) -> str:
     """Write a report of some results as a page, and return its HTML."""
     for number, result in enumerate(contents):
         path = folder / "results" / "knn" / f"{number}.json"
@@ -47,7 +48,7 @@ def written(folder: Path, *contents: dict, **settings) -> str:
 
 
 def test_the_summary_compares_the_best_and_the_largest_combination_with_the_embeddings() -> None:
-    summary = text_of(spread(SCORES, 0.006))
+    summary = summary_text(with_deviation(SCORES, 0.006))
     assert summary == (
         "Nearest neighbours, all train rows: cars, DeiT ViT-B/16: Best of 4: embeddings + KL, 40.3 % (± 0.6 over 3 "
         "runs); 7.3 points above the embeddings alone, 33.0 % (± 0.6 over 3 runs). All features together: 35.0 % (± "
@@ -56,18 +57,18 @@ def test_the_summary_compares_the_best_and_the_largest_combination_with_the_embe
 
 
 def test_the_summary_names_losses_and_gains_within_the_spread() -> None:
-    assert "The other feature does not beat the embeddings alone, 33.0 %" in text_of(
+    assert "The other feature does not beat the embeddings alone, 33.0 %" in summary_text(
         content({"embeddings": 0.33, "embeddings+kl": 0.30})
     )
-    assert "1.0 points, at most the deviation over its runs, above" in text_of(
-        spread({"embeddings": 0.33, "embeddings+kl": 0.34}, 0.02)
+    assert "1.0 points, at most the deviation over its runs, above" in summary_text(
+        with_deviation({"embeddings": 0.33, "embeddings+kl": 0.34}, 0.02)
     )
 
 
 def test_many_cases_are_summarised_with_the_worst_and_the_best_case() -> None:
     names = ("cars", "cub", "pets", "food101", "dtd")[: MAX_SINGLE_CASES + 1]
     gains = dict(zip(names, (-0.02, 0.04, 0.01, 0.03, 0.04), strict=True))
-    summary = text_of(
+    summary = summary_text(
         *(content({"embeddings": 0.5, "embeddings+kl": 0.5 + gain}, dataset=name) for name, gain in gains.items())
     )
     assert "beat the embeddings alone in 4 of 5 cases (1 backbone, 5 datasets), by +2.0 points on average" in summary
@@ -100,13 +101,13 @@ def test_the_summary_gives_the_differences_to_published_values() -> None:
         (protocol_in_words("unknown", ()), "files of unknown origin"),
     ],
 )
-def test_names_of_features_tasks_and_settings_in_words(text: str, expected: str) -> None:
+def test_features_tasks_and_settings_have_names_in_words(text: str, expected: str) -> None:
     assert text == expected
 
 
 def test_the_page_is_a_single_file_without_external_content(tmp_path: Path) -> None:
-    own = content(SCORES, dataset="<b>own&") | {"warnings": ["<i>odd</i>"]}
-    text = written(tmp_path, content(SCORES), own, expect=(tmp_path / "absent.json",))
+    needs_escapes = content(SCORES, dataset="<b>own&") | {"warnings": ["<i>odd</i>"]}
+    text = write_page(tmp_path, content(SCORES), needs_escapes, expect=(tmp_path / "absent.json",))
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.html"]
     assert not re.search(r"https?:|<link|url\(|@import", text)
     assert "&lt;b&gt;own&amp;" in text
@@ -117,12 +118,12 @@ def test_the_page_is_a_single_file_without_external_content(tmp_path: Path) -> N
 
 
 def test_results_of_choose_are_not_in_the_tables(tmp_path: Path) -> None:
-    picked = {"combination": "embeddings+kl", "dim": 64, "k": 3}
-    chosen = content({"embeddings": 0.5, "chosen": 0.6, "hindsight": 0.7}, choose=True)
-    for name, entry in chosen["results"].items():
-        entry |= {"chosen": picked} | ({} if name == "hindsight" else {"judged": 0.55})
-    chosen |= {"test_targets": [0, 1]}  # without predictions, so without figures per class
-    text = written(tmp_path, content(SCORES), chosen)
+    candidate = {"combination": "embeddings+kl", "dim": 64, "k": 3}
+    choice = content({"embeddings": 0.5, "chosen": 0.6, "hindsight": 0.7}, choose=True)
+    for name, entry in choice["results"].items():
+        entry |= {"chosen": candidate} | ({} if name == "hindsight" else {"judged": 0.55})
+    choice |= {"test_targets": [0, 1]}  # there are no predictions, and therefore no figures per class
+    text = write_page(tmp_path, content(SCORES), choice)
     assert "The chosen candidate scores 60.0 %. The embeddings alone, with components and neighbours" in text
     assert "embeddings + KL, 64, 3" in text
     tables = text[text.index("<h2>Tables") :]
@@ -132,40 +133,43 @@ def test_results_of_choose_are_not_in_the_tables(tmp_path: Path) -> None:
 def test_bars_start_at_zero_and_dots_have_no_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib import pyplot
 
-    drawn = []
-    monkeypatch.setattr(pyplot, "close", drawn.append)
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
     dots(tmp_path / "a.png", "", {"embeddings": (70.0, None), "kl": (71.0, 0.4)}, "embeddings")
     sorted_differences(tmp_path / "b.png", "", [Series("kl", [], [3.0, -1.0])], "points", ["cat", "dog"])
-    (by_dots,), (by_bars,) = (figure.axes for figure in drawn)
+    (axes_with_dots,), (axes_with_bars,) = (figure.axes for figure in figures)
     monkeypatch.undo()
-    assert not by_dots.patches
-    assert [(bar.get_x(), bar.get_width()) for bar in by_bars.patches] == [(0, -1), (0, 3)]
-    assert [text.get_text() for text in by_bars.get_yticklabels()] == ["dog", "cat"]  # the best at the top
-    for figure in drawn:
+    assert not axes_with_dots.patches
+    assert [(bar.get_x(), bar.get_width()) for bar in axes_with_bars.patches] == [(0, -1), (0, 3)]
+    assert [label.get_text() for label in axes_with_bars.get_yticklabels()] == ["dog", "cat"]  # the best at the top
+    for figure in figures:
         pyplot.close(figure)
 
 
 def test_axes_and_error_bars_of_percentages_end_at_100(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib import pyplot
 
-    drawn = []
-    monkeypatch.setattr(pyplot, "close", drawn.append)
-    line = Series("kl", [0, 1], [98.0, 100.0], [3.0, 7.0])
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    series = Series("kl", [0, 1], [98.0, 100.0], [3.0, 7.0])
     dots(tmp_path / "a.png", "", {"embeddings": (98.0, 3.0), "kl": (100.0, 7.0)}, "embeddings")
-    compared_dots(tmp_path / "b.png", "", ["first", "second"], [line])
-    curves(tmp_path / "c.png", "", [line], x_axis="block")
+    compared_dots(tmp_path / "b.png", "", ["first", "second"], [series])
+    curves(tmp_path / "c.png", "", [series], x_axis="block")
     monkeypatch.undo()
-    (by_dots,), (by_groups,), (by_lines,) = (figure.axes for figure in drawn)
-    for axes, (_, last) in ((by_dots, by_dots.get_xlim()), (by_groups, by_groups.get_xlim())):
-        bars = [bar for bars in axes.containers for bar in bars.lines[2][0].get_segments()]
-        assert (last, max(bar[:, 0].max() for bar in bars), min(bar[:, 0].min() for bar in bars)) == (100, 100, 93)
-    assert by_lines.get_ylim()[1] == by_lines.collections[0].get_paths()[0].vertices[:, 1].max() == 100
-    for figure in drawn:
+    (axes_of_dots,), (axes_of_groups,), (axes_of_curves,) = (figure.axes for figure in figures)
+    for axes in (axes_of_dots, axes_of_groups):
+        error_bars = [bar for container in axes.containers for bar in container.lines[2][0].get_segments()]
+        assert axes.get_xlim()[1] == 100
+        assert max(bar[:, 0].max() for bar in error_bars) == 100
+        assert min(bar[:, 0].min() for bar in error_bars) == 100 - 7
+    band = axes_of_curves.collections[0].get_paths()[0].vertices
+    assert axes_of_curves.get_ylim()[1] == band[:, 1].max() == 100
+    for figure in figures:
         pyplot.close(figure)
 
 
 def test_the_first_two_colours_differ_in_lightness() -> None:
-    """People who cannot distinguish the hues can distinguish them by relative luminance (as WCAG defines it)."""
+    """Compare relative luminance (WCAG), which also people see who cannot distinguish the hues."""
     from fungi.report.figures import COLOURS
 
     def luminance(colour: str) -> float:
@@ -184,12 +188,13 @@ def test_entries_have_numbers_as_sorting_keys() -> None:
     assert "<th class='number' scope='col'><button>Score</button></th>" in table
 
 
-def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> list[Any]:
-    """Return the result of a script in a page, in a window of the given width. Errors on the console fail the test."""
+def run_in_browser(page: Path, script: str, folder: Path, width: int) -> list[Any]:
+    """Open a page in a window of the given width, and return the result of a script in it. Check that the browser
+    logs no error."""
     assert CHROMIUM
-    ending = f"<script>document.body.dataset.seen = JSON.stringify((() => {{ {script} }})())</script>"
+    script_element = f"<script>document.body.dataset.result = JSON.stringify((() => {{ {script} }})())</script>"
     page_with_script = folder / f"script-{width}.html"
-    page_with_script.write_text(page.read_text() + ending)
+    page_with_script.write_text(page.read_text() + script_element)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
     process = subprocess.run(
         [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page_with_script.as_uri()],
@@ -199,7 +204,7 @@ def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> list[A
         check=True,
     )
     assert "CONSOLE" not in process.stderr, process.stderr
-    (text,) = re.findall(r'data-seen="([^"]*)"', process.stdout)
+    (text,) = re.findall(r'data-result="([^"]*)"', process.stdout)
     values: list[Any] = json.loads(text.replace("&quot;", '"'))
     return values
 
@@ -207,9 +212,13 @@ def seen_in_browser(page: Path, script: str, folder: Path, width: int) -> list[A
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 def test_a_browser_shows_the_page_at_two_widths_and_sorts_the_table(tmp_path: Path) -> None:
-    written(tmp_path, spread(SCORES, 0.006), *(content(SCORES, dataset=name, k=5) for name in ("cars", "pets", "cub")))
+    write_page(
+        tmp_path,
+        with_deviation(SCORES, 0.006),
+        *(content(SCORES, dataset=name, k=5) for name in ("cars", "pets", "cub")),
+    )
     page = tmp_path / "report" / "report.html"
-    probe = """
+    script = """
         const facts = [document.documentElement.scrollWidth, innerWidth, [...document.images].every(i => i.width)];
         const table = document.querySelector("table"), [features, score, gain] = table.querySelectorAll("button");
         const names = () => [...table.tBodies[0].rows].map(row => row.cells[0].textContent);
@@ -219,10 +228,10 @@ def test_a_browser_shows_the_page_at_two_widths_and_sorts_the_table(tmp_path: Pa
     best_first = ["embeddings + KL", "embeddings + KL + DINO", "embeddings", "KL"]
     gains = ["embeddings + KL", "embeddings + KL + DINO", "KL"]
     for width in (1280, 500):
-        page_width, window_width, loaded, *orders = seen_in_browser(page, probe, tmp_path, width)
+        page_width, window_width, has_all_images, *orders = run_in_browser(page, script, tmp_path, width)
         assert window_width == width
         assert page_width <= window_width, "the page is wider than its window"
-        assert loaded
+        assert has_all_images
         assert orders == [
             best_first,
             best_first[::-1],
@@ -233,7 +242,7 @@ def test_a_browser_shows_the_page_at_two_widths_and_sorts_the_table(tmp_path: Pa
         ]
 
 
-def test_a_record_of_choose_is_recognised() -> None:
+def test_results_of_choose_are_recognised() -> None:
     assert ResultRecord(Path("x.json"), content(SCORES, choose=True)).uses_choose
     assert not ResultRecord(Path("x.json"), content(SCORES)).uses_choose
 

@@ -1,4 +1,4 @@
-"""A damaged result file is detected. It is never shown, and its evaluation runs again."""
+"""A damaged result file is detected, and its evaluation runs again."""
 
 import json
 

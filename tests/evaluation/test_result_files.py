@@ -28,14 +28,15 @@ def settings_for(*roots, **options) -> KnnSettings:
     return KnnSettings(root=tuple(roots), **{"pca_dim": 4, "k": 5, **options})
 
 
-def result_of(root, task="knn-pca4-k5"):
+def result_path(root, task="knn-pca4-k5"):
+    """Return the path of the result of `settings_for`. task: the name of its folder."""
     return root / "results" / task / "digits" / "digits-vit.json"
 
 
 def test_a_result_holds_settings_provenance_and_all_combinations(tmp_path):
     make_folder(tmp_path)
     knn_concat.run(settings_for(tmp_path))
-    result = json.loads(result_of(tmp_path).read_text())
+    result = json.loads(result_path(tmp_path).read_text())
     assert len(result["results"]) == 7
     assert result["settings"]["k"] == 5
     origin = result["provenance"]["features"][0]["train"]["kl"]
@@ -50,24 +51,24 @@ def test_a_result_holds_settings_provenance_and_all_combinations(tmp_path):
 def test_an_interrupted_evaluation_resumes(tmp_path, monkeypatch):
     make_folder(tmp_path)
     complete = knn_concat.run(settings_for(tmp_path, output=tmp_path / "complete.json"))
-    scored, original = [], KnnScorer.score
+    scored_combinations, score = [], KnnScorer.score
 
-    def interrupted(self, combination):
-        scored.append(combination)
-        if len(scored) == 4:
+    def score_or_interrupt(self, combination):
+        scored_combinations.append(combination)
+        if len(scored_combinations) == 4:
             raise KeyboardInterrupt
-        return original(self, combination)
+        return score(self, combination)
 
-    monkeypatch.setattr(KnnScorer, "score", interrupted)
+    monkeypatch.setattr(KnnScorer, "score", score_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         knn_concat.run(settings_for(tmp_path))
-    assert len(json.loads(result_of(tmp_path).read_text())["results"]) == 3
-    again = knn_concat.run(settings_for(tmp_path))
-    assert len(scored) == 4 + 4  # the fourth was lost, so four were left
-    assert again["results"] == complete["results"]
+    assert len(json.loads(result_path(tmp_path).read_text())["results"]) == 3
+    resumed = knn_concat.run(settings_for(tmp_path))
+    assert len(scored_combinations) == 4 + 4  # three of seven were saved, so the second run scores four
+    assert resumed["results"] == complete["results"]
 
 
-def test_a_finished_evaluation_reads_no_features_again(tmp_path, monkeypatch):
+def test_a_finished_evaluation_does_not_read_features_again(tmp_path, monkeypatch):
     make_folder(tmp_path)
     first = knn_concat.run(settings_for(tmp_path))
     monkeypatch.setattr(KnnScorer, "__init__", lambda *_, **__: pytest.fail("scored again"))
@@ -75,7 +76,7 @@ def test_a_finished_evaluation_reads_no_features_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_results_of_other_input_files_are_kept_separately(tmp_path):
+def test_results_of_earlier_input_files_are_kept_separately(tmp_path):
     make_folder(tmp_path)
     first = knn_concat.run(settings_for(tmp_path))
     make_folder(tmp_path, seed=3, dim=10)
@@ -84,9 +85,9 @@ def test_results_of_other_input_files_are_kept_separately(tmp_path):
     make_folder(tmp_path, seed=4, dim=9)
     knn_concat.run(settings_for(tmp_path))
     for number, earlier in ((1, first), (2, second)):
-        aside = json.loads(result_of(tmp_path).with_suffix(f".previous-{number}.json").read_text())
-        assert aside["results"] == earlier["results"]
-    assert [record.path for record in read_results([tmp_path])] == [result_of(tmp_path)]
+        previous = json.loads(result_path(tmp_path).with_suffix(f".previous-{number}.json").read_text())
+        assert previous["results"] == earlier["results"]
+    assert [record.path for record in read_results([tmp_path])] == [result_path(tmp_path)]
 
 
 @pytest.mark.slow
@@ -95,18 +96,18 @@ def test_several_roots_give_mean_and_population_deviation(tmp_path):
     for seed, root in enumerate(roots):
         make_folder(root, seed=seed)
     single = [knn_concat.run(settings_for(root)) for root in roots]
-    together = knn_concat.run(settings_for(*roots))
-    content = json.loads(result_of(tmp_path).read_text())
-    assert {name: value for name, value in content.items() if name != "checksum"} == together
-    for name, scores in together["results"].items():
-        values = [result["results"][name]["accuracy"] for result in single]
-        assert scores["accuracy"] == pytest.approx(np.mean(values))
-        assert scores["accuracy-std"] == pytest.approx(np.std(values))
-    assert [run["root"] for run in together["runs"]] == list(map(str, roots))
+    joint = knn_concat.run(settings_for(*roots))
+    content = json.loads(result_path(tmp_path).read_text())
+    assert {name: value for name, value in content.items() if name != "checksum"} == joint
+    for name, scores in joint["results"].items():
+        accuracies = [result["results"][name]["accuracy"] for result in single]
+        assert scores["accuracy"] == pytest.approx(np.mean(accuracies))
+        assert scores["accuracy-std"] == pytest.approx(np.std(accuracies))
+    assert [run["root"] for run in joint["runs"]] == list(map(str, roots))
 
 
 @pytest.mark.slow
-def test_few_shot_draws_are_runs_too(tmp_path):
+def test_every_few_shot_draw_is_a_run(tmp_path):
     make_folder(tmp_path)
     content = knn_concat.run(settings_for(tmp_path, shots=3, few_shot_seed=(1, 2)))
     assert [run["few_shot_seed"] for run in content["runs"]] == [1, 2]
@@ -134,19 +135,21 @@ def test_labels_without_train_rows_are_recorded(tmp_path):
     assert content["warnings"] == ["1 label without a train row (3): 15 scored rows can't be predicted correctly."]
 
 
-def test_a_damaged_result_file_is_put_aside(tmp_path):
+def test_a_damaged_result_file_is_put_aside_and_scored_again(tmp_path):
     make_folder(tmp_path)
     knn_concat.run(settings_for(tmp_path))
-    result_of(tmp_path).write_text("{")
+    result_path(tmp_path).write_text("{")
     assert len(knn_concat.run(settings_for(tmp_path))["results"]) == 7
 
 
 def test_the_gain_table_shows_gains_deviations_and_missing_scores():
-    full = {
+    full_data = {
         "results": {"kl": {"accuracy": 0.5}, "embeddings": {"accuracy": 0.68}, "embeddings+kl": {"accuracy": 0.765}}
     }
-    few = {"results": {"embeddings": {"accuracy": 0.4}, "embeddings+kl": {"accuracy": 0.41, "accuracy-std": 0.0123}}}
-    lines = gain_table({"full": full, "5-shot": few}).splitlines()
+    five_shot = {
+        "results": {"embeddings": {"accuracy": 0.4}, "embeddings+kl": {"accuracy": 0.41, "accuracy-std": 0.0123}}
+    }
+    lines = gain_table({"full": full_data, "5-shot": five_shot}).splitlines()
     assert [line.split()[0] for line in lines[2:]] == ["embeddings", "kl", "embeddings+kl"]
     assert lines[3].split() == ["kl", "50.0", "(-18.0)", "-"]
     assert lines[4].split() == ["embeddings+kl", "76.5", "(+8.5)", "41.0", "±", "1.2", "(+1.0)"]
@@ -154,20 +157,20 @@ def test_the_gain_table_shows_gains_deviations_and_missing_scores():
 
 def test_a_result_is_complete_only_after_the_last_combination(tmp_path, monkeypatch):
     make_folder(tmp_path)
-    score, seen = KnnScorer.score, []
+    score, complete_flags = KnnScorer.score, []
 
-    def looking(self, combination):
-        if result_of(tmp_path).exists():
-            seen.append(json.loads(result_of(tmp_path).read_text())["complete"])
+    def read_file_and_score(self, combination):
+        if result_path(tmp_path).exists():
+            complete_flags.append(json.loads(result_path(tmp_path).read_text())["complete"])
         return score(self, combination)
 
-    monkeypatch.setattr(KnnScorer, "score", looking)
+    monkeypatch.setattr(KnnScorer, "score", read_file_and_score)
     knn_concat.run(settings_for(tmp_path))
-    assert set(seen) == {False}
-    assert json.loads(result_of(tmp_path).read_text())["complete"] is True
+    assert set(complete_flags) == {False}
+    assert json.loads(result_path(tmp_path).read_text())["complete"] is True
 
 
-def test_a_deviation_over_copies_of_one_extraction_is_refused(tmp_path):
+def test_a_deviation_over_copies_of_the_same_extraction_is_refused(tmp_path):
     for name in "ab":
         make_folder(tmp_path / name)
     with pytest.raises(FungiError, match=r"contain the same extraction, with the same seed and projection"):
@@ -206,7 +209,7 @@ def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_pa
     make_folder(tmp_path / "a")
     make_folder(tmp_path / "b", seed=1)
     knn_concat.run(settings_for(Path("a"), tmp_path / "b"))
-    assert result_of(tmp_path).exists()
+    assert result_path(tmp_path).exists()
     with pytest.raises(FungiError, match=r"no common folder"):
         settings_for(Path("/scratch/a"), Path("/home/b")).result_path()
 
@@ -214,14 +217,15 @@ def test_results_of_relative_and_absolute_roots_go_to_their_common_folder(tmp_pa
 VERSION = CodeVersion("aaaaaaaaaaaa", "first", {"torch": "2.12"})
 
 
-def _opened(path, version=VERSION, **options) -> ResultFile:
+def _open_result(path, version=VERSION, **options) -> ResultFile:
+    """Return a result file with a single run. options: settings that differ from the usual settings."""
     run = Run(label={}, features={"train": {"kl": {"file": str(path), "provenance": {"seed": 1}}}})
     return ResultFile(path, "knn", {"k": 5, **options}, [run], {}, version)
 
 
-def test_two_simultaneous_evaluations_of_one_file_lose_nothing(tmp_path):
+def test_two_simultaneous_evaluations_with_the_same_file_lose_nothing(tmp_path):
     path = tmp_path / "result.json"
-    first, second = _opened(path), _opened(path)
+    first, second = _open_result(path), _open_result(path)
     for number, result in enumerate((first, second, first, second)):
         result.add(result.runs[0], f"combination-{number}", {"accuracy": number / 4})
     first.finish()
@@ -229,14 +233,14 @@ def test_two_simultaneous_evaluations_of_one_file_lose_nothing(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_results_of_two_versions_never_share_a_file(tmp_path):
+def test_results_of_two_code_versions_never_share_a_file(tmp_path):
     path = tmp_path / "result.json"
-    first = _opened(path)
+    first = _open_result(path)
     first.add(first.runs[0], "kl", {"accuracy": 0.5})
-    for same in (replace(VERSION, commit="other"), replace(VERSION)):
-        assert list(_opened(path, same).runs[0].results) == ["kl"]
-    for other in (replace(VERSION, versions={"torch": "9.9"}), replace(VERSION, code="other")):
-        second = _opened(path, other)
+    for equal_version in (replace(VERSION, commit="other"), replace(VERSION)):
+        assert list(_open_result(path, equal_version).runs[0].results) == ["kl"]
+    for other_version in (replace(VERSION, versions={"torch": "9.9"}), replace(VERSION, code="other")):
+        second = _open_result(path, other_version)
         assert second.runs[0].results == {}
         second.add(second.runs[0], "kl", {"accuracy": 0.75})
     assert len(list(tmp_path.glob("result.previous-*.json"))) == 2
@@ -244,17 +248,17 @@ def test_results_of_two_versions_never_share_a_file(tmp_path):
 
 def test_two_simultaneous_evaluations_with_different_settings_lose_nothing(tmp_path):
     path = tmp_path / "result.json"
-    first, second = _opened(path), _opened(path, k=7)
+    first, second = _open_result(path), _open_result(path, k=7)
     for result in (first, second):
         result.add(result.runs[0], "kl", {"accuracy": 0.5})
     assert json.loads(path.read_text())["settings"] == {"k": 7}
     assert json.loads(path.with_suffix(".previous-1.json").read_text())["settings"] == {"k": 5}
 
 
-def test_processes_that_save_one_file_simultaneously_lose_nothing(tmp_path):
+def test_processes_that_write_the_same_file_simultaneously_lose_nothing(tmp_path):
     path = tmp_path / "result.json"
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_evaluate_some, args=(path, name)) for name in "abc"]
+    workers = [context.Process(target=_save_ten_results, args=(path, name)) for name in "abc"]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -264,8 +268,8 @@ def test_processes_that_save_one_file_simultaneously_lose_nothing(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
 
-def _evaluate_some(path: Path, name: str) -> None:
-    result = _opened(path)
+def _save_ten_results(path: Path, name: str) -> None:
+    result = _open_result(path)
     for number in range(10):
         result.add(result.runs[0], f"{name}{number}", {"accuracy": 0.5})
 
@@ -276,15 +280,15 @@ def test_results_are_reused_after_features_were_moved(with_provenance, tmp_path,
     if not with_provenance:
         for path in (tmp_path / "here").rglob("*.h5"):
             with h5py.File(path, "r+") as file:
-                for holder in (file, *file.values()):
-                    for name in list(holder.attrs):
-                        del holder.attrs[name]
+                for node in (file, *file.values()):
+                    for name in list(node.attrs):
+                        del node.attrs[name]
     warning = nullcontext() if with_provenance else pytest.warns(UnknownOriginWarning)
     with warning:
         first = knn_concat.run(settings_for(tmp_path / "here"))
         shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copyfile)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(KnnScorer, "__init__", lambda *_, **__: pytest.fail("scored again"))
-        again = knn_concat.run(settings_for(Path("there")))
-    assert again["results"] == first["results"]
+        reused = knn_concat.run(settings_for(Path("there")))
+    assert reused["results"] == first["results"]
     assert not list(tmp_path.rglob("*.previous-*"))

@@ -28,6 +28,7 @@ ARRAYS = np.load(RETRIEVAL / "landmarks.npz")
 
 
 def ranking_of(database: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the database rows for each query, the most similar first."""
     return all_ranked(in_memory(torch.from_numpy(database)), torch.from_numpy(queries))
 
 
@@ -37,14 +38,15 @@ def test_scores_equal_those_of_the_benchmark_code(protocol):
     ranking = ranking_of(ARRAYS["database"], ARRAYS["queries"])
     scores, expected = evaluate_protocol(ranking, REFERENCE["ground_truth"], protocol), REFERENCE["expected"][protocol]
     assert scores.mean_average_precision == pytest.approx(expected["mAP"], abs=1e-6)
-    assert scores.precision_at == pytest.approx({int(k): v for k, v in expected["mP@k"].items()}, abs=1e-6)
-    for value, reference in zip(scores.average_precision, expected["AP"], strict=True):
-        assert value == (None if reference is None else pytest.approx(reference, abs=1e-6))
+    precisions = {int(k): precision for k, precision in expected["mP@k"].items()}
+    assert scores.precision_at == pytest.approx(precisions, abs=1e-6)
+    for score, reference in zip(scores.average_precision, expected["AP"], strict=True):
+        assert score == (None if reference is None else pytest.approx(reference, abs=1e-6))
 
 
-def test_average_precision_of_a_hand_computed_example():
-    """With positives at positions 0 and 3, the result is ((1 + 1)/2 + (1/3 + 2/4)/2) / 2."""
-    assert average_precision(np.array([0, 3])) == pytest.approx((1 + (1 / 3 + 1 / 2) / 2) / 2)
+def test_average_precision_equals_a_hand_computed_example():
+    # Positives at positions 0 and 3: the trapezoid rule averages the precision before and at each positive.
+    assert average_precision(np.array([0, 3])) == pytest.approx(((1 + 1) / 2 + (1 / 3 + 2 / 4) / 2) / 2)
 
 
 def test_ignored_rows_are_absent_from_the_ranking():
@@ -65,6 +67,7 @@ def test_equal_scores_rank_in_row_order():
 
 @pytest.fixture
 def folder(tmp_path):
+    """Return a folder with the reference features as feature files."""
     for name, split in (("database", "train"), ("queries", "query")):
         path = tmp_path / "embeddings" / "oxford-landmarks" / "dino_vitb16" / f"{split}.h5"
         write_array(path, "embeddings", ARRAYS[name], targets=np.arange(len(ARRAYS[name])))
@@ -77,7 +80,7 @@ def settings_for(root, **options) -> RetrievalSettings:
 
 
 @pytest.mark.threads
-def test_the_command_gives_the_reference_and_names_its_protocol(folder, capsys):
+def test_the_command_gives_the_reference_scores_and_records_its_protocol(folder, capsys):
     flags = ["--root", str(folder), "--backbone", "dino_vitb16", "--pca-dim", "9999"]
     with pytest.warns(UnknownOriginWarning):
         assert COMMANDS["retrieval"].main([*flags, "--ground-truth", str(RETRIEVAL / "landmarks.json")]) == 0
@@ -102,7 +105,7 @@ def test_pca_is_fitted_on_the_database_as_the_result_records(folder):
 
 
 @pytest.mark.filterwarnings("ignore::fungi.store.reading.UnknownOriginWarning")
-def test_ground_truth_of_another_set_is_refused(folder):
+def test_the_ground_truth_of_other_images_is_refused(folder):
     for truth, message in (
         (REFERENCE["ground_truth"][:5], r"row count differs: .* has 20 queries, but the ground truth has 5"),
         (
@@ -125,6 +128,6 @@ def test_an_invalid_ground_truth_file_is_refused(folder, content, message):
         retrieval_eval.run(settings_for(folder, ground_truth=path))
 
 
-def test_a_set_without_any_positive_is_refused():
+def test_a_ground_truth_without_any_positive_is_refused():
     with pytest.raises(FungiError, match=r"no query has a positive under the hard protocol"):
         evaluate_protocol(np.array([[0, 1]]), [{"easy": [0], "hard": [], "junk": []}], "hard")
