@@ -9,12 +9,12 @@ import pytest
 
 from fungi.data.base import Samples, open_split
 from fungi.runtime.log import logger
-from tests.data.makers import makers
-from tests.data.makers.miniature import Miniature
+from tests.data.miniatures import miniatures
+from tests.data.miniatures.miniature import Miniature
 
 
 @dataclass(frozen=True)
-class OnDisk:
+class MiniatureOnDisk:
     """A miniature dataset and its data directory."""
 
     name: str
@@ -26,20 +26,20 @@ class OnDisk:
 
 
 @pytest.fixture
-def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], OnDisk]:
+def miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], MiniatureOnDisk]:
     """Return a function of the dataset name that writes its miniature to `tmp_path / "data"`."""
 
-    def make(name: str) -> OnDisk:
+    def make(name: str) -> MiniatureOnDisk:
         data_dir = tmp_path / "data"
         data_dir.mkdir()
-        return OnDisk(name, data_dir, makers()[name].make(data_dir, monkeypatch))
+        return MiniatureOnDisk(name, data_dir, miniatures()[name].make(data_dir, monkeypatch))
 
     return make
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What the program logs."""
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Return the captured messages of the program."""
     monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, logger="fungi")
     return caplog

@@ -12,10 +12,11 @@ from fungi.data.formats import archives
 from fungi.data.formats.archives import atomic_folder, fetch, unpack, unpack_folder
 from fungi.data.formats.torchvision_sets import TorchvisionDownload
 from fungi.errors import FungiError
-from tests.data.makers.miniature import tar_folders
+from tests.data.miniatures.miniature import tar_folders
 
 
 def _tar(path: Path, members: list[tarfile.TarInfo]) -> Path:
+    """Write a tar archive, and return its path. Every file in it contains `evil`."""
     with tarfile.open(path, "w:gz") as file:
         for member in members:
             member.size = 4 if member.isreg() else 0
@@ -24,12 +25,14 @@ def _tar(path: Path, members: list[tarfile.TarInfo]) -> Path:
 
 
 def _zip(path: Path, name: str) -> Path:
+    """Write a zip archive with a single file, and return its path."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(name, "evil")
     return path
 
 
 def _link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
+    """Return a member of a tar archive that is a link or a device."""
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target
     return member
@@ -37,12 +40,12 @@ def _link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "a/b/../../../evil"])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_member_outside_the_folder_is_refused(name, kind, tmp_path):
-    into = tmp_path / "inner" / "target"
-    into.mkdir(parents=True)
+def test_a_member_outside_the_folder_is_refused(name, kind, tmp_path):
+    target = tmp_path / "inner" / "target"
+    target.mkdir(parents=True)
     archive = _tar(tmp_path / "a.tgz", [tarfile.TarInfo(name)]) if kind == "tar" else _zip(tmp_path / "a.zip", name)
     with pytest.raises(FungiError, match="would be written outside of the folder"):
-        unpack(archive, into)
+        unpack(archive, target)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
 
 
@@ -54,7 +57,7 @@ def test_links_and_devices_are_refused(kind, tmp_path):
     assert not (tmp_path / "target").exists()
 
 
-def test_refused_archive_leaves_no_folder(tmp_path):
+def test_a_refused_archive_leaves_no_folder(tmp_path):
     members = [tarfile.TarInfo("images/1.jpg"), tarfile.TarInfo("images/../../evil")]
     archive = _tar(tmp_path / "a.tgz", members)
     with pytest.raises(FungiError, match="outside"):
@@ -62,61 +65,61 @@ def test_refused_archive_leaves_no_folder(tmp_path):
     assert list((tmp_path / "data").iterdir()) == []
 
 
-@pytest.mark.parametrize("cut", [10, 200])
-def test_damaged_archive_is_named_and_leaves_no_folder(cut, tmp_path):
+@pytest.mark.parametrize("missing_bytes", [10, 200])
+def test_the_error_for_a_truncated_archive_names_it_and_no_folder_is_left(missing_bytes, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.bin").write_bytes(bytes(range(256)) * 8)
     sources = {f"images/{number}": tmp_path / f"{number}.bin" for number in range(5)}
     tar_folders(tmp_path / "a.tgz", sources)
-    (tmp_path / "a.tgz").write_bytes((tmp_path / "a.tgz").read_bytes()[:-cut])
+    (tmp_path / "a.tgz").write_bytes((tmp_path / "a.tgz").read_bytes()[:-missing_bytes])
     with pytest.raises(FungiError, match=rf"the archive {tmp_path}/a.tgz is damaged .*Download it again"):
         unpack_folder(lambda: tmp_path / "a.tgz", "images", tmp_path / "data" / "images")
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_wrong_archive_is_named(tmp_path):
+def test_the_error_for_a_wrong_archive_names_the_missing_folder(tmp_path):
     archive = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("other/1.jpg")])
     with pytest.raises(FungiError, match=r"does not contain images\. Download the correct archive"):
         unpack_folder(lambda: archive, "images", tmp_path / "data" / "images")
 
 
 def test_a_folder_is_complete_or_does_not_exist(tmp_path):
-    def interrupted():
-        with atomic_folder(tmp_path / "target") as work:
-            (work / "half").touch()
+    def write_and_interrupt():
+        with atomic_folder(tmp_path / "target") as temporary_folder:
+            (temporary_folder / "first file").touch()
             assert not (tmp_path / "target").exists()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        write_and_interrupt()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_torchvision_download_is_complete_and_not_repeated(tmp_path, monkeypatch, miniature):
     import torchvision.datasets
 
-    dataset, calls = miniature("cifar10"), []
+    dataset, downloads = miniature("cifar10"), []
 
-    class Fake:
+    class FakeDownload:
         def __init__(self, root, download):
-            calls.append(root)
+            downloads.append(root)
             (dataset.data_dir / "cifar10" / "cifar-10-batches-py").rename(Path(root) / "cifar-10-batches-py")
 
     expected = dataset.open("train").fingerprint()
     with monkeypatch.context() as patch:
-        patch.setattr(torchvision.datasets, "CIFAR10", Fake)
+        patch.setattr(torchvision.datasets, "CIFAR10", FakeDownload)
         for _ in range(2):
-            DATASETS["cifar10"].download(tmp_path / "fetched")
-    assert len(calls) == 1
-    assert open_split("cifar10", "train", tmp_path / "fetched").fingerprint() == expected
+            DATASETS["cifar10"].download(tmp_path / "downloaded")
+    assert len(downloads) == 1
+    assert open_split("cifar10", "train", tmp_path / "downloaded").fingerprint() == expected
 
 
-def test_full_disk_is_explained_and_leaves_no_folder(tmp_path, monkeypatch):
-    def full(source, target):
+def test_a_full_disk_is_explained_and_leaves_no_folder(tmp_path, monkeypatch):
+    def raise_full_disk(source, target):
         raise OSError(28, "No space left on device")
 
     archive = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
-    monkeypatch.setattr(archives.shutil, "copyfileobj", full)
+    monkeypatch.setattr(archives.shutil, "copyfileobj", raise_full_disk)
     with pytest.raises(FungiError, match=r"can't unpack .*a\.tgz .*No space left on device.*Free disk space"):
         unpack_folder(lambda: archive, "images", tmp_path / "data" / "images")
     assert list((tmp_path / "data").iterdir()) == []
@@ -129,15 +132,15 @@ def test_an_empty_folder_counts_as_missing(tmp_path):
     assert (tmp_path / "images" / "1.jpg").read_bytes() == b"evil"
 
 
-def test_failed_download_is_explained_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_download_is_explained_and_leaves_no_files(tmp_path, monkeypatch):
     import torchvision.datasets
 
-    class Offline:
+    class FailedDownload:
         def __init__(self, root, download):
-            (Path(root) / "half").touch()
+            (Path(root) / "first file").touch()
             raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(torchvision.datasets, "DTD", Offline)
+    monkeypatch.setattr(torchvision.datasets, "DTD", FailedDownload)
     with pytest.raises(
         FungiError, match=rf"can't download DTD \(Network is unreachable\).*copy the folder to {tmp_path}"
     ):
@@ -150,17 +153,17 @@ def test_the_aircraft_archive_is_downloaded_and_checked(tmp_path, monkeypatch, m
     source = tmp_path / "fgvc-aircraft-2013b.tar.gz"
     tar_folders(source, {"fgvc-aircraft-2013b": dataset.data_dir / "aircraft" / "fgvc-aircraft-2013b"})
     monkeypatch.setattr(archives.urllib.request, "urlopen", lambda url: io.BytesIO(source.read_bytes()))
-    DATASETS["aircraft"].download(tmp_path / "fetched")
-    fetched = open_split("aircraft", "train", tmp_path / "fetched")
-    assert fetched.fingerprint() == dataset.open("train").fingerprint()
-    assert [path.name for path in (tmp_path / "fetched" / "aircraft").iterdir()] == ["fgvc-aircraft-2013b"]
+    DATASETS["aircraft"].download(tmp_path / "downloaded")
+    samples = open_split("aircraft", "train", tmp_path / "downloaded")
+    assert samples.fingerprint() == dataset.open("train").fingerprint()
+    assert [path.name for path in (tmp_path / "downloaded" / "aircraft").iterdir()] == ["fgvc-aircraft-2013b"]
 
 
-def test_unreachable_server_is_explained(tmp_path, monkeypatch):
-    def offline(url):
+def test_an_unreachable_server_is_explained(tmp_path, monkeypatch):
+    def raise_unknown_host(url):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(archives.urllib.request, "urlopen", offline)
+    monkeypatch.setattr(archives.urllib.request, "urlopen", raise_unknown_host)
     with pytest.raises(FungiError, match=r"can't download https://example\.org/a\.tgz \(Name or service not known\)"):
         fetch("https://example.org/a.tgz", tmp_path)
 
@@ -206,13 +209,14 @@ def test_an_archive_bomb_is_refused_and_leaves_no_files(kind, tmp_path, monkeypa
     assert (tmp_path / "data" / "images" / "1.jpg").stat().st_size == len(zeros)
 
 
-def test_a_member_is_read_only_up_to_its_stated_size(tmp_path):
+def test_a_member_that_is_larger_than_its_stated_size_is_refused(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("images/1.jpg", bytes(8 << 20))
     content = bytearray(path.read_bytes())
     offset = content.rfind(b"PK\x01\x02") + 24  # offset of the size in the central directory
-    content[offset : offset + 4] = (100).to_bytes(4, "little")
+    stated_size = 100
+    content[offset : offset + 4] = stated_size.to_bytes(4, "little")
     path.write_bytes(content)
     with pytest.raises(FungiError, match=r"a\.zip is damaged .*CRC"):
         unpack_folder(lambda: path, "images", tmp_path / "data" / "images")

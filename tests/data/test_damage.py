@@ -10,12 +10,13 @@ from fungi.data.formats.image_files import image_samples
 
 @pytest.fixture
 def samples(tmp_path):
+    """Return six samples. Row 1 is not an image, and row 4 is truncated."""
     names = [f"{row}.png" for row in range(6)]
     for row, name in enumerate(names):
         Image.new("RGB", (6, 5), (row, 0, 0)).save(tmp_path / name)
     (tmp_path / "1.png").write_bytes(b"no picture")
     (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:40])
-    return image_samples(tmp_path, names, range(6), [f"c{row}" for row in range(6)])
+    return image_samples(tmp_path, names, range(6), [f"class {row}" for row in range(6)])
 
 
 def test_all_damaged_items_are_listed_in_order(samples) -> None:
@@ -36,7 +37,8 @@ def test_the_other_rows_keep_their_ids_and_have_another_fingerprint(samples) -> 
 
 
 def test_an_error_names_the_first_items_and_counts_the_others(samples) -> None:
-    many = damaged_items(samples)[:1] * (MAX_LISTED + 3)
-    lines = str(damage_error([many, many[:1]], 100)).splitlines()
+    train_items = damaged_items(samples)[:1] * (MAX_LISTED + 3)
+    test_items = train_items[:1]
+    lines = str(damage_error([train_items, test_items], 100)).splitlines()
     assert lines[0] == f"{MAX_LISTED + 4} of 100 items can't be read. Replace or remove them."
     assert [line.strip() for line in lines[-2:]] == ["and 3 more", lines[1].strip()]

@@ -1,6 +1,6 @@
-"""Laws for every registered dataset, tested on a miniature copy in the format of the dataset.
+"""Laws for every registered dataset, tested on a miniature in the format of the dataset.
 
-A new dataset needs a maker in `tests/data/makers`; without a maker, the first test fails.
+A new dataset needs a miniature in `tests/data/miniatures`. Without it, the first test fails.
 """
 
 import pickle
@@ -13,21 +13,21 @@ from torch.utils.data import DataLoader
 
 from fungi.data.base import DATASETS, open_split
 from fungi.errors import FungiError, MissingFilesError
-from tests.data.makers import makers
-from tests.data.makers.miniature import uniform
+from tests.data.miniatures import miniatures
+from tests.data.miniatures.miniature import uniform
 
 NAMES = DATASETS.names()
 INCLUDED = ("digit-scenes", "digits", "patterns", "pydocs", "tones")
-"""Datasets that come with Python packages or are generated."""
+"""Datasets that come with Python packages or are generated, and have no files."""
 ON_DISK = [name for name in NAMES if name not in INCLUDED]
 IN_MEMORY = [name for name in NAMES if name in ("cifar10", "cifar100") or DATASETS[name].modality == "text"]
 """Datasets that are read into memory."""
-OF_FILES = [name for name in ON_DISK if name not in IN_MEMORY]
+WITH_FILES = [name for name in ON_DISK if name not in IN_MEMORY]
 """Datasets with one file (image or sound) per row."""
 
 
-def test_every_dataset_has_a_maker_of_miniatures():
-    assert sorted(makers()) == NAMES
+def test_every_dataset_has_a_miniature():
+    assert sorted(miniatures()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -83,49 +83,49 @@ def test_splits_have_different_fingerprints(name, miniature):
 @pytest.mark.parametrize("name", NAMES)
 def test_pickled_samples_are_equal(name, miniature):
     samples = miniature(name).open("test")
-    copied = pickle.loads(pickle.dumps(samples))
-    assert copied.fingerprint() == samples.fingerprint()
-    np.testing.assert_array_equal(np.asarray(copied.load(1)), np.asarray(samples.load(1)))
+    unpickled = pickle.loads(pickle.dumps(samples))
+    assert unpickled.fingerprint() == samples.fingerprint()
+    np.testing.assert_array_equal(np.asarray(unpickled.load(1)), np.asarray(samples.load(1)))
 
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_the_error_for_missing_files_names_files_folder_and_command(name, tmp_path):
-    with pytest.raises(MissingFilesError) as caught:
+    with pytest.raises(MissingFilesError) as error:
         open_split(name, "train", tmp_path)
-    text = str(caught.value)
+    text = str(error.value)
     assert f"dataset {name!r}" in text
     assert str(tmp_path) in text
     assert "python scripts/" in text
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("name", OF_FILES)
-def test_corrupt_file_is_named(name, miniature):
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_the_error_for_a_damaged_file_names_the_file_and_the_sample(name, miniature):
     dataset = miniature(name)
-    first = dataset.expected.splits["train"][0].id
-    dataset.expected.files[first].write_bytes(b"neither an image nor a sound")
-    with pytest.raises(FungiError) as caught:
+    sample_id = dataset.expected.splits["train"][0].id
+    dataset.expected.files[sample_id].write_bytes(b"neither an image nor a sound")
+    with pytest.raises(FungiError) as error:
         dataset.open("train").load(0)
-    assert str(dataset.expected.files[first]) in str(caught.value)
-    assert repr(first) in str(caught.value)
+    assert str(dataset.expected.files[sample_id]) in str(error.value)
+    assert repr(sample_id) in str(error.value)
 
 
-@pytest.mark.parametrize("name", OF_FILES)
-def test_missing_file_is_named(name, miniature):
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_the_error_for_a_missing_file_names_the_file(name, miniature):
     dataset = miniature(name)
     samples = dataset.open("test")
-    first = dataset.expected.splits["test"][0].id
-    dataset.expected.files[first].unlink()
-    with pytest.raises(MissingFilesError, match="there is no file") as caught:
+    path = dataset.expected.files[dataset.expected.splits["test"][0].id]
+    path.unlink()
+    with pytest.raises(MissingFilesError, match="there is no file") as error:
         samples.load(0)
-    assert str(dataset.expected.files[first]) in str(caught.value)
+    assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if DATASETS[name].prepare])
 def test_preparation_gives_the_same_rows_and_is_safe_to_repeat(name, miniature, tmp_path, monkeypatch):
     dataset = miniature(name)
     (tmp_path / "archives").mkdir()
-    makers()[name].pack(dataset.data_dir, tmp_path / "archives", monkeypatch)
+    miniatures()[name].pack(dataset.data_dir, tmp_path / "archives", monkeypatch)
     prepared = tmp_path / "prepared"
     DATASETS[name].prepare(prepared, tmp_path / "archives")
     shutil.rmtree(tmp_path / "archives")
@@ -155,6 +155,8 @@ def test_workers_of_any_kind_load_the_same_images(name, method, miniature):
 
 
 class _Pixels(torch.utils.data.Dataset):
+    """The images of a split as tensors."""
+
     def __init__(self, samples):
         self.samples = samples
 

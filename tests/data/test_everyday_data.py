@@ -1,43 +1,43 @@
-"""Data as people have them: names in another order, splits of other names, saved datasets of every make."""
+"""Datasets of users: class names in another order, splits with other names, and saved datasets of all kinds."""
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, disable_progress_bars
 
 from fungi.data.base import open_split, resolve_dataset
 from fungi.errors import FungiError, MissingFilesError
-from tests.data.makers.miniature import write_image
+from tests.data.miniatures.miniature import write_image
 
 disable_progress_bars()
 
 
-def save(path, **splits):
+def save_dataset(path, **splits):
+    """Save a dataset to disk, and return the value of `--dataset` that selects it."""
     DatasetDict(**splits).save_to_disk(path)
     return f"mine=hf:{path}"
 
 
-def texts(labels, kind=None):
-    features = Features({"text": Value("string"), "label": kind}) if kind else None
-    return Dataset.from_dict(
-        {"text": [f"text {row}" for row in range(len(labels))], "label": labels}, features=features
-    )
+def text_dataset(labels, label_type=None):
+    features = Features({"text": Value("string"), "label": label_type}) if label_type else None
+    texts = [f"text {row}" for row in range(len(labels))]
+    return Dataset.from_dict({"text": texts, "label": labels}, features=features)
 
 
 # Classes are matched by name.
 
 
 def test_equal_names_in_another_order_are_the_same_classes(tmp_path):
-    train = texts([0, 1, 2], ClassLabel(names=["cat", "dog", "hen"]))
-    test = texts([0, 1, 2, 2], ClassLabel(names=["hen", "cat", "dog"]))
-    text = save(tmp_path / "own", train=train, test=test)
-    train, test = (open_split(text, split, tmp_path) for split in ("train", "test"))
+    train = text_dataset([0, 1, 2], ClassLabel(names=["cat", "dog", "hen"]))
+    test = text_dataset([0, 1, 2, 2], ClassLabel(names=["hen", "cat", "dog"]))
+    dataset = save_dataset(tmp_path / "own", train=train, test=test)
+    train, test = (open_split(dataset, split, tmp_path) for split in ("train", "test"))
     assert list(train.class_names) == list(test.class_names) == ["cat", "dog", "hen"]
     assert [train.class_names[label] for label in train.targets] == ["cat", "dog", "hen"]
     assert [test.class_names[label] for label in test.targets] == ["hen", "cat", "dog", "dog"]
 
 
-def test_a_split_may_say_its_classes_as_names_where_another_numbers_them(tmp_path):
-    train, test = texts([1, 0], ClassLabel(names=["dog", "cat"])), texts(["dog", "cat"])
-    test = open_split(save(tmp_path / "own", train=train, test=test), "test", tmp_path)
+def test_labels_can_be_names_in_one_split_and_numbers_in_another(tmp_path):
+    train, test = text_dataset([1, 0], ClassLabel(names=["dog", "cat"])), text_dataset(["dog", "cat"])
+    test = open_split(save_dataset(tmp_path / "own", train=train, test=test), "test", tmp_path)
     assert [test.class_names[label] for label in test.targets] == ["dog", "cat"]
 
 
@@ -57,17 +57,19 @@ def test_a_split_may_say_its_classes_as_names_where_another_numbers_them(tmp_pat
     ],
 )
 def test_classes_that_cannot_be_matched_by_name_are_refused(train, test, message, tmp_path):
-    text = save(tmp_path / "own", train=texts([0, 1], train), test=texts([0, 1], test))
+    dataset = save_dataset(tmp_path / "own", train=text_dataset([0, 1], train), test=text_dataset([0, 1], test))
     with pytest.raises(FungiError, match=message):
-        open_split(text, "test", tmp_path)
+        open_split(dataset, "test", tmp_path)
 
 
-def test_names_without_rows_are_no_obstacle(tmp_path):
-    train, test = texts([0, 1], ClassLabel(names=["a", "b"])), texts([0, 1], ClassLabel(names=["b", "a", "never"]))
-    assert open_split(save(tmp_path / "own", train=train, test=test), "test", tmp_path).targets.tolist() == [1, 0]
+def test_classes_of_test_without_rows_need_not_exist_in_train(tmp_path):
+    train = text_dataset([0, 1], ClassLabel(names=["a", "b"]))
+    test = text_dataset([0, 1], ClassLabel(names=["b", "a", "class without rows"]))
+    dataset = save_dataset(tmp_path / "own", train=train, test=test)
+    assert open_split(dataset, "test", tmp_path).targets.tolist() == [1, 0]
 
 
-# Splits, whatever they are called.
+# Splits can have other names.
 
 
 @pytest.mark.parametrize(
@@ -83,52 +85,52 @@ def test_names_without_rows_are_no_obstacle(tmp_path):
 def test_two_splits_of_a_folder_are_train_and_test(folders, test, tmp_path):
     for folder in folders:
         write_image(tmp_path / "own" / folder / "cat" / "1.png", folder)
-    text = f"mine=folder:{tmp_path / 'own'}"
-    assert resolve_dataset(text).splits == ("train", "test")
-    assert list(open_split(text, "test", tmp_path).ids) == [f"{test}/cat/1.png"]
-    assert list(open_split(text, "train", tmp_path).ids) == [f"{folders[0]}/cat/1.png"]
+    dataset = f"mine=folder:{tmp_path / 'own'}"
+    assert resolve_dataset(dataset).splits == ("train", "test")
+    assert list(open_split(dataset, "test", tmp_path).ids) == [f"{test}/cat/1.png"]
+    assert list(open_split(dataset, "train", tmp_path).ids) == [f"{folders[0]}/cat/1.png"]
 
 
 def test_two_splits_of_a_saved_dataset_are_train_and_test(tmp_path):
-    text = save(tmp_path / "own", monday=texts([0, 1]), tuesday=texts([1]))
-    assert resolve_dataset(text).splits == ("train", "test")
-    assert len(open_split(text, "test", tmp_path)) == 1
+    dataset = save_dataset(tmp_path / "own", monday=text_dataset([0, 1]), tuesday=text_dataset([1]))
+    assert resolve_dataset(dataset).splits == ("train", "test")
+    assert len(open_split(dataset, "test", tmp_path)) == 1
 
 
-def test_three_splits_keep_their_meaning_and_others_are_left_out_aloud(tmp_path, said):
+def test_train_valid_and_test_keep_their_meaning_and_ignored_folders_are_logged(tmp_path, log):
     for folder in ("train", "val", "test", "scraps"):
         write_image(tmp_path / "own" / folder / "cat" / "1.png", folder)
     assert resolve_dataset(f"mine=folder:{tmp_path / 'own'}").splits == ("train", "valid", "test")
-    assert "ignored, because not train, valid or test: scraps" in said.text
+    assert "ignored, because not train, valid or test: scraps" in log.text
 
 
-def test_an_unknown_split_is_refused_with_the_nearest(tmp_path):
+def test_an_unknown_split_is_refused_with_the_most_similar_name(tmp_path):
     with pytest.raises(FungiError, match=r"no split 'tset'\. Did you mean 'test'\? It has: train, test"):
         open_split("digits", "tset", tmp_path)
 
 
-# Saved datasets of every make.
+# Saved datasets can have other column types and formats.
 
 
-@pytest.mark.parametrize("kind", ["string", "large_string"])
-def test_strings_of_either_width_are_texts_and_labels(kind, tmp_path):
-    features = Features({"text": Value(kind), "label": Value(kind)})
+@pytest.mark.parametrize("string_type", ["string", "large_string"])
+def test_texts_and_labels_can_have_both_string_types(string_type, tmp_path):
+    features = Features({"text": Value(string_type), "label": Value(string_type)})
     rows = Dataset.from_dict({"text": ["good", "bad"], "label": ["pos", "neg"]}, features=features)
-    samples = open_split(save(tmp_path / "own", train=rows), "train", tmp_path)
+    samples = open_split(save_dataset(tmp_path / "own", train=rows), "train", tmp_path)
     assert [samples[row] for row in range(2)] == [("good", 1), ("bad", 0)]
 
 
 @pytest.mark.parametrize("kind", ["pandas", "arrow", "numpy", "torch"])
-def test_the_format_in_which_a_dataset_was_saved_does_not_matter(kind, tmp_path):
-    rows = texts([0, 1], ClassLabel(names=["a", "b"]))
+def test_samples_do_not_depend_on_the_format_of_a_saved_dataset(kind, tmp_path):
+    rows = text_dataset([0, 1], ClassLabel(names=["a", "b"]))
     rows.set_format(kind)
-    samples = open_split(save(tmp_path / "own", train=rows), "train", tmp_path)
+    samples = open_split(save_dataset(tmp_path / "own", train=rows), "train", tmp_path)
     assert [samples[row] for row in range(2)] == [("text 0", 0), ("text 1", 1)]
     assert len(samples.fingerprint()) == 64
 
 
 @pytest.mark.parametrize(
-    ("labels", "kind", "message"),
+    ("labels", "label_type", "message"),
     [
         ([0, 5_000_000_000], Value("int64"), "row 1 has the label 5000000000 in column 'label'; .*at most 1,000,000"),
         ([0.0, 0.5], Value("float64"), "row 1 has the label 0.5 in column 'label'"),
@@ -138,45 +140,45 @@ def test_the_format_in_which_a_dataset_was_saved_does_not_matter(kind, tmp_path)
         ([0, -1], ClassLabel(names=["a"]), "row 1 has the label -1 in column 'label'"),
     ],
 )
-def test_a_label_that_is_none_is_named_by_row_and_column(labels, kind, message, tmp_path):
-    text = save(tmp_path / "own", train=texts(labels, kind))
+def test_the_error_for_an_invalid_label_names_row_and_column(labels, label_type, message, tmp_path):
+    dataset = save_dataset(tmp_path / "own", train=text_dataset(labels, label_type))
     with pytest.raises(FungiError, match=message):
-        open_split(text, "train", tmp_path)
+        open_split(dataset, "train", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("column", "feature", "values"),
     [
-        ("text", Value("string"), ["there", None]),
+        ("text", Value("string"), ["good film", None]),
         ("image", Image(), [{"bytes": b"x", "path": None}, None]),
         ("image", Image(), [{"bytes": b"x", "path": None}, {"bytes": b"", "path": None}]),
     ],
 )
-def test_an_absent_item_is_named_by_row_and_column(column, feature, values, tmp_path):
+def test_the_error_for_a_missing_value_names_row_and_column(column, feature, values, tmp_path):
     features = Features({column: feature, "label": Value("int64")})
     rows = Dataset.from_dict({column: values, "label": [0, 1]}, features=features)
-    samples = open_split(save(tmp_path / "own", train=rows), "train", tmp_path)
+    samples = open_split(save_dataset(tmp_path / "own", train=rows), "train", tmp_path)
     assert len(samples.fingerprint()) == 64
     with pytest.raises(FungiError, match=rf"'train/1': row 1 of .*/train has no value in column '{column}'"):
         samples.load(1)
 
 
-def test_a_dataset_of_the_hub_is_fetched_once_and_then_read_from_disk(tmp_path, monkeypatch):
+def test_a_dataset_of_the_hub_is_downloaded_once_and_then_read_from_disk(tmp_path, monkeypatch):
     import datasets
 
-    fetched = []
+    downloads = []
 
     def load(repository):
-        fetched.append(repository)
-        return DatasetDict(train=texts([0, 1]), test=texts([1]))
+        downloads.append(repository)
+        return DatasetDict(train=text_dataset([0, 1]), test=text_dataset([1]))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     for _ in range(2):
         assert len(open_split("films=hf:someone/films", "train", tmp_path)) == 2
-    assert fetched == ["someone/films"]
+    assert downloads == ["someone/films"]
 
 
-def test_a_dataset_of_the_hub_that_cannot_be_fetched_says_both_ways_out(tmp_path, monkeypatch):
+def test_the_error_for_a_failed_download_from_the_hub_gives_both_solutions(tmp_path, monkeypatch):
     import datasets
 
     def load(repository):

@@ -1,4 +1,4 @@
-"""Masks as people have them: black and white, with gaps between the numbers, or without class numbers."""
+"""Masks of users: black and white, with gaps between the class numbers, or without class numbers."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,12 @@ from fungi.errors import FungiError, MissingFilesError
 disable_progress_bars()
 
 
-def masks(root, *values, names=(), mode="L", ending="png", split="train"):
-    for number, rows in enumerate(values):
+def write_masks(root, *pixel_rows, names=(), mode="L", ending="png", split="train"):
+    """Write the images and masks of a split, and return the value of `--dataset`. All rows of a mask are equal."""
+    for number, pixels in enumerate(pixel_rows):
         for kind in ("images", "masks"):
             (root / split / kind).mkdir(parents=True, exist_ok=True)
-        mask = np.tile(np.asarray(rows), (4, 1))
+        mask = np.tile(np.asarray(pixels), (4, 1))
         Pillow.new("RGB", (mask.shape[1], 4), (9, 9, 9)).save(root / split / "images" / f"{number}.png")
         image = Pillow.fromarray(mask.astype({"L": np.uint8, "F": np.float32, "I": np.int32}[mode]))
         image.save(root / split / "masks" / f"{number}.{ending}", **({"quality": 60} if ending == "jpg" else {}))
@@ -25,32 +26,32 @@ def masks(root, *values, names=(), mode="L", ending="png", split="train"):
 
 
 @pytest.mark.parametrize("names", [(), ("ground", "cat")])
-def test_masks_of_black_and_white_have_two_classes_and_it_is_said(names, tmp_path, said):
-    text = masks(tmp_path, [0, 255, 255], [0, 0, 0], names=names)
+def test_black_and_white_masks_have_two_classes_and_the_log_explains_it(names, tmp_path, log):
+    text = write_masks(tmp_path, [0, 255, 255], [0, 0, 0], names=names)
     samples = open_split(text, "train", tmp_path)
     assert resolve_dataset(text).classes == len(samples.class_names) == 2
     assert samples.mask(0)[0].tolist() == [0, 1, 1]
-    assert "contain only 0 and 255. 255 is class 1" in said.text
+    assert "contain only 0 and 255. 255 is class 1" in log.text
 
 
-def test_numbers_with_gaps_are_classes_called_by_their_values(tmp_path, said):
-    text = masks(tmp_path, [7, 11, 255], [0, 7, 26])
+def test_values_with_gaps_are_numbered_without_gaps_and_give_the_class_names(tmp_path, log):
+    text = write_masks(tmp_path, [7, 11, 255], [0, 7, 26])
     samples = open_split(text, "train", tmp_path)
     assert list(samples.class_names) == ["class 0", "class 7", "class 11", "class 26"]
     assert [samples.mask(row)[0].tolist() for row in range(2)] == [[1, 2, 255], [0, 1, 3]]
-    assert "the masks have 4 classes, named by value: 0, 7, 11, 26" in said.text
+    assert "the masks have 4 classes, named by value: 0, 7, 11, 26" in log.text
 
 
-def test_numbers_of_classes_with_names_stay_as_they_are(tmp_path):
-    text = masks(tmp_path, [0, 2, 255], names=("ground", "never", "cat"))
+def test_values_of_classes_with_names_are_class_numbers(tmp_path):
+    text = write_masks(tmp_path, [0, 2, 255], names=("ground", "never", "cat"))
     samples = open_split(text, "train", tmp_path)
     assert samples.mask(0)[0].tolist() == [0, 2, 255]
     assert list(samples.class_names) == ["ground", "never", "cat"]
 
 
-def test_test_masks_take_part_in_what_values_stand_for(tmp_path):
-    masks(tmp_path, [0, 5])
-    text = masks(tmp_path, [0, 3], split="test")
+def test_the_values_of_all_splits_determine_the_class_numbers(tmp_path):
+    write_masks(tmp_path, [0, 5])
+    text = write_masks(tmp_path, [0, 3], split="test")
     assert open_split(text, "test", tmp_path).mask(0)[0].tolist() == [0, 1]
     assert open_split(text, "train", tmp_path).mask(0)[0].tolist() == [0, 2]
 
@@ -67,36 +68,38 @@ def test_test_masks_take_part_in_what_values_stand_for(tmp_path):
 )
 def test_masks_without_class_numbers_are_refused_with_their_values(values, options, message, tmp_path):
     with pytest.raises(FungiError, match=message):
-        open_split(masks(tmp_path, values, **options), "train", tmp_path)
+        open_split(write_masks(tmp_path, values, **options), "train", tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
-def test_minus_one_is_void_and_whole_fractions_are_numbers(mode, tmp_path):
-    samples = open_split(masks(tmp_path, [0, -1, 1], mode=mode, ending="tif"), "train", tmp_path)
+def test_minus_one_is_void_in_masks_of_floats_and_of_integers(mode, tmp_path):
+    samples = open_split(write_masks(tmp_path, [0, -1, 1], mode=mode, ending="tif"), "train", tmp_path)
     assert samples.mask(0)[0].tolist() == [0, 255, 1]
 
 
 @pytest.mark.parametrize(
-    ("values", "expected", "listed"),
+    ("values", "expected", "text"),
     [
         ([0, -1, 1], [0, 255, 1], "-1, 0, 1"),
         ([0, -1], [0, 255], "-1, 0"),
         ([-1, 0, 255], [255, 0, 255], "-1, 0, 255"),
     ],
 )
-def test_minus_one_is_said_to_be_void_with_the_values_of_the_masks(values, expected, listed, tmp_path, said):
-    text = masks(tmp_path, values, mode="I", ending="tif")
-    assert open_split(text, "train", tmp_path).mask(0)[0].tolist() == expected
-    (line,) = [record.getMessage() for record in said.records if "the masks contain" in record.getMessage()]
-    assert line.endswith(f"the masks contain {listed}. Pixels of value -1 are void, like 255.")
+def test_the_log_says_that_minus_one_is_void_and_lists_the_values(values, expected, text, tmp_path, log):
+    dataset = write_masks(tmp_path, values, mode="I", ending="tif")
+    assert open_split(dataset, "train", tmp_path).mask(0)[0].tolist() == expected
+    (line,) = [record.getMessage() for record in log.records if "the masks contain" in record.getMessage()]
+    assert line.endswith(f"the masks contain {text}. Pixels of value -1 are void, like 255.")
 
 
-def test_other_masks_of_the_dataset_change_the_fingerprint_where_values_mean_something_else(tmp_path):
-    first = open_split(masks(tmp_path / "a", [0, 5]), "train", tmp_path).fingerprint()
-    masks(tmp_path / "b", [0, 5])
-    assert open_split(masks(tmp_path / "b", [0, 3], split="test"), "train", tmp_path).fingerprint() != first
+def test_test_masks_change_the_fingerprint_of_train_if_they_change_its_class_numbers(tmp_path):
+    only_train = write_masks(tmp_path / "a", [0, 5])
+    write_masks(tmp_path / "b", [0, 5])
+    with_test = write_masks(tmp_path / "b", [0, 3], split="test")
+    fingerprints = {open_split(dataset, "train", tmp_path).fingerprint() for dataset in (only_train, with_test)}
+    assert len(fingerprints) == 2
 
 
 def test_a_dataset_without_a_training_split_is_refused(tmp_path):
     with pytest.raises(MissingFilesError, match="has no folder train/"):
-        resolve_dataset(masks(tmp_path, [0, 1], split="other"))
+        resolve_dataset(write_masks(tmp_path, [0, 1], split="other"))

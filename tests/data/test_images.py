@@ -21,7 +21,8 @@ from fungi.errors import FungiError
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
 
 
-def _file(path: Path, image: Image.Image, **options) -> Path:
+def _save(path: Path, image: Image.Image, **options) -> Path:
+    """Save an image, and return its path."""
     image.save(path, **options)
     return path
 
@@ -36,17 +37,17 @@ def test_every_mode_is_converted_to_rgb_with_the_same_brightness(mode, tmp_path)
         image = Image.fromarray(RAMP).convert("RGB").convert(mode)
     ending = ".jpg" if mode in ("CMYK", "YCbCr") else ".png"
     options = {"quality": 100} if ending == ".jpg" else {}
-    decoded = decode(_file(tmp_path / f"image{ending}", image, **options), "image")
+    decoded = decode(_save(tmp_path / f"image{ending}", image, **options), "image")
     assert decoded.mode == "RGB"
     expected = (RAMP > 127) * 255 if mode == "1" else RAMP.astype(int)
     # The tolerance is one step of the palette of 216 web colours, or the rounding of JPEG.
     np.testing.assert_allclose(np.asarray(decoded, dtype=int).mean(-1), expected, atol=52 if mode == "P" else 4)
 
 
-def test_palette_with_transparency_keeps_its_colours_without_a_warning(tmp_path):
+def test_a_palette_with_transparency_keeps_its_colours_without_a_warning(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
-    path = _file(tmp_path / "palette.png", image, transparency=b"\x00\x80")
+    path = _save(tmp_path / "palette.png", image, transparency=b"\x00\x80")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(path, "palette").getpixel((2, 2)) == (200, 100, 50)
@@ -57,9 +58,9 @@ def test_rgb_pixels_are_not_changed():
     np.testing.assert_array_equal(np.asarray(to_rgb(Image.fromarray(pixels))), pixels)
 
 
-def test_truncated_image_is_refused_by_default_and_read_if_allowed(tmp_path):
+def test_a_truncated_image_is_refused_by_default_and_read_if_allowed(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    path = _file(tmp_path / "cut.jpg", Image.fromarray(pixels))
+    path = _save(tmp_path / "cut.jpg", Image.fromarray(pixels))
     path.write_bytes(path.read_bytes()[:-1500])
     with pytest.raises(FungiError, match=rf"'cut': can't read {path} .*[Tt]runcated.*Replace the file"):
         decode(path, "cut")
@@ -67,13 +68,13 @@ def test_truncated_image_is_refused_by_default_and_read_if_allowed(tmp_path):
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_the_truncation_flag_of_pillow_is_restored_after_an_error(before, tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", before)
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_truncation_flag_of_pillow_is_restored_after_an_error(flag, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", flag)
     (tmp_path / "bad.jpg").write_bytes(b"nothing")
     with pytest.raises(FungiError):
         decode(tmp_path / "bad.jpg", "bad", truncated=True)
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is before
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is flag
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
@@ -87,18 +88,20 @@ def test_a_damaged_file_gives_an_image_or_an_error_with_its_name(kind, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of unusual metadata and very large sizes
-        outcome = _mode_or_error(bytes(content))
-    assert outcome == "RGB" or (outcome.startswith("sample 'damaged': can't read row 3 (") and "\n" not in outcome)
+        mode_or_error = _mode_or_error(bytes(content))
+    assert mode_or_error == "RGB" or mode_or_error.startswith("sample 'damaged': can't read row 3 (")
+    assert "\n" not in mode_or_error
 
 
 def _mode_or_error(content: bytes) -> str:
+    """Return the mode of the decoded image, or the message of the error."""
     try:
         return decode(content, "damaged", place="row 3").mode
     except FungiError as error:
         return str(error)
 
 
-def test_class_folders_are_read_like_in_torchvision(tmp_path):
+def test_class_folders_are_read_as_in_torchvision(tmp_path):
     for name in ("b/2.PNG", "b/10.jpg", "a/z.jpeg", "a/deep/er/1.png", "a/deep/0.png", "a/note.txt"):
         path = tmp_path / "train" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,28 +150,28 @@ def test_selecting_rows_twice_keeps_ids_labels_and_images(tmp_path):
 
 @pytest.fixture
 def alarm():
-    """Stop a test that waits forever."""
+    """Stop a test after ten seconds."""
 
-    def ring(*_):
+    def raise_timeout(*_):
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, ring)
+    earlier_handler = signal.signal(signal.SIGALRM, raise_timeout)
     signal.alarm(10)
     yield
     signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    signal.signal(signal.SIGALRM, earlier_handler)
 
 
 @pytest.mark.parametrize("link", ["train/cat/loop", "train/loop"])
-def test_a_link_to_its_own_parent_folder_is_named(link, tmp_path):
-    _file(_new_folder(tmp_path / "train" / "cat") / "1.png", Image.new("RGB", (4, 4)))
+def test_a_link_to_a_folder_that_contains_it_is_refused(link, tmp_path):
+    _save(_new_folder(tmp_path / "train" / "cat") / "1.png", Image.new("RGB", (4, 4)))
     (tmp_path / link).symlink_to(tmp_path / "train", target_is_directory=True)
     with pytest.raises(FungiError, match="is a link to a folder that contains it"):
         image_names(tmp_path / "train")
 
 
 def test_links_to_other_folders_and_files_are_followed(tmp_path):
-    _file(_new_folder(tmp_path / "elsewhere") / "1.png", Image.new("RGB", (4, 4)))
+    _save(_new_folder(tmp_path / "elsewhere") / "1.png", Image.new("RGB", (4, 4)))
     _new_folder(tmp_path / "cat")
     (tmp_path / "cat" / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "cat" / "again").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -176,7 +179,7 @@ def test_links_to_other_folders_and_files_are_followed(tmp_path):
     assert image_names(tmp_path / "cat") == ["0.png", "again/1.png", "more/1.png"]
 
 
-def test_a_pipe_instead_of_an_image_is_named_without_waiting(tmp_path, alarm):
+def test_a_pipe_instead_of_an_image_is_refused_without_waiting(tmp_path, alarm):
     os.mkfifo(_new_folder(tmp_path / "cat") / "1.png")
     with pytest.raises(FungiError, match=r"cat/1\.png is not a file but a pipe"):
         image_names(tmp_path / "cat")
@@ -184,29 +187,28 @@ def test_a_pipe_instead_of_an_image_is_named_without_waiting(tmp_path, alarm):
         decode(tmp_path / "cat" / "1.png", "1")
 
 
-def test_a_link_without_a_target_is_named(tmp_path):
+def test_a_link_without_a_target_is_refused(tmp_path):
     (_new_folder(tmp_path / "cat") / "1.png").symlink_to(tmp_path / "nothing.png")
     with pytest.raises(FungiError, match=r"cat/1\.png is not a file but a pipe, a device or a link without a target"):
         image_names(tmp_path / "cat")
 
 
-def test_a_sixteen_bit_pgm_is_read_with_its_upper_eight_bits(tmp_path):
-    values = (RAMP.astype(">u2") << 8) + 255
-    (tmp_path / "dark.pgm").write_bytes(b"P5 8 8 65535\n" + (values >> 1).astype(">u2").tobytes())
+def test_the_upper_eight_bits_of_a_16_bit_pgm_are_read(tmp_path):
+    header, values = b"P5 8 8 65535\n", (RAMP.astype(">u2") << 8) + 255
+    (tmp_path / "dark.pgm").write_bytes(header + (values >> 1).astype(">u2").tobytes())
     decoded = np.asarray(decode(tmp_path / "dark.pgm", "dark"))[..., 0]
     np.testing.assert_allclose(decoded, RAMP.astype(int) // 2, atol=1)
-    (tmp_path / "night.pgm").write_bytes(b"P5 8 8 65535\n" + (values >> 12).astype(">u2").tobytes())
-    assert not np.asarray(decode(tmp_path / "night.pgm", "night")).any(), (
-        "a dark image must stay dark, without stretched contrast"
-    )
+    (tmp_path / "black.pgm").write_bytes(header + (values >> 12).astype(">u2").tobytes())
+    assert not np.asarray(decode(tmp_path / "black.pgm", "black")).any(), "the contrast was stretched"
 
 
 def test_grey_values_with_an_unknown_white_level_are_refused(tmp_path):
-    _file(tmp_path / "a.tiff", Image.fromarray(np.eye(4, dtype=np.float32)))
+    _save(tmp_path / "a.tiff", Image.fromarray(np.eye(4, dtype=np.float32)))
     with pytest.raises(FungiError, match=r"sample 'a': can't read .*a\.tiff \(its grey values are fractions"):
         decode(tmp_path / "a.tiff", "a")
 
 
 def _new_folder(folder: Path) -> Path:
+    """Create a folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder

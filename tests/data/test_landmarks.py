@@ -10,18 +10,18 @@ from PIL import Image
 from fungi.data.base import DATASETS
 from fungi.data.sets import oxford_landmarks, paris_landmarks
 from fungi.errors import FungiError
-from tests.data.makers.oxford_landmarks import TRUTH
+from tests.data.miniatures.oxford_landmarks import TRUTH
 
 
 @pytest.mark.parametrize("name", ["oxford-landmarks", "paris-landmarks"])
-def test_ground_truth_equals_the_file_in_plain_numbers(name, miniature):
+def test_the_ground_truth_equals_the_file_and_has_python_numbers(name, miniature):
     dataset = miniature(name)
     truth = DATASETS[name].ground_truth(dataset.data_dir)
     assert truth == TRUTH
     assert all(type(row) is int for query in truth for kind in ("easy", "hard", "junk") for row in query[kind])
 
 
-def test_each_file_exposes_its_ground_truth(miniature):
+def test_each_dataset_reads_its_own_ground_truth(miniature):
     data_dir = miniature("oxford-landmarks").data_dir
     assert oxford_landmarks.ground_truth(data_dir) == TRUTH
     with pytest.raises(FungiError, match="dataset 'paris-landmarks': no rparis6k/jpg"):
@@ -49,8 +49,10 @@ def test_the_intact_part_of_a_truncated_image_is_read(miniature):
 
 
 class _RunsCode:
+    """An object that runs a shell command when it is unpickled."""
+
     def __reduce__(self):
-        return os.system, ("echo this must not run > pwned",)
+        return os.system, ("echo this must not run > code-ran",)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -61,11 +63,11 @@ def test_a_pickle_with_code_is_refused_before_the_code_runs(protocol, miniature,
     file.write_bytes(pickle.dumps({"imlist": [], "qimlist": [], "gnd": _RunsCode()}, protocol=protocol))
     with pytest.raises(FungiError, match=r"ground-truth file was refused: it contains posix\.system"):
         dataset.open("train")
-    assert not (tmp_path / "pwned").exists()
+    assert not (tmp_path / "code-ran").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps(["imlist"]), pickle.dumps({"imlist": []})])
-def test_damaged_ground_truth_is_named(content, miniature):
+def test_the_error_for_a_damaged_ground_truth_names_the_file(content, miniature):
     dataset = miniature("oxford-landmarks")
     file = dataset.data_dir / "retrieval-landmarks" / "roxford5k" / "gnd_roxford5k.pkl"
     file.write_bytes(content)
@@ -74,15 +76,15 @@ def test_damaged_ground_truth_is_named(content, miniature):
 
 
 def _listing_with(query, **fields):
-    """Return a listing of four images and two queries, with changed fields of one query."""
-    truth = {"easy": [0], "hard": [1], "junk": [], "bbx": [0.0, 0.0, 4.0, 4.0]}
-    truths = [dict(truth), dict(truth)]
-    truths[query].update(fields)
-    return {"imlist": ["a", "b", "c", "d"], "qimlist": ["e", "f"], "gnd": truths}
+    """Return a ground-truth file of four images and two queries, with other fields of one query."""
+    entry = {"easy": [0], "hard": [1], "junk": [], "bbx": [0.0, 0.0, 4.0, 4.0]}
+    entries = [dict(entry), dict(entry)]
+    entries[query].update(fields)
+    return {"imlist": ["a", "b", "c", "d"], "qimlist": ["e", "f"], "gnd": entries}
 
 
 @pytest.mark.parametrize(
-    ("listing", "complaint"),
+    ("listing", "message"),
     [
         ({**_listing_with(0), "imlist": "abcd"}, "imlist that is not a list of file names"),
         ({**_listing_with(0), "imlist": ["a", 3, "c", "d"]}, "imlist that is not a list of file names"),
@@ -99,10 +101,10 @@ def _listing_with(query, **fields):
         (_listing_with(0, bbx=[1, 2, 3, float("nan")]), "no box of four numbers for query 0"),
     ],
 )
-def test_invalid_fields_are_named(listing, complaint, miniature):
+def test_the_error_for_an_invalid_field_names_the_field(listing, message, miniature):
     dataset = miniature("oxford-landmarks")
     file = dataset.data_dir / "retrieval-landmarks" / "roxford5k" / "gnd_roxford5k.pkl"
     file.write_bytes(pickle.dumps(listing))
-    for use in (lambda: dataset.open("train"), lambda: DATASETS["oxford-landmarks"].ground_truth(dataset.data_dir)):
-        with pytest.raises(FungiError, match=rf"dataset 'oxford-landmarks': .*gnd_roxford5k\.pkl .*{complaint}"):
-            use()
+    for read in (lambda: dataset.open("train"), lambda: DATASETS["oxford-landmarks"].ground_truth(dataset.data_dir)):
+        with pytest.raises(FungiError, match=rf"dataset 'oxford-landmarks': .*gnd_roxford5k\.pkl .*{message}"):
+            read()

@@ -7,13 +7,14 @@ from PIL import Image as PillowImage
 
 from fungi.data.base import open_split, resolve_dataset
 from fungi.errors import FungiError, MissingFilesError
-from tests.data.makers.miniature import colour_of, uniform, write_image
+from tests.data.miniatures.miniature import colour_of, uniform, write_image
 
 disable_progress_bars()
 
 
 @pytest.fixture
 def folders(tmp_path):
+    """Return a folder with the splits train, val and test. Each contains class folders."""
     for name in ("train/cat/1.jpg", "train/cat/10.jpg", "train/dog/2.png", "val/dog/3.png", "test/dog/4.png"):
         write_image(tmp_path / "own" / name, name)
     return tmp_path / "own"
@@ -21,6 +22,8 @@ def folders(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
+    """Return the folder of a dataset that `datasets` saved to disk."""
+
     def split(rows):
         images = [PillowImage.new("RGB", (6, 5), colour_of(str(row))) for row in rows]
         features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
@@ -41,7 +44,7 @@ def test_class_folders_are_opened_under_the_given_name(folders, tmp_path):
     np.testing.assert_allclose(uniform(train.load(0)), colour_of("train/cat/1.jpg"), atol=6)
 
 
-def test_labels_mean_the_classes_of_train_in_every_split(folders, tmp_path):
+def test_labels_are_numbers_of_the_classes_of_train_in_every_split(folders, tmp_path):
     test = open_split(f"mine=folder:{folders}", "test", tmp_path)
     assert test.targets.tolist() == [1]  # `dog`, although it is the only class of the split
     assert list(open_split(f"mine=folder:{folders}", "valid", tmp_path).ids) == ["val/dog/3.png"]
@@ -53,18 +56,18 @@ def test_a_class_that_is_not_in_train_is_refused(folders, tmp_path):
         open_split(f"mine=folder:{folders}", "test", tmp_path)
 
 
-def test_split_without_images_is_refused(folders, tmp_path):
+def test_a_split_without_images_is_refused(folders, tmp_path):
     (folders / "test" / "dog" / "4.png").unlink()
     with pytest.raises(MissingFilesError, match=r"the class folders of .*test have no image\. Expected .*CLASS/IMAGE"):
         open_split(f"mine=folder:{folders}", "test", tmp_path)
 
 
-def test_bare_name_is_found_in_the_data_directory(folders, saved, tmp_path):
+def test_a_name_without_a_path_is_searched_in_the_data_directory(folders, saved, tmp_path):
     assert len(open_split("own", "train", tmp_path)) == 3
     assert len(open_split("saved", "train", tmp_path)) == 4
 
 
-def test_saved_dataset_is_opened_under_the_given_name(saved, tmp_path):
+def test_a_saved_dataset_is_opened_under_the_given_name(saved, tmp_path):
     text = f"mine=hf:{saved}"
     assert resolve_dataset(text).splits == ("train", "valid", "test")
     test = open_split(text, "test", tmp_path)
@@ -75,7 +78,7 @@ def test_saved_dataset_is_opened_under_the_given_name(saved, tmp_path):
     assert len(open_split(text, "valid", tmp_path)) == 1
 
 
-def test_damaged_image_of_a_saved_dataset_is_named(tmp_path):
+def test_the_error_for_a_damaged_image_of_a_saved_dataset_names_its_row(tmp_path):
     features = Features({"image": Image(), "label": Value("int64")})
     split = Dataset.from_dict({"image": [{"bytes": b"broken", "path": None}], "label": [3]}, features=features)
     DatasetDict(train=split).save_to_disk(tmp_path / "saved")
@@ -96,7 +99,7 @@ def test_texts_with_class_names_as_labels_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("label", [-1, None])
-def test_unlabelled_row_is_refused(label, tmp_path):
+def test_a_row_without_a_label_is_refused(label, tmp_path):
     DatasetDict(train=Dataset.from_dict({"text": ["a", "b"], "label": [0, label]})).save_to_disk(tmp_path / "own")
     with pytest.raises(
         FungiError, match=rf"row 1 has the label {label} in column 'label'; labels are whole numbers from 0"
@@ -140,7 +143,7 @@ def test_a_name_that_is_not_a_valid_folder_name_is_refused(name, folders):
         ("quux", r"need their path in every command: NAME=folder:PATH .*`fungi list datasets`\.$"),
     ],
 )
-def test_mistakes_are_explained(text, message):
+def test_mistakes_in_the_dataset_flag_are_explained(text, message):
     with pytest.raises(FungiError, match=message):
         resolve_dataset(text)
 
@@ -151,27 +154,27 @@ def test_the_error_for_an_unknown_name_names_the_searched_folder(tmp_path):
         resolve_dataset("mine", tmp_path)
 
 
-def test_unusual_names_never_leave_the_data_directory(tmp_path):
+def test_a_name_never_selects_a_folder_outside_the_data_directory(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "train" / "a").mkdir(parents=True)
     with pytest.raises(FungiError, match=r"unknown dataset '\.\.'"):
         resolve_dataset("..", tmp_path / "data")
 
 
-@pytest.mark.parametrize(("kind", "missing"), [("folder", "no folder train/"), ("hf", r"no dataset_dict\.json")])
-def test_a_folder_of_another_kind_is_explained(kind, missing, tmp_path):
-    with pytest.raises(MissingFilesError, match=missing):
+@pytest.mark.parametrize(("kind", "message"), [("folder", "no folder train/"), ("hf", r"no dataset_dict\.json")])
+def test_a_folder_of_another_kind_is_explained(kind, message, tmp_path):
+    with pytest.raises(MissingFilesError, match=message):
         resolve_dataset(f"mine={kind}:{tmp_path}").open(tmp_path, "train")
 
 
-@pytest.mark.parametrize("damage", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
-def test_damaged_saved_dataset_is_named(damage, saved, tmp_path):
-    (saved / "train" / damage).write_bytes(b"{damaged")
+@pytest.mark.parametrize("file", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_the_error_for_a_damaged_saved_dataset_names_its_folder(file, saved, tmp_path):
+    (saved / "train" / file).write_bytes(b"{damaged")
     with pytest.raises(FungiError, match=rf"the saved dataset {saved}/train can't be opened \(.*Save it again"):
         open_split("saved", "train", tmp_path)
 
 
-def test_saved_dataset_with_other_splits_is_explained(tmp_path):
+def test_a_saved_dataset_with_unknown_splits_is_refused(tmp_path):
     DatasetDict(queries=Dataset.from_dict({"text": ["a"], "label": [0]})).save_to_disk(tmp_path / "own")
     with pytest.raises(MissingFilesError, match="has the splits queries; expected train, valid or test"):
         resolve_dataset("own", tmp_path)
@@ -179,6 +182,7 @@ def test_saved_dataset_with_other_splits_is_explained(tmp_path):
 
 @pytest.fixture
 def flat(tmp_path):
+    """Return a folder with class folders, without splits."""
     for name in (*(f"cat/{number}.jpg" for number in range(10)), "dog/1.png", "dog/2.png", "hen/only.gif"):
         write_image(tmp_path / "flat" / name, name)
     return tmp_path / "flat"
@@ -190,18 +194,14 @@ def test_class_folders_without_a_split_get_a_stable_split(flat, tmp_path):
     assert (spec.name, spec.splits, spec.classes, spec.published) == ("mine", ("train", "test"), 3, False)
     train, test = (open_split(text, split, tmp_path) for split in spec.splits)
     assert sorted([*train.ids, *test.ids]) == sorted(path.relative_to(flat).as_posix() for path in flat.rglob("*.*"))
-    assert [name.partition("/")[0] for name in test.ids] == [
-        "cat",
-        "cat",
-        "dog",
-    ]  # a fifth of each class, but never the whole class
+    # A fifth of each class, but never all rows of a class.
+    assert [name.partition("/")[0] for name in test.ids] == ["cat", "cat", "dog"]
     assert [list(test.class_names)[label] for label in test.targets] == ["cat", "cat", "dog"]
     write_image(flat / "dog" / "3.png", "later")
     write_image(flat / "zebra" / "1.png", "another class")
-    again = open_split(text, "test", tmp_path)
-    assert [name for name in again.ids if name.startswith("cat")] == [
-        name for name in test.ids if name.startswith("cat")
-    ]
+    later_test = open_split(text, "test", tmp_path)
+    cats, later_cats = ([name for name in split.ids if name.startswith("cat")] for split in (test, later_test))
+    assert later_cats == cats
 
 
 def test_the_error_for_a_folder_without_a_split_proposes_a_split(flat, folders, tmp_path):

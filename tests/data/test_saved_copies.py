@@ -8,21 +8,20 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, disable_
 
 from fungi.data.base import open_split
 from fungi.errors import FungiError
-from tests.data.makers.miniature import uniform
+from tests.data.miniatures.miniature import uniform
 
 disable_progress_bars()
 
 
 def _save(dataset, folder: Path, labels: ClassLabel) -> None:
-    """Save a copy with the file names of the images, like the original scripts."""
-    features = Features({"image": Image(), "label": labels})
-    splits = {
-        split: Dataset.from_dict(
-            {"image": [str(dataset.expected.files[row.id]) for row in rows], "label": [row.label for row in rows]},
-            features=features,
-        )
-        for split, rows in dataset.expected.splits.items()
-    }
+    """Save a copy as the original harness does: it contains the images and their file names."""
+    features, splits = Features({"image": Image(), "label": labels}), {}
+    for split, rows in dataset.expected.splits.items():
+        columns = {
+            "image": [str(dataset.expected.files[row.id]) for row in rows],
+            "label": [row.label for row in rows],
+        }
+        splits[split] = Dataset.from_dict(columns, features=features)
     DatasetDict(splits).save_to_disk(folder)
 
 
@@ -31,9 +30,8 @@ def _save(dataset, folder: Path, labels: ClassLabel) -> None:
 def test_a_saved_copy_has_the_same_rows_as_the_files(name, folder, split, miniature, tmp_path):
     dataset = miniature(name)
     names = dataset.expected.class_names
-    _save(
-        dataset, tmp_path / "saved" / folder, ClassLabel(names=names) if name == "cub-200" else ClassLabel(len(names))
-    )
+    labels = ClassLabel(names=names) if name == "cub-200" else ClassLabel(len(names))
+    _save(dataset, tmp_path / "saved" / folder, labels)
     from_files = dataset.open(split)
     fingerprint, images = from_files.fingerprint(), [uniform(from_files.load(row)) for row in range(len(from_files))]
     shutil.rmtree(dataset.data_dir)
@@ -42,7 +40,7 @@ def test_a_saved_copy_has_the_same_rows_as_the_files(name, folder, split, miniat
     assert [uniform(from_copy.load(row)) for row in range(len(from_copy))] == images
 
 
-def test_a_missing_split_of_a_saved_copy_is_named(miniature, tmp_path):
+def test_the_error_for_a_missing_split_of_a_saved_copy_names_its_folder(miniature, tmp_path):
     dataset = miniature("pets")
     _save(dataset, tmp_path / "saved" / "pets-hf", ClassLabel(3))
     shutil.rmtree(tmp_path / "saved" / "pets-hf" / "test")

@@ -1,4 +1,4 @@
-"""Damaged annotations and wrong sizes are reported, and scripts end with the right exit status."""
+"""Damaged annotations and wrong sizes are reported, and scripts end with the correct exit status."""
 
 import logging
 import runpy
@@ -24,12 +24,12 @@ from fungi.data.preparation import (
 from fungi.data.sets.eurosat import split_rows
 from fungi.errors import FungiError, MissingFilesError
 from fungi.settings import parse
-from tests.data.makers import makers
+from tests.data.miniatures import miniatures
 
 SCRIPTS = [
     Path(__file__).parents[2] / "scripts" / f"{name}.py" for name in ("download_dataset", "prepare", "verify_dataset")
 ]
-UNPACKED = [name for name in DATASETS if DATASETS[name].prepare]
+WITH_ARCHIVES = [name for name in DATASETS if DATASETS[name].prepare]
 ANNOTATIONS = {
     "cifar10": "cifar10/cifar-10-batches-py/data_batch_3",
     "cifar100": "cifar100/cifar-100-python/meta",
@@ -46,15 +46,15 @@ ANNOTATIONS = {
 
 
 @pytest.mark.parametrize("name", ANNOTATIONS)
-def test_damaged_annotations_are_named_in_one_line(name, miniature):
+def test_the_error_for_damaged_annotations_names_the_folder_in_one_line(name, miniature):
     dataset = miniature(name)
     (dataset.data_dir / ANNOTATIONS[name]).write_bytes(b"\x00damaged beyond \xff repair")
-    with pytest.raises(FungiError, match=rf"dataset '{name}': the files in {dataset.data_dir}.* are damaged") as caught:
+    with pytest.raises(FungiError, match=rf"dataset '{name}': the files in {dataset.data_dir}.* are damaged") as error:
         dataset.open("train")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [name for name in ANNOTATIONS if name not in ("imagenet-1k",)])
+@pytest.mark.parametrize("name", [name for name in ANNOTATIONS if name != "imagenet-1k"])  # works without them
 def test_missing_annotations_are_explained(name, miniature):
     dataset = miniature(name)
     (dataset.data_dir / ANNOTATIONS[name]).unlink()
@@ -118,7 +118,7 @@ def test_verification_refuses_wrong_numbers_of_rows_or_classes(change, text, min
         list(verify_dataset(replace(DATASETS["pets"], **change), dataset.data_dir))
 
 
-def test_verification_of_every_item_finds_a_damaged_item(miniature):
+def test_verification_of_every_item_reports_a_damaged_item(miniature):
     dataset = miniature("pets")
     spec = replace(DATASETS["pets"], sizes={"train": 4}, classes=3)
     dataset.expected.files["images/american_bulldog_3.jpg"].write_bytes(b"")
@@ -139,7 +139,7 @@ def test_a_dataset_that_cannot_be_downloaded_is_explained(name, text, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_docstring_of_a_script_names_its_own_command(script):
+def test_the_docstring_of_a_script_contains_its_command(script):
     text = script.read_text()
     assert f"python scripts/{script.name} " in text.split('"""')[1]
     assert f'program="{script.name}"' in text
@@ -161,18 +161,18 @@ def test_prepare_refuses_datasets_without_archives(names, text):
 
 def test_every_dataset_with_archives_gives_their_source():
     paragraphs = dict(paragraph.split(":\n", 1) for paragraph in sources().split("\n\n"))
-    assert sorted(name for names in paragraphs for name in names.split(", ")) == UNPACKED
+    assert sorted(name for names in paragraphs for name in names.split(", ")) == WITH_ARCHIVES
     for text in paragraphs.values():
         assert "downloads" in text
 
 
-def test_prepare_unpacks_and_verifies_each_given_dataset(miniature, tmp_path, monkeypatch, capsys):
-    dataset, fetched = miniature("pets"), tmp_path / "downloads"
-    fetched.mkdir()
-    makers()["pets"].pack(dataset.data_dir, fetched, monkeypatch)
+def test_prepare_unpacks_and_verifies_the_selected_datasets(miniature, tmp_path, monkeypatch, capsys):
+    dataset, archives = miniature("pets"), tmp_path / "downloads"
+    archives.mkdir()
+    miniatures()["pets"].pack(dataset.data_dir, archives, monkeypatch)
     sizes = {split: len(rows) for split, rows in dataset.expected.splits.items()}
     monkeypatch.setitem(DATASETS._entries, "pets", replace(DATASETS["pets"], sizes=sizes, classes=3))
-    prepare(PrepareSettings(dataset=("pets",), data_dir=tmp_path / "unpacked", archives=fetched))
+    prepare(PrepareSettings(dataset=("pets",), data_dir=tmp_path / "unpacked", archives=archives))
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == [
         "pets train: 4 rows of 3 classes",
         "pets test: 3 rows of 3 classes",
@@ -181,14 +181,14 @@ def test_prepare_unpacks_and_verifies_each_given_dataset(miniature, tmp_path, mo
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if DATASETS[name].prepare or DATASETS[name].download])
-def test_the_command_in_the_error_for_a_missing_dataset_accepts_the_dataset(name, tmp_path):
-    with pytest.raises(MissingFilesError) as caught:
+def test_the_error_for_a_missing_dataset_proposes_a_command_that_accepts_it(name, tmp_path):
+    with pytest.raises(MissingFilesError) as error:
         open_split(name, "train", tmp_path)
-    script, *flags = str(caught.value).split("run: python ")[1].split(" (its")[0].split()
+    script, *flags = str(error.value).split("run: python ")[1].split(" (its")[0].split()
     assert Path(__file__).parents[2].joinpath(script).is_file()
-    kind = PrepareSettings if name in UNPACKED else DownloadSettings
-    assert script == ("scripts/prepare.py" if name in UNPACKED else "scripts/download_dataset.py")
-    assert name in parse(kind, flags, program="", description="").dataset
+    settings_class = PrepareSettings if name in WITH_ARCHIVES else DownloadSettings
+    assert script == ("scripts/prepare.py" if name in WITH_ARCHIVES else "scripts/download_dataset.py")
+    assert name in parse(settings_class, flags, program="", description="").dataset
 
 
 def test_a_script_ends_with_one_line_and_status_2_after_a_user_error(tmp_path, monkeypatch, capsys):
@@ -207,5 +207,5 @@ def test_a_script_ends_with_one_line_and_status_2_after_a_user_error(tmp_path, m
 def test_listing_dataset_names_does_not_import_a_heavy_library():
     code = "import sys; from fungi.data.base import DATASETS; DATASETS.names(); print(sorted(sys.modules))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for heavy in ("'torch'", "'torchvision'", "'datasets'", "'sklearn'", "'scipy'", "'PIL'"):
-        assert heavy not in process.stdout
+    for library in ("torch", "torchvision", "datasets", "sklearn", "scipy", "PIL"):
+        assert f"'{library}'" not in process.stdout

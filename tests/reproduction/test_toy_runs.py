@@ -19,7 +19,7 @@ from fungi.reproduction.outcome import our_value, table_text
 from fungi.reproduction.plan import Plan, Step, StepSettings, plan_of
 from fungi.reproduction.recipe import Evaluation, Value, recipe_names, values_of
 from fungi.reproduction.reproduce import run_step
-from tests.data.makers import makers
+from tests.data.miniatures import miniatures
 from tests.objectives.test_mae import save_miniature
 from tests.reproduction.fabricated import replace_measurements, write_features
 from tests.segmentation.own_masks import write_dataset
@@ -37,7 +37,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StepSettings]
     data_dir = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("oxford-landmarks", "paris-landmarks"):
-            makers()[name].make(data_dir, patch)
+            miniatures()[name].make(data_dir, patch)
         for split, count in PER_CLASS.items():
             digits = open_split("digits", split, data_dir)
             for label in CLASSES:

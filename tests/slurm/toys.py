@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.makers import esc_50
-from tests.data.makers.oxford_landmarks import make_landmarks
+from tests.data.miniatures import esc_50
+from tests.data.miniatures.oxford_landmarks import make_landmarks
 
 WORDS = ("river", "engine", "violin", "garden")
 """Names of the classes of the texts. Each text repeats the word of its class."""
