@@ -1,4 +1,4 @@
-"""Small models, images and wrappers."""
+"""Small models, images and wrappers for the tests of the library."""
 
 from typing import Any
 
@@ -41,38 +41,42 @@ def build(kind: str) -> nn.Module:
 
             return VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=0)
         if kind == "torchvision":
-            from torchvision.models import VisionTransformer as Vit
+            from torchvision.models import VisionTransformer as TorchvisionTransformer
 
-            net = Vit(image_size=SIZE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=32)
-            net.heads = nn.Identity()
-            return net
+            sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 24, "mlp_dim": 32}
+            model = TorchvisionTransformer(image_size=SIZE, patch_size=8, **sizes)
+            model.heads = nn.Identity()
+            return model
         return Convolutions()
 
 
 def pictures(count: int, seed: int = 0) -> list[Image.Image]:
-    """Return images of different sizes with some structure."""
-    random = np.random.default_rng(seed)
+    """Return images of different sizes, with smooth random colours."""
+    generator = np.random.default_rng(seed)
     images = []
     for _ in range(count):
-        coarse = random.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        size = tuple(int(side) for side in random.integers(30, 50, 2))
+        coarse = generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        size = tuple(int(side) for side in generator.integers(30, 50, 2))
         images.append(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
     return images
 
 
 def dataset(count: int = 12, seed: int = 1) -> list[tuple[Image.Image, int]]:
+    """Return images with labels of three classes."""
     return [(image, index % 3) for index, image in enumerate(pictures(count, seed))]
 
 
 def wrap(
     kind: str = "timm", configs: Any = SMALL_CONFIGS, model: nn.Module | None = None, **options: Any
 ) -> FUNGIWrapper:
+    """Return a wrapper without setup. model: the model instead of the small model of this kind."""
     model = build(kind) if model is None else model
     layer = options.pop("layer", LAYERS[kind])
     return FUNGIWrapper(model, layer, "cpu", input_dim=SIZE, extractor_configs=list(configs), **options)
 
 
-def ready(*args: Any, **options: Any) -> FUNGIWrapper:
+def set_up_wrapper(*args: Any, **options: Any) -> FUNGIWrapper:
+    """Return a wrapper after its setup with `dataset()`, which SimCLR needs. The arguments are those of `wrap`."""
     wrapper = wrap(*args, **options)
     wrapper.setup(dataset())
     return wrapper

@@ -1,4 +1,4 @@
-"""Wrong arguments of the library give an error of one sentence before anything is computed."""
+"""Wrong arguments of the library are refused before anything is computed, with a solution in the message."""
 
 import logging
 from typing import Any
@@ -17,19 +17,19 @@ from fungi.gradients.projection import draw_projection
 from fungi.library.search import faiss_index, nearest_images
 from fungi.runtime.log import logger
 from fungi.wrapper import FUNGIWrapper
-from tests.backbones.small import one_fast_name_of_each
-from tests.library.models import SIZE, build, pictures, ready, wrap
-from tests.library.test_guards import OneView
-from tests.library.test_laws import OwnConfig, same
+from tests.backbones.small import with_slow_marks
+from tests.library.models import SIZE, build, pictures, set_up_wrapper, wrap
+from tests.library.test_laws import OwnConfig, equal_up_to_rounding
+from tests.library.test_mistakes import OneView
 
 SMALL = KLConfig(latent_dim=24)
-SIGNS = draw_projection(6, 24 * 25).dense()
+SIGNS = draw_projection(6, 24 * 25).dense()  # a projection matrix: its entries are 1 and -1
 
 
-def make(**changed: Any) -> FUNGIWrapper:
-    """Return a wrapper with one objective and the given arguments."""
-    arguments = {"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu", "input_dim": SIZE}
-    return FUNGIWrapper(**{**arguments, "extractor_configs": [SMALL], **changed})
+def make(**arguments: Any) -> FUNGIWrapper:
+    """Return a wrapper with one objective. arguments: replace the default arguments."""
+    defaults = {"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu", "input_dim": SIZE}
+    return FUNGIWrapper(**{**defaults, "extractor_configs": [SMALL], **arguments})
 
 
 CALLS = {
@@ -107,8 +107,8 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_wrong_argument_is_refused_with_a_solution(name: str) -> None:
-    call, complaint = CALLS[name]
-    with pytest.raises(FungiError, match=complaint):
+    call, message = CALLS[name]
+    with pytest.raises(FungiError, match=message):
         call()
 
 
@@ -160,6 +160,7 @@ class Classifier(nn.Module):
 
 
 def warnings_of(model: nn.Module, layer: str, caplog: pytest.LogCaptureFixture) -> str:
+    """Return what is logged when a wrapper of the model is created."""
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger=logger.name):
         make(model=model, target_layer=layer, extractor_configs=[KLConfig(latent_dim=4)])
@@ -190,7 +191,7 @@ def test_a_classifier_of_timm_gives_a_warning_and_an_encoder_does_not(caplog: py
 
 @pytest.mark.parametrize(
     "name",
-    one_fast_name_of_each(
+    with_slow_marks(
         lambda spec: spec.projection_dim == spec.embedding_dim,
         [name for name in BACKBONES if BACKBONES[name].modality == "vision"],
     ),
@@ -205,9 +206,9 @@ def test_the_library_and_the_stages_project_to_the_same_size(name: str) -> None:
 def test_gradients_of_a_joint_space_model_are_as_wide_as_its_blocks() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
-    net = VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=16)
-    net.pretrained_cfg = {"architecture": "vit_base_patch16_clip_224"}
-    wrapper = make(model=net, include_embeddings=True)
+    model = VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=16)
+    model.pretrained_cfg = {"architecture": "vit_base_patch16_clip_224"}
+    wrapper = make(model=model, include_embeddings=True)
     assert list(wrapper.parts.values()) == [16, 24]
     assert torch.equal(wrapper.extractors[0].projection, draw_projection(24, 24 * 25, seed=42).dense())
 
@@ -216,16 +217,18 @@ def test_gradients_of_a_joint_space_model_are_as_wide_as_its_blocks() -> None:
 
 
 def test_16_bit_grey_images_equal_their_upper_8_bits() -> None:
-    eight = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
-    sixteen = Image.fromarray(eight.astype(np.uint16) << 8 | 7)
-    assert sixteen.mode == "I;16"
-    wrapper, expected = ready(), Image.fromarray(eight)
-    assert same(wrapper([sixteen]), wrapper([expected]))
-    assert same(wrapper([Image.fromarray(eight.astype(np.int32) << 8)]), wrapper([expected]))
+    values = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
+    unsigned_16_bit = Image.fromarray(values.astype(np.uint16) << 8 | 7)
+    assert unsigned_16_bit.mode == "I;16"
+    stored_in_32_bit = Image.fromarray(values.astype(np.int32) << 8)
+    wrapper = set_up_wrapper()
+    expected = wrapper([Image.fromarray(values)])
+    assert equal_up_to_rounding(wrapper([unsigned_16_bit]), expected)
+    assert equal_up_to_rounding(wrapper([stored_in_32_bit]), expected)
 
 
 @pytest.mark.parametrize(
-    ("values", "complaint"),
+    ("values", "message"),
     [
         (np.eye(8, dtype=np.float32), "image 0: its grey values are fractions"),
         (np.eye(8, dtype=np.int32), "image 0: its grey values are whole numbers from 0 to 1 and may have 8, 16 or 32"),
@@ -233,9 +236,9 @@ def test_16_bit_grey_images_equal_their_upper_8_bits() -> None:
         (np.eye(8, dtype=np.int32) * -300, "whole numbers from -300 to 0"),
     ],
 )
-def test_grey_values_with_an_unknown_maximum_are_refused(values: np.ndarray, complaint: str) -> None:
-    with pytest.raises(FungiError, match=complaint):
-        ready()([Image.fromarray(values)])
+def test_grey_values_with_an_unknown_maximum_are_refused(values: np.ndarray, message: str) -> None:
+    with pytest.raises(FungiError, match=message):
+        set_up_wrapper()([Image.fromarray(values)])
 
 
 @pytest.mark.parametrize("bias", [True, False])

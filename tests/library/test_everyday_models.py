@@ -18,87 +18,89 @@ from tests.library.models import LAYERS, SIZE, build, pictures, wrap
 STATISTICS = {"mean": (0.1, 0.2, 0.3), "std": (0.6, 0.5, 0.4), "interpolation": "bilinear", "crop_pct": 0.8}
 
 
-def of_timm() -> Any:
+def timm_model() -> Any:
     """Return a model of timm with an unusual transform."""
     model: Any = build("timm")
     model.pretrained_cfg = {"architecture": "test", "input_size": (3, SIZE, SIZE), **STATISTICS}
     return model
 
 
-class Around(nn.Module):
+class OwnModule(nn.Module):
+    """A module that contains a model of timm."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = of_timm()
+        self.encoder = timm_model()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.encoder(images)
 
 
-WRAPPED = {
-    "data parallel": (lambda: nn.DataParallel(of_timm()), "module."),
-    "compiled": (lambda: torch.compile(of_timm()), "_orig_mod."),
-    "compiled in data parallel": (lambda: nn.DataParallel(torch.compile(of_timm())), "module._orig_mod."),
-    "sequential": (lambda: nn.Sequential(nn.Identity(), of_timm(), nn.Identity()), "1."),
-    "own module": (Around, "encoder."),
+WRAPPED_MODELS = {
+    "data parallel": (lambda: nn.DataParallel(timm_model()), "module."),
+    "compiled": (lambda: torch.compile(timm_model()), "_orig_mod."),
+    "compiled in data parallel": (lambda: nn.DataParallel(torch.compile(timm_model())), "module._orig_mod."),
+    "sequential": (lambda: nn.Sequential(nn.Identity(), timm_model(), nn.Identity()), "1."),
+    "own module": (OwnModule, "encoder."),
 }
 
 
-@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("kind", WRAPPED_MODELS)
 def test_a_wrapped_model_of_timm_gives_the_features_of_the_model_inside(kind: str) -> None:
-    make, prefix = WRAPPED[kind]
+    build_wrapped, prefix = WRAPPED_MODELS[kind]
     configs = [KLConfig(latent_dim=24)]
-    expected = wrap(model=of_timm(), configs=configs)(pictures(3))
-    wrapper = wrap(model=make(), configs=configs, layer=prefix + LAYERS["timm"])
+    expected = wrap(model=timm_model(), configs=configs)(pictures(3))
+    wrapper = wrap(model=build_wrapped(), configs=configs, layer=prefix + LAYERS["timm"])
     torch.testing.assert_close(wrapper(pictures(3)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_layer_names_of_a_parallel_model_can_omit_its_prefix() -> None:
-    model = nn.DataParallel(of_timm())
-    with_prefix, without = (
-        wrap(model=model, configs=[KLConfig()], layer=text)
-        for text in ("module.blocks.1.attn.proj", "blocks.1.attn.proj")
+    model = nn.DataParallel(timm_model())
+    with_prefix, without_prefix = (
+        wrap(model=model, configs=[KLConfig()], layer=layer)
+        for layer in ("module.blocks.1.attn.proj", "blocks.1.attn.proj")
     )
-    assert with_prefix.layers == without.layers == ("blocks.1.attn.proj",)
+    assert with_prefix.layers == without_prefix.layers == ("blocks.1.attn.proj",)
     assert with_prefix.engine.encoder.path == "pooled token"
 
 
 def test_a_saved_parallel_model_can_be_loaded_with_its_inner_model(tmp_path: Any) -> None:
-    model = of_timm()
+    model = timm_model()
     wrapper = wrap(model=nn.DataParallel(model), configs=[KLConfig()])
     wrapper.save(tmp_path)
     assert torch.equal(FUNGIWrapper.load(tmp_path, model, "cpu")(pictures(2)), wrapper(pictures(2)))
 
 
 @pytest.mark.parametrize(
-    "make",
+    "build_wrapped",
     [
-        lambda: nn.Sequential(nn.BatchNorm2d(3), of_timm()),
-        lambda: nn.Sequential(of_timm(), nn.ModuleList([of_timm()])[0]),
+        lambda: nn.Sequential(nn.BatchNorm2d(3), timm_model()),
+        lambda: nn.Sequential(timm_model(), nn.ModuleList([timm_model()])[0]),
     ],
     ids=["something before", "two models"],
 )
-def test_an_unknown_transform_gives_a_warning(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_transform_gives_a_warning(build_wrapped: Any, caplog: pytest.LogCaptureFixture) -> None:
     from fungi.library.arguments import image_input_of
     from fungi.views.image import ImageInput
 
     with caplog.at_level(logging.WARNING, logger=logger.name):
-        image_input = image_input_of(make(), SIZE)
+        image_input = image_input_of(build_wrapped(), SIZE)
     assert image_input == ImageInput.square(SIZE)
     assert "the transform of this Sequential is not known" in caplog.text
     assert "Pass image_input" in caplog.text
 
 
 def test_a_projection_larger_than_the_memory_is_refused_before_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(*_: Any, **__: Any) -> None:
-        raise AssertionError("it was drawn")
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("the projection matrix was drawn")
 
-    monkeypatch.setattr("fungi.gradients.assembly.draw_projection", draw)
+    monkeypatch.setattr("fungi.gradients.assembly.draw_projection", fail)
     monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)  # less than 24 x 600 entries of 4 bytes
     with pytest.raises(FungiError, match=r"a binary projection of 24 x 600 entries takes 0\.0 GB .*khatri-rao"):
         wrap(configs=[KLConfig()])
 
 
-def test_a_projection_can_be_given_by_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_projection_can_be_the_name_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)
     wrapper = wrap(configs=[KLConfig()], projection="khatri-rao")
     (projector,) = wrapper.engine.projectors.values()
@@ -129,6 +131,8 @@ def test_free_memory_is_limited_by_the_machine_and_the_control_group(tmp_path: A
 
 
 class WithoutGraph(nn.Module):
+    """A model whose forward pass runs inside a context that disables gradients."""
+
     def __init__(self, context: Any) -> None:
         super().__init__()
         self.first, self.last, self.context = nn.Conv2d(3, 8, SIZE), nn.Linear(8, 8), context
@@ -150,9 +154,9 @@ def test_a_model_of_transformers_is_refused_with_code_that_wraps_it() -> None:
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     model: Any = ViTModel(ViTConfig(image_size=SIZE, patch_size=8, **sizes), add_pooling_layer=False)
     layer = next(name for name, _ in model.named_modules() if name.endswith("1.attention.o_proj"))
-    with pytest.raises(FungiError, match="Wrap it:") as refused:
+    with pytest.raises(FungiError, match="Wrap it:") as error:
         wrap(model=model, layer=layer, configs=[KLConfig()])
-    lines = str(refused.value).splitlines()
+    lines = str(error.value).splitlines()
     scope: dict[str, Any] = {"torch": torch, "model": model}
     exec("\n".join(lines[1:4]), scope)
     wrapped = wrap(model=scope["Encoder"](model), layer=lines[4].split('"')[1], configs=[KLConfig()])

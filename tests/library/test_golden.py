@@ -1,4 +1,4 @@
-"""Compare the wrapper with reference values. The three extractors have fixed views, heads and negatives."""
+"""Compare the wrapper with reference values, with the views, heads and negatives of the reference."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,11 +14,11 @@ from fungi.gradients import DINOGradientsExtractor, KLGradientsExtractor, SimCLR
 from fungi.wrapper import FUNGIWrapper
 from tests.engine.golden import LAYERS, load, model
 
-CLOSE = 0.99999
+SMALLEST_COSINE = 0.99999
 
 
-def place(layer: Any, golden: dict[str, torch.Tensor], name: str) -> None:
-    layer.load_state_dict({"weight": golden[f"head/{name}_w"], "bias": golden[f"head/{name}_b"]})
+def load_head(head: Any, golden: dict[str, torch.Tensor], name: str) -> None:
+    head.load_state_dict({"weight": golden[f"head/{name}_w"], "bias": golden[f"head/{name}_b"]})
 
 
 def fixed_views(golden: dict[str, torch.Tensor], count: int) -> Any:
@@ -28,6 +28,8 @@ def fixed_views(golden: dict[str, torch.Tensor], count: int) -> Any:
 
 
 def configs(golden: dict[str, torch.Tensor]) -> list[Any]:
+    """Return configurations whose extractors use the views, heads and negatives of the reference."""
+
     class FixedKL(KLGradientsExtractor):
         def input_transform(self, input_dim: int) -> Any:
             return fixed_views(golden, 1)
@@ -41,32 +43,37 @@ def configs(golden: dict[str, torch.Tensor]) -> list[Any]:
             return fixed_views(golden, 25)
 
     @dataclass
-    class KLGiven(KLConfig):
+    class KLWithFixedHead(KLConfig):
         def get_extractor(self, base_params: dict) -> Any:
             extractor = FixedKL(**(base_params | asdict(self)))
-            place(extractor.projection_head, golden, "kl")
+            load_head(extractor.projection_head, golden, "kl")
             return extractor
 
     @dataclass
-    class DINOGiven(DINOConfig):
+    class DINOWithFixedHeads(DINOConfig):
         def get_extractor(self, base_params: dict) -> Any:
             extractor = FixedDINO(**(base_params | asdict(self)))
-            place(extractor.projection_head, golden, "dino_student")
-            place(extractor.teacher_projection, golden, "dino_teacher")
+            load_head(extractor.projection_head, golden, "dino_student")
+            load_head(extractor.teacher_projection, golden, "dino_teacher")
             return extractor
 
     @dataclass
-    class SimCLRGiven(SimCLRConfig):
+    class SimCLRWithFixedHead(SimCLRConfig):
         def get_extractor(self, base_params: dict) -> Any:
             extractor = FixedSimCLR(**(base_params | asdict(self)))
-            place(extractor.projection_head, golden, "simclr")
+            load_head(extractor.projection_head, golden, "simclr")
             extractor.comparison_batch = golden["simclr_negatives"]
             return extractor
 
-    return [KLGiven(latent_dim=64), DINOGiven(latent_dim=40), SimCLRGiven(latent_dim=16, stride_scale=4)]
+    return [
+        KLWithFixedHead(latent_dim=64),
+        DINOWithFixedHeads(latent_dim=40),
+        SimCLRWithFixedHead(latent_dim=16, stride_scale=4),
+    ]
 
 
-def signs(golden: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+def projection_of_type(golden: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """Return the projection matrix of the reference. If the type is bool, True means 1, and False means -1."""
     projection = golden["projection"]
     return projection if dtype == torch.bool else (2 * projection.to(torch.int8) - 1).to(dtype)
 
@@ -75,16 +82,17 @@ def signs(golden: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8, torch.bool], ids=str)
 def test_features_equal_the_reference(kind: str, dtype: torch.dtype) -> None:
     golden = load(kind)
-    net: nn.Module = model(kind, golden)
+    network: nn.Module = model(kind, golden)
+    projection = projection_of_type(golden, dtype)
     wrapper = FUNGIWrapper(
-        net, LAYERS[kind], torch.device("cpu"), signs(golden, dtype), 32, extractor_configs=configs(golden)
+        network, LAYERS[kind], torch.device("cpu"), projection, 32, extractor_configs=configs(golden)
     )
     features = wrapper([Image.fromarray(golden[f"image/{i}"].numpy()) for i in range(3)])
     torch.testing.assert_close(features.reshape(9, -1).norm(dim=1), torch.ones(9))
     for name, part in zip(("kl", "dino", "simclr"), features.chunk(3, dim=1), strict=True):
-        assert cosine_similarity(part, golden[f"true_feature/{name}"].float()).min() > CLOSE
+        assert cosine_similarity(part, golden[f"true_feature/{name}"].float()).min() > SMALLEST_COSINE
         if kind == "timm":
-            assert cosine_similarity(part, golden[f"feature/{name}"]).min() > CLOSE
+            assert cosine_similarity(part, golden[f"feature/{name}"]).min() > SMALLEST_COSINE
 
 
 def test_the_patches_of_simclr_equal_the_reference() -> None:

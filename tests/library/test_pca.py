@@ -16,19 +16,19 @@ CONFIGS = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24)]
 def test_features_equal_the_pca_of_scikit_learn_up_to_signs() -> None:
     wrapper = wrap(configs=CONFIGS)
     train, images = wrapper.extract(pictures(14, seed=2)), pictures(3)
-    plain = wrapper(images)
+    unreduced = wrapper(images)
     wrapper.fit_pca(train, 4)
-    expected = PCA(4, svd_solver="full").fit(train.double().numpy()).transform(plain.double().numpy())
+    expected = PCA(4, svd_solver="full").fit(train.double().numpy()).transform(unreduced.double().numpy())
     assert np.abs(np.abs(wrapper(images).numpy()) - np.abs(expected)).max() < 1e-4
 
 
 @pytest.mark.slow
 def test_pca_can_be_fitted_on_images_or_features() -> None:
-    first, second = wrap(configs=CONFIGS), wrap(configs=CONFIGS)
+    fitted_on_images, fitted_on_features = wrap(configs=CONFIGS), wrap(configs=CONFIGS)
     data = dataset(9)
-    first.fit_pca(data, 3)
-    second.fit_pca(second.extract(data), 3)
-    assert torch.equal(first(pictures(2)), second(pictures(2)))
+    fitted_on_images.fit_pca(data, 3)
+    fitted_on_features.fit_pca(fitted_on_features.extract(data), 3)
+    assert torch.equal(fitted_on_images(pictures(2)), fitted_on_features(pictures(2)))
 
 
 @pytest.mark.slow

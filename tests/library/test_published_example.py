@@ -1,4 +1,4 @@
-"""Code for the published library runs with this library. Only the name of the package is changed to `fungi`."""
+"""Code for the published library runs with this library, if the name of the package is changed to `fungi`."""
 
 from dataclasses import asdict, dataclass
 
@@ -15,10 +15,13 @@ from fungi.wrapper import FUNGIWrapper
 from tests.library.models import SIZE, build, dataset
 
 device = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")  # the example's own kl_div
+# The published example calls kl_div with an option that gives a warning.
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
 
 
 class CustomGradientsExtractor(BaseGradientExtractor):
+    """The custom objective of the published example. `self.temperature` comes from its configuration."""
+
     def input_transform(self, input_dim: int) -> nn.Module:
         return tf.Compose([tf.ToImage(), tf.Resize((input_dim, input_dim)), tf.ToDtype(torch.float32, scale=True)])
 
@@ -41,7 +44,7 @@ class CustomConfig:
 
 
 class WithInit(CustomGradientsExtractor):
-    """The published way to accept settings, with positional arguments of the base class and `**kwargs` at the end."""
+    """An extractor whose constructor passes every argument of the base class by position, as in the published code."""
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class WithInit(CustomGradientsExtractor):
 
 
 class WithKeywords(CustomGradientsExtractor):
+    """An extractor whose constructor passes the arguments of the base class by name."""
+
     def __init__(self, temperature: float = 1, **kwargs) -> None:
         super().__init__(**kwargs)
         self.temperature = temperature
@@ -102,8 +107,8 @@ def test_the_example_runs_as_written() -> None:
 
 def test_the_published_defaults_are_accepted_at_full_size() -> None:
     config = SimCLRConfig(num_patches=4, stride_scale=6)
-    extractor = config.get_extractor({"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu",
-                                      "embeddings_dim": 24, "input_dim": 224})  # fmt: skip
+    base_params = {"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu"}
+    extractor = config.get_extractor(base_params | {"embeddings_dim": 24, "input_dim": 224})
     assert extractor.views.n_views == 49
 
 
@@ -130,11 +135,11 @@ def test_settings_in_a_constructor_give_the_same_features(extractor_type: type) 
 
         def get_extractor(self, base_params: dict) -> BaseGradientExtractor:
             settings = {"temperature": self.temperature, "latent_dim": self.latent_dim}
-            wrappers = self.kind(**(base_params | settings))
+            extractor = self.kind(**(base_params | settings))
             with torch.no_grad():
-                wrappers.projection_head.weight.copy_(torch.linspace(-1, 1, 960).reshape(40, 24).sin())
-                wrappers.projection_head.bias.zero_()
-            return wrappers
+                extractor.projection_head.weight.copy_(torch.linspace(-1, 1, 960).reshape(40, 24).sin())
+                extractor.projection_head.bias.zero_()
+            return extractor
 
     images = [image for image, _ in dataset(3)]
     wrappers = [
@@ -204,7 +209,7 @@ def test_the_published_usage_runs_unchanged_and_agrees_with_the_shorter_usage() 
         torch.manual_seed(3)
         model = VisionTransformer(patch_size=16, embed_dim=24, depth=12, num_heads=2, num_classes=0).eval()
     items = dataset(2)
-    short = FUNGIWrapper(
+    wrapper = FUNGIWrapper(
         model,
         "blocks.11.attn.proj",
         "cpu",
@@ -212,12 +217,12 @@ def test_the_published_usage_runs_unchanged_and_agrees_with_the_shorter_usage() 
         extractor_configs=[KLConfig(), DINOConfig(), SimCLRConfig()],
         include_embeddings=True,
     )
-    short.setup(items)
-    expected = short.extract([image for image, _ in items])
+    wrapper.setup(items)
+    expected = wrapper.extract([image for image, _ in items])
     scope = {"model": model, "train_dataset": items, "dataset": items, "DataLoader": DataLoader}
     exec(PUBLISHED_USAGE, scope | {"embeddings": expected[:, :24]}, scope)
     features = scope["features"]
     assert features.shape == expected.shape == (2, 4 * 24)
-    # rounding in bfloat16 depends on the size of the batch
-    for ours, theirs in zip(expected.split(24, dim=1), features.split(24, dim=1), strict=True):
-        assert float(torch.cosine_similarity(ours, theirs).min()) > 0.999
+    # Rounding in bfloat16 depends on the size of the batch.
+    for expected_part, part in zip(expected.split(24, dim=1), features.split(24, dim=1), strict=True):
+        assert float(torch.cosine_similarity(expected_part, part).min()) > 0.999

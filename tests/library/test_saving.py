@@ -16,7 +16,7 @@ from fungi.errors import FungiError
 from fungi.gradients import KLGradientsExtractor
 from fungi.library.saving import SETTINGS, TENSORS, fingerprint
 from fungi.wrapper import FUNGIWrapper
-from tests.library.models import SMALL_CONFIGS, build, dataset, pictures, ready, wrap
+from tests.library.models import SMALL_CONFIGS, build, dataset, pictures, set_up_wrapper, wrap
 
 PROGRAM = """
 import sys
@@ -40,28 +40,26 @@ def test_features_are_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     hard = SimCLRConfig(latent_dim=12, stride_scale=2, hard_negatives=pictures(1), negatives_mixing=True, mixing_k=3)
-    wrapper = ready(configs=[*SMALL_CONFIGS[:2], hard], layer=LAYERS, include_embeddings=True, seed=5)
+    wrapper = set_up_wrapper(configs=[*SMALL_CONFIGS[:2], hard], layer=LAYERS, include_embeddings=True, seed=5)
     wrapper.fit_pca(wrapper(pictures(9, seed=4)), 6)
     wrapper.save(tmp_path)
-    here = wrapper(pictures(4))
+    features = wrapper(pictures(4))
     torch.set_num_threads(threads)
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True, cwd=root)
-    assert here.shape == (4, 6)
-    assert torch.equal(load_file(tmp_path / "features.safetensors")["features"], here)
+    assert features.shape == (4, 6)
+    assert torch.equal(load_file(tmp_path / "features.safetensors")["features"], features)
 
 
 def test_a_loaded_extractor_equals_the_saved_extractor(tmp_path: Path) -> None:
-    wrapper = ready(layer=LAYERS, include_embeddings=True, views_per_forward=7)
-    with torch.no_grad():
-        wrapper.extractors[0].projection_head.weight.mul_(
-            2
-        )  # the current heads are saved, not the seeds of the initial heads
+    wrapper = set_up_wrapper(layer=LAYERS, include_embeddings=True, views_per_forward=7)
+    with torch.no_grad():  # the current heads are saved, not the seed of the initial heads
+        wrapper.extractors[0].projection_head.weight.mul_(2)
     wrapper.save(tmp_path)
-    loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
-    assert torch.equal(loaded(pictures(3)), wrapper(pictures(3)))
-    assert fingerprint(loaded) == fingerprint(wrapper)
-    assert loaded.engine.views_per_forward == 7
+    loaded_wrapper = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+    assert torch.equal(loaded_wrapper(pictures(3)), wrapper(pictures(3)))
+    assert fingerprint(loaded_wrapper) == fingerprint(wrapper)
+    assert loaded_wrapper.engine.views_per_forward == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == [SETTINGS, TENSORS]
 
 
@@ -69,14 +67,14 @@ def test_half_precision_and_pca_are_saved(tmp_path: Path) -> None:
     wrapper = wrap(configs=[KLConfig()], use_fp16=True, fp16_dtype=torch.float16)
     wrapper.fit_pca([image for image, _ in dataset()], 5)
     wrapper.save(tmp_path)
-    loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
-    assert loaded.dtype == torch.float16
-    assert loaded(pictures(2)).shape == (2, 5)
-    assert torch.equal(loaded(pictures(2)), wrapper(pictures(2)))
+    loaded_wrapper = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
+    assert loaded_wrapper.dtype == torch.float16
+    assert loaded_wrapper(pictures(2)).shape == (2, 5)
+    assert torch.equal(loaded_wrapper(pictures(2)), wrapper(pictures(2)))
 
 
 class OwnExtractor(KLGradientsExtractor):
-    pass
+    """A custom objective, which the library does not know when it loads a file."""
 
 
 @dataclass
@@ -94,33 +92,33 @@ def test_loading_needs_the_types_of_custom_configurations(tmp_path: Path) -> Non
         FungiError, match=r"a configuration that is not part of this package, OwnConfig.*config_types=\[OwnConfig\]"
     ):
         FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
-    loaded = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu", config_types=[OwnConfig])
-    assert isinstance(loaded.extractors[0], OwnExtractor)
-    assert torch.equal(loaded(pictures(1)), wrapper(pictures(1)))
+    loaded_wrapper = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu", config_types=[OwnConfig])
+    assert isinstance(loaded_wrapper.extractors[0], OwnExtractor)
+    assert torch.equal(loaded_wrapper(pictures(1)), wrapper(pictures(1)))
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    wrapper = ready()
+    wrapper = set_up_wrapper()
     wrapper.save(tmp_path)
-    other = build("timm")
+    other_model = build("timm")
     with torch.no_grad():
-        next(other.parameters()).add_(1e-3)
+        next(other_model.parameters()).add_(1e-3)
     with pytest.raises(FungiError, match=r"saved for a model with weights \w{12}, but this model has weights \w{12}"):
-        FUNGIWrapper.load(tmp_path, other, "cpu")
+        FUNGIWrapper.load(tmp_path, other_model, "cpu")
 
 
 def test_settings_that_cannot_be_saved_are_refused(tmp_path: Path) -> None:
     wrapper = wrap(configs=[OwnConfig()])
     wrapper.extractor_configs = (OwnConfig(torch.ones(())),)  # type: ignore[arg-type]
     with pytest.raises(FungiError, match=r"OwnConfig can't be saved.*not JSON serializable"):
-        wrapper.save(tmp_path / "there")
-    assert not (tmp_path / "there").exists()
+        wrapper.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FungiError, match="does not contain a saved wrapper"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
-    ready().save(tmp_path)
+    set_up_wrapper().save(tmp_path)
     content = json.loads((tmp_path / SETTINGS).read_text())
     (tmp_path / SETTINGS).write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(FungiError, match="has format 99, but this version reads 3"):
@@ -130,25 +128,27 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")
 
 
-def tampered_settings(folder: Path, **changed: Any) -> None:
+def change_settings(folder: Path, **settings: Any) -> None:
     content = json.loads((folder / SETTINGS).read_text())
-    (folder / SETTINGS).write_text(json.dumps({**content, **changed}))
+    (folder / SETTINGS).write_text(json.dumps({**content, **settings}))
 
 
-def tampered_tensor(folder: Path, part: str) -> None:
+def change_tensor(folder: Path, part: str) -> None:
+    """Change the first entry of the first tensor whose name contains `part`."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / TENSORS)
     name = next(name for name in tensors if part in name)
-    changed = tensors[name].clone()
-    changed.view(-1)[0] = changed.view(-1)[0] ^ 1 if changed.dtype == torch.uint8 else changed.view(-1)[0] + 1
-    save_file({**tensors, name: changed}, folder / TENSORS)
+    tensor = tensors[name].clone()
+    entry = tensor.view(-1)[0]
+    tensor.view(-1)[0] = entry ^ 1 if tensor.dtype == torch.uint8 else entry + 1
+    save_file({**tensors, name: tensor}, folder / TENSORS)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[FUNGIWrapper, Path]:
     """Return a wrapper with fitted PCA, and the folder of its saved copy, which can be loaded."""
-    wrapper, folder = ready(include_embeddings=True), tmp_path_factory.mktemp("saved")
+    wrapper, folder = set_up_wrapper(include_embeddings=True), tmp_path_factory.mktemp("saved")
     wrapper.fit_pca(wrapper(pictures(9, seed=4)), 4)
     wrapper.save(folder)
     FUNGIWrapper.load(folder, wrapper.model, "cpu")
@@ -156,29 +156,29 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[FUNGIWrapper, Path]
 
 
 @pytest.mark.parametrize(
-    "tamper",
+    "change",
     [
-        lambda folder: tampered_settings(folder, seed=43),
-        lambda folder: tampered_settings(folder, layers=["blocks.0.attn.proj"]),
-        lambda folder: tampered_settings(folder, configs=5),
-        lambda folder: tampered_settings(folder, hash="0" * 64),
-        lambda folder: tampered_settings(folder, hash=None),
-        lambda folder: tampered_tensor(folder, "projection."),
-        lambda folder: tampered_tensor(folder, "projection_head.weight"),
-        lambda folder: tampered_tensor(folder, "support.negatives"),
-        lambda folder: tampered_tensor(folder, "reduction_offset"),
+        lambda folder: change_settings(folder, seed=43),
+        lambda folder: change_settings(folder, layers=["blocks.0.attn.proj"]),
+        lambda folder: change_settings(folder, configs=5),
+        lambda folder: change_settings(folder, hash="0" * 64),
+        lambda folder: change_settings(folder, hash=None),
+        lambda folder: change_tensor(folder, "projection."),
+        lambda folder: change_tensor(folder, "projection_head.weight"),
+        lambda folder: change_tensor(folder, "support.negatives"),
+        lambda folder: change_tensor(folder, "reduction_offset"),
     ],
 )
-def test_a_changed_extractor_is_refused(tamper: Any, saved: tuple[FUNGIWrapper, Path], tmp_path: Path) -> None:
+def test_a_changed_extractor_is_refused(change: Any, saved: tuple[FUNGIWrapper, Path], tmp_path: Path) -> None:
     wrapper, folder = saved
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    tamper(tmp_path)
-    with pytest.raises(FungiError, match=r"has changed since it was saved: the hash .* is wrong"):
+    change(tmp_path)
+    with pytest.raises(FungiError, match=r"is not as it was saved: .* don't have the hash it carries"):
         FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
 
 
 def test_settings_of_another_type_are_refused(tmp_path: Path) -> None:
-    ready().save(tmp_path)
+    set_up_wrapper().save(tmp_path)
     (tmp_path / SETTINGS).write_text("[1, 2]")
     with pytest.raises(FungiError, match="has format list, but this version reads 3"):
         FUNGIWrapper.load(tmp_path, build("timm"), "cpu")

@@ -1,4 +1,4 @@
-"""`views="native"` in the library: the laws hold, values equal those of options set by hand, and saving keeps it."""
+"""View plans in the library, such as `views="native"`: independence of the batch, equal options, and saving."""
 
 from pathlib import Path
 
@@ -9,43 +9,43 @@ from fungi.config import DINOConfig, KLConfig, SimCLRConfig
 from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.wrapper import FUNGIWrapper
-from tests.library.models import SMALL_CONFIGS, build, pictures, ready, wrap
+from tests.library.models import SMALL_CONFIGS, build, pictures, set_up_wrapper, wrap
 
 
 @pytest.mark.parametrize("kind", ["timm", "torchvision", "convolutions"])
 def test_features_of_a_view_plan_do_not_depend_on_the_batch(kind: str) -> None:
-    wrapper = ready(kind, views="native", include_embeddings=True)
-    together = wrapper(pictures(3))
+    wrapper = set_up_wrapper(kind, views="native", include_embeddings=True)
+    features = wrapper(pictures(3))
     for row, image in enumerate(pictures(3)):
-        torch.testing.assert_close(wrapper([image])[0], together[row], rtol=1e-3, atol=1e-5)
-    assert not torch.allclose(together, ready(kind, include_embeddings=True)(pictures(3)), atol=1e-3)
+        torch.testing.assert_close(wrapper([image])[0], features[row], rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(features, set_up_wrapper(kind, include_embeddings=True)(pictures(3)), atol=1e-3)
 
 
-def test_a_view_plan_equals_its_options_set_by_hand() -> None:
+def test_a_view_plan_equals_options_of_the_objectives() -> None:
     patches = SimCLRConfig(latent_dim=12, stride_scale=2, view_size=16)
-    by_hand = (KLConfig(latent_dim=24), DINOConfig(latent_dim=24, local_size=16), patches)
-    assert torch.equal(ready(views="native")(pictures(2)), ready(configs=by_hand)(pictures(2)))
+    options = (KLConfig(latent_dim=24), DINOConfig(latent_dim=24, local_size=16), patches)
+    assert torch.equal(set_up_wrapper(views="native")(pictures(2)), set_up_wrapper(configs=options)(pictures(2)))
 
 
-def test_budget_takes_nine_patches() -> None:
-    wrapper = ready(views="budget")
+def test_the_budget_plan_has_nine_patches() -> None:
+    wrapper = set_up_wrapper(views="budget")
     assert [extractor.views.n_views for extractor in wrapper.extractors] == [1, 12, 9]
     assert set(wrapper.extractors[2].views.sizes) == {24}  # 5/8 of 32 pixels, in patches of 8
     assert wrapper(pictures(2)).shape == (2, 3 * 24)
 
 
-def test_a_transform_gives_a_list_of_views_by_size() -> None:
+def test_a_transform_returns_a_list_with_the_views_of_each_size() -> None:
     dino = wrap(views="native").extractors[1]
-    assert [tuple(part.shape) for part in dino.transform(pictures(1)[0])] == [(2, 3, 32, 32), (10, 3, 16, 16)]
+    assert [tuple(views.shape) for views in dino.transform(pictures(1)[0])] == [(2, 3, 32, 32), (10, 3, 16, 16)]
 
 
 def test_a_saved_wrapper_keeps_its_plan(tmp_path: Path) -> None:
     model = build("timm")
-    wrapper = ready(model=model, views="native")
+    wrapper = set_up_wrapper(model=model, views="native")
     wrapper.save(tmp_path / "saved")
-    loaded = FUNGIWrapper.load(tmp_path / "saved", model, "cpu")
-    assert loaded.views == "native"
-    assert torch.equal(loaded(pictures(2)), wrapper(pictures(2)))
+    loaded_wrapper = FUNGIWrapper.load(tmp_path / "saved", model, "cpu")
+    assert loaded_wrapper.views == "native"
+    assert torch.equal(loaded_wrapper(pictures(2)), wrapper(pictures(2)))
 
 
 def test_an_unknown_view_plan_is_refused_with_a_similar_name() -> None:
@@ -80,4 +80,6 @@ def test_custom_extractors_need_no_view_plan_for_published_views() -> None:
 
 def test_published_views_are_the_default() -> None:
     assert wrap().views == "published"
-    assert torch.equal(ready()(pictures(2)), ready(views="published", configs=SMALL_CONFIGS)(pictures(2)))
+    assert torch.equal(
+        set_up_wrapper()(pictures(2)), set_up_wrapper(views="published", configs=SMALL_CONFIGS)(pictures(2))
+    )

@@ -1,4 +1,4 @@
-"""Interfaces to scikit-learn, `datasets` and faiss."""
+"""The interfaces to scikit-learn, `datasets` and faiss."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -23,14 +23,15 @@ from fungi.errors import FungiError
 from fungi.library.datasets_map import add_features
 from fungi.library.estimator import FungiTransformer
 from fungi.library.search import faiss_index, nearest_images
-from tests.library.models import LAYERS, SIZE, SMALL_CONFIGS, build, dataset, pictures, ready, wrap
+from tests.library.models import LAYERS, SIZE, SMALL_CONFIGS, build, dataset, pictures, set_up_wrapper, wrap
 
 
 def transformer(**options: Any) -> FungiTransformer:
+    """Return an estimator with a small model."""
     return FungiTransformer(build("timm"), LAYERS["timm"], input_dim=SIZE, batch_size=8, **options)
 
 
-def test_the_transformer_gives_the_wrappers_features() -> None:
+def test_the_transformer_gives_the_features_of_the_wrapper() -> None:
     images = pictures(5)
     features = transformer(extractor_configs=list(SMALL_CONFIGS)).fit(images).transform(images)
     wrapper = wrap(include_embeddings=True)
@@ -51,14 +52,13 @@ def test_the_transformer_works_in_a_pipeline_on_digits() -> None:
     options = {"input_dim": 32, "image_input": backbone.input, "pca_dim": 16}
     features = FungiTransformer(backbone.model, backbone.spec.layer, **options)
     pipeline = make_pipeline(features, KNeighborsClassifier(3)).fit(arrays[:120], labels[:120])
-    assert (
-        pipeline.score(arrays[120:], labels[120:]) > 0.6
-    )  # 12 rows per class; the backbone never saw half of the classes
-    assert list(pipeline[:1].get_feature_names_out()) == [f"pca_{place}" for place in range(16)]
+    # There are 12 rows per class, and the backbone was trained on only half of the classes.
+    assert pipeline.score(arrays[120:], labels[120:]) > 0.6
+    assert list(pipeline[:1].get_feature_names_out()) == [f"pca_{index}" for index in range(16)]
     assert len(split_rows("train")) == len(samples)
 
 
-def test_feature_names_contain_the_part() -> None:
+def test_feature_names_start_with_the_name_of_the_part() -> None:
     names = transformer().fit(pictures(2)).get_feature_names_out()
     assert len(names) == 48
     assert names[0] == "embeddings_0"
@@ -66,13 +66,12 @@ def test_feature_names_contain_the_part() -> None:
 
 
 def test_cloning_keeps_parameters() -> None:
-    first = transformer(pca_dim=3)
-    second = clone(first)
-    assert second.get_params()["pca_dim"] == 3
-    assert not hasattr(second, "wrapper_")
+    copy = clone(transformer(pca_dim=3))
+    assert copy.get_params()["pca_dim"] == 3
+    assert not hasattr(copy, "wrapper_")
 
 
-class Pixels(nn.Module):
+class SmallConvolution(nn.Module):
     """A model with few weights."""
 
     def __init__(self) -> None:
@@ -83,15 +82,15 @@ class Pixels(nn.Module):
         return self.last(images).mean(dim=(2, 3))
 
 
-class OfTables(FungiTransformer):
-    """A transformer of tables, as the checks of scikit-learn need. Each row becomes a picture."""
+class TableTransformer(FungiTransformer):
+    """A transformer that accepts tables, because the checks of scikit-learn use tables. Each row becomes a picture."""
 
     def pictures(self, table: Any, *, fitting: bool) -> list[Image.Image]:
         rows = validate_data(self, table, reset=fitting, dtype=np.float64)
         grey = np.clip(rows * 20 + 128, 0, 255).astype(np.uint8)
         return [Image.fromarray(np.resize(row, (8, 8))) for row in grey]
 
-    def fit(self, X: Any, y: Any = None) -> "OfTables":
+    def fit(self, X: Any, y: Any = None) -> "TableTransformer":
         super().fit(self.pictures(X, fitting=True))
         return self
 
@@ -106,7 +105,7 @@ class OfTables(FungiTransformer):
 
 
 EXPECTED_FAILURES = {
-    "check_estimators_overwrite_params": "it compares hashes of joblib, which differ for a torch module and its copy",
+    "check_estimators_overwrite_params": "the hash by joblib of a torch module differs from the hash of its copy",
 }
 
 
@@ -114,9 +113,9 @@ EXPECTED_FAILURES = {
 def test_the_checks_of_scikit_learn_pass_except_for_listed_failures() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Pixels()
+        model = SmallConvolution()
     assert joblib.hash(deepcopy(model)) != joblib.hash(model)
-    estimator = OfTables(model, "last", input_dim=8, extractor_configs=[KLConfig(latent_dim=4)])
+    estimator = TableTransformer(model, "last", input_dim=8, extractor_configs=[KLConfig(latent_dim=4)])
     results = check_estimator(estimator, expected_failed_checks=EXPECTED_FAILURES, on_skip=None, on_fail=None)
     by_status: dict[str, set[str]] = {}
     for result in results:
@@ -144,21 +143,20 @@ def test_add_features_adds_a_column_with_the_features(tmp_path: Path) -> None:
     from datasets import Dataset, Features, Image, Value
 
     images = pictures(5)
-    table = Dataset.from_dict(
-        {"image": images, "label": list(range(5))}, features=Features({"image": Image(), "label": Value("int64")})
-    )
+    columns = {"image": images, "label": list(range(5))}
+    table = Dataset.from_dict(columns, features=Features({"image": Image(), "label": Value("int64")}))
     wrapper = wrap(configs=[KLConfig(latent_dim=24)])
     extended = add_features(table, wrapper, batch_size=2)
     np.testing.assert_allclose(np.array(extended["fungi"], dtype=np.float32), wrapper(images).numpy(), atol=1e-4)
     assert extended.column_names == ["image", "label", "fungi"]
     assert extended._fingerprint == add_features(table, wrapper)._fingerprint
-    assert extended._fingerprint != add_features(table, ready(configs=[KLConfig(latent_dim=23)]))._fingerprint
+    assert extended._fingerprint != add_features(table, set_up_wrapper(configs=[KLConfig(latent_dim=23)]))._fingerprint
     with pytest.raises(FungiError, match=r"no column 'picture'. It has: image, label"):
         add_features(table, wrapper, image_column="picture")
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_an_index_finds_the_same_neighbours_as_a_comparison_of_all_pairs(metric: str) -> None:
+def test_an_index_gives_the_same_neighbours_as_a_comparison_of_all_pairs(metric: str) -> None:
     features, queries = torch.randn(30, 8), torch.randn(4, 8)
     _, rows = nearest_images(faiss_index(features, metric), queries, 5)
     if metric == "cosine":
@@ -174,7 +172,7 @@ def test_more_neighbours_than_entries_give_all_entries() -> None:
 
 
 def test_an_image_of_the_dataset_is_its_own_nearest_neighbour() -> None:
-    wrapper, data = ready(), dataset()
+    wrapper, data = set_up_wrapper(), dataset()
     index = faiss_index(wrapper.extract(data))
     _, rows = nearest_images(index, wrapper([data[7][0]]), 1)
     assert rows.tolist() == [[7]]

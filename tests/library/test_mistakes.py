@@ -1,4 +1,4 @@
-"""Mistakes of users give an error of one line with a solution."""
+"""Mistakes in models, objectives and arguments give an error with a solution."""
 
 from typing import Any
 
@@ -11,11 +11,13 @@ from fungi.errors import FungiError
 from fungi.gradients import KLGradientsExtractor
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.wrapper import FUNGIWrapper
-from tests.library.models import build, dataset, pictures, ready, wrap
+from tests.library.models import build, dataset, pictures, set_up_wrapper, wrap
 from tests.library.test_laws import OwnConfig
 
 
 class OneView(BaseGradientExtractor):
+    """A correct objective with a single view, the resized image. Subclasses have other losses."""
+
     def input_transform(self, input_dim: int) -> Any:
         from torchvision.transforms import v2
 
@@ -26,6 +28,8 @@ class OneView(BaseGradientExtractor):
 
 
 class Mixing(OneView):
+    """An objective whose loss of a sample depends on the other samples of the batch."""
+
     def compute_loss(self, latents: Tensor, views_per_sample: int, **kwargs: Any) -> Tensor:
         return (latents - latents.mean(dim=0)).square().sum(dim=1).mean() + latents.square().mean()
 
@@ -55,7 +59,7 @@ def test_a_loss_that_mixes_samples_is_refused() -> None:
         wrap(configs=[KLConfig(), OwnConfig(Mixing)]).setup(dataset(), check_independence=True)
 
 
-def test_latents_are_the_head_of_the_normalised_embeddings() -> None:
+def test_latents_are_the_outputs_of_the_head_for_normalised_embeddings() -> None:
     (extractor,) = wrap(configs=[OwnConfig(OneView)]).extractors
     head, embeddings = extractor.projection_head, torch.randn(5, extractor.embeddings_dim)
     for latent, embedding in zip(extractor.latents(embeddings), embeddings, strict=True):
@@ -71,20 +75,20 @@ def test_losses_of_independent_samples_pass_the_check() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"),
+    ("kind", "message"),
     [
         (WrongShape, r"compute_loss of WrongShape returned shape \[2, 768\] for 2 samples. It has to return a scalar"),
         (Detached, "the loss of Detached has no gradient with respect to the latents"),
         (Overflowing, "the gradient of Overflowing is not finite for images 0, 1 of the batch"),
     ],
 )
-def test_invalid_losses_are_refused(kind: type, complaint: str) -> None:
-    with pytest.raises(FungiError, match=complaint):
+def test_invalid_losses_are_refused(kind: type, message: str) -> None:
+    with pytest.raises(FungiError, match=message):
         wrap(configs=[OwnConfig(kind)])(pictures(2))
 
 
 def test_an_overflow_in_half_precision_is_refused() -> None:
-    class Large(nn.Module):
+    class LargeActivations(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.last = nn.Conv2d(3, 4, 32), nn.Linear(4, 6)
@@ -95,40 +99,42 @@ def test_an_overflow_in_half_precision_is_refused() -> None:
     torch.manual_seed(0)
     config = OwnConfig(OneView)
     with pytest.raises(FungiError, match=r"not finite.*Half precision may have overflowed: use bfloat16 or float32"):
-        wrap("timm", [config], model=Large(), layer="last", use_fp16=True, fp16_dtype=torch.float16)(pictures(1))
+        wrap("timm", [config], model=LargeActivations(), layer="last", use_fp16=True, fp16_dtype=torch.float16)(
+            pictures(1)
+        )
 
 
-class Odd(nn.Module):
-    """A model with unusual layers: used twice, with a shared weight, without effect, not called."""
+class UnusualLayers(nn.Module):
+    """A model with layers that are used twice, share a weight, have no effect on the output, or are not called."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 32)
-        self.good, self.twice, self.aside, self.idle = (nn.Linear(8, 8) for _ in range(4))
+        self.first, self.twice, self.without_effect, self.idle = (nn.Linear(8, 8) for _ in range(4))
         self.tied = nn.Linear(8, 8)
-        self.tied.weight = self.good.weight
+        self.tied.weight = self.first.weight
         self.norm = nn.LayerNorm(8)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.norm(self.stem(images).flatten(1))
-        self.aside(x)
+        self.without_effect(x)
         return self.twice(self.twice(self.tied(x)))
 
 
 @pytest.mark.parametrize(
-    ("layer", "complaint"),
+    ("layer", "message"),
     [
         ("twice", "'twice' is used several times in one forward pass.*Candidates: "),
-        ("tied", "'tied' shares its weight with 'good'.*Candidates: "),
-        ("aside", "'aside' gets no gradient.*Candidates: "),
+        ("tied", "'tied' shares its weight with 'first'.*Candidates: "),
+        ("without_effect", "'without_effect' gets no gradient.*Candidates: "),
         ("idle", "'idle' was not called as a module in the forward pass.*Candidates: "),
         ("norm", r"'norm' is a LayerNorm\. A gradient source has to be Linear or Conv2d.*Candidates: "),
         ("blocks.3.attn.proj", "does not exist in the model.*Candidates: "),
     ],
 )
-def test_layers_that_cannot_be_the_gradient_source_are_refused(layer: str, complaint: str) -> None:
-    with pytest.raises(FungiError, match=complaint):
-        wrap(model=Odd(), layer=layer)
+def test_layers_that_cannot_be_the_gradient_source_are_refused(layer: str, message: str) -> None:
+    with pytest.raises(FungiError, match=message):
+        wrap(model=UnusualLayers(), layer=layer)
 
 
 def test_a_missing_setup_is_refused() -> None:
@@ -137,7 +143,7 @@ def test_a_missing_setup_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "complaint"),
+    ("call", "message"),
     [
         (lambda: wrap(configs=[]), "no objective is given"),
         (lambda: wrap(projection=torch.ones(4, 7)), r"projection takes gradients of 7 entries.*have 600 \(24 x 25\)"),
@@ -145,11 +151,11 @@ def test_a_missing_setup_is_refused() -> None:
         (lambda: wrap(model=nn.Conv2d(3, 4, 3), layer=""), "layer '' is not of the form path"),
         (lambda: wrap(model=nn.Sequential(nn.Conv2d(3, 4, 3)), layer="0"), r"gives shape \[1, 4, 30, 30\].*\[b, d\]"),
         (
-            lambda: ready(configs=[DeepClusterConfig(prototypes=3000)]),
+            lambda: set_up_wrapper(configs=[DeepClusterConfig(prototypes=3000)]),
             "prototypes is 3000, but there are only 12 train images",
         ),
-        (lambda: ready()([]), "the list of images is empty"),
-        (lambda: ready()([torch.zeros(3, 32, 32)]), "image 0 is a Tensor, not a PIL image"),
+        (lambda: set_up_wrapper()([]), "the list of images is empty"),
+        (lambda: set_up_wrapper()([torch.zeros(3, 32, 32)]), "image 0 is a Tensor, not a PIL image"),
         (lambda: wrap().setup([]), "the dataset is empty"),
         (lambda: wrap().setup([torch.zeros(3, 32, 32)]), "item 0 of the dataset is a Tensor.*without a transform"),
         (lambda: wrap(configs=[OwnConfig(OneView, views=3)]), "OneView already has an attribute 'views'"),
@@ -159,26 +165,26 @@ def test_a_missing_setup_is_refused() -> None:
         ),
     ],
 )
-def test_mistakes_are_refused(make: Any, complaint: str) -> None:
-    with pytest.raises(FungiError, match=complaint):
-        make()
+def test_mistakes_are_refused(call: Any, message: str) -> None:
+    with pytest.raises(FungiError, match=message):
+        call()
 
 
 @pytest.mark.parametrize(
-    ("transform", "complaint"),
+    ("transform", "message"),
     [
         (lambda image: image, "input_transform of OneView gave Image"),
         (lambda image: torch.zeros(5), r"input_transform of OneView gave shape \[5\]"),
         (lambda image: torch.zeros(image.size[0], 3, 32, 32), "gave views of different shapes"),
     ],
 )
-def test_invalid_transforms_are_refused(transform: Any, complaint: str) -> None:
+def test_invalid_transforms_are_refused(transform: Any, message: str) -> None:
     class RenamedViews(OneView):
         def input_transform(self, input_dim: int) -> Any:
             return transform
 
     RenamedViews.__name__ = "OneView"
-    with pytest.raises(FungiError, match=complaint):
+    with pytest.raises(FungiError, match=message):
         wrap(configs=[OwnConfig(RenamedViews)])(pictures(2))
 
 

@@ -1,4 +1,4 @@
-"""Basic behaviour of the wrapper: import, names, log messages, and default settings."""
+"""Basic behaviour of the wrapper: import, names, log messages, default settings and compilation."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ from fungi.gradients.engine import GradientEngine
 from fungi.library import collection
 from fungi.library.collection import log_cost
 from fungi.runtime.compiled_code import share_compiled_code
-from tests.library.models import build, pictures, ready, wrap
+from tests.library.models import build, pictures, set_up_wrapper, wrap
 
 
 @pytest.mark.slow
 def test_the_package_exports_the_wrapper_and_imports_torch_only_when_needed() -> None:
     program = (
-        "import sys, fungi; before = 'torch' in sys.modules; from fungi import FUNGIWrapper; "
-        "print(before, FUNGIWrapper.__module__, hasattr(fungi, 'nothing'))"
+        "import sys, fungi; has_torch = 'torch' in sys.modules; from fungi import FUNGIWrapper; "
+        "print(has_torch, FUNGIWrapper.__module__, hasattr(fungi, 'unknown_name'))"
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert process.stdout.split() == ["False", "fungi.wrapper", "False"]
@@ -37,12 +37,11 @@ def test_the_repr_of_a_wrapper_is_one_line() -> None:
 
 
 def test_two_layers_with_the_same_short_name_get_unique_names() -> None:
-    """The parts equal those of two wrappers with one layer each, in the same order."""
     layers = ["blocks.0.attn.proj", "blocks.1.attn.proj"]
     images, configs = pictures(2), [KLConfig(latent_dim=24)]
-    both = wrap(configs=configs, layer=layers)
-    assert list(both.engine.projectors) == ["blocks_0_attn_proj", "blocks_1_attn_proj"]
-    parts = both(images).split(24, dim=1)
+    wrapper = wrap(configs=configs, layer=layers)
+    assert list(wrapper.engine.projectors) == ["blocks_0_attn_proj", "blocks_1_attn_proj"]
+    parts = wrapper(images).split(24, dim=1)
     for part, layer in zip(parts, layers, strict=True):
         torch.testing.assert_close(part, wrap(configs=configs, layer=layer)(images), rtol=1e-4, atol=1e-6)
 
@@ -53,8 +52,8 @@ def test_two_layers_with_the_same_given_name_are_refused() -> None:
 
 
 def test_the_default_patch_size_comes_from_the_model() -> None:
-    automatic = ready(configs=[IBOTConfig(latent_dim=16)])
-    explicit = ready(configs=[IBOTConfig(latent_dim=16, patch_size=8)])
+    automatic = set_up_wrapper(configs=[IBOTConfig(latent_dim=16)])
+    explicit = set_up_wrapper(configs=[IBOTConfig(latent_dim=16, patch_size=8)])
     assert torch.equal(automatic(pictures(1)), explicit(pictures(1)))
 
 
@@ -64,7 +63,9 @@ def test_a_model_without_patch_size_needs_the_setting() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "level", "text"), [(2.0, "INFO", "20 s"), (60.0, "WARNING", "10 min")])
-def test_long_work_is_announced(seconds: float, level: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cost_is_logged_and_long_work_gives_a_warning(
+    seconds: float, level: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "fungi"):
         log_cost(100, torch.zeros(10, 1_000), seconds)
     (record,) = caplog.records
@@ -93,49 +94,50 @@ def test_the_package_names_the_wrapper_without_importing_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "batches", "expected"),
+    ("num_workers", "device", "batches", "expected"),
     [(-1, "cpu", 100, 0), (-1, "cuda", 100, 7), (-1, "cuda", 2, 2), (3, "cuda", 1, 3), (0, "cuda", 100, 0)],
 )
 def test_workers_are_used_by_default_only_with_a_gpu(
-    asked: int, device: str, batches: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    num_workers: int, device: str, batches: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collection, "usable_cores", lambda: 8)
-    assert collection.decoding_workers(asked, torch.device(device), batches) == expected
+    assert collection.decoding_workers(num_workers, torch.device(device), batches) == expected
 
 
-@pytest.mark.parametrize("own", ["", "/chosen"])
-@pytest.mark.parametrize("caches", ["", "/caches"])
-def test_wrappers_on_gpus_of_a_model_share_compiled_code(
-    caches: str, own: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("user_folder", ["", "/folder-of-the-user"])
+@pytest.mark.parametrize("cache_folder", ["", "/caches"])
+def test_wrappers_on_gpus_of_the_same_model_share_compiled_code(
+    cache_folder: str, user_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared: list[tuple[Path, torch.device]] = []
-    monkeypatch.setattr(wrapper_module, "share_compiled_code", lambda folder, device: shared.append((folder, device)))
+    calls: list[tuple[Path, torch.device]] = []
+    monkeypatch.setattr(wrapper_module, "share_compiled_code", lambda folder, device: calls.append((folder, device)))
     monkeypatch.setattr(GradientEngine, "compile", lambda self: None)
-    monkeypatch.setenv("XDG_CACHE_HOME", caches)
+    monkeypatch.setenv("XDG_CACHE_HOME", cache_folder)
     wrap()
-    assert shared == []
+    assert calls == []
     wrap(compile=True)
-    folder = Path(caches or Path.home() / ".cache") / "fungi" / "compiled"
-    assert shared == [(folder, torch.device("cpu"))]
+    shared_folder = Path(cache_folder or Path.home() / ".cache") / "fungi" / "compiled"
+    assert calls == [(shared_folder, torch.device("cpu"))]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", own)
-    if not own:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", user_folder)
+    if not user_folder:
         monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    share_compiled_code(folder, torch.device("cuda"))
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == (own or str(folder.resolve() / "NVIDIA-H200"))
+    share_compiled_code(shared_folder, torch.device("cuda"))
+    expected = user_folder or str(shared_folder.resolve() / "NVIDIA-H200")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == expected
 
 
 def test_every_engine_of_a_wrapper_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[int] = []
-    monkeypatch.setattr(GradientEngine, "compile", lambda self: compiled.append(id(self)))
+    engines: list[GradientEngine] = []
+    monkeypatch.setattr(GradientEngine, "compile", lambda self: engines.append(self))
     wrap(configs=[KLConfig(latent_dim=24), DINOConfig(latent_dim=24)], include_embeddings=True)
-    assert compiled == []
+    assert engines == []
     configs = [KLConfig(), IBOTConfig(patch_size=8)]
     wrapper = wrap(configs=configs, include_embeddings=True, compile=True, use_fp16=True)
-    assert (
-        len(compiled) == len(set(compiled)) == 3
-    )  # gradients, the forward pass of iBOT through all tokens, embeddings in float32
-    assert set(compiled) == {id(feature.engine) for feature in wrapper._computed_features}
+    ids = {id(engine) for engine in engines}
+    # KL, iBOT (its forward pass has all tokens) and the embeddings (in float32) have different engines.
+    assert len(engines) == len(ids) == 3
+    assert ids == {id(feature.engine) for feature in wrapper._computed_features}
 
 
 @pytest.mark.parametrize(("name", "expected"), [("clip-resnet50", True), ("dino_vits16", False), ("udi-micro", False)])
