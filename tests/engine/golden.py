@@ -22,7 +22,7 @@ LAYERS = {
 
 
 class PreparedViews:
-    """A view generator for fixed views: a batch is a tensor of views `[b v c h w]`."""
+    """A view generator without randomness. An item is a tensor of its views `[v c h w]`."""
 
     kind = "fixed"
 
@@ -41,23 +41,25 @@ class PreparedViews:
 
 
 def load(kind: str) -> dict[str, torch.Tensor]:
+    """Return the arrays of the reference file of a network. kind: timm or torchvision."""
     with np.load(GOLDEN / f"vit_{kind}.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
 
 def model(kind: str, golden: dict[str, torch.Tensor]) -> nn.Module:
+    """Return the reference network with its weights."""
     if kind == "timm":
         from timm.models.vision_transformer import VisionTransformer
 
-        net = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3, num_classes=0)
+        network = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=3, num_classes=0)
     else:
         from torchvision.models import VisionTransformer
 
-        net = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
-        net.heads = nn.Identity()
+        network = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
+        network.heads = nn.Identity()
     state = {name.removeprefix("state/"): value for name, value in golden.items() if name.startswith("state/")}
-    net.load_state_dict(state)
-    return net.eval().requires_grad_(False)
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
 
 
 def _linear(golden: dict[str, torch.Tensor], name: str) -> nn.Linear:
@@ -68,7 +70,7 @@ def _linear(golden: dict[str, torch.Tensor], name: str) -> nn.Linear:
 
 
 def tasks(golden: dict[str, torch.Tensor]) -> dict[str, SimpleNamespace]:
-    """Per objective: the views `[3 v c h w]` and the loss that the reference used."""
+    """Return objective -> the views `[3 v c h w]` and the loss of the reference."""
     views = golden["views"]
     heads = {name: nn.ModuleDict({"head": _linear(golden, name)}) for name in ("kl", "simclr")}
     dino = nn.ModuleDict({side: _linear(golden, f"dino_{side}") for side in ("student", "teacher")})
@@ -81,8 +83,9 @@ def tasks(golden: dict[str, torch.Tensor]) -> dict[str, SimpleNamespace]:
 
 
 def engine(kind: str, golden: dict[str, torch.Tensor], **settings: object) -> GradientEngine:
-    net = model(kind, golden)
-    targets = find_targets(net, (LAYERS[kind] + ":attn_proj",))
+    """Return an engine with the network and the projection matrix of the reference."""
+    network = model(kind, golden)
+    targets = find_targets(network, (LAYERS[kind] + ":attn_proj",))
     device = torch.device("cpu")
     projector = DenseProjector(from_entries(golden["projection"]), device, torch.float32)
-    return GradientEngine(net, targets, {"attn_proj": projector}, device=device, **settings)
+    return GradientEngine(network, targets, {"attn_proj": projector}, device=device, **settings)

@@ -1,4 +1,4 @@
-"""Small networks with every supported kind of gradient source, and the slow, plainly right gradient."""
+"""Small networks with every kind of gradient source, and a slow, simple computation of their gradients."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from fungi.backbones.encoders import Encoded
 from fungi.gradients.targets import Target
 
 
-def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+def _with_random_weights(build_model: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build()
-        for parameter in model.parameters():  # away from zero biases and unit scales
+        model = build_model()
+        for parameter in model.parameters():  # also biases and scales, which are 0 and 1 in a new model
             parameter.data += 0.1 * torch.randn_like(parameter)
     return model.eval().requires_grad_(False)
 
@@ -35,7 +35,7 @@ def averaging_transformer() -> nn.Module:
 
 
 class TorchAttention(nn.Module):
-    """torch's own encoder layer, whose output projection is never called as a module."""
+    """The encoder layer of torch, which never calls its output projection as a module."""
 
     def __init__(self, batch_first: bool) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class TorchAttention(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """Convolutions with groups, stride, dilation and padding; BatchNorm; activations that work in place."""
+    """Convolutions with groups, stride, dilation and padding, with BatchNorm and activations in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,19 +81,20 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
 
 
 def build(case: str) -> tuple[nn.Module, tuple[str, ...]]:
-    make, layers = CASES[case]
-    return _seeded(make), layers
+    """Return the network of a case, and its gradient sources."""
+    build_model, layers = CASES[case]
+    return _with_random_weights(build_model), layers
 
 
 def contrast(encoded: Encoded) -> Tensor:
-    """A loss per sample in which all views of a sample interact: `[b v d] -> [b]`."""
+    """Return a loss per sample `[b]` that depends on products of all views of the sample."""
     embeddings = encoded.pooled
     mean = embeddings.mean(dim=1, keepdim=True)
     return (torch.softmax(embeddings, dim=-1) * mean).sum(dim=(1, 2)) + embeddings.square().sum(dim=(1, 2))
 
 
 def autograd_gradient(model: nn.Module, target: Target, views: Tensor, loss: Callable[[Encoded], Tensor]) -> Tensor:
-    """The gradient of one sample's loss, `[o i+1]` in float64, by letting autograd differentiate the parameters."""
+    """Return the gradient of the loss of one sample, `[o i+1]` in float64, computed by autograd on the parameters."""
     model = model.double()
     parameters = [target.module.weight] + ([target.module.bias] if target.bias else [])
     for parameter in parameters:

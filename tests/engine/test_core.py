@@ -1,4 +1,4 @@
-"""Laws of the computation of features from a batch."""
+"""Laws of the features of a batch: independence, shared forward passes, dtypes and checks of the values."""
 
 import torch
 
@@ -13,6 +13,7 @@ CPU = torch.device("cpu")
 
 
 def features() -> tuple[GradientEngine, list[Feature], dict[str, torch.Tensor]]:
+    """Return an engine, four features that it computes, and a batch of views for them."""
     model, layers = build("attention projection, last block")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
     single, triple = PreparedViews(1), PreparedViews(3)
@@ -31,39 +32,38 @@ def features() -> tuple[GradientEngine, list[Feature], dict[str, torch.Tensor]]:
 
 def test_features_do_not_depend_on_each_other_and_keep_the_order_of_the_call() -> None:
     _, requested, batch = features()
-    together = compute(batch, requested)
-    assert list(together) == ["first", "second", "third", EMBEDDINGS]
+    values = compute(batch, requested)
+    assert list(values) == ["first", "second", "third", EMBEDDINGS]
     for feature in requested:
-        alone = compute(batch, [feature])[feature.name]
-        assert alone.keys() == together[feature.name].keys()
-        assert all(torch.equal(alone[name], together[feature.name][name]) for name in alone)
+        single_values = compute(batch, [feature])[feature.name]
+        assert single_values.keys() == values[feature.name].keys()
+        assert all(torch.equal(single_values[name], values[feature.name][name]) for name in single_values)
 
 
-def test_features_of_the_same_views_share_one_forward(monkeypatch) -> None:
+def test_features_of_the_same_views_share_a_forward_pass(monkeypatch) -> None:
     engine, requested, batch = features()
-    encoded: list[int] = []
-    monkeypatch.setattr(
-        engine, "encoder", lambda views, encoder=engine.encoder: encoded.append(len(views)) or encoder(views)
-    )
+    view_counts: list[int] = []
+    encode = engine.encoder
+    monkeypatch.setattr(engine, "encoder", lambda views: view_counts.append(len(views)) or encode(views))
     compute(batch, requested)
-    assert sorted(encoded) == [4, 12]
+    assert sorted(view_counts) == [4, 12]  # four samples with one view, and with three views
 
 
 def test_embeddings_are_float32_for_every_dtype_of_the_gradients() -> None:
     model, layers = build("attention projection, last block")
-    half = GradientEngine(model, find_targets(model, layers), device=CPU, dtype=torch.bfloat16)
-    own = GradientEngine(model, device=CPU)
-    assert embedding_feature(own, half, PreparedViews(1)).engine is own
-    assert embedding_feature(own, None, PreparedViews(1)).engine is own
+    in_half_precision = GradientEngine(model, find_targets(model, layers), device=CPU, dtype=torch.bfloat16)
+    in_float32 = GradientEngine(model, device=CPU)
+    assert embedding_feature(in_float32, in_half_precision, PreparedViews(1)).engine is in_float32
+    assert embedding_feature(in_float32, None, PreparedViews(1)).engine is in_float32
 
 
-def test_rows_that_are_not_finite_are_counted_from_the_first_batch() -> None:
+def test_numbers_of_rows_that_are_not_finite_start_at_the_first_batch() -> None:
     check = FiniteCheck()
     assert check.bad_rows() == {}
-    rows = torch.zeros(3, 2)
-    broken = torch.tensor([[0.0, 0.0], [0.0, torch.inf], [torch.nan, 0.0]])
-    check.add({"good": {"a": rows}, "bad": {"a": rows, "b": rows}})
-    check.add({"good": {"a": rows}, "bad": {"a": rows, "b": broken}})
+    finite = torch.zeros(3, 2)
+    not_finite = torch.tensor([[0.0, 0.0], [0.0, torch.inf], [torch.nan, 0.0]])
+    check.add({"good": {"a": finite}, "bad": {"a": finite, "b": finite}})
+    check.add({"good": {"a": finite}, "bad": {"a": finite, "b": not_finite}})
     assert check.bad_rows() == {"bad": [4, 5]}
 
 

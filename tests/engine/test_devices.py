@@ -1,7 +1,8 @@
-"""With fake tensors: a batch stays on one device, and the host never waits for the GPU within a batch.
+"""The tensors of a batch stay on the GPU, and the host never waits for the GPU within a batch.
 
-Fake tensors have a device and a shape but no numbers: reading a number back, choosing rows by a mask and mixing devices
-raise errors. `Waits` also records copies. The backward pass needs a driver; other tests check it on the CPU.
+The tests use fake tensors, which have a device and a shape but no numbers. Operations that read a number, select rows
+by a mask or mix devices raise errors. `WaitRecorder` records copies. The backward pass is replaced, because it needs a
+driver; other tests check it on the CPU.
 """
 
 from collections.abc import Iterator
@@ -51,91 +52,93 @@ OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Waits(TorchDispatchMode):
-    """Records copies that the host waits for: all from the device, and synchronous copies to it."""
+class WaitRecorder(TorchDispatchMode):
+    """A recorder of copies that the host waits for: all copies from the device, and synchronous copies to it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
+        self.copies: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        actual = function(*args, **kwargs)
+        output = function(*args, **kwargs)
         name = function.name()
-        if name in ("aten::_to_copy", "aten::copy_") and isinstance(actual, Tensor):
+        if name in ("aten::_to_copy", "aten::copy_") and isinstance(output, Tensor):
             source = args[0] if name == "aten::_to_copy" else args[1]
-            if source.device != actual.device and (actual.device.type == "cpu" or not kwargs.get("non_blocking")):
-                self.seen.append(f"{name} of {list(source.shape)} from {source.device} to {actual.device}")
-        return actual
+            if source.device != output.device and (output.device.type == "cpu" or not kwargs.get("non_blocking")):
+                self.copies.append(f"{name} of {list(source.shape)} from {source.device} to {output.device}")
+        return output
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    """Return a mode of fake tensors in which gradients are zeros."""
+    """Return a mode of fake tensors. Gradients are zeros, and shares of mixed negatives are drawn without a seed."""
 
-    def no_numbers(roots: Any, inputs: Any, **_: Any) -> tuple[Tensor, ...]:
+    def zero_gradients(roots: Any, inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         return tuple(torch.zeros_like(tensor) for tensor in inputs)
 
-    constants = (pixels.channel_statistics, patches.resize_matrix, encoders.mask_vector)
-    for constant in constants:
-        constant.cache_clear()
+    cached_functions = (pixels.channel_statistics, patches.resize_matrix, encoders.mask_vector)
+    for function in cached_functions:
+        function.cache_clear()
 
-    def shares(self: SimCLR, views: int, support: dict[str, Tensor]) -> Tensor:
-        assert support["mixing_seed"].device == CPU  # reading it waits for nothing
+    def shares_without_seed(self: SimCLR, views: int, support: dict[str, Tensor]) -> Tensor:
+        assert support["mixing_seed"].device == CPU  # the host can read it without waiting for the GPU
         return torch.rand(views, self.mixed_negatives)
 
-    monkeypatch.setattr(torch.autograd, "grad", no_numbers)
-    monkeypatch.setattr(SimCLR, "_shares", shares)
+    monkeypatch.setattr(torch.autograd, "grad", zero_gradients)
+    monkeypatch.setattr(SimCLR, "_shares", shares_without_seed)
     yield FakeTensorMode()
-    for constant in constants:
-        constant.cache_clear()
+    for function in cached_functions:
+        function.cache_clear()
 
 
 def support_of(objective: BoundObjective) -> dict[str, Tensor]:
-    """Supporting data of the right shape."""
+    """Return supporting data of the correct shape."""
     if not objective.objective.needs_support:
         return {}
-    embed = torch.zeros(6, objective.support_views.n_views, 24)
+    embeddings = torch.zeros(6, objective.support_views.n_views, 24)
     train = Samples(np.zeros(6, dtype=np.uint32), [*"abcdef"], lambda row: None)
-    return objective.objective.support(train, lambda _: embed, objective.heads, 0)
+    return objective.objective.support(train, lambda _: embeddings, objective.heads, 0)
 
 
-def on_gpu(module: nn.Module) -> nn.Module:
-    """`module.to(CUDA)`, which fake parameters do not support."""
+def moved_to_gpu(module: nn.Module) -> nn.Module:
+    """Move a module to the GPU, and return it. `module.to(CUDA)` does not support fake parameters."""
     for child in module.modules():
         for tensors in (child._parameters, child._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
-                    moved = tensor.data.to(CUDA)
-                    tensors[name] = nn.Parameter(moved, requires_grad=False) if tensors is child._parameters else moved
+                    values = tensor.data.to(CUDA)
+                    is_parameter = tensors is child._parameters
+                    tensors[name] = nn.Parameter(values, requires_grad=False) if is_parameter else values
     return module
 
 
-def run(
+def waits_of_batch(
     mode: FakeTensorMode, model: nn.Module, layers: tuple[str, ...], objective: BoundObjective, batch: Any
 ) -> list[str]:
-    """Return the copies that a batch waits for, after a first batch that fills caches."""
-    dense = [
-        DenseProjector(draw_projection(4, t.gradient_dim), CPU, torch.float32) for t in find_targets(model, layers)
+    """Return the copies that the host waits for in a second batch. The first batch fills caches."""
+    projectors = [
+        DenseProjector(draw_projection(4, target.gradient_dim), CPU, torch.float32)
+        for target in find_targets(model, layers)
     ]
     bound = replace(objective, support=support_of(objective))
     with FakeCopyMode(mode):
-        model, bound, batch, dense = deepcopy((model, bound, batch, dense))
+        model, bound, batch, projectors = deepcopy((model, bound, batch, projectors))
     with mode:
-        bound = replace(bound, heads=on_gpu(bound.heads), support=support_on(CUDA, bound.support))
-        engine = GradientEngine(on_gpu(model), find_targets(model, layers), device=CUDA, views_per_forward=30)
-        for target, projector in zip(engine.targets, dense, strict=True):
+        bound = replace(bound, heads=moved_to_gpu(bound.heads), support=support_on(CUDA, bound.support))
+        engine = GradientEngine(moved_to_gpu(model), find_targets(model, layers), device=CUDA, views_per_forward=30)
+        for target, projector in zip(engine.targets, projectors, strict=True):
             projector._dense = projector._dense.to(CUDA)
             engine.projectors[target.name] = projector
         engine = engine.with_encoder(bound.objective.encoder)
         features = [Feature("x", bound.views, engine, bound.loss)]
         prepared = {bound.views.identity: batch}
         compute(prepared, features)
-        with Waits() as waits:
-            computed = compute(prepared, features)
-            FiniteCheck().add(computed)
-    assert all(values.device == CUDA for values in computed["x"].values())
-    return waits.seen
+        with WaitRecorder() as recorder:
+            rows = compute(prepared, features)
+            FiniteCheck().add(rows)
+    assert all(values.device == CUDA for values in rows["x"].values())
+    return recorder.copies
 
 
 @pytest.mark.parametrize("name", first_fast(OBJECTIVES))
@@ -143,7 +146,7 @@ def test_a_batch_of_images_never_waits_for_the_device(name: str, gpu: FakeTensor
     objective, options = OBJECTIVES[name]
     bound = bind(objective, embedding_dim=24, input_spec=IMAGES, seed=0, options=options)
     batch = batch_of_images(pictures(3), [bound.views], seed=0)[bound.views.identity]
-    assert run(gpu, build("timm").eval(), ("blocks.1.attn.proj",), bound, batch) == []
+    assert waits_of_batch(gpu, build("timm").eval(), ("blocks.1.attn.proj",), bound, batch) == []
 
 
 @pytest.mark.slow
@@ -153,7 +156,7 @@ def test_a_masked_autoencoder_never_waits_for_the_device(gpu: FakeTensorMode) ->
     bound = bind("mae", embedding_dim=24, input_spec=IMAGES, seed=0, options={"patch_size": 8})
     batch = batch_of_images(pictures(3), [bound.views], seed=0)[bound.views.identity]
     model = masked_autoencoder(ViTMAEConfig(**SIZES)).eval()
-    assert run(gpu, model, (PROJECTION,), bound, batch) == []
+    assert waits_of_batch(gpu, model, (PROJECTION,), bound, batch) == []
 
 
 @pytest.mark.slow
@@ -165,22 +168,22 @@ def test_a_batch_of_texts_or_sounds_never_waits_for_the_device(
     case: Case = CASES[name]
     bound = bind(objective, embedding_dim=24, input_spec=case.spec.input, seed=0)
     batch = bound.views.collate([prepare(bound.views, item, 0, "a") for item in case.items()])
-    if isinstance(bound.views, Grouping):  # on the host, from true lengths
-        parts = list(bound.views.groups(batch, 2))
+    if isinstance(bound.views, Grouping):  # groups depend on the lengths, which fake tensors do not have
+        groups = list(bound.views.groups(batch, 2))
         with FakeCopyMode(gpu):
-            grouped = deepcopy(parts)
-        monkeypatch.setattr(type(bound.views), "groups", lambda self, batch, size: iter(grouped))
-    assert run(gpu, case.model(), case.layers, bound, batch) == []
+            fake_groups = deepcopy(groups)
+        monkeypatch.setattr(type(bound.views), "groups", lambda self, batch, size: iter(fake_groups))
+    assert waits_of_batch(gpu, case.model(), case.layers, bound, batch) == []
 
 
-def test_hidden_waits_are_detected(gpu: FakeTensorMode) -> None:
+def test_these_tests_detect_copies_and_operations_that_wait(gpu: FakeTensorMode) -> None:
     with gpu:
         values = torch.zeros(3, device=CUDA)
-        with Waits() as waits:
+        with WaitRecorder() as recorder:
             values.cpu()
             torch.zeros(3).to(CUDA)
             torch.zeros(3).to(CUDA, non_blocking=True)
-        assert len(waits.seen) == 2
-        for hidden in (lambda: float(values.sum()), lambda: bool((values > 0).all()), lambda: values[values > 0]):
+        assert len(recorder.copies) == 2
+        for wait in (lambda: float(values.sum()), lambda: bool((values > 0).all()), lambda: values[values > 0]):
             with pytest.raises(Exception, match="aten"):
-                hidden()
+                wait()

@@ -12,15 +12,17 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the package `benchmarks` importable."""
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
 
 
-def slow_busy_share(intervals: list[tuple[int, int]], wall: int) -> float:
-    return sum(any(start <= tick < end for start, end in intervals) for tick in range(wall)) / wall
+def slow_busy_share(intervals: list[tuple[int, int]], duration: int) -> float:
+    """Return the share of the time in which at least one kernel runs, counted per unit of time."""
+    return sum(any(start <= time < end for start, end in intervals) for time in range(duration)) / duration
 
 
 @pytest.mark.parametrize("intervals", [[], [(0, 3)], [(5, 7), (0, 3), (2, 4)], [(0, 9), (1, 2), (8, 10)], [(2, 2)]])
-def test_overlapping_kernels_count_once(intervals: list[tuple[int, int]]) -> None:
+def test_the_busy_share_counts_overlapping_kernels_once(intervals: list[tuple[int, int]]) -> None:
     from benchmarks._device_use import busy_share
 
     assert busy_share(intervals, 20) == pytest.approx(slow_busy_share(intervals, 20))
@@ -35,7 +37,7 @@ def test_a_folder_without_the_published_library_is_refused(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_cpu_runs_the_benchmark_of_the_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The peer is a package with the interface of the published library, which is ours under another name."""
+    """Compare with a peer: a package with the interface of the published library, which imports this library."""
     from benchmarks import gpu
 
     package = tmp_path / "src" / "peer_of_the_test"
@@ -45,10 +47,8 @@ def test_a_cpu_runs_the_benchmark_of_the_gpu(tmp_path: Path, capsys: pytest.Capt
     (package / "wrapper.py").write_text(
         "import fungi.wrapper\nclass FUNGIWrapper(fungi.wrapper.FUNGIWrapper):\n    ...\n"
     )
-    small = (
-        "--device cpu --backbone digits-vit --objective kl --images 2 --rounds 1 --kernels 3 --files 0 --workers 0 1"
-    )
-    assert gpu.main([*small.split(), "--no-compiled", "--peer", str(tmp_path)]) == 0
+    work = "--backbone digits-vit --objective kl --images 2 --rounds 1 --kernels 3 --files 0 --workers 0 1"
+    assert gpu.main(["--device", "cpu", *work.split(), "--no-compiled", "--peer", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     for line in ("device busy", "peak memory of the device at 64 views per forward", "upload"):
         assert f"{line}: not measured (needs CUDA)" in text

@@ -1,4 +1,4 @@
-"""Laws of the projection whose rows are outer products."""
+"""Laws of the Khatri-Rao projection, whose rows are outer products."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from fungi.gradients.projection import DenseProjector, Projector, draw_projectio
 from fungi.gradients.terms import EachPosition, Terms
 
 CPU = torch.device("cpu")
-SIGNALS, ACTIVATIONS = 6, 9  # o, i; the bias makes a tenth input
+SIGNALS, ACTIVATIONS = 6, 9  # numbers of outputs and inputs of the layer; the bias is an additional input
 
 
 def fourth_moment(x: Tensor, y: Tensor) -> float:
-    """Return `E (s.x)^2 (s.y)^2`, computed as the mean over all 2^n rows of signs."""
+    """Return the expectation of `(s.x)^2 (s.y)^2` over random signs s: the mean over all 2^n rows of signs."""
     rows = torch.tensor([[1.0 if (row >> bit) & 1 else -1.0 for bit in range(len(x))] for row in range(2 ** len(x))])
     return float(((rows @ x) ** 2 * (rows @ y) ** 2).mean())
 
@@ -34,6 +34,7 @@ def random_projector(size: int, *, seed: int = 0) -> KhatriRaoProjector:
 
 
 def random_terms(count: int, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Return the activations and the signals of some positions."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, ACTIVATIONS, generator=generator), torch.randn(count, SIGNALS, generator=generator)
 
@@ -53,9 +54,9 @@ def test_projected_positions_equal_the_dense_matrix_times_their_gradients() -> N
     projector, (activations, signals) = random_projector(33), random_terms(7)
     dense = gradients_of_positions(activations, signals).flatten(1) @ projector.matrix.dense().T * 33**-0.5
     torch.testing.assert_close(project_positions(projector, activations, signals), dense, rtol=1e-5, atol=1e-5)
-    as_dense = DenseProjector(projector.matrix, CPU, torch.float32)
-    torch.testing.assert_close(project_positions(as_dense, activations, signals), dense, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(projector.entries, as_dense.entries)
+    dense_projector = DenseProjector(projector.matrix, CPU, torch.float32)
+    torch.testing.assert_close(project_positions(dense_projector, activations, signals), dense, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(projector.entries, dense_projector.entries)
 
 
 def test_a_projected_sample_is_the_sum_of_its_projected_positions() -> None:
@@ -65,20 +66,20 @@ def test_a_projected_sample_is_the_sum_of_its_projected_positions() -> None:
     torch.testing.assert_close(sample, project_positions(projector, activations, signals).sum(0), rtol=1e-5, atol=1e-5)
 
 
-def test_blocks_of_a_convolution_have_their_own_rows_of_the_gradient() -> None:
+def test_groups_of_a_convolution_have_separate_rows_of_the_gradient() -> None:
     generator = torch.Generator().manual_seed(2)
     signals, activations = torch.randn(2, 3, 5, 2, generator=generator), torch.randn(2, 3, 5, 9, generator=generator)
-    terms, projector = Terms(signals, activations, bias=True), random_projector(33)  # 3 blocks of 2 outputs
-    dense = DenseProjector(projector.matrix, CPU, torch.float32)
-    projected, expected = (method.project(method.contract(terms)) for method in (projector, dense))
+    terms, projector = Terms(signals, activations, bias=True), random_projector(33)  # 3 groups of 2 outputs
+    dense_projector = DenseProjector(projector.matrix, CPU, torch.float32)
+    projected, expected = (method.project(method.contract(terms)) for method in (projector, dense_projector))
     torch.testing.assert_close(projected, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_inner_products_have_the_stated_mean_and_variance() -> None:
-    """Over 40,000 independent rows, within five deviations of each estimate."""
+    """Estimate both from 40,000 independent rows, and allow five standard deviations of each estimate."""
     rows, (activations, signals) = 40_000, random_terms(2)
-    signals[1] = signals[0] + 0.3 * signals[1]  # the signals are similar, so that no term of the variance is negligible
-    # One independent product for each row of the projection: [p].
+    signals[1] = signals[0] + 0.3 * signals[1]  # similar signals, because then no term of the variance is negligible
+    # Every row of the projection gives an independent product: [p].
     products = project_positions(random_projector(rows), activations, signals).prod(dim=0) * rows
     (d, e), (a, b) = signals, torch.cat([activations, torch.ones(2, 1)], dim=1)
     mean = float(d @ e) * float(a @ b)
@@ -90,14 +91,14 @@ def test_inner_products_have_the_stated_mean_and_variance() -> None:
 
 
 def test_the_variance_of_the_squared_norm_is_high_for_rank_one_and_low_for_full_rank() -> None:
-    """The dense matrix has variance 2/p. This projection has 8/p at rank one, and nearly 2/p at full rank."""
+    """Compare with the dense matrix, whose variance is 2/p: this projection has 8/p at rank one, 2/p at full rank."""
     size, width = 4000, 64
     generator = torch.Generator().manual_seed(5)
     matrix = draw_projection(size, width * width, kind="khatri-rao", seed=3)
     projector = make_projector(matrix, CPU, torch.float32)
 
     def variance(gradient: Tensor) -> float:
-        # Each position has one row of the gradient.
+        # Position i contributes row i of the gradient.
         terms = Terms(torch.eye(width)[None, None], gradient[None, None], bias=False)
         rows = projector.project(projector.contract(terms))[0] * size**0.5
         return float((rows**2).var() / (gradient**2).sum() ** 2)
@@ -111,8 +112,8 @@ def test_the_file_is_small_and_keeps_hash_and_shape(tmp_path: Path) -> None:
     matrix = draw_projection(384, 384 * 385, kind="khatri-rao")
     save_projection(matrix, tmp_path / "m.pth")
     assert (tmp_path / "m.pth").stat().st_size < 384 * (384 + 385) / 8 + 4096
-    read = load_projection(tmp_path / "m.pth")
-    assert (read.hash, read.outputs) == (matrix.hash, 384)
+    loaded_matrix = load_projection(tmp_path / "m.pth")
+    assert (loaded_matrix.hash, loaded_matrix.outputs) == (matrix.hash, 384)
 
 
 def test_layers_of_equal_size_and_different_shapes_have_different_hashes() -> None:
@@ -131,8 +132,8 @@ def test_an_unknown_or_impossible_number_of_outputs_is_refused() -> None:
 def test_bfloat16_terms_keep_their_direction_at_every_scale(scale: float) -> None:
     activations, signals = random_terms(20)
     matrix = random_projector(256).matrix
-    half, full = (
+    in_bfloat16, in_float32 = (
         project_positions(make_projector(matrix, CPU, dtype), activations, signals * scale) / scale
         for dtype in (torch.bfloat16, torch.float32)
     )
-    assert torch.nn.functional.cosine_similarity(half, full).min() > 0.999
+    assert torch.nn.functional.cosine_similarity(in_bfloat16, in_float32).min() > 0.999

@@ -1,5 +1,6 @@
-"""The losses against their definitions, written as loops over samples, views and entries."""
+"""Compare the losses with their definitions, written as loops over samples, views and entries."""
 
+from itertools import product
 from math import exp, log
 
 import pytest
@@ -20,8 +21,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def softmax(values: list[float], temperature: float) -> list[float]:
-    weights = [exp(v / temperature) for v in values]
-    return [w / sum(weights) for w in weights]
+    weights = [exp(value / temperature) for value in values]
+    return [weight / sum(weights) for weight in weights]
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -30,12 +31,14 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 def test_kl_is_the_divergence_from_the_uniform_distribution_in_either_direction() -> None:
     latents = draw(3, 5)
-    for row, actual, reverse in zip(
-        latents.tolist(), kl_to_uniform(latents, 2.0), kl_to_uniform(latents, 2.0, "pred_to_uniform"), strict=True
-    ):
-        p, u = softmax(row, 2.0), 1 / 5
-        assert float(actual) == pytest.approx(sum(u * log(u / q) for q in p), rel=1e-9)
-        assert float(reverse) == pytest.approx(sum(q * log(q / u) for q in p), rel=1e-9)
+    from_uniform, to_uniform = kl_to_uniform(latents, 2.0), kl_to_uniform(latents, 2.0, "pred_to_uniform")
+    uniform = 1 / 5
+    for row, latent in enumerate(latents.tolist()):
+        probabilities = softmax(latent, 2.0)
+        assert float(from_uniform[row]) == pytest.approx(
+            sum(uniform * log(uniform / p) for p in probabilities), rel=1e-9
+        )
+        assert float(to_uniform[row]) == pytest.approx(sum(p * log(p / uniform) for p in probabilities), rel=1e-9)
 
 
 def test_kl_has_no_gradient_at_a_uniform_prediction() -> None:
@@ -45,7 +48,7 @@ def test_kl_has_no_gradient_at_a_uniform_prediction() -> None:
 
 
 def test_both_directions_of_kl_have_nearly_the_same_gradient_at_temperature_fifteen() -> None:
-    """Latents are like those of the head for a unit vector: entries of about 0.6 / sqrt(E)."""
+    # The head gives latents of about 0.6 / sqrt(d) for an embedding of norm 1.
     latents = (0.03 * draw(4, 768)).requires_grad_()
     gradients = [
         torch.autograd.grad(kl_to_uniform(latents, 15.0, direction).sum(), latents)[0]
@@ -58,14 +61,15 @@ def test_both_directions_of_kl_have_nearly_the_same_gradient_at_temperature_fift
 def test_dino_sums_the_cross_entropies_of_all_pairs(skip: bool) -> None:
     student, teacher = draw(2, 4, 6), draw(2, 2, 6, seed=1)
     actual = self_distillation(student, teacher, 0.5, 0.3, skip_same_view=skip)
-    for b in range(2):
+    for sample in range(2):
         total = 0.0
-        for a in range(2):
-            q = softmax(teacher[b, a].tolist(), 0.3)
-            for v in range(4):
-                p = softmax(student[b, v].tolist(), 0.5)
-                total += 0.0 if skip and a == v else -sum(x * log(y) for x, y in zip(q, p, strict=True))
-        assert float(actual[b]) == pytest.approx(total, rel=1e-6)
+        for teacher_view, student_view in product(range(2), range(4)):
+            if skip and teacher_view == student_view:
+                continue
+            p_teacher = softmax(teacher[sample, teacher_view].tolist(), 0.3)
+            p_student = softmax(student[sample, student_view].tolist(), 0.5)
+            total += -sum(target * log(prediction) for target, prediction in zip(p_teacher, p_student, strict=True))
+        assert float(actual[sample]) == pytest.approx(total, rel=1e-6)
 
 
 def test_dino_gives_no_gradient_to_the_teacher() -> None:
@@ -74,24 +78,24 @@ def test_dino_gives_no_gradient_to_the_teacher() -> None:
     assert torch.autograd.grad(loss, teacher, allow_unused=True)[0] is None
 
 
-@pytest.mark.parametrize("divided", [True, False])
-def test_info_nce_equals_its_definition(divided: bool) -> None:
+@pytest.mark.parametrize("denominator_temperature", [True, False])
+def test_info_nce_equals_its_definition(denominator_temperature: bool) -> None:
     positives, negatives, temperature = draw(2, 4, 6), draw(5, 6, seed=1), 0.3
-    actual = info_nce(positives, negatives, temperature, denominator_temperature=divided)
-    scale = temperature if divided else 1.0
-    for b, views in enumerate(positives):
+    actual = info_nce(positives, negatives, temperature, denominator_temperature=denominator_temperature)
+    scale = temperature if denominator_temperature else 1.0
+    for sample, views in enumerate(positives):
         total = 0.0
         for i in range(4):
-            others = [cosine(views[i], views[j]) for j in range(4) if j != i]
-            repulsion = [cosine(views[i], n) for n in negatives]
-            denominator = sum(exp(s / scale) for s in [*others, *repulsion])
-            total += -sum(others) / 3 / temperature + log(denominator)
-        assert float(actual[b]) == pytest.approx(total / 4, rel=1e-9)
+            to_positives = [cosine(views[i], views[j]) for j in range(4) if j != i]
+            to_negatives = [cosine(views[i], negative) for negative in negatives]
+            denominator = sum(exp(similarity / scale) for similarity in [*to_positives, *to_negatives])
+            total += -sum(to_positives) / 3 / temperature + log(denominator)
+        assert float(actual[sample]) == pytest.approx(total / 4, rel=1e-9)
 
 
-def test_heads_have_the_default_range_of_pytorch_and_their_own_random_stream() -> None:
-    head, again = random_linear(64, 500, 42, "kl"), random_linear(64, 500, 42, "kl")
-    assert torch.equal(head.weight, again.weight)
+def test_heads_have_the_default_range_of_pytorch_and_depend_on_seed_and_name() -> None:
+    head, equal_head = random_linear(64, 500, 42, "kl"), random_linear(64, 500, 42, "kl")
+    assert torch.equal(head.weight, equal_head.weight)
     bound = 64**-0.5
     assert head.weight.abs().max() <= bound
     assert head.bias.abs().max() <= bound
@@ -111,8 +115,8 @@ def test_objectives_have_the_published_sizes(objective: str, views: int, latents
 
 
 @pytest.mark.parametrize(
-    ("options", "teachers"), [({}, 2), ({"global_crops": 3}, 3), ({"global_crops": 3, "teacher_views": 1}, 1)]
+    ("options", "teacher_views"), [({}, 2), ({"global_crops": 3}, 3), ({"global_crops": 3, "teacher_views": 1}, 1)]
 )
-def test_all_global_crops_are_teacher_views_unless_their_number_is_set(options: dict, teachers: int) -> None:
+def test_all_global_crops_are_teacher_views_unless_their_number_is_set(options: dict, teacher_views: int) -> None:
     bound = bind("dino", embedding_dim=8, input_spec=ImageInput(size=16), seed=0, options=options)
-    assert bound.objective.teacher_views == teachers
+    assert bound.objective.teacher_views == teacher_views

@@ -1,4 +1,4 @@
-"""The model and the free memory decide the size of groups; if memory runs out, groups are halved once."""
+"""The number of views per forward depends on the model and the free memory, and is halved once if memory runs out."""
 
 import pytest
 import torch
@@ -17,50 +17,52 @@ from tests.engine.test_laws import assert_same_gradient, views_of
 CPU, GIB = torch.device("cpu"), 2**30
 
 
-class Small(WholeModel):
+class LimitedEncoder(WholeModel):
     """An encoder on a device whose memory is sufficient for a few views only."""
 
-    def __init__(self, model: torch.nn.Module, room: int) -> None:
+    def __init__(self, model: torch.nn.Module, max_views: int) -> None:
         super().__init__(model)
-        self.room, self.tried = room, []
+        self.max_views, self.group_sizes = max_views, []
 
     def __call__(self, inputs: Tensor, /) -> Encoded:
-        self.tried.append(len(inputs))
-        if len(inputs) > self.room:
+        self.group_sizes.append(len(inputs))
+        if len(inputs) > self.max_views:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().__call__(inputs)
 
 
-def engine_with_room_for(views: int, views_per_forward: int) -> GradientEngine:
+def engine_with_memory_for(max_views: int, views_per_forward: int) -> GradientEngine:
     model, layers = build("attention projection, last block")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU, views_per_forward=views_per_forward)
-    return engine.with_encoder(lambda model: Small(model, views))
+    return engine.with_encoder(lambda model: LimitedEncoder(model, max_views))
 
 
 def gradients(engine: GradientEngine) -> Tensor:
+    """Return the gradients of eight samples with three views."""
     return engine.extract(views_of(8), PreparedViews(3), {"contrast": contrast}).gradients["contrast"]["attn_proj"]
 
 
 def test_a_group_that_does_not_fit_is_halved_and_gives_the_same_gradients() -> None:
-    engine = engine_with_room_for(6, views_per_forward=12)
+    engine = engine_with_memory_for(6, views_per_forward=12)
     actual = gradients(engine)
-    assert engine.encoder.tried == [12, 6, 6, 6, 6]  # a size that did not fit is not tried again
+    assert engine.encoder.group_sizes == [12, 6, 6, 6, 6]  # the group of 12 failed once, and 12 is not used again
     assert engine.views_per_forward == 6
-    assert_same_gradient(actual, gradients(engine_with_room_for(24, views_per_forward=6)))
-    engine.encoder.tried.clear()
+    assert_same_gradient(actual, gradients(engine_with_memory_for(24, views_per_forward=6)))
+    engine.encoder.group_sizes.clear()
     assert engine.embed(views_of(8), PreparedViews(3)).shape == (8, 3, 24)
-    assert engine.encoder.tried == [6] * 4
+    assert engine.encoder.group_sizes == [6] * 4
 
 
-@pytest.mark.parametrize(("room", "views_per_forward"), [(3, 24), (2, 3), (2, 24)])
-def test_the_error_names_the_flag_if_half_a_group_does_not_fit(room: int, views_per_forward: int) -> None:
-    engine = engine_with_room_for(room, views_per_forward)
-    half = max(1, engine.views_per_forward // (4 if views_per_forward == 24 else 2))
-    with pytest.raises(FungiError, match=f"too small for .* views at once.*--views-per-forward {half} "):
+@pytest.mark.parametrize(("max_views", "views_per_forward"), [(3, 24), (2, 3), (2, 24)])
+def test_the_error_names_the_flag_if_half_a_group_does_not_fit(max_views: int, views_per_forward: int) -> None:
+    engine = engine_with_memory_for(max_views, views_per_forward)
+    smaller_number = max(1, engine.views_per_forward // (4 if views_per_forward == 24 else 2))
+    with pytest.raises(FungiError, match=f"too small for .* views at once.*--views-per-forward {smaller_number} "):
         gradients(engine)
 
 
-def needed(name: str, size: int | None = None, layers: tuple[str, ...] = (), pooled: bool = True) -> int:
+def bytes_per_view_of(name: str, size: int | None = None, layers: tuple[str, ...] = (), pooled: bool = True) -> int:
+    """Return the estimated bytes per view for a backbone. size: of its images, in pixels."""
     with torch.device("meta"):
         model = BACKBONES[name].build()
     if size is not None:
@@ -69,17 +71,19 @@ def needed(name: str, size: int | None = None, layers: tuple[str, ...] = (), poo
 
 
 def test_large_models_get_small_groups_within_the_share_of_memory() -> None:
-    assert largest_fitting(40 * GIB, needed("vit-b16")) == MOST_ON_GPU
-    large = needed("dinov2_vitg14", size=518)
-    assert MOST_ON_GPU * large > 60e9  # bytes of a group of fixed size
+    assert largest_fitting(40 * GIB, bytes_per_view_of("vit-b16")) == MOST_ON_GPU
+    large_view = bytes_per_view_of("dinov2_vitg14", size=518)
+    assert MOST_ON_GPU * large_view > 60e9  # a group of the largest size would need more than 60 GB
     for memory in (16 * GIB, 40 * GIB, 80 * GIB):
-        assert 1 < largest_fitting(memory, large) < MOST_ON_GPU
-        assert largest_fitting(memory, large) * large <= SHARE * memory
-    assert largest_fitting(1, large) == 1
-    assert largest_fitting(80 * GIB, 0) == MOST_ON_GPU  # a model of unknown size
+        assert 1 < largest_fitting(memory, large_view) < MOST_ON_GPU
+        assert largest_fitting(memory, large_view) * large_view <= SHARE * memory
+    assert largest_fitting(1, large_view) == 1
+    assert largest_fitting(80 * GIB, 0) == MOST_ON_GPU  # the size of a view is not known
 
 
-def test_blocks_in_the_graph_need_more_memory() -> None:
-    last = needed("vit-b16", layers=("blocks.11.attn.proj",), pooled=False)
-    early = needed("vit-b16", layers=("blocks.1.attn.proj",), pooled=False)
-    assert needed("vit-b16", layers=("blocks.11.attn.proj",)) < last < early / 4
+def test_earlier_gradient_sources_need_more_memory() -> None:
+    """Compare the last block with the short cut of the pooled token, the last block without it, and an early block."""
+    short_cut = bytes_per_view_of("vit-b16", layers=("blocks.11.attn.proj",))
+    last_block = bytes_per_view_of("vit-b16", layers=("blocks.11.attn.proj",), pooled=False)
+    early_block = bytes_per_view_of("vit-b16", layers=("blocks.1.attn.proj",), pooled=False)
+    assert short_cut < last_block < early_block / 4

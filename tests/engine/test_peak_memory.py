@@ -1,8 +1,8 @@
-"""Every registered backbone fits GPUs of 40 and 80 GB at its group size: counted on fake tensors, in float32.
+"""Every registered backbone fits into GPUs of 40 and 80 GB with its number of views per forward, in float32.
 
-Fake tensors have sizes but no numbers, so that a CPU can count what a GPU would hold. Counted are weights, views and
-all tensors that are alive at the same time in a forward and the backward to the gradient source. Not counted are
-fragments that torch's allocator can't use, and the work space of CUDA's libraries.
+Fake tensors have sizes but no numbers. With them, the tests count the bytes that a GPU would need for the weights, the
+views, and all tensors that exist at the same time in a forward pass and the backward pass to the gradient source.
+Memory that the allocator of torch cannot use, and the workspace of CUDA libraries, are not counted.
 """
 
 import weakref
@@ -28,31 +28,31 @@ MODE = FakeTensorMode()
 FAST = ("digits-vit", "vit-s16")
 
 
-class Peak(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive."""
+class PeakMemory(TorchDispatchMode):
+    """A counter of the bytes of all existing tensors. Tensors that share memory count once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
         self.bytes = self.largest = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = function(*args, **(kwargs or {}))
         for storage in (leaf.untyped_storage() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)):
             key = storage._cdata
-            if key not in self.alive:
-                self.alive[key] = storage.nbytes()
+            if key not in self.sizes:
+                self.sizes[key] = storage.nbytes()
                 self.bytes += storage.nbytes()
                 self.largest = max(self.largest, self.bytes)
                 weakref.finalize(storage, self._free, key)
         return outputs
 
     def _free(self, key: int) -> None:
-        self.bytes -= self.alive.pop(key)
+        self.bytes -= self.sizes.pop(key)
 
 
 def fake_model(name: str, size: int | None = None) -> nn.Module:
-    """Build on the meta device, since building reads a few numbers, and replace all tensors by fake ones."""
+    """Return a backbone with fake tensors. It is built on the meta device, because its construction reads numbers."""
     with torch.device("meta"):
         model: Any = BACKBONES[name].build()
         if size is not None:
@@ -69,9 +69,9 @@ def fake_model(name: str, size: int | None = None) -> nn.Module:
 
 
 def peak_of(model: nn.Module, layer: str, memory: int, size: int, views: int = 0) -> tuple[int, int, int]:
-    """Return (peak bytes with the weights, views at once, estimated bytes per view) for a GPU of `memory` bytes.
+    """Return peak bytes (with the weights), views per forward and estimated bytes per view.
 
-    views: at once, in place of what the estimate allows.
+    memory: bytes of the GPU. views: views per forward; by default, as many as the estimate allows.
     """
     weights = sum(parameter.nbytes for parameter in model.parameters())
     with MODE:
@@ -79,7 +79,7 @@ def peak_of(model: nn.Module, layer: str, memory: int, size: int, views: int = 0
         pooled = isinstance(engine.encoder, PooledTokenEncoder)
         estimate = bytes_per_view(model, [layer], torch.float32, pooled=pooled)
         views = views or largest_fitting(memory - weights, estimate)
-        with Peak() as peak:
+        with PeakMemory() as peak:
             images = torch.empty(views, 3, size, size)
             with torch.enable_grad(), frozen(model), Capture(model, engine.targets, {}) as capture:
                 loss = engine.encoder(images).pooled.square().sum()
@@ -96,24 +96,24 @@ def test_every_backbone_fits_a_gpu_at_its_group_size(name: str) -> None:
     weights = sum(parameter.nbytes for parameter in model.parameters())
     for memory in (40 * GIB, 80 * GIB):
         peak, views, estimate = peak_of(model, spec.layer, memory, spec.input.size)
-        assert peak <= 0.75 * memory  # a quarter is left for fragments and libraries
+        assert peak <= 0.75 * memory  # a quarter remains for the memory that is not counted
         if estimate and views == MOST_ON_GPU:
             assert peak - weights <= estimate * views / SHARE
 
 
 @pytest.mark.slow
-def test_a_group_of_fixed_size_would_not_fit() -> None:
+def test_the_largest_number_of_views_per_forward_would_not_fit() -> None:
     name = "dinov2_vitg14"
     model, layer = fake_model(name, size=518), BACKBONES[name].layer
     assert peak_of(model, layer, 40 * GIB, 518, views=MOST_ON_GPU)[0] > 80 * GIB
     assert peak_of(model, layer, 40 * GIB, 518)[0] <= 0.75 * 40 * GIB
 
 
-def test_tensors_that_are_freed_do_not_count() -> None:
-    with MODE, Peak() as peak:
-        kept = torch.empty(1000)
+def test_peak_memory_counts_neither_freed_tensors_nor_views_of_tensors() -> None:
+    with MODE, PeakMemory() as peak:
+        permanent = torch.empty(1000)
         for _ in range(3):
-            freed = torch.empty(500)
-            del freed
-        assert kept.view(10, 100).shape == (10, 100)  # a view holds nothing of its own
-    assert peak.largest == 4 * 1500
+            temporary = torch.empty(500)
+            del temporary
+        assert permanent.view(10, 100).shape == (10, 100)
+    assert peak.largest == 4 * 1500  # bytes of float32 numbers

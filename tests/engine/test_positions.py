@@ -1,4 +1,4 @@
-"""Laws of dense gradients: one per position of the layer, from the same engine and the same projections."""
+"""Laws of dense gradients: a gradient for every position of the layer instead of a gradient for the sample."""
 
 import pytest
 import torch
@@ -27,12 +27,13 @@ def images(samples: int) -> Tensor:
 
 
 def token_contrast(encoded: Encoded) -> Tensor:
-    """A loss of all tokens: `[b 1 1+t d] -> [b]`."""
+    """Return a loss per sample `[b]` that depends on all tokens."""
     tokens = torch.nn.functional.normalize(encoded.tokens, dim=-1).flatten(1, 2)
     return torch.logsumexp(tokens @ tokens.mT, dim=-1).mean(dim=-1)
 
 
 def gradients(model: nn.Module, layer: str, batch: Tensor, **options: object) -> Tensor:
+    """Return the gradients of a layer. options: of the engine."""
     engine = GradientEngine(model, find_targets(model, (f"{layer}:x",)), device=CPU, **options)  # type: ignore[arg-type]
     return engine.extract(batch, PreparedViews(1), {"loss": contrast}).gradients["loss"]["x"]
 
@@ -40,23 +41,21 @@ def gradients(model: nn.Module, layer: str, batch: Tensor, **options: object) ->
 @pytest.mark.parametrize(("case", "layer", "positions"), LAYERS)
 def test_gradients_of_positions_add_up_to_the_gradient_of_the_sample(case: str, layer: str, positions: int) -> None:
     model, _ = build(case)
-    summed = gradients(model, layer, images(3))
-    each = gradients(model, layer, images(3), positions=EachPosition())
-    assert each.shape == (3, positions, summed.shape[1])
-    torch.testing.assert_close(each.sum(dim=1), summed, rtol=1e-4, atol=1e-5 * float(summed.abs().max()))
+    of_sample = gradients(model, layer, images(3))
+    of_positions = gradients(model, layer, images(3), positions=EachPosition())
+    assert of_positions.shape == (3, positions, of_sample.shape[1])
+    tolerance = 1e-5 * float(of_sample.abs().max())
+    torch.testing.assert_close(of_positions.sum(dim=1), of_sample, rtol=1e-4, atol=tolerance)
 
 
 def test_the_gradient_of_a_position_equals_autograd_for_its_token() -> None:
-    """The oracle uses a separate weight for every token, in float64."""
+    """Compare with autograd in float64, in a model with a separate weight for every token."""
     model, _ = build("earlier block")
     layer = model.get_submodule("blocks.0.attn.proj")
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, positions=EachPosition(1))
-    batch = images(2)
-    actual = (
-        engine.with_encoder(TokenEncoder)
-        .extract(batch, PreparedViews(1), {"loss": token_contrast})
-        .gradients["loss"]["attn_proj"]
-    )
+    batch, token_engine = images(2), engine.with_encoder(TokenEncoder)
+    extracted = token_engine.extract(batch, PreparedViews(1), {"loss": token_contrast})
+    actual = extracted.gradients["loss"]["attn_proj"]
     model.double()
     for sample, gradient in zip(batch.double(), actual, strict=True):
         weights = torch.stack([layer.weight] * 5).requires_grad_()  # [t o i]
@@ -67,8 +66,9 @@ def test_the_gradient_of_a_position_equals_autograd_for_its_token() -> None:
         handle.remove()
         loss = token_contrast(Encoded(tokens[None, :, 0], tokens[None, :, 1:])).sum()
         (expected,) = torch.autograd.grad(loss, weights)
-        weight = gradient.unflatten(1, (24, 25))[..., :-1]  # without the column of the bias
-        torch.testing.assert_close(weight.double(), expected[1:], rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+        of_weight = gradient.unflatten(1, (24, 25))[..., :-1]  # without the column of the bias
+        tolerance = 1e-5 * float(expected.abs().max())
+        torch.testing.assert_close(of_weight.double(), expected[1:], rtol=1e-3, atol=tolerance)
     model.float()
 
 
@@ -88,7 +88,7 @@ def test_projected_positions_do_not_depend_on_the_rows_per_product(
         projectors={"x": projector},
         views_per_forward=2,
     )
-    expected = raw @ draw_projection(16, 600).dense().T / 4
+    expected = raw @ draw_projection(16, 600).dense().T / 16**0.5
     assert actual.shape == (3, 4, 16)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
@@ -106,13 +106,13 @@ def test_the_khatri_rao_projection_equals_the_product_with_its_dense_matrix(case
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_latents_of_all_tokens_are_equal_with_and_without_gradients() -> None:
+def test_the_encoded_tokens_are_equal_with_and_without_gradients() -> None:
     model, _ = build("earlier block")
     engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, views_per_forward=2)
-    batch = images(3)
-    alone = engine.with_encoder(TokenEncoder).encode(batch, PreparedViews(1))
-    extracted = engine.with_encoder(TokenEncoder).extract(batch, PreparedViews(1), {"loss": token_contrast}).encoded
+    batch, token_engine = images(3), engine.with_encoder(TokenEncoder)
+    without_gradients = token_engine.encode(batch, PreparedViews(1))
+    with_gradients = token_engine.extract(batch, PreparedViews(1), {"loss": token_contrast}).encoded
     expected = model.forward_features(batch[:, 0]).unsqueeze(1)
-    for encoded in (alone, extracted):
+    for encoded in (without_gradients, with_gradients):
         assert encoded.mask is None
         torch.testing.assert_close(encoded.tokens, expected, rtol=1e-4, atol=1e-5)

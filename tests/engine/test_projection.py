@@ -1,4 +1,4 @@
-"""Laws of the random projection."""
+"""Laws of projection matrices: inner products, seeds, files and precision."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 
 @pytest.mark.threads
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "khatri-rao"])
-def test_projection_preserves_inner_products(kind: str) -> None:
-    """`<Rx, Ry>/p` has mean `<x, y>` and deviation at most sqrt(2/p)|x||y|: 5 deviations bound every pair."""
+def test_a_projection_preserves_inner_products(kind: str) -> None:
+    """Allow five standard deviations: `<Rx, Ry>/p` has mean `<x, y>` and deviation at most `sqrt(2/p) |x| |y|`."""
     size, width = 2048, 500
     generator = torch.Generator().manual_seed(3)
     vectors = torch.nn.functional.normalize(torch.randn(12, width, generator=generator), dim=1)
@@ -30,33 +30,34 @@ def test_projection_preserves_inner_products(kind: str) -> None:
     assert error.max() < 5 * (2 / size) ** 0.5
 
 
-def test_binary_matrix_follows_the_published_recipe() -> None:
+def test_a_binary_matrix_is_drawn_as_in_the_published_code() -> None:
     torch.manual_seed(42)
     published = torch.where(torch.rand(37, 301) > 0.5, 1.0, -1.0)
     assert torch.equal(draw_projection(37, 301, seed=42).dense(), published)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_matrices_are_equal_if_and_only_if_their_seeds_are(kind: str) -> None:
-    first, same, other = (draw_projection(33, 50, kind=kind, seed=seed, outputs=5) for seed in (1, 1, 2))
-    assert first.hash == same.hash != other.hash
-    assert torch.equal(first.dense(), same.dense())
+def test_matrices_are_equal_if_and_only_if_their_seeds_are_equal(kind: str) -> None:
+    matrix, same_seed, other_seed = (draw_projection(33, 50, kind=kind, seed=seed, outputs=5) for seed in (1, 1, 2))
+    assert matrix.hash == same_seed.hash
+    assert matrix.hash != other_seed.hash
+    assert torch.equal(matrix.dense(), same_seed.dense())
 
 
 def test_sparse_entries_have_the_stated_probabilities() -> None:
     entries = draw_projection(400, 500, kind="sparse").dense()
-    present = float((entries != 0).float().mean())
-    assert abs(present - 1 / 3) < 5 * (2 / 9 / entries.numel()) ** 0.5  # five deviations of a share
+    share = float((entries != 0).float().mean())
+    assert abs(share - 1 / 3) < 5 * (2 / 9 / entries.numel()) ** 0.5  # five standard deviations of the share
     torch.testing.assert_close(entries.unique(), torch.tensor([-1.0, 0.0, 1.0]) * 3**0.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_matrix_read_from_its_file_is_unchanged(kind: str, tmp_path: Path) -> None:
-    drawn = draw_projection(5, 19, kind=kind, outputs=1)
-    save_projection(drawn, tmp_path / "m.pth")
-    read = load_projection(tmp_path / "m.pth")
-    assert (read.kind, read.seed, read.hash) == (kind, 42, drawn.hash)
-    assert torch.equal(read.dense(), drawn.dense())
+def test_a_loaded_matrix_equals_the_saved_matrix(kind: str, tmp_path: Path) -> None:
+    matrix = draw_projection(5, 19, kind=kind, outputs=1)
+    save_projection(matrix, tmp_path / "m.pth")
+    loaded_matrix = load_projection(tmp_path / "m.pth")
+    assert (loaded_matrix.kind, loaded_matrix.seed, loaded_matrix.hash) == (kind, 42, matrix.hash)
+    assert torch.equal(loaded_matrix.dense(), matrix.dense())
 
 
 def test_a_binary_matrix_takes_a_bit_per_entry_on_disk(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ def test_a_matrix_of_the_published_code_can_be_read(tmp_path: Path) -> None:
     assert torch.equal(load_projection(tmp_path / "m.pth").dense(), from_entries(signs).dense())
 
 
-def test_errors_name_damaged_missing_and_foreign_files(tmp_path: Path) -> None:
+def test_errors_name_missing_damaged_and_other_files(tmp_path: Path) -> None:
     with pytest.raises(MissingFilesError, match=r"no projection matrix at .*m\.pth\. Write one with fungi projection"):
         load_projection(tmp_path / "m.pth")
     (tmp_path / "m.pth").write_bytes(b"not a matrix")
@@ -97,18 +98,18 @@ def test_unknown_kinds_and_empty_sizes_are_refused() -> None:
 
 @pytest.mark.threads
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_bfloat16_projection_keeps_direction_at_every_scale(scale: float) -> None:
+def test_a_projection_in_bfloat16_keeps_the_direction_at_every_scale(scale: float) -> None:
     gradients = torch.randn(4, 600, generator=torch.Generator().manual_seed(0)) * scale
     matrix = draw_projection(256, 600)
-    half, full = (
+    in_bfloat16, in_float32 = (
         DenseProjector(matrix, CPU, dtype).project(gradients) / scale for dtype in (torch.bfloat16, torch.float32)
     )
-    assert torch.nn.functional.cosine_similarity(half, full).min() > 0.9999
-    torch.testing.assert_close(half.norm(dim=1), full.norm(dim=1), rtol=1e-2, atol=0)
+    assert torch.nn.functional.cosine_similarity(in_bfloat16, in_float32).min() > 0.9999
+    torch.testing.assert_close(in_bfloat16.norm(dim=1), in_float32.norm(dim=1), rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "fields",
     [
         {"kind": "unknown"},
         {"kind": 3},
@@ -129,10 +130,10 @@ def test_bfloat16_projection_keeps_direction_at_every_scale(scale: float) -> Non
     ],
     ids=str,
 )
-def test_a_file_with_invalid_fields_is_refused(changed: dict[str, object], tmp_path: Path) -> None:
+def test_a_file_with_invalid_fields_is_refused(fields: dict[str, object], tmp_path: Path) -> None:
     save_projection(draw_projection(4, 9), tmp_path / "m.pth")
     content = torch.load(tmp_path / "m.pth", weights_only=True)
-    torch.save({**content, **changed}, tmp_path / "m.pth")
+    torch.save({**content, **fields}, tmp_path / "m.pth")
     with pytest.raises(FungiError, match="its entries do not have the stated kind and size"):
         load_projection(tmp_path / "m.pth")
 
@@ -147,7 +148,7 @@ def test_a_file_without_an_entry_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("entries", [torch.zeros(4, 9), torch.full((4, 9), torch.inf), torch.eye(4, 9) * torch.nan])
-def test_a_foreign_matrix_without_information_is_refused(entries: torch.Tensor, tmp_path: Path) -> None:
+def test_a_matrix_of_the_published_code_without_information_is_refused(entries: torch.Tensor, tmp_path: Path) -> None:
     torch.save({"projection": entries, "scaling": 0.5}, tmp_path / "m.pth")
     with pytest.raises(FungiError, match="has rows of zeros, or is not finite"):
         load_projection(tmp_path / "m.pth")

@@ -1,4 +1,4 @@
-"""Laws of views of several sizes in one batch: one loss over all latents, gradients of all sizes summed."""
+"""Laws of batches with views of several sizes: a loss of all views, whose gradient is a sum over the sizes."""
 
 from collections.abc import Callable
 
@@ -18,10 +18,11 @@ from tests.engine.test_laws import assert_same_gradient
 CPU = torch.device("cpu")
 SIZES = (16, 16, 24, 24, 24, 8)
 Batch = dict[str, Tensor]
+"""Size -> views `[b v c s s]`."""
 
 
 class SeveralSizes:
-    """Two views of 16 pixels, three of 24 and one of 8: a batch is a dictionary of tensors `[b v c s s]` by size."""
+    """A generator of two views of 16 pixels, three of 24 pixels and one of 8 pixels."""
 
     kind = identity = "of sizes"
     n_views, sizes, input_size = len(SIZES), SIZES, 16
@@ -37,22 +38,28 @@ class SeveralSizes:
 
 
 def views_of(samples: int) -> Batch:
+    """Return random views."""
     generator = torch.Generator().manual_seed(1)
     counts = {16: 2, 24: 3, 8: 1}
-    return {str(s): torch.randn(samples, n, 3, s, s, generator=generator) for s, n in counts.items()}
+    return {str(size): torch.randn(samples, n, 3, size, size, generator=generator) for size, n in counts.items()}
 
 
-def part_of(batch: Batch, rows: slice) -> Batch:
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Return the views of some samples of a batch."""
     return {name: views[rows] for name, views in batch.items()}
 
 
 def raw_gradients(model: nn.Module, layers: tuple[str, ...], batch: Batch, **options: object) -> dict[str, Tensor]:
+    """Return layer -> its gradients `[b o*(i+1)]`, without projection."""
     engine = GradientEngine(model, find_targets(model, layers), device=CPU, **options)
     return engine.extract(batch, SeveralSizes(), {"contrast": contrast}).gradients["contrast"]
 
 
-def any_size(model: nn.Module) -> nn.Module:
-    """The same network for images of any size, in float64: timm scales the positions in every forward pass."""
+def for_all_sizes(model: nn.Module) -> nn.Module:
+    """Change a network so that it accepts images of all sizes, and return it in float64.
+
+    timm then resizes the position embedding in every forward pass.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
     if isinstance(model, VisionTransformer):
@@ -62,7 +69,7 @@ def any_size(model: nn.Module) -> nn.Module:
 
 
 def slow_gradient(model: nn.Module, layer: str, batch: Batch) -> Tensor:
-    """Gradient of one sample's loss by autograd over the parameters, `[o*(i+1)]`."""
+    """Return the gradient of the loss of one sample, `[o*(i+1)]`, computed by autograd on the parameters."""
     (target,) = find_targets(model, (layer,))
     parameters = [target.module.weight] + ([target.module.bias] if target.bias else [])
     for parameter in parameters:
@@ -79,35 +86,38 @@ def slow_gradient(model: nn.Module, layer: str, batch: Batch) -> Tensor:
 def test_gradients_over_several_sizes_equal_plain_autograd(case: str) -> None:
     model, layers = build(case)
     oracle, _ = build(case)
-    actual, oracle = raw_gradients(model, layers, views_of(2)), any_size(oracle)
+    actual, oracle = raw_gradients(model, layers, views_of(2)), for_all_sizes(oracle)
     for target in find_targets(model, layers):
         layer = target.spec + f":{target.name}"
-        expected = torch.stack([slow_gradient(oracle, layer, part_of(views_of(2), slice(n, n + 1))) for n in (0, 1)])
+        samples = [rows_of(views_of(2), slice(row, row + 1)) for row in (0, 1)]
+        expected = torch.stack([slow_gradient(oracle, layer, sample) for sample in samples])
         assert_same_gradient(actual[target.name], expected)
 
 
 @pytest.mark.parametrize("views_per_forward", [1, 12, 100])
-def test_gradients_do_not_depend_on_batch_grouping_or_order(views_per_forward: int) -> None:
+def test_gradients_do_not_depend_on_the_batch_its_groups_or_its_order(views_per_forward: int) -> None:
     model, layers = build("attention projection, last block")
     batch = views_of(5)
-    together = raw_gradients(model, layers, batch)["attn_proj"]
-    grouped = raw_gradients(model, layers, batch, views_per_forward=views_per_forward)["attn_proj"]
-    alone = [raw_gradients(model, layers, part_of(batch, slice(n, n + 1)))["attn_proj"] for n in range(5)]
-    turned = raw_gradients(model, layers, {name: views.flip(0) for name, views in batch.items()})["attn_proj"]
-    for other in (grouped, torch.cat(alone), turned.flip(0)):
-        assert_same_gradient(together, other)
+    gradients = raw_gradients(model, layers, batch)["attn_proj"]
+    in_groups = raw_gradients(model, layers, batch, views_per_forward=views_per_forward)["attn_proj"]
+    single_samples = [rows_of(batch, slice(row, row + 1)) for row in range(5)]
+    of_single_samples = torch.cat([raw_gradients(model, layers, sample)["attn_proj"] for sample in single_samples])
+    reversed_batch = {name: views.flip(0) for name, views in batch.items()}
+    in_reverse_order = raw_gradients(model, layers, reversed_batch)["attn_proj"]
+    for others in (in_groups, of_single_samples, in_reverse_order.flip(0)):
+        assert_same_gradient(gradients, others)
 
 
-def test_the_short_cut_equals_the_whole_model() -> None:
+def test_the_short_cut_equals_the_complete_model() -> None:
     model, layers = build("attention projection, last block")
     engines = [GradientEngine(model, find_targets(model, layers), device=CPU, short_cut=on) for on in (True, False)]
     assert [engine.encoder.path for engine in engines] == ["pooled token", "whole model"]
-    actual = [engine.extract(views_of(3), SeveralSizes(), {"contrast": contrast}) for engine in engines]
-    assert_same_gradient(*(extracted.gradients["contrast"]["attn_proj"] for extracted in actual))
-    torch.testing.assert_close(actual[0].embeddings, actual[1].embeddings, rtol=1e-4, atol=1e-5)
+    short_cut, complete = (engine.extract(views_of(3), SeveralSizes(), {"contrast": contrast}) for engine in engines)
+    assert_same_gradient(short_cut.gradients["contrast"]["attn_proj"], complete.gradients["contrast"]["attn_proj"])
+    torch.testing.assert_close(short_cut.embeddings, complete.embeddings, rtol=1e-4, atol=1e-5)
 
 
-def test_a_projection_of_outer_products_takes_several_sizes() -> None:
+def test_the_khatri_rao_projection_accepts_several_sizes() -> None:
     model, layers = build("attention projection, last block")
     (target,) = find_targets(model, layers)
     matrix = draw_projection(12, target.gradient_dim, kind="khatri-rao", outputs=target.shape[0])
@@ -120,23 +130,25 @@ def test_a_projection_of_outer_products_takes_several_sizes() -> None:
 
 def test_the_model_is_not_changed_and_new_weights_are_used() -> None:
     model, layers = build("several layers")
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
     engine = GradientEngine(model, find_targets(model, layers), device=CPU)
     first = engine.extract(views_of(2), SeveralSizes(), {"contrast": contrast})
-    assert {name: value.tolist() for name, value in model.state_dict().items()} == {
-        name: value.tolist() for name, value in before.items()
-    }
+    assert model.state_dict().keys() == weights.keys()
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(not module._forward_hooks for module in model.modules())
     assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 24)
     with torch.no_grad():
         model.pos_embed.mul_(2)
-    again = engine.extract(views_of(2), SeveralSizes(), {"contrast": contrast})
-    fresh = GradientEngine(model, find_targets(model, layers), device=CPU)
-    assert not torch.equal(again.embeddings, first.embeddings)
-    assert torch.equal(again.embeddings, fresh.extract(views_of(2), SeveralSizes(), {"contrast": contrast}).embeddings)
+    second = engine.extract(views_of(2), SeveralSizes(), {"contrast": contrast})
+    new_engine = GradientEngine(model, find_targets(model, layers), device=CPU)
+    expected = new_engine.extract(views_of(2), SeveralSizes(), {"contrast": contrast})
+    assert not torch.equal(second.embeddings, first.embeddings)
+    assert torch.equal(second.embeddings, expected.embeddings)
 
 
-class OneSize(nn.Module):
+class FixedSize(nn.Module):
+    """A model that accepts only images of 16 pixels."""
+
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(3 * 16 * 16, 5)
@@ -153,24 +165,20 @@ def swin() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("model", "layer", "complaint"),
+    ("model", "layer", "message"),
     [
-        (
-            lambda: OneSize().requires_grad_(False),
-            "layer",
-            "a OneSize takes images of its own size only",
-        ),
+        (lambda: FixedSize().requires_grad_(False), "layer", "a FixedSize takes images of its own size only"),
         (swin, "layers.1.blocks.0.attn.proj", "a SwinTransformer takes images of its own size only"),
     ],
 )
-def test_the_error_for_models_of_one_size_names_the_flag(
-    model: Callable[[], nn.Module], layer: str, complaint: str
+def test_the_error_for_models_of_a_fixed_image_size_names_the_flag(
+    model: Callable[[], nn.Module], layer: str, message: str
 ) -> None:
-    with pytest.raises(FungiError, match=f"{complaint}.*--views published"):
+    with pytest.raises(FungiError, match=f"{message}.*--views published"):
         raw_gradients(model(), (layer,), views_of(1))
 
 
-def test_the_error_for_a_size_between_multiples_of_the_patch_size_names_the_nearest() -> None:
+def test_the_error_for_a_size_that_is_not_a_multiple_of_the_patch_size_names_the_nearest_multiples() -> None:
     model, layers = build("attention projection, last block")
     views = SeveralSizes()
     views.sizes = (16, 20)

@@ -20,7 +20,7 @@ from fungi.pretraining.udi import network, optimisation, training
 from fungi.pretraining.udi.learner import Learner, NonFiniteError
 from fungi.pretraining.udi.pretrain import main
 from fungi.views import pixels
-from tests.engine.test_devices import CPU, CUDA, Waits
+from tests.engine.test_devices import CPU, CUDA, WaitRecorder
 from tests.pretraining.small import first_batches, image_folder, learner_of, schedule, settings
 from tests.pretraining.test_runs import act_in_step, assert_same_weights, log_lines, small_run
 
@@ -82,9 +82,9 @@ def test_a_step_never_waits_for_the_device(changed, gpu: FakeTensorMode, monkeyp
     monkeypatch.setattr(learners, "download", lambda values: downloads.append(values) or list)
     with gpu:
         learner.launch(steps[0], schedule(0, last_layer_frozen=True))  # fills caches
-        with Waits() as waits:
+        with WaitRecorder() as recorder:
             learner.launch(steps[1], schedule(1))
-    assert waits.seen == []
+    assert recorder.copies == []
     assert [values.device for values in downloads] == [CUDA, CUDA]  # one tensor per step, which is copied later
 
 
