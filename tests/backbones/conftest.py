@@ -1,4 +1,4 @@
-"""Fixture: a registered backbone with a small architecture."""
+"""A fixture for tests of loading: a registered backbone with a small architecture."""
 
 import pytest
 
@@ -6,5 +6,6 @@ from tests.backbones.small import SMALL, shrink
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small_backbone(monkeypatch):
+    """Give the backbone `SMALL` a small architecture."""
     shrink(monkeypatch, SMALL)

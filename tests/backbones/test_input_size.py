@@ -1,4 +1,4 @@
-"""Backbones at other input sizes: positions are scaled, features of two sizes never mix, invalid sizes are refused."""
+"""Backbones with other input sizes: resized positions, invalid sizes, and features that cannot be joined."""
 
 from pathlib import Path
 
@@ -18,19 +18,21 @@ from fungi.store.reading import open_array
     ("name", "native", "size"),
     [("digits-vit", 32, 48), ("mine=timm:test_vit.r160_in1k", 160, 96), ("mine=timm:test_resnet.r160_in1k", 160, 96)],
 )
-def test_a_backbone_takes_images_of_another_size(name: str, native: int, size: int) -> None:
-    usual = load_backbone(name, random_init=True)
-    other = load_backbone(name, random_init=True, input_size=size)
-    assert (usual.input.size, other.input.size) == (native, size)
-    assert other.input.resize == round(usual.input.resize * size / native)
-    assert other.model(torch.zeros(2, 3, size, size)).shape == (2, usual.spec.embedding_dim)
-    assert (other.weights_hash == usual.weights_hash) == ("resnet" in name), "positions are weights"
-    same = load_backbone(name, random_init=True, input_size=native)
-    assert (same.weights_hash, same.input) == (usual.weights_hash, usual.input)
+def test_a_backbone_accepts_images_of_another_size(name: str, native: int, size: int) -> None:
+    native_backbone = load_backbone(name, random_init=True)
+    resized_backbone = load_backbone(name, random_init=True, input_size=size)
+    assert (native_backbone.input.size, resized_backbone.input.size) == (native, size)
+    assert resized_backbone.input.resize == round(native_backbone.input.resize * size / native)
+    assert resized_backbone.model(torch.zeros(2, 3, size, size)).shape == (2, native_backbone.spec.embedding_dim)
+    has_positions = "resnet" not in name
+    assert (resized_backbone.weights_hash != native_backbone.weights_hash) == has_positions
+    native_on_request = load_backbone(name, random_init=True, input_size=native)
+    assert native_on_request.weights_hash == native_backbone.weights_hash
+    assert native_on_request.input == native_backbone.input
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "complaint"),
+    ("name", "size", "message"),
     [
         (
             "digits-vit",
@@ -40,25 +42,24 @@ def test_a_backbone_takes_images_of_another_size(name: str, native: int, size: i
         ("tiny-bert", 64, "--input-size is for images; backbone 'tiny-bert' takes text"),
     ],
 )
-def test_an_invalid_size_is_refused(name: str, size: int, complaint: str) -> None:
-    with pytest.raises(FungiError, match=complaint):
+def test_an_invalid_size_is_refused(name: str, size: int, message: str) -> None:
+    with pytest.raises(FungiError, match=message):
         load_backbone(name, random_init=True, input_size=size)
 
 
 @pytest.mark.slow
-def test_features_of_two_sizes_are_never_mixed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_features_of_different_input_sizes_are_never_joined(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "test"):
         for label in ("a", "b"):
             (tmp_path / "data" / split / label).mkdir(parents=True)
             pixels = np.random.default_rng(len(split)).integers(0, 256, (50, 60, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "data" / split / label / "picture.png")
     data = f"--dataset two=folder:{tmp_path / 'data'} --backbone mine=timm:test_resnet.r160_in1k --random-init"
-    common = f"{data} --root {tmp_path / 'features'} --split test".split()
-    assert COMMANDS["extract"].main([*common, "--input-size", "96"]) == 0
-    assert COMMANDS["extract"].main(common) == 2
+    flags = f"{data} --root {tmp_path / 'features'} --split test".split()
+    assert COMMANDS["extract"].main([*flags, "--input-size", "96"]) == 0
+    assert COMMANDS["extract"].main(flags) == 2
     assert "input" in capfd.readouterr().err
-    gradients = [*common, "--objective", "kl", "--projection-dim", "8"]
-    assert COMMANDS["extract-gradients"].main(gradients) == 0
+    assert COMMANDS["extract-gradients"].main([*flags, "--objective", "kl", "--projection-dim", "8"]) == 0
     folder = tmp_path / "features"
     arrays = {
         "embeddings": open_array(folder / "embeddings/two/mine/test.h5", "embeddings"),

@@ -1,4 +1,4 @@
-"""Loading a backbone is strict and reproducible."""
+"""Loading of backbones: formats, strict checks, hashes and seeds."""
 
 import pytest
 import torch
@@ -10,55 +10,55 @@ from fungi.errors import FungiError
 from fungi.profiles import PROFILES
 from tests.backbones.small import SMALL, random_state, save, shrink, torchvision_shapes, vit_shapes
 
-# --- the loaded backbone
+# The loaded backbone
 
 
-def test_the_model_is_frozen_and_in_evaluation_mode(small):
+def test_the_model_is_frozen_and_in_evaluation_mode(small_backbone):
     backbone = load_backbone(SMALL, random_init=True)
     assert not any(module.training for module in backbone.model.modules())
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])
-def test_the_profile_decides_the_input(small, profile):
+def test_the_profile_decides_the_input(small_backbone, profile):
     backbone = load_backbone(SMALL, random_init=True, profile=PROFILES[profile])
     assert (backbone.input.view_statistics is None) == (profile == "clean")
     assert backbone.spec.name == SMALL
 
 
 @pytest.mark.parametrize("file", ["w.pth", "w.pt", "w.pth.tar", "w.bin", "w.safetensors"])
-def test_every_kind_of_file_gives_the_same_weights(small, tmp_path, file):
+def test_every_kind_of_file_gives_the_same_weights(small_backbone, tmp_path, file):
     state = random_state(vit_shapes())
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, state, file))
     assert all(torch.equal(backbone.model.state_dict()[name], tensor) for name, tensor in state.items())
     assert backbone.weights_source == f"checkpoint {tmp_path / file}"
 
 
-@pytest.mark.parametrize("wrap", [("state_dict",), ("model",), ("model", "state_dict")])
-def test_containers_of_training_programs_are_unwrapped(small, tmp_path, wrap):
+@pytest.mark.parametrize("keys", [("state_dict",), ("model",), ("model", "state_dict")])
+def test_containers_of_training_programs_are_unwrapped(small_backbone, tmp_path, keys):
     content = random_state(vit_shapes())
-    plain = load_backbone(SMALL, checkpoint=save(tmp_path, content)).weights_hash
-    for key in wrap:
+    expected = load_backbone(SMALL, checkpoint=save(tmp_path, content)).weights_hash
+    for key in keys:
         content = {key: content, "epoch": 3, "args": {"lr": 0.1}}
-    assert load_backbone(SMALL, checkpoint=save(tmp_path, content)).weights_hash == plain
+    assert load_backbone(SMALL, checkpoint=save(tmp_path, content)).weights_hash == expected
 
 
 def test_published_names_and_names_of_the_model_give_the_same_weights(tmp_path, monkeypatch):
     shrink(monkeypatch, "vit-b16")
     published = load_backbone("vit-b16", checkpoint=save(tmp_path, random_state(torchvision_shapes())))
-    built = save(tmp_path, published.model.state_dict(), "built.pth")
-    assert load_backbone("vit-b16", checkpoint=built).weights_hash == published.weights_hash
+    with_names_of_model = save(tmp_path, published.model.state_dict(), "converted.pth")
+    assert load_backbone("vit-b16", checkpoint=with_names_of_model).weights_hash == published.weights_hash
 
 
-def test_weights_in_half_precision_become_float32(small, tmp_path):
+def test_weights_in_half_precision_become_float32(small_backbone, tmp_path):
     state = {name: tensor.half() for name, tensor in random_state(vit_shapes()).items()}
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, state))
     assert {parameter.dtype for parameter in backbone.model.parameters()} == {torch.float32}
     assert torch.equal(backbone.model.cls_token, state["cls_token"].float())
 
 
-class Computes(nn.Module):
-    """Has a parameter, and tensors that are not in its state dict."""
+class ComputedTensors(nn.Module):
+    """A model with a parameter, and with two tensors that are not in its state dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,50 +70,49 @@ class Computes(nn.Module):
         return x * self.weight + self.angles + self.offsets
 
 
-@pytest.mark.parametrize("left_out", [None, "angles", "offsets"])
-def test_tensors_outside_the_state_dict_are_computed(monkeypatch, tmp_path, left_out):
+@pytest.mark.parametrize("missing_tensor", [None, "angles", "offsets"])
+def test_tensors_outside_the_state_dict_are_computed(monkeypatch, tmp_path, missing_tensor):
     def build() -> nn.Module:
-        model = Computes()
-        if left_out:
-            delattr(model, left_out)
+        model = ComputedTensors()
+        if missing_tensor:
+            delattr(model, missing_tensor)
         return model
 
     shrink(monkeypatch, SMALL, build)
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, {"weight": torch.ones(3)}))
-    loaded = [getattr(backbone.model, name) for name in ("weight", "angles", "offsets") if name != left_out]
-    assert not any(tensor.is_meta for tensor in loaded)
-    if not left_out:
+    tensors = [getattr(backbone.model, name) for name in ("weight", "angles", "offsets") if name != missing_tensor]
+    assert not any(tensor.is_meta for tensor in tensors)
+    if not missing_tensor:
         assert torch.equal(backbone.model(torch.ones(3)), torch.tensor([1.0, 3.0, 5.0]))
 
 
-def test_loaded_weights_are_contiguous_parameters(small, tmp_path):
-    """Weights are contiguous for every memory layout that a converter returns."""
+def test_loaded_weights_are_contiguous_parameters(small_backbone, tmp_path):
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, random_state(vit_shapes())))
     assert all(parameter.is_contiguous() for parameter in backbone.model.parameters())
     assert isinstance(backbone.model.cls_token, nn.Parameter)
 
 
-# --- strictness
+# Weights that do not fit are refused.
 
 
-def test_missing_weights_are_refused_and_named(small, tmp_path):
+def test_missing_weights_are_refused_and_named(small_backbone, tmp_path):
     state = random_state(vit_shapes())
     del state["norm.weight"], state["blocks.1.attn.proj.bias"]
     with pytest.raises(
         FungiError, match=r"does not fit backbone 'dino_vitb16': 2 missing \(.*norm\.weight.*\)\. Use"
-    ) as e:
+    ) as error:
         load_backbone(SMALL, checkpoint=save(tmp_path, state))
-    assert "blocks.1.attn.proj.bias" in str(e.value)
-    assert "\n" not in str(e.value)
+    assert "blocks.1.attn.proj.bias" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_unexpected_weights_are_refused_and_named(small, tmp_path):
+def test_unexpected_weights_are_refused_and_named(small_backbone, tmp_path):
     state = random_state(vit_shapes()) | {f"extra.{index}": torch.zeros(1) for index in range(5)}
     with pytest.raises(FungiError, match=r"5 unexpected \(extra\.0, extra\.1, extra\.2, \.\.\.\)"):
         load_backbone(SMALL, checkpoint=save(tmp_path, state))
 
 
-def test_weights_of_another_shape_are_refused_and_named(small, tmp_path):
+def test_weights_of_another_shape_are_refused_and_named(small_backbone, tmp_path):
     state = random_state(vit_shapes()) | {"norm.bias": torch.zeros(7)}
     with pytest.raises(FungiError, match=r"1 of another shape \(norm\.bias is \[7\] instead of \[32\]\)"):
         load_backbone(SMALL, checkpoint=save(tmp_path, state))
@@ -136,59 +135,62 @@ def test_weights_of_another_family_are_refused(name, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_errors_of_a_foreign_converter_become_one_line(name, tmp_path):
-    broken = {
+def test_errors_inside_the_converters_of_libraries_become_one_line(name, tmp_path):
+    invalid_state = {
         "pos_embed": torch.zeros(3),
         "patch_embed.proj.weight": torch.zeros(2),
         "visual.conv1.weight": torch.zeros(1),
     }
-    with torch.device("meta"), pytest.raises(FungiError, match=f"does not fit (backbone )?'{name}'") as e:
-        load_backbone(name, checkpoint=save(tmp_path, broken))
-    assert "\n" not in str(e.value)
+    with torch.device("meta"), pytest.raises(FungiError, match=f"does not fit (backbone )?'{name}'") as error:
+        load_backbone(name, checkpoint=save(tmp_path, invalid_state))
+    assert "\n" not in str(error.value)
 
 
-# --- hash and seeds
+# Hashes and seeds
 
 
-def test_the_hash_changes_if_and_only_if_the_weights_change(small, tmp_path):
+def test_the_hash_changes_if_and_only_if_the_weights_change(small_backbone, tmp_path):
     state = random_state(vit_shapes())
-    first = load_backbone(SMALL, checkpoint=save(tmp_path, state, "a.pth")).weights_hash
-    again = load_backbone(SMALL, checkpoint=save(tmp_path, dict(reversed(state.items())), "b.safetensors")).weights_hash
+    reversed_state = dict(reversed(state.items()))
+    weights_hash = load_backbone(SMALL, checkpoint=save(tmp_path, state, "a.pth")).weights_hash
+    same_weights = load_backbone(SMALL, checkpoint=save(tmp_path, reversed_state, "b.safetensors"))
+    assert same_weights.weights_hash == weights_hash
     state["norm.bias"][3] = torch.nextafter(state["norm.bias"][3], torch.tensor(9.0))
-    other = load_backbone(SMALL, checkpoint=save(tmp_path, state, "c.pth")).weights_hash
-    assert first == again != other
+    other_weights = load_backbone(SMALL, checkpoint=save(tmp_path, state, "c.pth"))
+    assert other_weights.weights_hash != weights_hash
 
 
 def test_the_hash_depends_on_names_shapes_and_dtypes():
-    def of(**tensors):
+    def hash_of(name, tensor):
         module = nn.Module()
-        for name, tensor in tensors.items():
-            module.register_buffer(name, tensor)
+        module.register_buffer(name, tensor)
         return hash_weights(module)
 
     zeros = torch.zeros(2, 2)
-    hashes = [
-        of(a=zeros),
-        of(b=zeros),
-        of(a=zeros.flatten()),
-        of(a=zeros.int()),
-        of(a=zeros.bfloat16()),
-        of(a=zeros[0, 0]),
-    ]
-    assert len(set(hashes)) == len(hashes)
-    assert of(a=zeros) == of(a=torch.zeros(2, 4)[:, ::2])  # the hash does not depend on strides
+    hashes = {
+        hash_of("a", zeros),
+        hash_of("b", zeros),
+        hash_of("a", zeros.flatten()),
+        hash_of("a", zeros.int()),
+        hash_of("a", zeros.bfloat16()),
+        hash_of("a", zeros[0, 0]),
+    }
+    assert len(hashes) == 6
+    assert hash_of("a", torch.zeros(2, 4)[:, ::2]) == hash_of("a", zeros)  # other strides, the same values
 
 
-def test_random_initialisation_depends_only_on_the_seed(small):
-    first = load_backbone(SMALL, random_init=True, seed=1)
-    torch.rand(7)
-    second = load_backbone(SMALL, random_init=True, seed=1)
-    assert first.weights_hash == second.weights_hash != load_backbone(SMALL, random_init=True, seed=2).weights_hash
-    assert first.weights_source == "random initialisation, seed 1"
+def test_random_initialisation_depends_only_on_the_seed(small_backbone):
+    backbone = load_backbone(SMALL, random_init=True, seed=1)
+    torch.rand(7)  # changes the global random state
+    same_seed = load_backbone(SMALL, random_init=True, seed=1)
+    other_seed = load_backbone(SMALL, random_init=True, seed=2)
+    assert same_seed.weights_hash == backbone.weights_hash
+    assert other_seed.weights_hash != backbone.weights_hash
+    assert backbone.weights_source == "random initialisation, seed 1"
 
 
 @pytest.mark.parametrize("random_init", [True, False])
 def test_loading_does_not_change_the_global_random_state(random_init):
-    before = torch.get_rng_state()
+    state = torch.get_rng_state()
     load_backbone("digits-vit", random_init=random_init)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), state)

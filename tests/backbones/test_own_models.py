@@ -1,4 +1,4 @@
-"""A user's own models of timm and `transformers`: transform, pooling and gradient source are detected and described."""
+"""Models of users from timm and `transformers`: transform, pooling and gradient source are detected and described."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ SIDE = 48
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """A picture of noise."""
+    """Return a picture of noise."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -29,8 +29,8 @@ def view(input_spec: object) -> torch.Tensor:
     return views.render(views.collate([views.prepare(picture(200, 120))]))
 
 
-# small test models of timm: id, E, gradient source, description of the pooling
-MINIATURES = {
+# Small test models of timm: id -> embedding size, gradient source, description of the pooling.
+SMALL_MODELS = {
     "test_vit.r160_in1k": (64, "blocks.5.attn.proj", "pooling: token"),
     "test_resnet.r160_in1k": (96, "layer4.0.conv2", "pooling: avg"),
     "test_efficientnet.r160_in1k": (256, "conv_head", "pooling: avg"),
@@ -38,28 +38,28 @@ MINIATURES = {
 }
 
 
-@pytest.mark.parametrize("model", first_fast(MINIATURES))
+@pytest.mark.parametrize("model", first_fast(SMALL_MODELS))
 def test_a_model_of_timm_gives_the_embedding_of_timm(model: str) -> None:
     import timm
     from timm.data import create_transform, resolve_model_data_config
 
-    loaded = load_backbone(f"mine=timm:{model}", random_init=True)
-    size, layer, pooling = MINIATURES[model]
-    assert (loaded.spec.name, loaded.spec.embedding_dim, loaded.spec.layer) == ("mine", size, layer)
-    assert pooling in loaded.spec.notes
-    assert f"gradient source {layer}" in loaded.spec.notes
-    assert find_target(loaded.model, layer).gradient_dim == loaded.spec.gradient_dim
+    backbone = load_backbone(f"mine=timm:{model}", random_init=True)
+    size, layer, pooling = SMALL_MODELS[model]
+    assert (backbone.spec.name, backbone.spec.embedding_dim, backbone.spec.layer) == ("mine", size, layer)
+    assert pooling in backbone.spec.notes
+    assert f"gradient source {layer}" in backbone.spec.notes
+    assert find_target(backbone.model, layer).gradient_dim == backbone.spec.gradient_dim
 
-    plain = timm.create_model(model, pretrained=False, num_classes=0).eval()
-    plain.load_state_dict(loaded.model.state_dict())
-    transform = create_transform(**resolve_model_data_config(plain))
+    original = timm.create_model(model, pretrained=False, num_classes=0).eval()
+    original.load_state_dict(backbone.model.state_dict())
+    transform = create_transform(**resolve_model_data_config(original))
     expected = transform(picture(200, 120)).unsqueeze(0)
-    actual = view(loaded.input)
-    # The same crop of the same resize; floor against round of the longer side moves it by a pixel at most.
+    actual = view(backbone.input)
+    # The crops are equal up to a shift of one pixel, because timm rounds the longer side of the resized image down.
     assert actual.shape == expected.shape
     assert float(np.corrcoef(actual.flatten(), expected.flatten())[0, 1]) > 0.9
     with torch.no_grad():
-        torch.testing.assert_close(loaded.model(expected), plain(expected))
+        torch.testing.assert_close(backbone.model(expected), original(expected))
 
 
 def test_the_classifier_in_weights_of_timm_is_dropped(tmp_path: Path) -> None:
@@ -67,8 +67,8 @@ def test_the_classifier_in_weights_of_timm_is_dropped(tmp_path: Path) -> None:
 
     classifier = timm.create_model("test_resnet.r160_in1k", pretrained=False)
     torch.save(classifier.state_dict(), tmp_path / "resnet.pth")
-    loaded = load_backbone("mine=timm:test_resnet.r160_in1k", checkpoint=tmp_path / "resnet.pth")
-    assert torch.equal(loaded.model.layer4[0].conv2.weight, classifier.layer4[0].conv2.weight)
+    backbone = load_backbone("mine=timm:test_resnet.r160_in1k", checkpoint=tmp_path / "resnet.pth")
+    assert torch.equal(backbone.model.layer4[0].conv2.weight, classifier.layer4[0].conv2.weight)
 
 
 def test_layers_that_cannot_be_gradient_sources_are_skipped() -> None:
@@ -80,18 +80,19 @@ def test_layers_that_cannot_be_gradient_sources_are_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("mine=timm:resnet5", r"unknown model of timm 'resnet5'\. Did you mean 'resnet50'"),
         ("mine=timm:resnet50.nope", r"unknown weights of timm 'resnet50.nope'\. Did you mean 'resnet50\."),
     ],
 )
-def test_errors_for_unknown_ids_of_timm_name_similar_ids(text: str, complaint: str) -> None:
-    with pytest.raises(FungiError, match=complaint):
+def test_errors_for_unknown_ids_of_timm_name_similar_ids(text: str, message: str) -> None:
+    with pytest.raises(FungiError, match=message):
         resolve_backbone(text)
 
 
 def saved_vit(folder: Path) -> nn.Module:
+    """Save a model and its image processor, and return the model."""
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -111,7 +112,7 @@ def saved_resnet(folder: Path) -> nn.Module:
 
 
 def saved_clip(folder: Path) -> nn.Module:
-    """Save a model with both towers; return its image tower."""
+    """Save a model with both towers, and return its image tower."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -139,23 +140,23 @@ def test_an_image_model_of_transformers_gives_the_embedding_of_transformers(save
     with torch.random.fork_rng():
         torch.manual_seed(0)
         original = save(tmp_path)
-    loaded = load_backbone(f"mine=hf:{tmp_path}")
-    assert layer in loaded.spec.layer
-    assert f"gradient source {loaded.spec.layer}" in loaded.spec.notes
+    backbone = load_backbone(f"mine=hf:{tmp_path}")
+    assert layer in backbone.spec.layer
+    assert f"gradient source {backbone.spec.layer}" in backbone.spec.notes
     expected = AutoImageProcessor.from_pretrained(tmp_path)(picture(200, 120), return_tensors="pt")["pixel_values"]
-    actual = view(loaded.input)
+    actual = view(backbone.input)
     assert actual.shape == expected.shape
     assert float(np.corrcoef(actual.flatten(), expected.flatten())[0, 1]) > 0.95
     with torch.no_grad():
         pooled_output = pooled(original(expected))
-        torch.testing.assert_close(loaded.model(expected), pooled_output, rtol=1e-4, atol=1e-5)
-        mean = load_backbone(f"mine=hf-mean:{tmp_path}").model(expected)
-    assert mean.shape == pooled_output.shape
+        torch.testing.assert_close(backbone.model(expected), pooled_output, rtol=1e-4, atol=1e-5)
+        mean_output = load_backbone(f"mine=hf-mean:{tmp_path}").model(expected)
+    assert mean_output.shape == pooled_output.shape
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning")
-def test_spectrograms_are_padded_as_by_the_feature_extractor_of_transformers(tmp_path) -> None:
+def test_spectrograms_are_padded_as_in_the_feature_extractor_of_transformers(tmp_path) -> None:
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -165,13 +166,13 @@ def test_spectrograms_are_padded_as_by_the_feature_extractor_of_transformers(tmp
     original.save_pretrained(tmp_path)
     extractor = ASTFeatureExtractor(max_length=100, mean=-4.0, std=4.5)
     extractor.save_pretrained(tmp_path)
-    loaded = load_backbone(f"mine=hf:{tmp_path}")
-    assert (loaded.spec.modality, loaded.input.frames, loaded.input.mean) == ("audio", 100, -4.0)
+    backbone = load_backbone(f"mine=hf:{tmp_path}")
+    assert (backbone.spec.modality, backbone.input.frames, backbone.input.mean) == ("audio", 100, -4.0)
     short = torch.randn(2, 70, 128, generator=torch.Generator().manual_seed(0))
     silence = torch.full((2, 30, 128), (0 - extractor.mean) / (2 * extractor.std))
     with torch.no_grad():
         pooled_output = original(torch.cat([short, silence], dim=1)).pooler_output
-        torch.testing.assert_close(loaded.model(short), pooled_output, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(backbone.model(short), pooled_output, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -182,7 +183,7 @@ def test_a_model_of_another_kind_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_the_structure_of_a_model_and_its_cost_are_printed_before_the_work(tmp_path, capfd) -> None:
+def test_the_structure_and_the_cost_of_a_model_are_logged(tmp_path, capfd) -> None:
     from fungi.commands import COMMANDS
 
     for split in ("train", "test"):
@@ -192,7 +193,7 @@ def test_the_structure_of_a_model_and_its_cost_are_printed_before_the_work(tmp_p
     arguments = f"--dataset two=folder:{tmp_path / 'data'} --backbone mine=timm:test_vit.r160_in1k --random-init"
     arguments += f" --root {tmp_path / 'features'} --objective kl dino --with-embeddings --split test"
     assert COMMANDS["extract-gradients"].main(arguments.split()) == 0
-    said = capfd.readouterr().err
-    assert "mine: pooling: token, no classifier; gradient source blocks.5.attn.proj (last attention output" in said
-    assert "test: 2 rows, 26 forwards of" in said
+    log = capfd.readouterr().err
+    assert "mine: pooling: token, no classifier; gradient source blocks.5.attn.proj (last attention output" in log
+    assert "test: 2 rows, 26 forwards of" in log
     assert (tmp_path / "features/gradients/two/mine/dino-test.h5").is_file()

@@ -1,4 +1,4 @@
-"""Position embeddings at another size follow the publisher of the weights."""
+"""Position embeddings are resized as in the code of the publisher of the weights."""
 
 import pytest
 import timm
@@ -31,7 +31,7 @@ def test_the_scaling_of_positions_is_that_of_the_publisher(name: str, scaling: s
     assert scaling_of(on_meta(name)) == scaling
 
 
-def tiny(**options: object) -> nn.Module:
+def tiny_vit(**options: object) -> nn.Module:
     torch.manual_seed(0)
     model = timm.models.VisionTransformer(
         img_size=32, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0, **options
@@ -41,7 +41,7 @@ def tiny(**options: object) -> nn.Module:
 
 
 def test_models_of_timm_and_of_the_hub_are_scaled_differently() -> None:
-    model = tiny()
+    model = tiny_vit()
     scaled = at_size(model, 16)
     torch.testing.assert_close(scaled.pos_embed, resample_abs_pos_embed(model.pos_embed, new_size=[2, 2]))
     model.pretrained_cfg = {"url": "https://dl.fbaipublicfiles.com/dino/some/weights.pth"}
@@ -55,20 +55,22 @@ def test_models_of_torchvision_are_scaled_as_in_torchvision() -> None:
     torch.manual_seed(0)
     model = VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=12, mlp_dim=16).eval()
     state = interpolate_embeddings(16, 8, model.state_dict())
-    other = VisionTransformer(image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=12, mlp_dim=16).eval()
-    other.load_state_dict(state)
+    resized = VisionTransformer(
+        image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=12, mlp_dim=16
+    ).eval()
+    resized.load_state_dict(state)
     images = torch.randn(2, 3, 16, 16)
-    torch.testing.assert_close(at_size(model, 16)(images), other(images))
+    torch.testing.assert_close(at_size(model, 16)(images), resized(images))
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
 
 
 def test_a_model_inside_another_module_is_scaled_and_its_hooks_are_called() -> None:
-    outer = nn.Sequential(tiny(), nn.Linear(12, 5)).eval()
-    seen: list[int] = []
-    outer[0].blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    outer = nn.Sequential(tiny_vit(), nn.Linear(12, 5)).eval()
+    token_counts: list[int] = []
+    outer[0].blocks[0].register_forward_hook(lambda module, inputs, output: token_counts.append(output.shape[1]))
     assert at_size(outer, 16)(torch.zeros(1, 3, 16, 16)).shape == (1, 5)
     assert outer(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
-    assert seen == [5, 17]
+    assert token_counts == [1 + 2 * 2, 1 + 4 * 4]  # the class token and the patches
 
 
 def test_rotary_positions_are_computed_for_the_new_grid() -> None:
@@ -80,6 +82,6 @@ def test_rotary_positions_are_computed_for_the_new_grid() -> None:
     model, small = (Eva(img_size=size, **options, **rotary).eval() for size in (32, 16))
     small.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 16, 16)
-    before = model(torch.ones(1, 3, 32, 32))
+    outputs = model(torch.ones(1, 3, 32, 32))
     torch.testing.assert_close(at_size(model, 16)(images), small(images))
-    assert torch.equal(model(torch.ones(1, 3, 32, 32)), before)
+    assert torch.equal(model(torch.ones(1, 3, 32, 32)), outputs)

@@ -1,4 +1,4 @@
-"""Recent families in their published key names give the same embeddings as the code of the publisher."""
+"""Checkpoints of recent families give the same embeddings as the code of their publisher."""
 
 from functools import partial
 
@@ -23,14 +23,14 @@ def images() -> Tensor:
 
 
 def hub_forward(state: dict[str, Tensor], images: Tensor) -> Tensor:
-    """Compute the forward of the hub code of DINOv2 with registers: class token after the final norm, `[n d]`."""
+    """Return the embeddings of the hub code of DINOv2 with registers: class tokens after the final norm, `[n d]`."""
     x = functional.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
     side = int((state["pos_embed"].shape[1] - 1) ** 0.5)
-    table = state["pos_embed"][:, 1:].reshape(1, side, side, WIDTH).permute(0, 3, 1, 2)
-    table = functional.interpolate(table, mode="bicubic", antialias=True, size=(GRID, GRID))
-    patches = x.flatten(2).transpose(1, 2) + table.permute(0, 2, 3, 1).reshape(1, -1, WIDTH)
-    leading = [state["cls_token"] + state["pos_embed"][:, :1], state["register_tokens"]]
-    x = torch.cat([*(token.expand(len(x), -1, -1) for token in leading), patches], dim=1)
+    positions = state["pos_embed"][:, 1:].reshape(1, side, side, WIDTH).permute(0, 3, 1, 2)
+    positions = functional.interpolate(positions, mode="bicubic", antialias=True, size=(GRID, GRID))
+    patches = x.flatten(2).transpose(1, 2) + positions.permute(0, 2, 3, 1).reshape(1, -1, WIDTH)
+    other_tokens = [state["cls_token"] + state["pos_embed"][:, :1], state["register_tokens"]]
+    x = torch.cat([*(token.expand(len(x), -1, -1) for token in other_tokens), patches], dim=1)
     for index in range(DEPTH):
         block = {key.removeprefix(f"blocks.{index}."): value for key, value in state.items()}
         x = x + block["ls1.gamma"] * attention(block, norm(block, "norm1", x))
@@ -40,7 +40,7 @@ def hub_forward(state: dict[str, Tensor], images: Tensor) -> Tensor:
 
 
 def gated_with_registers() -> dict[str, Tensor]:
-    """A checkpoint like `dinov2_vitg14_reg4_pretrain.pth`: registers, a gated MLP, positions of 9 x 9 patches."""
+    """Return a checkpoint like `dinov2_vitg14_reg4_pretrain.pth`, with registers, a gated MLP and 9 x 9 positions."""
     shapes = vit_shapes(grid=9, layer_scale=True) | {"mask_token": (1, WIDTH), "register_tokens": (1, 4, WIDTH)}
     for index in range(DEPTH):
         mlp = f"blocks.{index}.mlp"
@@ -60,8 +60,8 @@ def test_dinov2_giant_with_registers_gives_the_embedding_of_the_hub_code(images,
     shrink(monkeypatch, "dinov2_vitg14_reg", build, convert=partial(dinov2_names, grid=GRID))
     state = gated_with_registers()
     torch.save(state, tmp_path / "dinov2.pth")
-    loaded = load_backbone("dinov2_vitg14_reg", checkpoint=tmp_path / "dinov2.pth")
-    assert relative_error(loaded.model(images), hub_forward(state, images)) < ROUNDING
+    backbone = load_backbone("dinov2_vitg14_reg", checkpoint=tmp_path / "dinov2.pth")
+    assert relative_error(backbone.model(images), hub_forward(state, images)) < ROUNDING
 
 
 def small_dinov3() -> nn.Module:
@@ -93,11 +93,11 @@ def test_published_dinov3_names_are_converted_as_in_timm(images, tmp_path, monke
     shrink(monkeypatch, "dinov3_vits16plus", small_dinov3)
     state = published_dinov3()
     torch.save(state, tmp_path / "dinov3.pth")
-    loaded = load_backbone("dinov3_vits16plus", checkpoint=tmp_path / "dinov3.pth")
+    backbone = load_backbone("dinov3_vits16plus", checkpoint=tmp_path / "dinov3.pth")
     converted = small_dinov3().eval()
     converted.load_state_dict(checkpoint_filter_fn(dict(state), converted))
     with torch.no_grad():
-        assert torch.equal(loaded.model(images), converted(images))
+        assert torch.equal(backbone.model(images), converted(images))
     assert capsys.readouterr().out == ""
 
 
@@ -122,19 +122,18 @@ def test_published_siglip2_names_give_the_embedding_of_transformers(images, tmp_
     shrink(monkeypatch, "siglip2-base-patch16-224", build, convert=partial(siglip_names, build=build))
     state = {f"vision_model.{name.removeprefix('vision_model.')}": v for name, v in original.state_dict().items()}
     torch.save(state | {"logit_scale": torch.zeros(1), "text_model.head.bias": torch.zeros(3)}, tmp_path / "siglip.pt")
-    loaded = load_backbone("siglip2-base-patch16-224", checkpoint=tmp_path / "siglip.pt")
+    backbone = load_backbone("siglip2-base-patch16-224", checkpoint=tmp_path / "siglip.pt")
     with torch.no_grad():
-        assert relative_error(loaded.model(images), original(images).pooler_output) < ROUNDING
+        assert relative_error(backbone.model(images), original(images).pooler_output) < ROUNDING
 
 
 def test_siglip_views_are_not_cropped() -> None:
-    """The edge of a wide picture is in the view."""
     from PIL import Image
 
     wide = Image.new("RGB", (400, 100))
     wide.paste((255, 0, 0), (0, 0, 100, 100))
-    (view,) = BACKBONES["siglip2-base-patch16-224"].input.views("plain").prepare(wide)
+    (complete,) = BACKBONES["siglip2-base-patch16-224"].input.views("plain").prepare(wide)
     (cropped,) = BACKBONES["dinov3_vits16"].input.views("plain").prepare(wide)
-    assert view.shape == (3, 224, 224)
-    assert int(view[0, 100, 10]) == 255
+    assert complete.shape == (3, 224, 224)
+    assert int(complete[0, 100, 10]) == 255  # the red left edge is in the view
     assert int(cropped.max()) == 0

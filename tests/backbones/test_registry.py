@@ -1,4 +1,7 @@
-"""Sizes, layer and transform of every backbone equal the tables. Models are built on the meta device."""
+"""Compare sizes, gradient source and transform of every backbone with tables, and with its model.
+
+Models are built on the meta device, where weights need no memory.
+"""
 
 import os
 import subprocess
@@ -12,16 +15,17 @@ from fungi.backbones.loading import choose_input
 from fungi.errors import FungiError, unknown_name
 from fungi.profiles import PROFILES
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT
-from tests.backbones.small import one_fast_name_of_each
+from tests.backbones.small import with_slow_marks
 
-# E, gradient source, weight shape, bias, G, d, PCA (spec vision 2.1; digits-vit is ours)
-S11, B11, L23 = (384, 384), (768, 768), (1024, 1024)
-LAST12, LAST24 = "blocks.11.attn.proj", "blocks.23.attn.proj"
-VIT_S = (384, LAST12, S11, True, 147840, 384, 384)
-VIT_B = (768, LAST12, B11, True, 590592, 768, 512)
-VIT_L = (1024, LAST24, L23, True, 1049600, 1024, 512)
-CLIP_B = (512, LAST12, B11, True, 590592, 768, 512)
-CLIP_L = (768, LAST24, L23, True, 1049600, 1024, 512)
+# Embedding size, gradient source, shape of its weight, whether it has a bias, gradient size, projection size, PCA size
+# (spec vision 2.1; the backbones of this project are not in the specification).
+WEIGHT_S, WEIGHT_B, WEIGHT_L = (384, 384), (768, 768), (1024, 1024)
+LAST_OF_12, LAST_OF_24 = "blocks.11.attn.proj", "blocks.23.attn.proj"
+VIT_S = (384, LAST_OF_12, WEIGHT_S, True, 147840, 384, 384)
+VIT_B = (768, LAST_OF_12, WEIGHT_B, True, 590592, 768, 512)
+VIT_L = (1024, LAST_OF_24, WEIGHT_L, True, 1049600, 1024, 512)
+CLIP_B = (512, LAST_OF_12, WEIGHT_B, True, 590592, 768, 512)
+CLIP_L = (768, LAST_OF_24, WEIGHT_L, True, 1049600, 1024, 512)
 TABLE = {
     "vit-b16": VIT_B,
     "vit-b32": VIT_B,
@@ -56,7 +60,7 @@ TABLE = {
         for name, shape in {
             "udi-vits16": VIT_S,
             "udi-vitb16": VIT_B,
-            "udi-vitt16": (192, LAST12, (192, 192), True, 37056, 192, 192),
+            "udi-vitt16": (192, LAST_OF_12, (192, 192), True, 37056, 192, 192),
             "udi-micro": (64, "blocks.2.attn.proj", (64, 64), True, 4160, 64, 64),
         }.items()
         for ending in ("", "-one-token")
@@ -65,7 +69,7 @@ TABLE = {
 VIT_H = (1280, "blocks.31.attn.proj", (1280, 1280), True, 1639680, 1280, 512)
 VIT_G = (1536, "blocks.39.attn.proj", (1536, 1536), True, 2360832, 1536, 512)
 # Sizes in the model cards.
-RECENT = {
+RECENT_FAMILIES = {
     "dinov2_vits14": VIT_S,
     "dinov2_vitg14": VIT_G,
     "dinov2_vits14_reg": VIT_S,
@@ -80,16 +84,16 @@ RECENT = {
     "siglip2-base-patch16-224": VIT_B,
     "siglip2-large-patch16-256": VIT_L,
     "siglip2-so400m-patch14-224": (1152, "blocks.26.attn.proj", (1152, 1152), True, 1328256, 1152, 512),
-    "PE-Core-B16-224": (1024, LAST12, B11, True, 590592, 768, 512),
-    "PE-Core-L14-336": (1024, LAST24, L23, True, 1049600, 1024, 512),
-    "aimv2-large-patch14-224": (1024, LAST24, L23, False, 1048576, 1024, 512),
+    "PE-Core-B16-224": (1024, LAST_OF_12, WEIGHT_B, True, 590592, 768, 512),
+    "PE-Core-L14-336": (1024, LAST_OF_24, WEIGHT_L, True, 1049600, 1024, 512),
+    "aimv2-large-patch14-224": (1024, LAST_OF_24, WEIGHT_L, False, 1048576, 1024, 512),
 }
-TABLE |= RECENT
+TABLE |= RECENT_FAMILIES
 TABLE["efficientnet-lite0"] = (1280, "conv_head", (1280, 320, 1, 1), False, 409600, 1280, 512)
 TABLE["mae-vit-b16-decoder"] = (768, "vit.layers.11.attention.o_proj", *VIT_B[2:])
-ENUMERATED = list(TABLE)[:13]
+IN_PUBLIC_CODE = list(TABLE)[:13]
 
-# resize, interpolation, crop, statistics (spec vision 2.2)
+# Size after resizing, interpolation, size of the crop, mean and deviation of the channels (spec vision 2.2).
 TRANSFORMS = {
     "vit-b16": (256, "bilinear", 224, IMAGENET),
     "vit-b32": (256, "bilinear", 224, IMAGENET),
@@ -120,7 +124,7 @@ TRANSFORMS = {
     "mocov2-resnet50": (256, "bilinear", 224, IMAGENET),
     "random-vit-b16": (248, "bicubic", 224, HALF),
     "digits-vit": (32, "bicubic", 32, HALF),
-    **{name: (256, "bicubic", 224, IMAGENET) for name in RECENT if name.startswith("dinov")},
+    **{name: (256, "bicubic", 224, IMAGENET) for name in RECENT_FAMILIES if name.startswith("dinov")},
     "siglip2-base-patch16-224": (224, "bilinear", 224, HALF),
     "siglip2-large-patch16-256": (256, "bilinear", 256, HALF),
     "siglip2-so400m-patch14-224": (224, "bilinear", 224, HALF),
@@ -136,32 +140,32 @@ TRANSFORMS = {
 }
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
-BUILT = one_fast_name_of_each(lambda spec: getattr(spec.convert, "func", spec.convert), VISION)
+WITH_SLOW_MARKS = with_slow_marks(lambda spec: getattr(spec.convert, "func", spec.convert), VISION)
 
 
 @pytest.fixture(scope="module")
 def on_meta():
-    """Return a function that builds a backbone without memory for its weights, once per name."""
-    built = {}
+    """Return a function that builds a backbone on the meta device, once per name."""
+    models = {}
 
     def build(name: str) -> torch.nn.Module:
-        if name not in built:
+        if name not in models:
             with torch.device("meta"):
-                built[name] = BACKBONES[name].build().eval()
-        return built[name]
+                models[name] = BACKBONES[name].build().eval()
+        return models[name]
 
     return build
 
 
 def test_every_backbone_of_the_tables_is_registered():
-    """Other tests compare a backbone outside the tables with its architecture: a new backbone is one file."""
+    # A backbone need not be in the tables, so that a new backbone needs only its file. Then other tests check it.
     assert set(TABLE) == set(TRANSFORMS)
     assert set(TABLE) <= set(VISION)
 
 
 def test_the_thirteen_backbones_of_the_public_code_are_marked():
-    assert {name for name in VISION if BACKBONES[name].enumerated} == set(ENUMERATED)
-    assert len(ENUMERATED) == 13
+    assert {name for name in VISION if BACKBONES[name].enumerated} == set(IN_PUBLIC_CODE)
+    assert len(IN_PUBLIC_CODE) == 13
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -171,7 +175,7 @@ def test_sizes_are_those_of_the_table(name):
     assert (*sizes, spec.pca_dim) == TABLE[name]
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", WITH_SLOW_MARKS)
 def test_the_gradient_source_is_in_the_model(name, on_meta):
     layer = on_meta(name).get_submodule(BACKBONES[name].layer)
     assert isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)
@@ -179,17 +183,17 @@ def test_the_gradient_source_is_in_the_model(name, on_meta):
     assert (layer.bias is not None) == BACKBONES[name].bias
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", WITH_SLOW_MARKS)
 def test_blocks_and_patches_are_those_of_the_architecture(name, on_meta):
     spec, model = BACKBONES[name], on_meta(name)
-    blocks = next((row for path, row in model.named_modules() if path.endswith(("blocks", "vit.layers"))), [])
-    plain = not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-    assert spec.depth == (len(blocks) if plain else 0)
-    patches = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
-    assert spec.patch_size == (patches[0].stride[0] if plain else 0)
+    blocks = next((module for path, module in model.named_modules() if path.endswith(("blocks", "vit.layers"))), [])
+    is_transformer = not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    assert spec.depth == (len(blocks) if is_transformer else 0)
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert spec.patch_size == (convolutions[0].stride[0] if is_transformer else 0)
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", WITH_SLOW_MARKS)
 def test_the_model_gives_one_embedding_per_image(name, on_meta):
     spec = BACKBONES[name]
     images = torch.empty(2, 3, spec.input.size, spec.input.size, device="meta")
@@ -197,11 +201,12 @@ def test_the_model_gives_one_embedding_per_image(name, on_meta):
         assert on_meta(name)(images).shape == (2, spec.embedding_dim)
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", WITH_SLOW_MARKS)
 def test_weights_in_the_names_of_the_model_are_unchanged(name, on_meta):
-    own = on_meta(name).state_dict()
-    converted = BACKBONES[name].convert(dict(own))
-    assert {key: value.shape for key, value in converted.items()} == {key: value.shape for key, value in own.items()}
+    state = on_meta(name).state_dict()
+    converted = BACKBONES[name].convert(dict(state))
+    assert converted.keys() == state.keys()
+    assert all(converted[key].shape == value.shape for key, value in state.items())
 
 
 @pytest.mark.parametrize("name", VISION)
@@ -226,8 +231,7 @@ def test_the_clean_profile_keeps_the_transform_of_the_backbone(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_the_published_profile_gives_the_transform_of_the_public_code(name):
     input_spec = choose_input(BACKBONES[name], PROFILES["published"])
-    wrong = name in WRONG_IN_PUBLISHED_CODE
-    expected = (256, "bicubic", 224, IMAGENET) if wrong else TRANSFORMS[name]
+    expected = (256, "bicubic", 224, IMAGENET) if name in WRONG_IN_PUBLISHED_CODE else TRANSFORMS[name]
     assert (input_spec.resize, input_spec.interpolation, input_spec.size, input_spec.statistics) == expected
     assert input_spec.view_statistics == IMAGENET
 
@@ -258,9 +262,9 @@ def test_layer_paths_of_the_original_code_are_converted(name, original, path, on
 
 def test_quickgelu_variants_differ_only_in_the_activation(on_meta):
     x = torch.linspace(-3, 3, 13)
-    plain, quick = (on_meta(name).blocks[0].mlp.act for name in ("clip-vit-b16", "clip-vit-b16-quickgelu"))
-    assert torch.allclose(plain(x), torch.nn.functional.gelu(x))
-    assert torch.allclose(quick(x), x * torch.sigmoid(1.702 * x))
+    gelu, quickgelu = (on_meta(name).blocks[0].mlp.act for name in ("clip-vit-b16", "clip-vit-b16-quickgelu"))
+    assert torch.allclose(gelu(x), torch.nn.functional.gelu(x))
+    assert torch.allclose(quickgelu(x), x * torch.sigmoid(1.702 * x))
     assert BACKBONES["clip-vit-b16"].input == BACKBONES["clip-vit-b16-quickgelu"].input
 
 
@@ -272,7 +276,7 @@ def test_urls_equal_those_in_the_libraries():
         url = getattr(torchvision.models, f"{weights}_Weights").IMAGENET1K_V1.url
         assert BACKBONES[name].source == f"torchvision {url.rsplit('/', 1)[-1]}"
         assert _url_of(name) == url
-    for name, twin in (
+    for name, name_in_timm in (
         ("dino_vitb16", "vit_base_patch16_224.dino"),
         ("dino_vits16", "vit_small_patch16_224.dino"),
         ("dinov2_vitb14", "vit_base_patch14_dinov2.lvd142m"),
@@ -280,7 +284,7 @@ def test_urls_equal_those_in_the_libraries():
         ("dinov2_vitg14", "vit_giant_patch14_dinov2.lvd142m"),
         ("dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2.lvd142m"),
     ):
-        assert _url_of(name) == timm.models.get_pretrained_cfg(twin).url
+        assert _url_of(name) == timm.models.get_pretrained_cfg(name_in_timm).url
 
 
 def _url_of(name: str) -> str:
@@ -293,7 +297,7 @@ def test_the_error_for_an_unknown_name_proposes_similar_names():
 
 
 @pytest.mark.parametrize(
-    ("text", "way_out"),
+    ("text", "solution"),
     [
         ("timm:resnet18", "--backbone resnet18=timm:resnet18."),
         ("timm:convnext_tiny.fb_in22k", "--backbone convnext_tiny.fb_in22k=timm:convnext_tiny.fb_in22k."),
@@ -301,10 +305,10 @@ def test_the_error_for_an_unknown_name_proposes_similar_names():
         ("hf-mean:..", "--backbone mine=hf-mean:..."),
     ],
 )
-def test_the_error_for_a_description_without_a_name_proposes_a_name(text, way_out):
+def test_the_error_for_a_description_without_a_name_proposes_a_name(text, solution):
     with pytest.raises(FungiError) as error:
         resolve_backbone(text)
-    assert str(error.value).endswith(f"Write {way_out}")
+    assert str(error.value).endswith(f"Write {solution}")
 
 
 @pytest.mark.parametrize(
@@ -321,15 +325,17 @@ def test_errors_for_unknown_names_are_short(text):
 def test_a_long_list_of_names_ends_with_the_number_of_other_names():
     message = str(unknown_name("thing", "zzz", [f"name{number:03}" for number in range(100)]))
     assert message.startswith("unknown thing 'zzz'. Known: name000, name001,")
-    shown, rest = message.rsplit(" and ", 1)
-    assert rest == f"{100 - shown.count('name')} more."
+    known_names, ending = message.rsplit(" and ", 1)
+    assert ending == f"{100 - known_names.count('name')} more."
     assert str(unknown_name("thing", "zzz", ["a"])) == "unknown thing 'zzz'. Known: a."
 
 
-def test_listing_names_imports_no_large_library():
+def test_listing_names_does_not_import_a_large_library():
     program = (
         "import sys; from fungi.backbones.base import BACKBONES; BACKBONES.names(); "
         "print([name for name in ('torch', 'torchvision', 'timm', 'transformers') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Files that are not checkpoints, or contain code: no code runs, and the error names file and cause."""
+"""Files that are not checkpoints, or that contain code, are refused. No code runs, and the error names the cause."""
 
 import pickle
 from pathlib import Path
@@ -13,11 +13,13 @@ from tests.backbones.small import SMALL, random_state, save, vit_shapes
 
 
 class RunsCode:
+    """An object that runs code when it is unpickled."""
+
     def __reduce__(self):
         return (print, ("this must not run",))
 
 
-def test_a_pickle_that_runs_code_is_refused(small, tmp_path, capsys):
+def test_a_pickle_that_runs_code_is_refused(small_backbone, tmp_path, capsys):
     file = tmp_path / "evil.pth"
     torch.save({"state_dict": {"a": torch.zeros(1)}, "payload": RunsCode()}, file)
     with pytest.raises(FungiError, match=r"evil\.pth contains more than tensors.*not read"):
@@ -29,21 +31,21 @@ def test_a_pickle_that_runs_code_is_refused(small, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("file", ["w.pth", "w.safetensors"])
-def test_the_error_for_a_truncated_file_says_so(small, tmp_path, file):
+def test_the_error_for_a_truncated_file_proposes_a_new_download(small_backbone, tmp_path, file):
     path = save(tmp_path, random_state(vit_shapes()), file)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(FungiError, match=f"{file} .*(Fetch it again|is not a checkpoint)"):
         load_backbone(SMALL, checkpoint=path)
 
 
-def test_errors_for_missing_files_and_files_without_weights_say_so(small, tmp_path):
+def test_missing_files_and_files_without_weights_are_refused(small_backbone, tmp_path):
     with pytest.raises(MissingFilesError, match=r"there is no checkpoint .*nowhere\.pth.*--checkpoint"):
         load_backbone(SMALL, checkpoint=tmp_path / "nowhere.pth")
     with pytest.raises(FungiError, match="has no state dict"):
         load_backbone(SMALL, checkpoint=save(tmp_path, {"epoch": 3}))
 
 
-def test_checkpoint_and_random_init_exclude_each_other(small, tmp_path):
+def test_checkpoint_and_random_init_exclude_each_other(small_backbone, tmp_path):
     with pytest.raises(FungiError, match="--checkpoint and --random-init exclude each other"):
         load_backbone(SMALL, checkpoint=tmp_path / "w.pth", random_init=True)
 
@@ -66,10 +68,10 @@ def test_entries_other_than_ordinary_tensors_with_names_are_refused(state):
 
 
 def test_a_container_that_contains_itself_is_refused():
-    endless: dict[str, object] = {}
-    endless["model"] = endless
+    container: dict[str, object] = {}
+    container["model"] = container
     with pytest.raises(FungiError, match=r"weights\.pth has no state dict"):
-        unwrap(endless, Path("weights.pth"))
+        unwrap(container, Path("weights.pth"))
 
 
 OTHER_FILES = {
@@ -88,32 +90,32 @@ OTHER_FILES = {
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 @pytest.mark.parametrize("kind", OTHER_FILES)
-def test_the_error_for_a_file_of_another_kind_names_its_kind(kind, ending, small, tmp_path):
-    content, said = OTHER_FILES[kind]
+def test_the_error_for_a_file_of_another_kind_names_its_kind(kind, ending, small_backbone, tmp_path):
+    content, message = OTHER_FILES[kind]
     (tmp_path / f"w.{ending}").write_bytes(content)
-    with pytest.raises(FungiError, match=rf"w\.{ending} .*{said}") as error:
+    with pytest.raises(FungiError, match=rf"w\.{ending} .*{message}") as error:
         load_backbone(SMALL, checkpoint=tmp_path / f"w.{ending}")
     assert len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize(("written", "called"), [("w.safetensors", "w.pth"), ("w.pth", "w.safetensors")])
-def test_the_content_and_not_the_name_decides_how_a_file_is_read(written, called, small, tmp_path):
+@pytest.mark.parametrize(("saved_name", "final_name"), [("w.safetensors", "w.pth"), ("w.pth", "w.safetensors")])
+def test_the_content_of_a_file_and_not_its_name_determines_its_format(saved_name, final_name, small_backbone, tmp_path):
     state = random_state(vit_shapes())
-    save(tmp_path, state, written).rename(tmp_path / called)
-    weights = load_backbone(SMALL, checkpoint=tmp_path / called).model.state_dict()
+    save(tmp_path, state, saved_name).rename(tmp_path / final_name)
+    weights = load_backbone(SMALL, checkpoint=tmp_path / final_name).model.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
-def test_integer_weights_are_refused(dtype, small, tmp_path):
+def test_integer_weights_are_refused(dtype, small_backbone, tmp_path):
     state = random_state(vit_shapes())
     state["blocks.0.attn.proj.weight"] = state["blocks.0.attn.proj.weight"].to(dtype)
     with pytest.raises(FungiError, match=r"of another kind \(blocks\.0\.attn\.proj\.weight is \w+ instead of floating"):
         load_backbone(SMALL, checkpoint=save(tmp_path, state))
 
 
-def test_weights_in_half_precision_are_accepted(small, tmp_path):
+def test_weights_in_half_precision_are_accepted(small_backbone, tmp_path):
     state = random_state(vit_shapes())
-    half = {name: tensor.bfloat16() for name, tensor in state.items()}
-    weights = load_backbone(SMALL, checkpoint=save(tmp_path, half)).model.state_dict()
-    assert all(torch.equal(weights[name], tensor.float()) for name, tensor in half.items())
+    state_in_half_precision = {name: tensor.bfloat16() for name, tensor in state.items()}
+    weights = load_backbone(SMALL, checkpoint=save(tmp_path, state_in_half_precision)).model.state_dict()
+    assert all(torch.equal(weights[name], tensor.float()) for name, tensor in state_in_half_precision.items())

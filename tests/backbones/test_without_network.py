@@ -1,4 +1,4 @@
-"""Weights without a network: errors name them, files in the named place are used, random weights are drawn once."""
+"""Without a network, errors name the weights and solutions, and weights on disk are used."""
 
 import threading
 from urllib.error import URLError
@@ -13,12 +13,12 @@ from fungi.backbones.loading import load_backbone
 from fungi.errors import MissingFilesError
 from fungi.runtime import network
 from fungi.runtime.seeds import seeded
-from tests.backbones.small import SMALL, one_fast_name_of_each, random_state, save, shrink, timm_vit, vit_shapes
+from tests.backbones.small import SMALL, random_state, save, shrink, timm_vit, vit_shapes, with_slow_marks
 
 
 @pytest.fixture
 def no_network(monkeypatch, tmp_path):
-    """Provide empty caches, and a network without answers."""
+    """Empty the caches, and let every access to the network fail."""
     import huggingface_hub.constants
 
     def refuse(*_: object, **__: object) -> None:
@@ -30,19 +30,21 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
 
 
-SHIPPED = ("digits-vit", "efficientnet-lite0", "random-vit-b16")  # in this package, in another package, random
-FETCHED = [
+# The weights are in this package, in another package, and random.
+WITHOUT_DOWNLOAD = ("digits-vit", "efficientnet-lite0", "random-vit-b16")
+WITH_DOWNLOAD = [
     name
     for name in BACKBONES
-    if BACKBONES[name].modality == "vision" and BACKBONES[name].pretrained is not None and name not in SHIPPED
+    if BACKBONES[name].modality == "vision" and BACKBONES[name].pretrained is not None and name not in WITHOUT_DOWNLOAD
 ]
 
 
-@pytest.mark.parametrize("name", one_fast_name_of_each(lambda spec: spec.pretrained.func, FETCHED))
+@pytest.mark.parametrize("name", with_slow_marks(lambda spec: spec.pretrained.func, WITH_DOWNLOAD))
 def test_without_a_network_the_error_names_weights_and_solutions(name, no_network):
-    with torch.device("meta"), pytest.raises(MissingFilesError) as e:  # meta: timm builds before it fetches
+    # On the meta device, because timm builds the model before it downloads the weights.
+    with torch.device("meta"), pytest.raises(MissingFilesError) as error:
         load_backbone(name)
-    text = str(e.value)
+    text = str(error.value)
     assert "--checkpoint FILE" in text
     assert "\n" not in text
     if "https://" in text:
@@ -54,7 +56,7 @@ def test_without_a_network_the_error_names_weights_and_solutions(name, no_networ
 
 @pytest.fixture
 def no_answer(monkeypatch, tmp_path):
-    """Provide empty caches and a hub that does not answer. Only the first probe may use the network."""
+    """Empty the caches, and let no host answer. After the test whether a host answers, the network must not be used."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(network, "_replies", lambda url: False)
@@ -74,7 +76,7 @@ def no_answer(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "name", ["mine=timm:test_vit.r160_in1k", "vit-s16", "dino_vits16", "mae-vit-b16-decoder", "mine=hf:nobody/nothing"]
 )
-def test_a_network_without_answer_gives_an_error_at_once(name, no_answer):
+def test_a_network_without_answer_gives_an_error_without_further_attempts(name, no_answer):
     with pytest.raises(MissingFilesError) as error:
         load_backbone(name)
     message = str(error.value)
@@ -85,29 +87,29 @@ def test_a_network_without_answer_gives_an_error_at_once(name, no_answer):
 
 def test_the_wait_for_a_host_without_reply_is_limited(monkeypatch):
     monkeypatch.setattr(network, "SECONDS", 0.01)
-    end = threading.Event()
-    monkeypatch.setattr(network, "_replies", lambda url: end.wait(60))
+    end_of_test = threading.Event()
+    monkeypatch.setattr(network, "_replies", lambda url: end_of_test.wait(60))
     network.answers.cache_clear()
-    assert not network.answers("https://nowhere.invalid")  # while the host still does not reply
-    end.set()
+    assert not network.answers("https://nowhere.invalid")  # returns although the host does not reply
+    end_of_test.set()
     network.answers.cache_clear()
 
 
-@pytest.mark.parametrize("how", ["checkpoint", "random_init"])
-def test_the_network_is_used_only_for_published_weights(small, no_network, tmp_path, how, monkeypatch):
+@pytest.mark.parametrize("option", ["checkpoint", "random_init"])
+def test_the_network_is_used_only_for_published_weights(small_backbone, no_network, tmp_path, option, monkeypatch):
     def fail(*_: object) -> None:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(torch.hub, "urlopen", fail)
-    value = save(tmp_path, random_state(vit_shapes())) if how == "checkpoint" else True
-    load_backbone(SMALL, **{how: value})
+    value = save(tmp_path, random_state(vit_shapes())) if option == "checkpoint" else True
+    load_backbone(SMALL, **{option: value})
 
 
-def test_a_file_in_the_place_that_the_error_names_is_used(small, no_network):
-    with pytest.raises(MissingFilesError) as e:
+def test_a_file_at_the_path_that_the_error_names_is_used(small_backbone, no_network):
+    with pytest.raises(MissingFilesError) as error:
         load_backbone(SMALL)
-    place = str(e.value).split("put the file at ")[1].split(", or pass")[0]
-    torch.save(random_state(vit_shapes()), place)
+    path = str(error.value).split("put the file at ")[1].split(", or pass")[0]
+    torch.save(random_state(vit_shapes()), path)
     assert load_backbone(SMALL).weights_source == f"published weights: {BACKBONES[SMALL].source}"
 
 
@@ -138,7 +140,7 @@ def test_the_random_vit_is_drawn_once_and_saved(no_network, monkeypatch):
     monkeypatch.setattr(random_vit, "_build", timm_vit)
     first = load_backbone("random-vit-b16", seed=1)
     assert random_vit.weights_file().exists()
-    monkeypatch.setattr(random_vit, "_build", None)  # must not be needed again
+    monkeypatch.setattr(random_vit, "_build", None)  # a second draw would fail
     assert load_backbone("random-vit-b16", seed=2).weights_hash == first.weights_hash
     assert [path.name for path in random_vit.weights_file().parent.iterdir()] == [random_vit.weights_file().name]
     with seeded(42, "backbone", "random-vit-b16"):

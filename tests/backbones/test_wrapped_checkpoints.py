@@ -1,4 +1,4 @@
-"""Checkpoints of training programs: wrappers are removed, and weights that do not fit are refused."""
+"""Checkpoints of training programs: the encoder is read from its containers, and averaged weights are preferred."""
 
 import logging
 from argparse import Namespace
@@ -15,20 +15,21 @@ from tests.backbones.small import WIDTH, random_state, shrink, vit_shapes
 HEAD = {"head.mlp.0.weight": (8, WIDTH), "head.last_layer.weight_g": (4, 1)}
 
 
-def below(prefix: str, shapes: dict[str, Any]) -> dict[str, Any]:
+def with_prefix(prefix: str, shapes: dict[str, Any]) -> dict[str, Any]:
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
 VIT = vit_shapes()
-WRAPPED = {
-    "data parallel": below("module.", VIT),
-    "compiled and data parallel": below("_orig_mod.module.", VIT),
-    "backbone and head": below("backbone.", VIT) | HEAD,
-    "lightning": {"state_dict": below("model.backbone.", VIT) | below("model.", HEAD), "epoch": 3},
-    "teacher and student in one": below("student.backbone.", VIT) | below("teacher.backbone.", VIT),
+CHECKPOINTS = {
+    "data parallel": with_prefix("module.", VIT),
+    "compiled and data parallel": with_prefix("_orig_mod.module.", VIT),
+    "backbone and head": with_prefix("backbone.", VIT) | HEAD,
+    "lightning": {"state_dict": with_prefix("model.backbone.", VIT) | with_prefix("model.", HEAD), "epoch": 3},
+    "teacher and student in the same dictionary": with_prefix("student.backbone.", VIT)
+    | with_prefix("teacher.backbone.", VIT),
     "dino": {
-        "student": below("module.backbone.", VIT) | below("module.", HEAD),
-        "teacher": below("backbone.", VIT) | HEAD,
+        "student": with_prefix("module.backbone.", VIT) | with_prefix("module.", HEAD),
+        "teacher": with_prefix("backbone.", VIT) | HEAD,
         "args": Namespace(arch="vit_small", lr=0.1),
         "epoch": 99,
     },
@@ -36,25 +37,26 @@ WRAPPED = {
 
 
 def tensors(content: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """Return tensors of these shapes in nested dictionaries. Teacher and student have different weights."""
-    state = dict(content)
-    state |= random_state({n: s for n, s in content.items() if isinstance(s, tuple)}, seed)
-    for name, inner in content.items():
-        if isinstance(inner, dict):
-            state[name] = tensors(inner, seed + (name == "student"))
-    return state
+    """Replace all shapes in nested dictionaries by random tensors. Teacher and student have different weights."""
+    shapes = {name: value for name, value in content.items() if isinstance(value, tuple)}
+    dictionaries = {
+        name: tensors(value, seed + (name == "student")) for name, value in content.items() if isinstance(value, dict)
+    }
+    return content | random_state(shapes, seed) | dictionaries
 
 
-@pytest.mark.parametrize("kind", WRAPPED)
-def test_wrapped_encoders_are_read(kind, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_encoders_inside_training_checkpoints_are_read(kind, tmp_path, monkeypatch) -> None:
     shrink(monkeypatch, "dino_vits16")
-    content = tensors(WRAPPED[kind])
+    content = tensors(CHECKPOINTS[kind])
     torch.save(content, tmp_path / "checkpoint.pth")
-    loaded = load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth")
-    inner = content.get("teacher", content.get("state_dict", content))
-    (expected,) = [v for n, v in inner.items() if n.endswith("blocks.1.attn.proj.weight") and "student" not in n]
-    assert torch.equal(loaded.model.blocks[1].attn.proj.weight, expected)
-    assert "entries below" in loaded.weights_source
+    backbone = load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth")
+    state = content.get("teacher", content.get("state_dict", content))
+    (expected,) = [
+        tensor for name, tensor in state.items() if name.endswith("blocks.1.attn.proj.weight") and "student" not in name
+    ]
+    assert torch.equal(backbone.model.blocks[1].attn.proj.weight, expected)
+    assert "entries below" in backbone.weights_source
 
 
 RAW, AVERAGED = tensors(VIT), tensors(VIT, 9)
@@ -75,9 +77,9 @@ def test_a_warning_names_the_chosen_weights_and_a_key_changes_them(kind, tmp_pat
 
     def weight(key: str = "") -> torch.Tensor:
         with caplog.at_level(logging.WARNING, logger=logger.name):
-            loaded = load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth", checkpoint_key=key)
-        assert f", entry {key}" in loaded.weights_source or not key
-        return loaded.model.blocks[1].attn.proj.weight
+            backbone = load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth", checkpoint_key=key)
+        assert f", entry {key}" in backbone.weights_source or not key
+        return backbone.model.blocks[1].attn.proj.weight
 
     name = "blocks.1.attn.proj.weight"
     if kind == "nested":
@@ -104,7 +106,7 @@ def test_the_error_for_a_missing_entry_names_the_existing_entries(tmp_path, monk
 
 def test_a_wrapped_checkpoint_without_a_tensor_is_refused(tmp_path, monkeypatch) -> None:
     shrink(monkeypatch, "dino_vits16")
-    state = tensors(below("backbone.", VIT))
+    state = tensors(with_prefix("backbone.", VIT))
     del state["backbone.norm.bias"]
     torch.save(state, tmp_path / "checkpoint.pth")
     with pytest.raises(FungiError, match=r"missing.*unexpected \(backbone\."):
