@@ -1,4 +1,4 @@
-"""Slow tests start first; commands configure the program's logger, and each test finds it as it was."""
+"""Order of the tests, and settings that each test starts with: the logger, and seeds of random numbers."""
 
 import logging
 import os
@@ -13,41 +13,42 @@ import pytest
 
 from fungi.runtime.log import logger
 
-# Threads wait asleep, as they do in commands; has to be said before torch is imported.
+# Waiting threads sleep, as in commands. This has to be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand out tests one by one, but those of a file with a fixture of its module together: it is made once.
+    """Give single tests to the workers, but all tests of a file to the same worker if they share a fixture.
 
-    xdist's own groups (`--dist loadgroup`) do nothing under pytest 9.2: they rename tests, which that ignores.
+    Then a fixture with the scope of a module runs only once. The groups of xdist (`--dist loadgroup`) have no effect
+    with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class BySharedFixture(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
-            return path if _has_fixture_of_its_module(config.rootpath / path) else nodeid
+            return path if _has_module_fixture(config.rootpath / path) else nodeid
 
     return BySharedFixture(config, log)
 
 
 @cache
-def _has_fixture_of_its_module(path: Path) -> bool:
+def _has_module_fixture(path: Path) -> bool:
     return 'scope="module"' in path.read_text(encoding="utf-8")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long goes first, so that no test worker is left alone with it at the end."""
+    """Run slow tests first. Otherwise a worker could run a slow test while the other workers have no tests."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("slurm") is None))
 
 
 @pytest.fixture(autouse=True)
-def _logger_not_configured() -> Iterator[None]:
-    """Give each test the logger as at import, whatever a command of an earlier test or of a module's fixture set.
+def _reset_logger() -> Iterator[None]:
+    """Reset the logger, which commands of earlier tests and fixtures configure.
 
-    pytest attaches its handler to a logger that does not propagate as well: a record would be captured twice.
+    pytest adds its handler to loggers that do not propagate. Without a reset, it would capture records twice.
     """
 
     def reset() -> None:
@@ -61,20 +62,20 @@ def _logger_not_configured() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _same_draws_in_every_run() -> None:
-    """Seed the global generators, so that no test depends on what ran before it, or on luck."""
+def _seed_random_numbers() -> None:
+    """Seed the global generators, so that no test depends on earlier tests or on luck."""
     random.seed(0)
-    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
-        if name in sys.modules:  # importing takes seconds
-            getattr(sys.modules[name], seed)(0)
+    for module, function in (("numpy.random", "seed"), ("torch", "manual_seed")):
+        if module in sys.modules:  # an import would take seconds
+            getattr(sys.modules[module], function)(0)
 
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """Two threads, whatever the run has; a test may set others, which do not outlast it."""
+    """Let torch use two threads in a test, and restore the number of threads after it."""
     import torch
 
-    before = torch.get_num_threads()
+    earlier_number = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(earlier_number)

@@ -1,4 +1,4 @@
-"""Which cases of a law the daily loop runs."""
+"""The choice of the cases of a law that fast test runs (`make check`) include."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,5 @@ from _pytest.mark import ParameterSet
 
 
 def first_fast(cases: Iterable[object], count: int = 1) -> list[ParameterSet]:
-    """All cases; those after the first few are marked slow."""
-    return [
-        pytest.param(case, marks=[pytest.mark.slow] if number >= count else []) for number, case in enumerate(cases)
-    ]
+    """Return all cases. The cases after the first `count` have the mark `slow`."""
+    return [pytest.param(case, marks=[pytest.mark.slow] if index >= count else []) for index, case in enumerate(cases)]

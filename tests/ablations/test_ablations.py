@@ -1,4 +1,4 @@
-"""All ablations, with few rows, on digits with the backbone of the package."""
+"""All ablations, with 24 rows of the digits and the backbone of the package."""
 
 import json
 from dataclasses import replace
@@ -18,14 +18,14 @@ from fungi.gradients.projection import load_projection
 from fungi.results.ablation_table import AblationTable
 from fungi.results.published import published_tables
 
-TINY = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu")
-SMALL_SIMCLR = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8")
+FAST_FLAGS = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu")
+FAST_SIMCLR = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8")
 
 OBJECTIVES = {
-    "views": ("simclr", *SMALL_SIMCLR),
+    "views": ("simclr", *FAST_SIMCLR),
     "objectives": ("kl", "deepcluster", "--set", "deepcluster.prototypes=6"),
 }
-ROWS = {
+EXPECTED_ROWS = {
     "projections": ["embeddings", "embeddings+kl"],
     "pca": ["embeddings", "embeddings+kl"],
     "layers": [f"block {block}" for block in range(4)],
@@ -39,20 +39,21 @@ ROWS = {
     "throughput": ["embeddings", "embeddings+kl"],
     "times": ["projection of 8 gradients", "fitting PCA", "PCA of the train rows"],
 }
-ROWS_PER_SPLIT = {"views": 8}  # up to 81 views per row
-"""Ablation -> number of rows per split, if it is not that of `TINY`."""
+ROWS_PER_SPLIT = {"views": 8}  # a row has up to 81 views
+"""Ablation -> number of rows per split, if it is not 24."""
 
 
-PUBLISHED = ["paper-6", "paper-15a", "paper-15b", *(f"rebuttal-{number}" for number in (23, 28, 29, 30, 31, 32))]
+PUBLISHED_TABLES = ["paper-6", "paper-15a", "paper-15b", *(f"rebuttal-{number}" for number in (23, 28, 29, 30, 31, 32))]
 
 
-def ablate(name: str, root: Path, *more: str) -> int:
-    objectives = OBJECTIVES.get(name, ("kl",))
-    return COMMANDS["ablate"].main(["--ablation", name, "--root", str(root), *TINY, "--objective", *objectives, *more])
+def ablate(name: str, root: Path, *options: str) -> int:
+    """Run an ablation with few rows, and return the exit status."""
+    flags = ["--ablation", name, "--root", str(root), *FAST_FLAGS, "--objective", *OBJECTIVES.get(name, ("kl",))]
+    return COMMANDS["ablate"].main([*flags, *options])
 
 
-def rows_of_features(root: Path) -> dict[str, int]:
-    """Return the number of rows of each array below a root, by its name."""
+def row_counts(root: Path) -> dict[str, int]:
+    """Return file and array -> number of rows, for all feature files below a root."""
     rows = {}
     for path in root.rglob("*.h5"):
         with h5py.File(path) as file:
@@ -62,7 +63,7 @@ def rows_of_features(root: Path) -> dict[str, int]:
 
 
 def test_all_ablations_are_on_the_command_line() -> None:
-    assert set(NAMES) == set(ABLATIONS) == set(ROWS)
+    assert set(NAMES) == set(ABLATIONS) == set(EXPECTED_ROWS)
 
 
 @pytest.mark.slow
@@ -70,19 +71,19 @@ def test_all_ablations_are_on_the_command_line() -> None:
 def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ROWS_PER_SPLIT.get(name, 24)
     assert ablate(name, tmp_path, "--rows", str(rows)) == 0
-    printed = capsys.readouterr().out
+    output = capsys.readouterr().out
     (path,) = tmp_path.glob(f"results/ablation-{name}-*rows{rows}*/digits/digits-vit.json")
     content = json.loads(path.read_text())
-    assert set(rows_of_features(tmp_path).values()) == {rows}
-    assert list(content["results"]) == list(ROWS[name])
+    assert set(row_counts(tmp_path).values()) == {rows}
+    assert list(content["results"]) == list(EXPECTED_ROWS[name])
     cells = [seeds for row in content["results"].values() for seeds in row.values()]
-    largest = np.inf if name in ("throughput", "times", "views") else 1
+    largest = np.inf if name in ("throughput", "times", "views") else 1  # speeds and times can be larger than 1
     assert all(0 <= value <= largest for seeds in cells for value in seeds)
     assert len(set(map(tuple, cells))) > 1, "all variations have the same values"
-    for row in ROWS[name]:
-        assert f"| {row}" in printed
+    for row in EXPECTED_ROWS[name]:
+        assert f"| {row}" in output
     for identifier in content["published"]:
-        assert published_tables()[identifier]["caption"] in printed
+        assert published_tables()[identifier]["caption"] in output
 
 
 def test_times_without_a_projection_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,25 +92,26 @@ def test_times_without_a_projection_are_refused(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_seeds_give_a_deviation_and_a_second_run_extracts_nothing(
+def test_seeds_give_a_deviation_and_a_second_run_does_not_extract_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ablate("bias", tmp_path, "--seeds", "1", "2") == 0
-    first = capsys.readouterr().out
-    assert " ± " in first.partition("published")[0]
-    assert first.count(".h5: 24 rows") == 10
+    first_output = capsys.readouterr().out
+    assert " ± " in first_output.partition("published")[0]
+    # Embeddings of two splits, and gradients of two splits for two variations and two seeds.
+    assert first_output.count(".h5: 24 rows") == 10
     assert ablate("bias", tmp_path, "--seeds", "1", "2") == 0
-    second = capsys.readouterr().out
-    assert ".h5" not in second  # a finished table is printed again
-    assert first[first.index("| ") :] == second[second.index("| ") :]
+    second_output = capsys.readouterr().out
+    assert ".h5" not in second_output
+    assert first_output[first_output.index("| ") :] == second_output[second_output.index("| ") :]
 
 
 def test_fewer_rows_are_spread_over_the_split() -> None:
-    open_digits = FewerRows(lambda data_dir, split: open_split("digits", split, data_dir), 10)
-    samples, split = open_digits(Path(), "train"), open_split("digits", "train", Path())
-    assert [samples.ids[0], samples.ids[-1]] == [split.ids[0], split.ids[-1]]
+    open_ten_rows = FewerRows(lambda data_dir, split: open_split("digits", split, data_dir), 10)
+    samples, all_samples = open_ten_rows(Path(), "train"), open_split("digits", "train", Path())
+    assert [samples.ids[0], samples.ids[-1]] == [all_samples.ids[0], all_samples.ids[-1]]
     assert len(samples) == 10
-    assert len(FewerRows(open_digits, 50)(Path(), "train")) == 10
+    assert len(FewerRows(open_ten_rows, 50)(Path(), "train")) == 10
 
 
 def test_a_context_opens_each_split_of_its_dataset_once() -> None:
@@ -117,9 +119,8 @@ def test_a_context_opens_each_split_of_its_dataset_once() -> None:
     assert [len(runner.context.open_split(split)) for split in ("train", "test")] == [10, 10]
     complete = replace(runner.context, dataset=resolve_dataset("digits"))
     assert len(complete.open_split("test")) == 540
-    assert complete.open_split("test") is complete.open_split("test"), (
-        "the split is opened only once, because listing a million files takes minutes"
-    )
+    # Opening a split again would take minutes for a million files.
+    assert complete.open_split("test") is complete.open_split("test")
     assert len(runner.context.open_split("test")) == 10
 
 
@@ -132,26 +133,20 @@ def test_scores_equal_those_of_the_knn_stage(tmp_path: Path) -> None:
     runner = VariationRunner(settings)
     features = runner.gradients("default", 42) | runner.embeddings()
     root = tmp_path / "ablations"
-    paths = {
-        split: {name: features.arrays[split][name].path for name in ("kl", "embeddings")} for split in ("train", "test")
-    }
-    assert str(paths["train"]["kl"]).startswith(str(root / "default-seed42" / "rows-40"))
-    flags = {
-        "train_targets": paths["train"]["embeddings"],
-        "test_targets": paths["test"]["embeddings"],
-        "train_embeddings_datasets": (paths["train"]["embeddings"],),
-        "test_embeddings_datasets": (paths["test"]["embeddings"],),
-        "train_datasets": (f"{paths['train']['kl']}:attn_proj",),
-        "test_datasets": (f"{paths['test']['kl']}:attn_proj",),
-    }
-    results = knn_concat.run(KnnSettings(**flags, k=3, pca_dim=8, output=tmp_path / "knn.json", device="cpu"))[
-        "results"
-    ]
+    assert str(features.arrays["train"]["kl"].path).startswith(str(root / "default-seed42" / "rows-40"))
+    files = {}
+    for split in ("train", "test"):
+        embeddings, kl = (features.arrays[split][name].path for name in ("embeddings", "kl"))
+        files[f"{split}_targets"] = embeddings
+        files[f"{split}_embeddings_datasets"] = (embeddings,)
+        files[f"{split}_datasets"] = (f"{kl}:attn_proj",)
+    knn_settings = KnnSettings(**files, k=3, pca_dim=8, output=tmp_path / "knn.json", device="cpu")
+    results = knn_concat.run(knn_settings)["results"]
     assert runner.score(features, ["embeddings", "kl"]) == results["embeddings+kl"]["accuracy"]
     assert runner.score(features, ["kl"]) == results["kl"]["accuracy"]
 
 
-def test_tables_show_deviations_gaps_and_published_values() -> None:
+def test_tables_show_deviations_missing_values_and_published_values() -> None:
     table = AblationTable("title", ["first", "second"], ["row"], published=("rebuttal-30",), notes=["be careful"])
     table.add("row", "first", 0.5)
     table.add("row", "first", 0.7)
@@ -162,9 +157,7 @@ def test_tables_show_deviations_gaps_and_published_values() -> None:
     assert "(rebuttal, table 30; vit-b16-augreg-in1k)" in text
 
 
-@pytest.mark.parametrize(
-    "identifier", ["paper-6", "paper-15a", "paper-15b", *[f"rebuttal-{n}" for n in (23, 28, 29, 30, 31, 32)]]
-)
+@pytest.mark.parametrize("identifier", PUBLISHED_TABLES)
 def test_published_tables_are_complete(identifier: str) -> None:
     table = published_tables()[identifier]
     assert all(set(row["values"]) == set(table["columns"]) for row in table["rows"])
@@ -177,7 +170,7 @@ def test_nested_combinations_add_one_feature_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "complaint"),
+    ("flags", "message"),
     [
         (["--ablation", "layer"], "not 'layer'. Did you mean 'layers'"),
         (["--ablation"], "no ablation is named"),
@@ -185,14 +178,14 @@ def test_nested_combinations_add_one_feature_at_a_time() -> None:
         (["--objective", "kll"], "unknown objective 'kll'. Did you mean 'kl'"),
     ],
 )
-def test_errors_name_the_mistake(flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_in_flags_are_explained(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMANDS["ablate"].main(flags) == 2
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_projection_of_raw_gradients_gives_the_projected_gradients(tmp_path: Path) -> None:
-    """The array in the projected file equals the raw array times the matrix of the run, up to scale."""
+    """Multiply the raw gradients with the matrix of the run, and compare up to a factor."""
     assert ablate("raw", tmp_path, "--projection-dim", "32") == 0
     folders = {path.parts[-6]: path for path in tmp_path.glob("ablations/*/*/gradients/digits/digits-vit/kl-test.h5")}
     with h5py.File(folders["raw-gradient-seed42"]) as raw, h5py.File(folders["projected-to-32-seed42"]) as projected:
@@ -206,8 +199,10 @@ def test_the_projection_of_raw_gradients_gives_the_projected_gradients(tmp_path:
 
 def test_ablations_of_different_rows_and_objectives_have_different_files(tmp_path: Path) -> None:
     shared = {"root": tmp_path, "ablation": ("bias", "pca")}
-    runs = [AblateSettings(**shared, **more) for more in ({}, {"rows": 24}, {"rows": 48}, {"objective": ("kl",)})]
-    files = [path for run in runs for path in run.outputs()]
+    default, with_24_rows, *others = (
+        AblateSettings(**shared, **options) for options in ({}, {"rows": 24}, {"rows": 48}, {"objective": ("kl",)})
+    )
+    files = [path for settings in (default, with_24_rows, *others) for path in settings.outputs()]
     assert len(set(files)) == len(files) == 8
-    assert runs[1].outputs()[0] == tmp_path / "results/ablation-bias-rows24/digits/digits-vit.json"
-    assert AblateSettings(**shared, batch_size=2, device="cpu").outputs() == runs[0].outputs()
+    assert with_24_rows.outputs()[0] == tmp_path / "results/ablation-bias-rows24/digits/digits-vit.json"
+    assert AblateSettings(**shared, batch_size=2, device="cpu").outputs() == default.outputs()

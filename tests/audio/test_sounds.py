@@ -1,4 +1,4 @@
-"""Reading sounds: all WAV formats, rates and channels; invalid files are refused."""
+"""Reading of sounds: formats, sampling rates, channels, and invalid files."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ TONE = 0.5 * np.sin(2 * np.pi * 440 * TIME)
 
 
 @pytest.mark.parametrize(
-    ("kind", "scale", "offset", "step"),
+    ("dtype", "scale", "offset", "step"),
     [
         (np.uint8, 127, 128, 2**-7),
         (np.int16, 2**15, 0, 2**-15),
@@ -25,9 +25,9 @@ TONE = 0.5 * np.sin(2 * np.pi * 440 * TIME)
         (np.float64, 1, 0, 2**-24),
     ],
 )
-def test_every_value_type_is_read_with_its_precision(tmp_path, kind, scale, offset, step):
+def test_every_value_type_is_read_with_its_precision(tmp_path, dtype, scale, offset, step):
     values = TONE * scale + offset
-    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, (values if scale == 1 else np.round(values)).astype(kind))
+    wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, (values if scale == 1 else np.round(values)).astype(dtype))
     waveform = read_wav(tmp_path / "a.wav", "a")
     assert waveform.dtype == np.float32
     np.testing.assert_allclose(waveform, TONE, atol=2 * step)
@@ -44,13 +44,13 @@ def test_other_rates_are_resampled_to_the_same_sound(rate):
     waveform = resample(np.sin(2 * np.pi * 440 * time), rate)
     assert len(waveform) == SAMPLE_RATE
     expected = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
-    middle = slice(1000, -1000)  # without the edges, where the filter lacks values
+    middle = slice(1000, -1000)  # the filter has no values beyond the ends
     np.testing.assert_allclose(waveform[middle], expected[middle], atol=0.01)
 
 
 def test_frequencies_above_half_the_rate_are_filtered_out():
     time = np.arange(44_100) / 44_100
-    filtered = resample(np.sin(2 * np.pi * 12_000 * time), 44_100)  # without the filter: a tone of 4 kHz
+    filtered = resample(np.sin(2 * np.pi * 12_000 * time), 44_100)  # without a filter it would be a tone of 4 kHz
     assert np.abs(filtered[1000:-1000]).max() < 0.01
 
 
@@ -60,7 +60,7 @@ def test_a_silent_clip_is_accepted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "complaint"),
+    ("values", "message"),
     [
         (
             np.zeros(399, dtype=np.int16),
@@ -69,13 +69,13 @@ def test_a_silent_clip_is_accepted(tmp_path):
         (np.full(500, np.nan, dtype=np.float32), r"contains values that are not finite"),
     ],
 )
-def test_unusable_clips_are_named(tmp_path, values, complaint):
+def test_clips_that_are_too_short_or_not_finite_are_refused(tmp_path, values, message):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, values)
-    with pytest.raises(FungiError, match=complaint):
+    with pytest.raises(FungiError, match=message):
         read_wav(tmp_path / "a.wav", "yes/a.wav")
 
 
-def test_a_damaged_file_and_a_missing_file_are_named(tmp_path):
+def test_errors_name_damaged_and_missing_files(tmp_path):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(500, dtype=np.int16))
     content = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "a.wav").write_bytes(b"RIFX" + content[4:30])
@@ -86,7 +86,7 @@ def test_a_damaged_file_and_a_missing_file_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["esc-50", "speech-commands"])
-def test_the_dataset_sets_the_input_options(name):
+def test_a_dataset_sets_the_length_and_the_statistics_of_its_spectrograms(name):
     frames = {"esc-50": 512, "speech-commands": 128}
     options = DATASETS[name].input_options
     assert options["frames"] == frames[name]
@@ -99,15 +99,18 @@ def test_every_fold_of_esc50_is_a_dataset_with_the_same_sizes():
     assert [DATASETS[name].published for name in names] == [True, False, False, False, False]
 
 
-def test_tones_are_reproducible_distinct_and_called_synthetic():
+def test_tones_are_reproducible_different_and_described_as_synthetic():
     train, test = (open_split("tones", split, Path()) for split in ("train", "test"))
     np.testing.assert_array_equal(train.load(3), open_split("tones", "train", Path()).load(3))
     clips = [train.load(row) for row in range(8)] + [test.load(row) for row in range(8)]
-    assert all(clip.dtype == np.float32 and len(clip) == SAMPLE_RATE and np.abs(clip).max() <= 1 for clip in clips)
+    for clip in clips:
+        assert clip.dtype == np.float32
+        assert len(clip) == SAMPLE_RATE
+        assert np.abs(clip).max() <= 1
     assert len({clip.tobytes() for clip in clips}) == len(clips)
     assert train.targets[:9].tolist() == [*range(8), 0]
     assert len(SIGNALS) == 8
-    assert "ynthetic" in DATASETS["tones"].title
+    assert "synthetic" in DATASETS["tones"].title.lower()
     assert "synthetic" in DATASETS["tones"].notes
 
 
@@ -123,8 +126,9 @@ def test_a_truncated_file_is_refused(tmp_path):
 def test_an_implausible_sampling_rate_is_refused_before_resampling(tmp_path, rate):
     wavfile.write(tmp_path / "a.wav", SAMPLE_RATE, np.zeros(16_000, dtype=np.int16))
     content = bytearray((tmp_path / "a.wav").read_bytes())
-    content[24:28] = rate.to_bytes(4, "little")  # rate in the format chunk; the next field is bytes per second
-    content[28:32] = (2 * rate % 2**32).to_bytes(4, "little")
+    content[24:28] = rate.to_bytes(4, "little")
+    bytes_per_second = 2 * rate % 2**32
+    content[28:32] = bytes_per_second.to_bytes(4, "little")
     (tmp_path / "a.wav").write_bytes(bytes(content))
     with pytest.raises(FungiError, match=rf"sample 'a': .*a.wav has a sampling rate of {rate} Hz"):
         read_wav(tmp_path / "a.wav", "a")

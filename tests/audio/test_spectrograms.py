@@ -1,4 +1,6 @@
-"""The filter bank compared with a direct implementation of its formulas, and the views of spectrograms."""
+"""Spectrograms: the filter bank equals its formulas, and views are noisy, shifted copies."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ INPUT = BACKBONES["patch-ssast"].input
 SILENCE = np.log(1.1920929e-7)
 
 
-def plain_filter_bank(waveform: np.ndarray) -> np.ndarray:
-    """Return Kaldi's documented filter bank, computed in float64 with loops over frames, bins and filters."""
+def slow_filter_bank(waveform: np.ndarray) -> np.ndarray:
+    """Return the filter bank that Kaldi documents, computed in float64 with loops over frames, bins and filters."""
     x = waveform.astype(np.float64) - waveform.astype(np.float64).mean()
     window = [0.5 - 0.5 * np.cos(2 * np.pi * i / 399) for i in range(400)]
     edges = np.linspace(mel(20.0), mel(8000.0), 130)
@@ -28,21 +30,24 @@ def plain_filter_bank(waveform: np.ndarray) -> np.ndarray:
 
 
 def filter_energy(power: np.ndarray, left: float, centre: float, right: float) -> float:
+    """Return the energy in a triangular filter. power: of each bin. left, centre, right: corners in mel."""
     total = 0.0
-    for number in range(256):
-        frequency = mel(number * 16000 / 512)
+    for bin_number in range(256):
+        frequency = mel(bin_number * 16000 / 512)
         if left < frequency <= centre:
-            total += power[number] * (frequency - left) / (centre - left)
+            total += power[bin_number] * (frequency - left) / (centre - left)
         elif centre < frequency < right:
-            total += power[number] * (right - frequency) / (right - centre)
+            total += power[bin_number] * (right - frequency) / (right - centre)
     return total
 
 
 def mel(frequency: float) -> float:
+    """Convert a frequency from Hz to mel."""
     return 1127 * np.log(1 + frequency / 700)
 
 
 def sound(samples: int = 2000) -> np.ndarray:
+    """Return a tone of 700 Hz with noise."""
     generator = np.random.default_rng(1)
     tone = np.sin(2 * np.pi * 700 * np.arange(samples) / 16000)
     return (0.3 * tone + 0.05 * generator.standard_normal(samples) + 0.1).astype(np.float32)
@@ -50,7 +55,7 @@ def sound(samples: int = 2000) -> np.ndarray:
 
 def test_the_filter_bank_equals_the_formulas():
     # Kaldi's float32 code has this tolerance, because the logarithm of a low energy has few correct digits.
-    np.testing.assert_allclose(log_mel(torch.from_numpy(sound())).numpy(), plain_filter_bank(sound()), atol=1e-3)
+    np.testing.assert_allclose(log_mel(torch.from_numpy(sound())).numpy(), slow_filter_bank(sound()), atol=1e-3)
 
 
 def test_the_filter_bank_equals_torchaudio():
@@ -74,10 +79,11 @@ def test_the_spectrogram_has_only_complete_frames(samples, frames):
     assert log_mel(torch.zeros(samples)).shape == (frames, 128)
 
 
-def test_silence_has_the_smallest_value_and_one_filter_is_always_silent():
+def test_silence_has_the_smallest_value_and_filter_3_is_always_silent():
     torch.testing.assert_close(log_mel(torch.zeros(16000)), torch.full((98, 128), float(SILENCE)))
-    empty = [k for k in range(128) if np.allclose(log_mel(torch.from_numpy(sound())).numpy()[:, k], SILENCE)]
-    assert empty == [3]  # filter 3, counted from 0, lies between two bins
+    spectrogram = log_mel(torch.from_numpy(sound())).numpy()
+    silent_filters = [k for k in range(128) if np.allclose(spectrogram[:, k], SILENCE)]
+    assert silent_filters == [3]  # this filter is so narrow that it lies between two bins
 
 
 def test_padding_is_at_the_end_and_is_normalised():
@@ -104,52 +110,46 @@ def test_views_are_noisy_shifted_copies():
     assert views.shape == (16, 512, 128)
     shifts = []
     for view in views:
-        candidates = [
-            shift
-            for shift in range(-20, 21)
-            if (view.roll(-shift, dims=0) - plain).min() >= 0 and (view.roll(-shift, dims=0) - plain).max() < 0.1
-        ]
-        assert len(candidates) == 1
-        shifts += candidates
+        noise_of_shifts = {shift: view.roll(-shift, dims=0) - plain for shift in range(-20, 21)}
+        (shift,) = [shift for shift, noise in noise_of_shifts.items() if noise.min() >= 0 and noise.max() < 0.1]
+        shifts.append(shift)
     assert len(set(shifts)) > 5
     assert all(-10 <= shift <= 9 for shift in shifts)
 
 
 @pytest.mark.slow
-def test_all_shifts_of_the_range_occur_and_no_other():
+def test_the_shifts_of_many_views_are_all_shifts_from_minus_10_to_9():
     views = INPUT.views("noisy-shifts", n_views=400, noise=0.0)
-    pulse = np.zeros(90000, dtype=np.float32)  # long enough to need no padding, which is louder than silence
+    pulse = np.zeros(90000, dtype=np.float32)  # so long that it needs no padding, which is louder than silence
     pulse[40000:40400] = sound(400)
-    plain = INPUT.views("plain").prepare(pulse)[0].sum(dim=1).argmax()
-    shifts = {int(view.sum(dim=1).argmax() - plain) for view in prepare(views, pulse, 1, "row")}
+    position = INPUT.views("plain").prepare(pulse)[0].sum(dim=1).argmax()
+    shifts = {int(view.sum(dim=1).argmax() - position) for view in prepare(views, pulse, 1, "row")}
     assert shifts == set(range(-10, 10))
 
 
 def test_views_depend_on_the_row_and_not_on_the_number_of_views():
     waveform = sound(16000)
-    few, many, again, other = (
+    two, four, four_of_same_row, four_of_other_row = (
         prepare(INPUT.views("noisy-shifts", n_views=count), waveform, 42, name)
         for count, name in ((2, "row"), (4, "row"), (4, "row"), (4, "other"))
     )
-    assert torch.equal(few, many[:2])
-    assert torch.equal(many, again)
-    assert not torch.equal(many, other)
+    assert torch.equal(two, four[:2])
+    assert torch.equal(four, four_of_same_row)
+    assert not torch.equal(four, four_of_other_row)
 
 
 def test_noise_after_normalisation_is_not_divided_by_the_deviation():
-    from dataclasses import replace
-
     waveform = sound(16000)
-    late = replace(INPUT, noise_stage="after_norm").views("noisy-shifts", shift=0)
+    noisy = replace(INPUT, noise_stage="after_norm").views("noisy-shifts", shift=0)
     plain = INPUT.views("plain")
     normalised = plain.render(plain.collate([plain.prepare(waveform)]))
-    noise = late.render(late.collate([prepare(late, waveform, 1, "row")])) - normalised
+    noise = noisy.render(noisy.collate([prepare(noisy, waveform, 1, "row")])) - normalised
     assert noise.min() > -1e-5
     assert 0.05 < noise.max() < 0.1
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "complaint"),
+    ("kind", "options", "message"),
     [
         ("crops", {}, r"unknown kind of audio views 'crops'.*noisy-shifts, plain"),
         ("noisy-shifts", {"n_views": 1}, "n_views has to be at least 2"),
@@ -157,8 +157,8 @@ def test_noise_after_normalisation_is_not_divided_by_the_deviation():
         ("noisy-shifts", {"grid": 2}, "have no option 'grid'"),
     ],
 )
-def test_unknown_kinds_and_options_are_refused(kind, options, complaint):
-    with pytest.raises(FungiError, match=complaint):
+def test_unknown_kinds_and_options_are_refused(kind, options, message):
+    with pytest.raises(FungiError, match=message):
         INPUT.views(kind, **options)
 
 

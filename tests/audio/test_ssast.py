@@ -1,4 +1,4 @@
-"""SSAST: shapes, position embeddings on other grids, and the published checkpoint."""
+"""SSAST: sizes, tokens, position embeddings on other grids, and the published checkpoint."""
 
 from dataclasses import replace
 
@@ -18,8 +18,8 @@ NAMES = ["patch-ssast", "patch-ssast-mean"]
 SIZES = {"width": 32, "depth": 2, "heads": 2}
 
 
-def published_layout(width: int = 32, depth: int = 2) -> dict[str, Tensor]:
-    """Return random weights with the names and shapes of the published checkpoint."""
+def published_checkpoint(width: int = 32, depth: int = 2) -> dict[str, Tensor]:
+    """Return random weights with the names of the published checkpoint."""
     shapes: dict[str, tuple[int, ...]] = {
         "v.cls_token": (1, 1, width),
         "v.dist_token": (1, 1, width),
@@ -35,13 +35,16 @@ def published_layout(width: int = 32, depth: int = 2) -> dict[str, Tensor]:
         "mask_embed": (1, 1, width),
     }
     for index in range(depth):
-        for layer, out, into in (
+        for layer, outputs, inputs in (
             ("attn.qkv", 3 * width, width),
             ("attn.proj", width, width),
             ("mlp.fc1", 4 * width, width),
             ("mlp.fc2", width, 4 * width),
         ):
-            shapes |= {f"v.blocks.{index}.{layer}.weight": (out, into), f"v.blocks.{index}.{layer}.bias": (out,)}
+            shapes |= {
+                f"v.blocks.{index}.{layer}.weight": (outputs, inputs),
+                f"v.blocks.{index}.{layer}.bias": (outputs,),
+            }
         for norm in ("norm1", "norm2"):
             shapes |= {f"v.blocks.{index}.{norm}.{kind}": (width,) for kind in ("weight", "bias")}
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +53,7 @@ def published_layout(width: int = 32, depth: int = 2) -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small_network(monkeypatch):
     """Replace the network of `patch-ssast` with a small network."""
     spec = replace(BACKBONES["patch-ssast"], build=lambda: build("cls_dist", SIZES))
     monkeypatch.setitem(BACKBONES._entries, "patch-ssast", spec)
@@ -75,25 +78,25 @@ def test_the_number_of_tokens_equals_the_paper(frames, tokens):
     assert model.tokens(torch.zeros(1, frames, 128)).shape == (1, tokens, 24)
 
 
-def test_frequency_is_the_slow_axis_of_the_tokens():
+def test_tokens_are_ordered_by_frequency_and_then_by_time():
     model = SpectrogramTransformer(**SSAST)
     silent, loud = torch.zeros(1, 128, 128), torch.zeros(1, 128, 128)
-    loud[:, :16, 100:] = 1  # only patches in the first columns (frames) and in high rows (mel bins)
-    changed = (model.tokens(loud) - model.tokens(silent)).abs().sum(dim=(0, 2))[2:].reshape(12, 12) > 0
-    rows, columns = torch.nonzero(changed, as_tuple=True)
-    assert rows.min() == 9  # mel bins 90..105
-    assert columns.max() == 1  # frames 10..25
+    loud[:, :16, 100:] = 1  # the first frames, and the high mel bins
+    differences = (model.tokens(loud) - model.tokens(silent)).abs().sum(dim=(0, 2))[2:].reshape(12, 12)
+    rows, columns = torch.nonzero(differences > 0, as_tuple=True)
+    assert rows.min() == 9  # the patch of the mel bins from 90 to 105
+    assert columns.max() == 1  # the patch of the frames from 10 to 25
 
 
 def test_positions_are_added_to_the_tokens():
     model = SpectrogramTransformer(**SSAST)
     sounds, change = torch.randn(1, 128, 128), torch.randn_like(model.pos_embed[:, :2])
-    before = model.tokens(sounds)
+    tokens = model.tokens(sounds)
     model.pos_embed.data[:, :2] += change
-    torch.testing.assert_close(model.tokens(sounds)[:, :2] - before[:, :2], change)
+    torch.testing.assert_close(model.tokens(sounds)[:, :2] - tokens[:, :2], change)
 
 
-def test_the_embedding_is_the_mean_of_both_leading_tokens_or_of_the_patches():
+def test_the_embedding_is_the_mean_of_the_first_two_tokens_or_of_the_patches():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = SpectrogramTransformer(**SSAST).eval()
@@ -104,7 +107,7 @@ def test_the_embedding_is_the_mean_of_both_leading_tokens_or_of_the_patches():
     torch.testing.assert_close(model(sounds), hidden[:, 2:].mean(dim=1))
 
 
-def test_position_embeddings_do_not_change_on_the_grid_of_the_training():
+def test_position_embeddings_do_not_change_for_the_grid_of_the_training():
     positions = torch.randn(1, 514, 6)
     assert torch.equal(adapted_positions(positions, (8, 64)), positions)
 
@@ -130,24 +133,24 @@ def test_a_longer_frequency_axis_is_resized_bilinearly():
         torch.testing.assert_close(adapted[row], (1 - weight) * table[low] + weight * table[high], rtol=1e-4, atol=1e-5)
 
 
-def test_the_published_checkpoint_loads_without_missing_weights(small, tmp_path):
-    state = published_layout()
+def test_the_published_checkpoint_loads_without_missing_weights(small_network, tmp_path):
+    state = published_checkpoint()
     torch.save(state, tmp_path / "ssast.pth")
-    loaded = load_backbone("patch-ssast", checkpoint=tmp_path / "ssast.pth")
-    for name, tensor in loaded.model.state_dict().items():
+    backbone = load_backbone("patch-ssast", checkpoint=tmp_path / "ssast.pth")
+    for name, tensor in backbone.model.state_dict().items():
         assert torch.equal(tensor, state[f"module.v.{name}"])
 
 
-def test_kernels_of_several_channels_are_summed(small, tmp_path):
-    state = published_layout()
+def test_kernels_of_several_channels_are_summed(small_network, tmp_path):
+    state = published_checkpoint()
     kernel = torch.randn(32, 3, 16, 16)
     torch.save(state | {"module.v.patch_embed.proj.weight": kernel}, tmp_path / "ssast.pth")
-    loaded = load_backbone("patch-ssast", checkpoint=tmp_path / "ssast.pth")
-    assert torch.equal(loaded.model.patch_embed["proj"].weight, kernel.sum(dim=1, keepdim=True))
+    backbone = load_backbone("patch-ssast", checkpoint=tmp_path / "ssast.pth")
+    assert torch.equal(backbone.model.patch_embed["proj"].weight, kernel.sum(dim=1, keepdim=True))
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         ({"module.v.norm.bias": None}, r"1 missing \(norm.bias\)"),
         ({"module.v.extra": torch.zeros(1)}, r"1 unexpected \(extra\)"),
@@ -155,10 +158,10 @@ def test_kernels_of_several_channels_are_summed(small, tmp_path):
         ({"module.v.pos_embed": torch.zeros(1, 10, 32)}, r"pos_embed is \[1, 10, 32\] instead of \[1, 514, 32\]"),
     ],
 )
-def test_other_checkpoints_are_refused(small, tmp_path, change, complaint):
-    state = {name: tensor for name, tensor in (published_layout() | change).items() if tensor is not None}
+def test_other_checkpoints_are_refused(small_network, tmp_path, change, message):
+    state = {name: tensor for name, tensor in (published_checkpoint() | change).items() if tensor is not None}
     torch.save(state, tmp_path / "ssast.pth")
-    with pytest.raises(FungiError, match=complaint):
+    with pytest.raises(FungiError, match=message):
         load_backbone("patch-ssast", checkpoint=tmp_path / "ssast.pth")
 
 
@@ -174,5 +177,4 @@ def test_the_published_profile_differs_in_temperature_and_tokens():
 
 
 def test_only_class_token_pooling_uses_the_gradient_of_the_first_token():
-    flagged = {name for name in BACKBONES if BACKBONES[name].first_token_gradient}
-    assert flagged == {"patch-ssast", "tiny-ssast"}
+    assert {name for name in BACKBONES if BACKBONES[name].first_token_gradient} == {"patch-ssast", "tiny-ssast"}

@@ -1,4 +1,4 @@
-"""A number and its noun agree in messages."""
+"""Nouns in messages have the singular or the plural that their number needs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A new evaluator that the grid can run, and a new command, are one file and their row; a new backbone is one file."""
+"""A new command or evaluator needs only its file and its row in the table of commands, a new backbone only its file."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ from fungi.scoring.evaluation_loop import evaluate
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.settings import setting
 
-DESCRIPTION = """How often the most frequent label is right."""
+DESCRIPTION = """Return the accuracy of the most frequent label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,10 @@ class MajorityScorer:
     def __init__(self, settings, task):
         self.settings, self.test_targets = settings, task.splits["test"].targets()
         self.sources = [task.splits["test"].source(settings)]
-        self.guess = np.bincount(task.splits["train"].targets()).argmax()
+        self.most_frequent = np.bincount(task.splits["train"].targets()).argmax()
 
     def score(self, features):
-        return {"accuracy": float((self.test_targets == self.guess).mean()) + self.settings.bonus}
+        return {"accuracy": float((self.test_targets == self.most_frequent).mean()) + self.settings.bonus}
 
     def warnings(self):
         return []
@@ -78,19 +78,19 @@ def run(settings: HelloSettings) -> None:
 
 
 @pytest.fixture
-def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Add a file and its row: all that a new thing takes."""
+def add_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that adds the file of a command, and its row in the table of commands."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def add(row: Command, text: str) -> None:
-        (tmp_path / f"{row.module}.py").write_text(text)
+    def add(row: Command, code: str) -> None:
+        (tmp_path / f"{row.module}.py").write_text(code)
         monkeypatch.setitem(COMMANDS, row.name, row)
 
     return add
 
 
-def test_a_new_command_is_one_file_and_its_row(add, capsys: pytest.CaptureFixture[str]) -> None:
-    add(Command("hello", "toy_hello", "Evaluation", "say hello"), COMMAND)
+def test_a_new_command_needs_only_its_file_and_its_row(add_command, capsys: pytest.CaptureFixture[str]) -> None:
+    add_command(Command("hello", "toy_hello", "Evaluation", "say hello"), COMMAND)
     assert fungi(["hello", "--name", "you"]) == 0
     assert capsys.readouterr().out == "hello you\n"
     assert fungi(["hello", "--name", ""]) == 2
@@ -103,19 +103,20 @@ def test_a_new_command_is_one_file_and_its_row(add, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.count("say hello") == 2
 
 
-def test_a_new_evaluator_is_one_file_and_its_row_for_the_grid_too(
-    add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_grid_can_run_a_new_evaluator_that_has_only_its_file_and_its_row(
+    add_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add(Command("majority", "toy_majority", "Evaluation", "the most frequent label", stage="evaluation"), EVALUATOR)
+    row = Command("majority", "toy_majority", "Evaluation", "the most frequent label", stage="evaluation")
+    add_command(row, EVALUATOR)
     root = tmp_path / "features"
     make_folder(root, rows={"train": 9, "test": 8}, classes=4)
 
     grid = Grid(root=root, datasets=("digits", "oxford-landmarks"), flags={"majority": "--bonus 1.0"})
     call = call_of(["majority"], grid)
-    (element,) = elements_of(grid, call)  # of landmarks there are no labels
-    line = command_line(element, call, grid)
-    assert line[:2] == ["--bonus", "1.0"]
-    (result,) = COMMANDS["majority"].parse(line).outputs()
+    (element,) = elements_of(grid, call)  # none for the landmarks, because they have no labels
+    flags = command_line(element, call, grid)
+    assert flags[:2] == ["--bonus", "1.0"]
+    (result,) = COMMANDS["majority"].parse(flags).outputs()
 
     monkeypatch.setenv("FUNGI_ROOT", str(root))
     monkeypatch.setenv("FUNGI_FLAGS_MAJORITY", "--bonus 1.0")
@@ -148,7 +149,7 @@ register_backbone(
 """
 
 
-def test_a_new_backbone_is_one_file_for_the_stages_the_library_and_the_grid(
+def test_the_stages_the_library_and_the_grid_use_a_new_backbone_that_has_only_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image
@@ -173,5 +174,5 @@ def test_a_new_backbone_is_one_file_for_the_stages_the_library_and_the_grid(
     options = {"input_dim": 160, "image_input": backbone.input, "extractor_configs": [KLConfig(latent_dim=8)]}
     wrapper = FUNGIWrapper(backbone.model, backbone.spec.layer, "cpu", **options)
     assert wrapper([Image.new("RGB", (200, 160))]).shape == (1, 64)
-    stage = ["--backbone", "toy-vit", "--random-init", "--root", str(tmp_path / "features"), "--split", "test"]
-    assert COMMANDS["extract"].parse([*stage, "--dataset", "digits"]).backbone == "toy-vit"
+    flags = ["--backbone", "toy-vit", "--random-init", "--root", str(tmp_path / "features"), "--split", "test"]
+    assert COMMANDS["extract"].parse([*flags, "--dataset", "digits"]).backbone == "toy-vit"

@@ -1,12 +1,12 @@
-"""The check of words sees what it is there for."""
+"""`scripts/check_words.py` reports violations, and reports none in the source."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
 
-PLACE = Path(__file__).parents[2] / "scripts" / "check_words.py"
-SPEC = importlib.util.spec_from_file_location("check_words", PLACE)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "check_words.py"
+SPEC = importlib.util.spec_from_file_location("check_words", SCRIPT)
 assert SPEC is not None
 assert SPEC.loader is not None
 check_words = importlib.util.module_from_spec(SPEC)
@@ -14,6 +14,7 @@ SPEC.loader.exec_module(check_words)
 
 
 def messages(tmp_path: Path, source: str) -> list[str]:
+    """Return the messages of the check for a file with this source."""
     (tmp_path / "file.py").write_text(source)
     return [message for _, message in check_words.violations(tmp_path / "file.py")]
 
@@ -31,9 +32,9 @@ def messages(tmp_path: Path, source: str) -> list[str]:
         ('async def f():\n    """Of a file, its rows."""', "the docstring of f starts with 'Of', not with a verb"),
     ],
 )
-def test_a_violation_is_named(tmp_path, source, message):
-    (text,) = messages(tmp_path, source)
-    assert message in text
+def test_violations_are_reported(tmp_path, source, message):
+    (reported,) = messages(tmp_path, source)
+    assert message in reported
 
 
 @pytest.mark.parametrize(
@@ -48,10 +49,10 @@ def test_a_violation_is_named(tmp_path, source, message):
         'class Rows:\n    """The rows of a split."""',
     ],
 )
-def test_what_is_allowed_is_not_named(tmp_path, source):
+def test_allowed_source_is_not_reported(tmp_path, source):
     assert messages(tmp_path, source) == []
 
 
-def test_the_source_keeps_to_the_words():
+def test_the_source_has_no_violations():
     texts = [text for file in sorted(check_words.SOURCE.rglob("*.py")) for _, text in check_words.violations(file)]
     assert texts == []

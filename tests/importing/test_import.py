@@ -1,4 +1,7 @@
-"""Features of other programs: every format gives the feature files, and the scores, of the same numbers."""
+"""Import of features of other programs: all formats give the same feature files, and unreadable files are refused.
+
+Functions such as `npz` write the features of `rows_of` in a format, and return the arguments of `fungi import`.
+"""
 
 import json
 import os
@@ -22,35 +25,38 @@ NAMES = np.array(["dog", "cat", "eel", "bat"])
 
 
 def rows_of(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features and the labels of a split."""
     values, targets = clustered(ROWS[split], 8, 4, seed=len(split))
     return values.astype(np.float32), targets
 
 
 def npz(folder: Path) -> list[str]:
-    (a, b), (c, d) = rows_of("train"), rows_of("test")
-    np.savez(folder / "all.npz", x_train=a, y_train=b, x_test=c, y_test=d)
+    (x_train, y_train), (x_test, y_test) = rows_of("train"), rows_of("test")
+    np.savez(folder / "all.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     return [str(folder / "all.npz")]
 
 
 def npy(folder: Path) -> list[str]:
     for split in ROWS:
-        for name, values in zip(("", "_y"), rows_of(split), strict=True):
-            np.save(folder / f"{split}{name}.npy", values)
-    return [*(str(folder / f"{split}.npy") for split in ROWS), "--targets", *(str(folder / f"{s}_y.npy") for s in ROWS)]
+        features, targets = rows_of(split)
+        np.save(folder / f"{split}.npy", features)
+        np.save(folder / f"{split}_y.npy", targets)
+    target_files = [str(folder / f"{split}_y.npy") for split in ROWS]
+    return [*(str(folder / f"{split}.npy") for split in ROWS), "--targets", *target_files]
 
 
 def clip_benchmark(folder: Path) -> list[str]:
-    """Its test split is called val."""
+    """Write the features in the format of CLIP benchmark, where the name of the test split is `val`."""
     for split, name in (("train", "train"), ("test", "val")):
-        for what, values in zip(("features", "targets"), rows_of(split), strict=True):
-            torch.save(torch.from_numpy(values), folder / f"{what}_{name}.pt")
+        for content, values in zip(("features", "targets"), rows_of(split), strict=True):
+            torch.save(torch.from_numpy(values), folder / f"{content}_{name}.pt")
     return [str(folder)]
 
 
 def dino(folder: Path) -> list[str]:
     for split in ROWS:
-        for what, values in zip(("feat", "labels"), rows_of(split), strict=True):
-            torch.save(torch.from_numpy(values), folder / f"{split}{what}.pth")
+        for content, values in zip(("feat", "labels"), rows_of(split), strict=True):
+            torch.save(torch.from_numpy(values), folder / f"{split}{content}.pth")
     return [str(folder)]
 
 
@@ -69,85 +75,94 @@ def any_key_of_hdf5(folder: Path) -> list[str]:
     return [f"{folder / f'{split}.h5'}:model/pooled" for split in ROWS]
 
 
-SOURCES = (npz, npy, clip_benchmark, dino, tensors_in_a_dictionary, any_key_of_hdf5)
+FORMATS = (npz, npy, clip_benchmark, dino, tensors_in_a_dictionary, any_key_of_hdf5)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
-def test_every_format_becomes_the_same_feature_files(source, tmp_path, monkeypatch):
-    (tmp_path / "made").mkdir()
+@pytest.mark.parametrize("write_source", FORMATS, ids=lambda function: function.__name__)
+def test_every_format_becomes_the_same_feature_files(write_source, tmp_path, monkeypatch):
+    (tmp_path / "source").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert COMMANDS["import"].main([*source(tmp_path / "made"), "--dataset", "birds", "--backbone", "mine"]) == 0
-    for split, path in ((split, Path(f"features/embeddings/birds/mine/{split}.h5")) for split in ROWS):
+    arguments = write_source(tmp_path / "source")
+    assert COMMANDS["import"].main([*arguments, "--dataset", "birds", "--backbone", "mine"]) == 0
+    for split in ROWS:
+        path = Path(f"features/embeddings/birds/mine/{split}.h5")
         values, targets = rows_of(split)
         with h5py.File(path) as file:
             np.testing.assert_array_equal(file["embeddings"][:], values)
             np.testing.assert_array_equal(file["targets"][:], targets)
         provenance = provenance_of(path)
         assert (provenance.weights_hash, provenance.input) == ("unknown", "unknown")
-        assert provenance.settings["imported"]["file"].startswith(str(tmp_path / "made"))
+        assert provenance.settings["imported"]["file"].startswith(str(tmp_path / "source"))
 
 
-def test_no_flipped_bit_of_an_imported_file_is_read(tmp_path, monkeypatch):
+def write_named_labels(path: str) -> None:
+    """Write the features with class names as labels."""
+    (x_train, y_train), (x_test, y_test) = rows_of("train"), rows_of("test")
+    labels = {"train_labels": NAMES[y_train], "test_labels": NAMES[y_test]}
+    np.savez(path, train_features=x_train, test_features=x_test, **labels)
+
+
+def test_flipped_bits_of_an_imported_file_never_change_what_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (a, b), (c, d) = rows_of("train"), rows_of("test")
-    np.savez("all.npz", train_features=a, train_labels=NAMES[b], test_features=c, test_labels=NAMES[d])
+    write_named_labels("all.npz")
     assert COMMANDS["import"].main(["all.npz", "--dataset", "birds", "--backbone", "mine"]) == 0
     path = Path("features/embeddings/birds/mine/test.h5")
 
-    def content():
+    def read():
         array = open_array(path, "embeddings")
         rows = array.read(0, array.rows).tobytes()
         return [rows, read_targets(path).tolist(), read_class_names(path), array.provenance]
 
-    assert noticed_flips(path, content, 200) >= 195  # the rest hits the mark of a file with checksums
+    # The other flips hit the mark that says whether a file has checksums, and change nothing that is read.
+    assert noticed_flips(path, read, 200) >= 195
 
 
-def test_every_evaluation_takes_imported_features_by_name(tmp_path, monkeypatch):
+def test_every_evaluation_accepts_imported_features_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    named = ["--dataset", "birds", "--backbone", "mine"]
-    assert COMMANDS["import"].main([*npz(tmp_path), *named]) == 0
-    assert COMMANDS["import"].main([*npz(tmp_path), *named, "--feature", "other"]) == 0
+    names = ["--dataset", "birds", "--backbone", "mine"]
+    assert COMMANDS["import"].main([*npz(tmp_path), *names]) == 0
+    assert COMMANDS["import"].main([*npz(tmp_path), *names, "--feature", "other"]) == 0
     for command in ("knn", "cluster"):
-        assert COMMANDS[command].main([*named, "--root", "features"]) == 0
+        assert COMMANDS[command].main([*names, "--root", "features"]) == 0
     (path,) = (tmp_path / "features/results/knn").rglob("*.json")
     assert set(json.loads(path.read_text())["results"]) == {"embeddings", "other", "embeddings+other"}
 
 
-def test_labels_that_are_texts_get_numbers_by_name_and_both_splits_the_same(tmp_path, monkeypatch, capsys):
+def test_class_names_get_the_same_numbers_in_both_splits(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (a, b), (c, d) = rows_of("train"), rows_of("test")
-    np.savez("all.npz", train_features=a, train_labels=NAMES[b], test_features=c, test_labels=NAMES[d])
+    write_named_labels("all.npz")
+    features, targets = rows_of("test")
     assert COMMANDS["import"].main(["all.npz", "--dataset", "birds", "--backbone", "mine"]) == 0
     with h5py.File("features/embeddings/birds/mine/test.h5") as file:
         names = file["class_names"].asstr()[:]
         assert names.tolist() == sorted(NAMES.tolist())
-        np.testing.assert_array_equal(names[file["targets"][:]], NAMES[d])
-    np.savez("valid.npz", features=c, labels=np.where(d > 0, "ant", "bee"))
+        np.testing.assert_array_equal(names[file["targets"][:]], NAMES[targets])
+    np.savez("valid.npz", features=features, labels=np.where(targets > 0, "ant", "bee"))
     assert COMMANDS["import"].main(["valid.npz", "--dataset", "birds", "--backbone", "mine"]) == 2
     assert "import all splits in one call" in capsys.readouterr().err
 
 
-def test_existing_features_are_kept_and_not_replaced(tmp_path, monkeypatch, capsys):
+def test_existing_features_are_replaced_only_on_request(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = [*npz(tmp_path), "--dataset", "birds", "--backbone", "mine"]
     assert COMMANDS["import"].main(flags) == 0
-    before = Path("features/embeddings/birds/mine/train.h5").read_bytes()
+    content = Path("features/embeddings/birds/mine/train.h5").read_bytes()
     assert COMMANDS["import"].main(flags) == 0
     assert "train.h5 already exists" in capsys.readouterr().out
-    (a, b), (c, d) = rows_of("train"), rows_of("test")
-    np.savez("all.npz", x_train=-a, y_train=b, x_test=c, y_test=d)
+    (x_train, y_train), (x_test, y_test) = rows_of("train"), rows_of("test")
+    np.savez("all.npz", x_train=-x_train, y_train=y_train, x_test=x_test, y_test=y_test)
     assert COMMANDS["import"].main(flags) == 2
     assert "already exists, with other features. Choose another --backbone" in capsys.readouterr().err
-    assert Path("features/embeddings/birds/mine/train.h5").read_bytes() == before
+    assert Path("features/embeddings/birds/mine/train.h5").read_bytes() == content
     assert COMMANDS["import"].main([*flags, "--overwrite"]) == 0
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
-def test_explicit_files_take_every_format_and_the_result_goes_below_the_root(source, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("write_source", FORMATS, ids=lambda function: function.__name__)
+def test_knn_reads_explicit_files_of_every_format(write_source, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "made").mkdir()
-    (tmp_path / "mine").mkdir()
-    source(tmp_path / "made")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "root").mkdir()
+    write_source(tmp_path / "source")
     files = {
         "npz": ("all.npz:x_train", "all.npz:x_test", "all.npz:y_train", "all.npz:y_test"),
         "npy": ("train.npy", "test.npy", "train_y.npy", "test_y.npy"),
@@ -155,27 +170,25 @@ def test_explicit_files_take_every_format_and_the_result_goes_below_the_root(sou
         "dino": ("trainfeat.pth", "testfeat.pth", "trainlabels.pth", "testlabels.pth"),
         "tensors_in_a_dictionary": ("train.pt", "test.pt", "train.pt", "test.pt"),
         "any_key_of_hdf5": ("train.h5:model/pooled", "test.h5:model/pooled", "train.h5", "test.h5:labels"),
-    }[source.__name__]
-    train, test, *targets = (f"made/{name}" for name in files)
-    flags = ["--train-embeddings-datasets", train, "--test-embeddings-datasets", test, "--root", "mine"]
-    flags += ["--train-targets", targets[0], "--test-targets", targets[1]]
+    }[write_source.__name__]
+    train, test, train_targets, test_targets = (f"source/{name}" for name in files)
+    flags = ["--train-embeddings-datasets", train, "--test-embeddings-datasets", test, "--root", "root"]
+    flags += ["--train-targets", train_targets, "--test-targets", test_targets]
     with pytest.warns(UnknownOriginWarning):
         assert COMMANDS["knn"].main(flags) == 0
-    said = capsys.readouterr().err
-    assert f"files {train}, {test}" in said
-    assert "digits" not in said
-    (path,) = (tmp_path / "mine" / "results").glob("knn*.json")
+    error = capsys.readouterr().err
+    assert f"files {train}, {test}" in error
+    assert "digits" not in error
+    (path,) = (tmp_path / "root" / "results").glob("knn*.json")
     content = json.loads(path.read_text())
     assert content["settings"]["dataset"] == "unnamed"
     assert content["results"]["embeddings"]["accuracy"] > 0.8
 
 
-def test_a_layer_key_chooses_among_arrays_of_embeddings(tmp_path):
+def test_a_layer_key_selects_an_array_of_embeddings(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
-        file["first"], file["last"], file["targets"] = (
-            *np.random.default_rng(0).normal(size=(2, 60, 4)),
-            np.arange(60) % 3,
-        )
+        file["first"], file["last"] = np.random.default_rng(0).normal(size=(2, 60, 4))
+        file["targets"] = np.arange(60) % 3
     flags = [f"--{split}-embeddings-datasets={tmp_path / 'x.h5'}" for split in ("train", "test")]
     flags += ["--score-fitted-rows", "--output", str(tmp_path / "result.json")]
     assert COMMANDS["knn"].main(flags) == 2
@@ -185,7 +198,7 @@ def test_a_layer_key_chooses_among_arrays_of_embeddings(tmp_path):
     assert origin["train"]["embeddings"]["array"] == "last"
 
 
-DAMAGED = {
+UNREADABLE_FILES = {
     "cut.npz": lambda path: path.write_bytes(npz_bytes(path)[:-200]),
     "cut.npy": lambda path: (np.save(path, np.zeros((50, 8))), path.write_bytes(path.read_bytes()[:300])),
     "cut.pt": lambda path: (torch.save(torch.zeros(50, 8), path), path.write_bytes(path.read_bytes()[:700])),
@@ -197,39 +210,40 @@ DAMAGED = {
 
 
 def npz_bytes(path: Path) -> bytes:
+    """Write a valid file, and return its content."""
     np.savez(path, x=np.zeros((50, 8)), y=np.zeros(50))
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("name", UNREADABLE_FILES)
 @pytest.mark.parametrize("command", ["import", "knn"])
-def test_a_file_that_can_not_be_read_is_left_as_it_is_and_nobody_is_told_to_delete_it(name, command, tmp_path, capsys):
+def test_an_unreadable_file_is_not_changed_and_the_error_does_not_propose_to_delete_it(name, command, tmp_path, capsys):
     path = tmp_path / name
-    DAMAGED[name](path)
-    before = path.read_bytes()
+    UNREADABLE_FILES[name](path)
+    content = path.read_bytes()
     if command == "import":
         flags = [str(path), "--dataset", "birds", "--backbone", "mine", "--split", "train", "--root", str(tmp_path)]
     else:
         flags = ["--train-embeddings-datasets", str(path), "--test-embeddings-datasets", str(path)]
     assert COMMANDS[command].main(flags) == 2
-    said = capsys.readouterr().err
-    assert name in said
-    assert "elete" not in said
-    assert path.read_bytes() == before
+    error = capsys.readouterr().err
+    assert name in error
+    assert "delete" not in error.lower()
+    assert path.read_bytes() == content
 
 
 def test_code_in_a_file_of_tensors_is_not_executed(tmp_path):
-    class Evil:
+    class RunsCode:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    torch.save({"features": torch.zeros(4, 2), "more": Evil()}, tmp_path / "evil.pt")
+    torch.save({"features": torch.zeros(4, 2), "code": RunsCode()}, tmp_path / "code.pt")
     with pytest.raises(FungiError, match=r"contains more than tensors.*Save only the tensors"):
-        shapes_of(tmp_path / "evil.pt")
+        shapes_of(tmp_path / "code.pt")
     assert not (tmp_path / "executed").exists()
 
 
-def test_short_types_labels_as_whole_floats_and_lists_of_names_are_read(tmp_path):
+def test_bfloat16_features_float_labels_and_lists_of_names_are_read(tmp_path):
     path = tmp_path / "train.pt"
     values = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
     torch.save({"features": values, "labels": torch.arange(6.0), "paths": list("abcdef")}, path)
@@ -239,7 +253,7 @@ def test_short_types_labels_as_whole_floats_and_lists_of_names_are_read(tmp_path
     assert load_array(path, "paths").tolist() == list("abcdef")
 
 
-REFUSED = {
+AMBIGUOUS_FILES = {
     "nowhere.npz": ([], "does not exist. Check the path"),
     "all.npz:nothing": ([], "has no array 'nothing'. It contains x_train [80, 8], y_train [80]"),
     "two.npz": (["--split", "train"], "both look like the features of split train"),
@@ -248,14 +262,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", AMBIGUOUS_FILES)
 def test_ambiguous_files_are_refused_with_a_list_of_arrays(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     npz(tmp_path)
     np.savez("two.npz", image_features=np.zeros((4, 2)), text_features=np.zeros((4, 2)), labels=np.zeros(4))
     np.save("plain.npy", np.zeros((4, 2)))
     np.savez("flat.npz", labels=np.arange(4))
-    flags, message = REFUSED[name]
+    flags, message = AMBIGUOUS_FILES[name]
     flags = ["--split", "train"] if name == "plain.npy" else flags
     assert COMMANDS["import"].main([name, "--dataset", "birds", "--backbone", "mine", *flags]) == 2
     assert message in capsys.readouterr().err

@@ -173,7 +173,7 @@ def test_a_changed_extractor_is_refused(change: Any, saved: tuple[FUNGIWrapper, 
     wrapper, folder = saved
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     change(tmp_path)
-    with pytest.raises(FungiError, match=r"is not as it was saved: .* don't have the hash it carries"):
+    with pytest.raises(FungiError, match=r"has changed since it was saved: the hash .* is wrong"):
         FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")
 
 

@@ -1,4 +1,4 @@
-"""Small backbones for texts and sounds, and items of very different lengths."""
+"""Cases for tests: small backbones for texts and sounds, with items of very different lengths."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,9 +31,9 @@ def sounds() -> list[np.ndarray]:
     """Return a second of noise, a second of silence, one frame, and a sound longer than the spectrogram."""
     generator = np.random.default_rng(0)
     lengths = (SAMPLE_RATE, SAMPLE_RATE, 400, 2 * SAMPLE_RATE)
-    actual = [(0.1 * generator.standard_normal(length)).astype(np.float32) for length in lengths]
-    actual[1][:] = 0
-    return actual
+    waveforms = [(0.1 * generator.standard_normal(length)).astype(np.float32) for length in lengths]
+    waveforms[1][:] = 0
+    return waveforms
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Case:
     items: Callable[[], list[Any]]
 
     def model(self) -> torch.nn.Module:
-        """Return the network, without zero biases and unit scales."""
+        """Return the network with random weights, also for biases and scales."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = self.spec.build()
@@ -54,7 +54,8 @@ class Case:
         return model.eval().requires_grad_(False)
 
 
-def _text(name: str, build: Any, layers: tuple[str, ...]) -> Case:
+def _text_case(name: str, build: Any, layers: tuple[str, ...]) -> Case:
+    """Return a case that has the registered settings of a backbone, but a small network and a simple tokenizer."""
     spec = BACKBONES[name]
     input_spec = replace(spec.input, tokenizer=TokenizerSource("hashed words", hashed_words))
     return Case(replace(spec, build=build, input=input_spec, embedding_dim=24), layers, lambda: TEXTS)
@@ -68,24 +69,23 @@ def _t5(pooling: str) -> Any:
     return lambda: build_encoder("T5Encoder", T5, pooling)
 
 
-def _audio(name: str, pooling: str, layers: tuple[str, ...]) -> Case:
+def _audio_case(name: str, pooling: str, layers: tuple[str, ...]) -> Case:
     spec = BACKBONES[name]
     input_spec = replace(spec.input, frames=128)
-    return Case(
-        replace(spec, build=lambda: build_ssast(pooling, SSAST), input=input_spec, embedding_dim=24), layers, sounds
-    )
+    small_spec = replace(spec, build=lambda: build_ssast(pooling, SSAST), input=input_spec, embedding_dim=24)
+    return Case(small_spec, layers, sounds)
 
 
 BERT_LAYER, T5_LAYER = "encoder.layer.1.attention.output.dense", "encoder.block.1.layer.0.SelfAttention.o"
 CASES = {
-    "bert, first token": _text("bert-base-uncased", _bert("first"), (BERT_LAYER,)),
-    "bert, mean of tokens": _text("bert-base-uncased-mean", _bert("mean"), (BERT_LAYER,)),
-    "bert, earlier layers": _text(
+    "bert, first token": _text_case("bert-base-uncased", _bert("first"), (BERT_LAYER,)),
+    "bert, mean of tokens": _text_case("bert-base-uncased-mean", _bert("mean"), (BERT_LAYER,)),
+    "bert, earlier layers": _text_case(
         "bert-base-uncased", _bert("first"), ("encoder.layer.0.attention.self.value", "encoder.layer.0.output.dense")
     ),
-    "t5, first token": _text("t5-small", _t5("first"), (T5_LAYER,)),
-    "t5, mean of tokens": _text("t5-small-mean", _t5("mean"), (T5_LAYER,)),
-    "ssast, leading tokens": _audio("patch-ssast", "cls_dist", ("blocks.1.attn.proj",)),
-    "ssast, mean of patches": _audio("patch-ssast-mean", "mean_patches", ("blocks.1.attn.proj",)),
-    "ssast, qkv": _audio("patch-ssast", "cls_dist", ("blocks.1.attn.qkv",)),
+    "t5, first token": _text_case("t5-small", _t5("first"), (T5_LAYER,)),
+    "t5, mean of tokens": _text_case("t5-small-mean", _t5("mean"), (T5_LAYER,)),
+    "ssast, leading tokens": _audio_case("patch-ssast", "cls_dist", ("blocks.1.attn.proj",)),
+    "ssast, mean of patches": _audio_case("patch-ssast-mean", "mean_patches", ("blocks.1.attn.proj",)),
+    "ssast, qkv": _audio_case("patch-ssast", "cls_dist", ("blocks.1.attn.qkv",)),
 }

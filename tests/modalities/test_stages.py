@@ -1,4 +1,4 @@
-"""The laws of the stages over texts and sounds: files don't depend on batches, workers, shards or interruptions."""
+"""Laws of the stages for texts and sounds: files do not depend on batches, workers, shards or interruptions."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from fungi.commands import COMMANDS
 from fungi.runtime.log import logger
-from tests.data.makers import makers
+from tests.data.miniatures import miniatures
 
 extract, extract_embeddings = COMMANDS["extract-gradients"].main, COMMANDS["extract"].main
 
@@ -28,11 +28,11 @@ def stage(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Return a function that extracts features of a miniature dataset: `stage(root, *flags)` returns the root."""
     data = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        makers()[dataset].make(data, patch)
+        miniatures()[dataset].make(data, patch)
 
-    def run(root: Path, *more_flags: str, command: Callable[[list[str]], int] = extract) -> Path:
+    def run(root: Path, *additional_flags: str, command: Callable[[list[str]], int] = extract) -> Path:
         flags = ["--dataset", dataset, "--backbone", CASES[dataset], "--data-dir", str(data), "--root", str(root)]
-        flags += ["--device", "cpu", "--block-size", "2", *more_flags]
+        flags += ["--device", "cpu", "--block-size", "2", *additional_flags]
         if command is extract:
             flags += ["--objective", "kl", "simclr", "--with-embeddings"]
         assert command(flags) == 0
@@ -45,29 +45,32 @@ def stage(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 @pytest.fixture(scope="module")
 def uninterrupted(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stage(tmp_path_factory.mktemp("whole"))
+    """Return a root folder with the files of a single, uninterrupted extraction."""
+    return stage(tmp_path_factory.mktemp("uninterrupted"))
 
 
-def assert_same_files(root: Path, other: Path, dataset: str, files: tuple[str, ...] = FILES) -> None:
+def assert_same_files(root: Path, expected_root: Path, dataset: str, patterns: tuple[str, ...] = FILES) -> None:
+    """Compare the files of both splits in two root folders."""
     for split in ("train", "test"):
-        for pattern in files:
+        for pattern in patterns:
             name = pattern.format(dataset, CASES[dataset], split)
-            with h5py.File(root / name) as first, h5py.File(other / name) as second:
-                assert set(first) == set(second)
-                for key in first:
-                    assert_alike(first[key][:], second[key][:], f"{name}:{key}")
+            with h5py.File(root / name) as file, h5py.File(expected_root / name) as expected:
+                assert set(file) == set(expected)
+                for key in file:
+                    assert_equal_up_to_rounding(file[key][:], expected[key][:], f"{name}:{key}")
 
 
-def assert_alike(values: np.ndarray, expected: np.ndarray, what: str) -> None:
+def assert_equal_up_to_rounding(values: np.ndarray, expected: np.ndarray, name: str) -> None:
     if values.ndim == 1:
         np.testing.assert_array_equal(values, expected)
         return
-    cosine = (values * expected).sum(1) / np.linalg.norm(values, axis=1) / np.linalg.norm(expected, axis=1)
-    norms = np.linalg.norm(values, axis=1) / np.linalg.norm(expected, axis=1)
-    # Batches with different padding sum in another order, so float32 rounding differs. It matters most for views of a
-    # text: they are almost equal, so their gradient is a difference of nearly equal numbers.
-    assert cosine.min() > 1 - 1e-4, f"{what}: cosine {cosine}"
-    assert np.abs(norms - 1).max() < 5e-3, f"{what}: relative norms {norms}"
+    norms, expected_norms = np.linalg.norm(values, axis=1), np.linalg.norm(expected, axis=1)
+    cosine = (values * expected).sum(1) / norms / expected_norms
+    ratios = norms / expected_norms
+    # Sums over batches with different padding have another order, so rounding in float32 differs. It is largest for
+    # views of a text: they are almost equal, so their gradient is a difference of nearly equal numbers.
+    assert cosine.min() > 1 - 1e-4, f"{name}: cosine {cosine}"
+    assert np.abs(ratios - 1).max() < 5e-3, f"{name}: ratios of norms {ratios}"
 
 
 @pytest.mark.slow
@@ -98,12 +101,14 @@ def test_extract_writes_the_same_embeddings_as_extract_gradients(
 
 
 @pytest.mark.slow
-def test_profiles_have_files_of_their_own(dataset: str, stage: Stage, uninterrupted: Path, tmp_path: Path) -> None:
+def test_the_published_profile_gives_other_gradients(
+    dataset: str, stage: Stage, uninterrupted: Path, tmp_path: Path
+) -> None:
     stage(tmp_path, "--profile", "published")
     name = FILES[2].format(dataset, CASES[dataset], "train")
-    with h5py.File(tmp_path / name) as published, h5py.File(uninterrupted / name) as clean:
-        cosine = np.sum(published["attn_proj"][:] * clean["attn_proj"][:], axis=1)
-        cosine /= np.linalg.norm(published["attn_proj"][:], axis=1) * np.linalg.norm(clean["attn_proj"][:], axis=1)
+    with h5py.File(tmp_path / name) as published_file, h5py.File(uninterrupted / name) as clean_file:
+        published, clean = published_file["attn_proj"][:], clean_file["attn_proj"][:]
+    cosine = (published * clean).sum(1) / np.linalg.norm(published, axis=1) / np.linalg.norm(clean, axis=1)
     assert cosine.min() < 0.99
 
 
@@ -118,7 +123,7 @@ def test_a_backbone_of_another_modality_is_refused(
 def test_an_objective_without_views_for_the_modality_is_refused(
     dataset: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The lambda is not `extract`, so the stage adds no flags. The stage asserts that the exit status is 0.
+    # `stage` adds objectives only if the command is `extract` itself. It asserts that the exit status is 0.
     with pytest.raises(AssertionError):
         stage(tmp_path, "--objective", "dino", "--with-embeddings", command=lambda flags: extract(flags))
     assert "dino: no views of" in capsys.readouterr().err
