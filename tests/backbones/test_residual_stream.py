@@ -1,4 +1,4 @@
-"""A residual stream in bfloat16: only before the gradient source, close to autocast, and with less traffic."""
+"""A residual stream in bfloat16: only before the gradient source, with accurate gradients and less memory traffic."""
 
 from typing import Any
 
@@ -20,10 +20,11 @@ from tests.engine.models import contrast
 from tests.runtime.traffic import Traffic
 
 CPU = torch.device("cpu")
-SOURCE = "blocks.3.attn.proj"
+GRADIENT_SOURCE = "blocks.3.attn.proj"
 
 
 def vit(width: int = 24, blocks: int = 4, size: int = 16) -> nn.Module:
+    """Return a small Vision Transformer of timm with LayerScale. size: of the images, in pixels."""
     from timm.models.vision_transformer import VisionTransformer
 
     with torch.random.fork_rng():
@@ -34,7 +35,7 @@ def vit(width: int = 24, blocks: int = 4, size: int = 16) -> nn.Module:
 
 def engine_of(model: nn.Module, *, dtype: torch.dtype = torch.bfloat16, short_cut: bool = True) -> GradientEngine:
     return GradientEngine(
-        model, find_targets(model, (f"{SOURCE}:layer",)), device=CPU, dtype=dtype, short_cut=short_cut
+        model, find_targets(model, (f"{GRADIENT_SOURCE}:layer",)), device=CPU, dtype=dtype, short_cut=short_cut
     )
 
 
@@ -43,66 +44,67 @@ def views() -> Tensor:
 
 
 def gradients(engine: GradientEngine) -> Tensor:
+    """Return the gradients of five samples with three views."""
     return engine.extract(views(), PreparedViews(3), {"contrast": contrast}).gradients["contrast"]["layer"]
 
 
 def dtypes_of_streams(model: nn.Module) -> list[torch.dtype]:
     """Return the dtype of the residual stream after each block."""
-    seen: list[torch.dtype] = []
-    handles = [block.register_forward_hook(lambda *call: seen.append(call[2].dtype)) for block in model.blocks]
+    dtypes: list[torch.dtype] = []
+    handles = [block.register_forward_hook(lambda *call: dtypes.append(call[2].dtype)) for block in model.blocks]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(views()[:, 0])
     for handle in handles:
         handle.remove()
-    return seen
+    return dtypes
 
 
-def test_only_the_stream_before_the_source_is_bfloat16() -> None:
+def test_only_the_stream_before_the_gradient_source_is_bfloat16() -> None:
     model = vit()
     assert dtypes_of_streams(model) == [torch.float32] * 4
-    short = with_short_residual(model, [SOURCE])
-    assert dtypes_of_streams(short) == [torch.bfloat16] * 2 + [torch.float32] * 2
-    assert dtypes_of_streams(with_short_residual(model, ["blocks.1.mlp.fc1", SOURCE])) == [torch.float32] * 4
-    assert short.blocks[3] is model.blocks[3]
+    in_bfloat16 = with_short_residual(model, [GRADIENT_SOURCE])
+    assert dtypes_of_streams(in_bfloat16) == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert dtypes_of_streams(with_short_residual(model, ["blocks.1.mlp.fc1", GRADIENT_SOURCE])) == [torch.float32] * 4
+    assert in_bfloat16.blocks[3] is model.blocks[3]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, "the backbone has changed"
 
 
 @pytest.mark.parametrize("short_cut", [True, False])
 def test_gradients_keep_the_direction_of_float32(short_cut: bool) -> None:
     model = vit()
-    full = gradients(engine_of(model, dtype=torch.float32, short_cut=short_cut))
-    engine = engine_of(with_short_residual(model, [SOURCE]), short_cut=short_cut)
+    in_float32 = gradients(engine_of(model, dtype=torch.float32, short_cut=short_cut))
+    engine = engine_of(with_short_residual(model, [GRADIENT_SOURCE]), short_cut=short_cut)
     assert isinstance(engine.encoder, PooledTokenEncoder) is short_cut
-    short = gradients(engine)
-    assert not torch.equal(short, gradients(engine_of(model, short_cut=short_cut)))
-    # Eight bits of mantissa through four blocks, as for autocast alone (tests/engine/test_laws.py).
-    assert torch.nn.functional.cosine_similarity(short, full).min() > 0.995
+    in_bfloat16 = gradients(engine)
+    assert not torch.equal(in_bfloat16, gradients(engine_of(model, short_cut=short_cut)))
+    # The tolerance is that of autocast in bfloat16, whose precision is 8 bits (tests/engine/test_laws.py).
+    assert torch.nn.functional.cosine_similarity(in_bfloat16, in_float32).min() > 0.995
 
 
-def test_blocks_before_the_source_are_the_same_with_copies() -> None:
-    short = with_short_residual(vit(), [SOURCE])
-    assert [type(block) for block in blocks_before(short, [SOURCE])] == [ShortBlock] * 3
+def test_the_blocks_before_the_gradient_source_are_copies_with_a_bfloat16_stream() -> None:
+    in_bfloat16 = with_short_residual(vit(), [GRADIENT_SOURCE])
+    assert [type(block) for block in blocks_before(in_bfloat16, [GRADIENT_SOURCE])] == [ShortBlock] * 3
 
 
-def test_copies_run_one_compiled_program_as_blocks_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_copies_share_a_compiled_program(monkeypatch: pytest.MonkeyPatch) -> None:
     import jaxtyping
 
     counter = CompileCounter()
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    compiled = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function: compiled(function, backend=counter))
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function: compile_function(function, backend=counter))
     torch._dynamo.reset()
-    engine = engine_of(with_short_residual(vit(), [SOURCE]))
-    plain = gradients(engine)
+    engine = engine_of(with_short_residual(vit(), [GRADIENT_SOURCE]))
+    expected = gradients(engine)
     engine.compile()
-    torch.testing.assert_close(gradients(engine), plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+    torch.testing.assert_close(gradients(engine), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert counter.frame_count == 1
 
 
-def traffic_of_forward(*, short: bool) -> int:
-    """Return the bytes that a forward of a ViT with the proportions of ViT-S/16 moves, in bfloat16."""
+def traffic_of_forward(*, in_bfloat16: bool) -> int:
+    """Return the memory traffic of a forward pass in bytes. The model has half the width and image size of ViT-S/16."""
     model = vit(width=192, blocks=12, size=112)
-    model = with_short_residual(model, ["blocks.11.attn.proj"]) if short else model
+    model = with_short_residual(model, ["blocks.11.attn.proj"]) if in_bfloat16 else model
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         images = torch.empty(16, 3, 112, 112)
         model(images)  # fills the cache of autocast
@@ -111,8 +113,8 @@ def traffic_of_forward(*, short: bool) -> int:
     return traffic.bytes
 
 
-def test_a_forward_moves_fewer_bytes() -> None:
-    assert traffic_of_forward(short=True) < 0.8 * traffic_of_forward(short=False)
+def test_a_forward_pass_has_less_memory_traffic() -> None:
+    assert traffic_of_forward(in_bfloat16=True) < 0.8 * traffic_of_forward(in_bfloat16=False)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,8 @@ def test_a_forward_moves_fewer_bytes() -> None:
     ],
     ids=["another model", "first block"],
 )
-def test_models_without_such_copies_are_refused(model: nn.Module, layers: list[str], message: str) -> None:
+def test_models_without_blocks_before_the_gradient_source_are_refused(
+    model: nn.Module, layers: list[str], message: str
+) -> None:
     with pytest.raises(FungiError, match=message):
         with_short_residual(model, layers)

@@ -1,4 +1,4 @@
-"""Fields of the library's configurations: a wrong value is refused in words, with the published name of the field."""
+"""Configurations of the library refuse invalid values, and the error names the field by its published name."""
 
 import dataclasses
 from typing import Any
@@ -16,21 +16,26 @@ CONFIGURATIONS = [getattr(config, f"{OBJECTIVES[name].__name__}Config") for name
 
 
 def _fields() -> list[tuple[Any, dataclasses.Field[Any]]]:
-    return [(kind, f) for kind in CONFIGURATIONS for f in dataclasses.fields(kind)]
+    """Return every configuration class with each of its fields."""
+    return [(config_class, field) for config_class in CONFIGURATIONS for field in dataclasses.fields(config_class)]
 
 
-@pytest.mark.parametrize(("kind", "field"), _fields(), ids=lambda value: getattr(value, "name", None) or value.__name__)
-def test_a_value_of_another_type_is_refused_with_the_name_of_the_field(kind: Any, field: Any) -> None:
-    fitting = {str: "x", tuple: (1, 2)}.get(type(field.default))
+def _name_of(value: Any) -> str:
+    return getattr(value, "name", None) or value.__name__
+
+
+@pytest.mark.parametrize(("config_class", "field"), _fields(), ids=_name_of)
+def test_a_value_of_another_type_is_refused_with_the_name_of_the_field(config_class: Any, field: Any) -> None:
+    valid_value = {str: "x", tuple: (1, 2)}.get(type(field.default))
     for value in WRONG_TYPES:
-        if value is None or value != fitting:
-            with pytest.raises(FungiError, match=rf"{kind.__name__}\({field.name}=...\)"):
-                _changed(kind, field.name, value).get_extractor({})
+        if value is None or value != valid_value:
+            with pytest.raises(FungiError, match=rf"{config_class.__name__}\({field.name}=...\)"):
+                _changed(config_class, field.name, value).get_extractor({})
 
 
-def _changed(kind: Any, field: str, value: Any) -> Any:
-    """Return a configuration with a value of any type; under pytest, its constructor checks types by itself."""
-    configuration = kind()
+def _changed(config_class: Any, field: str, value: Any) -> Any:
+    """Return a configuration with a value of any type. In tests, its constructor would refuse other types."""
+    configuration = config_class()
     setattr(configuration, field, value)
     return configuration
 
@@ -43,9 +48,10 @@ def test_numbers_of_simclr_below_one_are_refused(field: str) -> None:
         config.SimCLRConfig(**{field: 0}).get_extractor({})
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numbers_of_numpy_are_converted_to_python_numbers() -> None:
     configuration = _changed(config.KLConfig, "temperature", np.float32(0.5))
     configuration.latent_dim = np.int64(12)
-    objective: Any = wrap(configs=[configuration]).extractors[0]
-    assert [objective.objective.temperature, objective.latent_dim] == [0.5, 12]
-    assert [type(objective.objective.temperature), type(objective.latent_dim)] == [float, int]
+    extractor: Any = wrap(configs=[configuration]).extractors[0]
+    values = (extractor.objective.temperature, extractor.latent_dim)
+    assert values == (0.5, 12)
+    assert tuple(map(type, values)) == (float, int)
