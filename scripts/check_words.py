@@ -17,11 +17,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 SOURCE = PROJECT / "src" / "fungi"
-TEST_FOLDERS = (
-    *("grid", "objectives", "pretraining", "published", "release", "reproduction", "results", "runtime", "search"),
-    *("segmentation", "similar", "slurm", "stages", "store", "text", "views"),
-)
-CHECKED = [SOURCE, PROJECT / "scripts", *(PROJECT / "tests" / folder for folder in TEST_FOLDERS)]
+CHECKED = [SOURCE, PROJECT / "scripts", PROJECT / "tests"]
 """The folders that are checked by default."""
 
 VAGUE_NAMES = {"found", "made", "given", "one", "told", "wanted", "whole", "asked", "heeded", "done_so", "whatever"}
@@ -112,7 +108,9 @@ def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 def main() -> int:
     """Print the violations, or their number per folder. Return 1 if there are any, otherwise 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", type=Path, default=CHECKED, help="files or folders (default: `CHECKED`)")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, default=CHECKED, help="files or folders (default: src, scripts, tests)"
+    )
     parser.add_argument("--count", action="store_true", help="print the number of violations per folder")
     options = parser.parse_args()
     files = sorted(file for path in options.paths for file in ([path] if path.is_file() else path.rglob("*.py")))
