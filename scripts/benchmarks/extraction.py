@@ -26,6 +26,8 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
 from fungi.backbones.position_embedding import patch_size_of
+from fungi.backbones.residual_stream import with_short_residual
+from fungi.extraction.gradient_settings import parse_options
 from fungi.gradients.assembly import build_engine
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import draw_projection
@@ -92,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", nargs="+", default=[PUBLISHED], choices=PLANS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--residual-dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--set", nargs="+", default=[], help="options of objectives, such as dino.resize_on=device")
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--views-per-forward", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -125,8 +129,9 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
     target = find_target(model, f"{spec.layer}:layer")
     matrix = draw_projection(options.projection_dim or spec.projection_dim, target.gradient_dim)
     dtype = choose_dtype(options.dtype, device)
+    is_short = options.residual_dtype == "bfloat16"
     engine = build_engine(
-        model,
+        with_short_residual(model, [spec.layer]) if is_short else model,
         [target],
         {"layer": matrix},
         device=device,
@@ -136,7 +141,10 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
         stopwatch=Stopwatch(device, precise=True),
     )
     plan = ViewPlan(views, patch_size_of(model))
-    objectives = [_bound(name, spec.embedding_dim, backbone.input, device, plan) for name in options.objective]
+    chosen = parse_options(tuple(options.set))
+    objectives = [
+        _bound(name, spec.embedding_dim, backbone.input, device, plan, chosen.get(name)) for name in options.objective
+    ]
     batches = {bound.views.identity: _collated(bound.views, options.images) for bound in objectives}
     plain = backbone.input.views("plain")
     if options.with_embeddings:
@@ -144,9 +152,11 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
     return Setup(engine, objectives, batches, model, options.images, plain)
 
 
-def _bound(name: str, embedding_dim: int, image_input: Any, device: torch.device, plan: ViewPlan) -> BoundObjective:
+def _bound(
+    name: str, embedding_dim: int, image_input: Any, device: torch.device, plan: ViewPlan, options: Any
+) -> BoundObjective:
     """Return an objective on the device, with the usual number of negatives, whose values are random."""
-    bound = bind(name, embedding_dim=embedding_dim, input_spec=image_input, seed=42, plan=plan)
+    bound = bind(name, embedding_dim=embedding_dim, input_spec=image_input, seed=42, options=options, plan=plan)
     if name == "simclr":
         negatives = torch.randn(bound.objective.negative_samples * bound.views.n_views, bound.objective.latent_dim)
         bound = bound.with_support({"negatives": negatives})

@@ -39,6 +39,7 @@ from fungi.extraction.gradient_settings import GradientSettings
 from fungi.gradients.engine import GradientEngine
 from fungi.runtime.device import Stopwatch, autocast, synchronize
 from fungi.runtime.log import configure
+from fungi.runtime.precision import tf32_products
 from fungi.runtime.seeds import seeded
 
 SIZE = (500, 375)
@@ -168,12 +169,11 @@ def _print_float32(setup: Setup, rounds: int) -> None:
     batch = setup.batches.get(setup.plain.identity)
     batch = _collated(setup.plain, setup.images) if batch is None else batch
     embeddings = []
-    for label, precision in (("exact", "highest"), ("ten bits", "high")):
-        torch.set_float32_matmul_precision(precision)
-        embeddings.append(engine.embed(batch, setup.plain)[:, 0])
-        per_second = setup.images / _seconds(lambda: engine.embed(batch, setup.plain), engine.device, rounds)
+    for label, is_short in (("exact", False), ("ten bits", True)):
+        with tf32_products(engine.device, enabled=is_short):
+            embeddings.append(engine.embed(batch, setup.plain)[:, 0])
+            per_second = setup.images / _seconds(lambda: engine.embed(batch, setup.plain), engine.device, rounds)
         print(f"float32 embeddings, {label} products: {per_second:.0f} images/s")
-    torch.set_float32_matmul_precision("highest")
     print(f"least cosine of the two: {float(torch.cosine_similarity(*embeddings).min()):.7f}")
 
 
@@ -232,7 +232,10 @@ def _print_run(options: argparse.Namespace, folder: Path, compilation: str) -> N
         root=folder / compilation,
         random_init=True,
         device=str(options.device),
+        dtype=options.dtype,
+        residual_dtype=options.residual_dtype,
         objective=tuple(options.objective),
+        set=tuple(options.set),
         with_embeddings=options.with_embeddings,
         batch_size=options.images,
         compile=compilation,

@@ -60,6 +60,14 @@ def test_elements_of_a_pack_are_pinned_to_separate_cores(cores: int, count: int)
     assert set().union(*parts) <= allowed
 
 
+def test_elements_start_on_their_cores_and_the_pack_keeps_its_own(pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {4, 5, 6, 7})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: pinned.append(cores))
+    pack(SLURM_CPUS_PER_TASK="4")
+    assert pinned == [{4, 5}, {4, 5, 6, 7}, {6, 7}, {4, 5, 6, 7}]
+
+
 def test_elements_are_not_pinned_if_the_cluster_does_not_bind_cores() -> None:
     """Otherwise all jobs of a node would use the first cores, and the other cores would be idle."""
     whole_node = set(range(128))

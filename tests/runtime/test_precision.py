@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungi.combine.pca import Reducer
 from fungi.combine.source import ArrayInMemory, FeatureSource
+from fungi.errors import FungiError
+from fungi.extraction.context import resolve_context
+from fungi.extraction.features import embedding_feature
+from fungi.extraction.stage import StageSettings
 from fungi.gradients.engine import GradientEngine
 from fungi.runtime.device import choose_device
 from fungi.runtime.precision import full_precision
@@ -124,6 +130,26 @@ def test_float32_embeddings_in_a_command_have_full_precision(kind: str, tf32: No
     torch.set_float32_matmul_precision("high")
     choose_device("cpu")  # every command calls this function first
     torch.testing.assert_close(embeddings(), expected, rtol=0, atol=0)
+
+
+def test_files_record_embeddings_of_short_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is only a name here: nothing is computed on it."""
+    settings = StageSettings(root=tmp_path, device="cpu", embedding_precision="tf32", views_per_forward=8)
+    context = resolve_context(settings)
+    with pytest.raises(FungiError, match="tf32 is for float32 embeddings on a GPU"):
+        embedding_feature(context)
+    computed: list[tuple[str, bool]] = []
+
+    def encode(*_: object) -> None:
+        computed.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    monkeypatch.setattr(GradientEngine, "encode", encode)
+    for precision in ("float32", "tf32"):
+        chosen = replace(settings, embedding_precision=precision)
+        feature = embedding_feature(replace(context, settings=chosen, device=torch.device("cuda")))
+        feature.engine.encode(None, None)
+        assert feature.dtype_name == precision
+    assert computed == [("highest", False), ("high", True)]
 
 
 def test_an_error_restores_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
