@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fungi.backbones.encoders import Encoded
 from fungi.combine.pca import Reducer
 from fungi.combine.source import ArrayInMemory, FeatureSource
 from fungi.errors import FungiError
@@ -140,14 +141,15 @@ def test_files_record_embeddings_of_short_products(tmp_path: Path, monkeypatch: 
         embedding_feature(context)
     computed: list[tuple[str, bool]] = []
 
-    def encode(*_: object) -> None:
+    def encode(*_: object) -> Encoded:
         computed.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return Encoded(torch.zeros(1, 1, 2))
 
     monkeypatch.setattr(GradientEngine, "encode", encode)
     for precision in ("float32", "tf32"):
         chosen = replace(settings, embedding_precision=precision)
         feature = embedding_feature(replace(context, settings=chosen, device=torch.device("cuda")))
-        feature.engine.encode(None, None)
+        feature.engine.encode(torch.zeros(1), feature.views)
         assert feature.dtype_name == precision
     assert computed == [("highest", False), ("high", True)]
 

@@ -36,16 +36,17 @@ def weighted_knn(
     require_train_rows(len(train), largest)
     classes = int(torch.cat([train_targets, query_targets]).max()) + 1
     bank = normalize(train, dim=1)
-    correct = {k: [0, 0] for k in neighbours}  # numbers of correct queries: top 1, top 5
+    # Numbers of correct queries: top 1, top 5. They stay on the device, because reading a number waits for it.
+    correct = {k: torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbours}
     for rows, targets in zip(queries.split(QUERIES_PER_TILE), query_targets.split(QUERIES_PER_TILE), strict=True):
         similarity, indices = most_similar(normalize(rows, dim=1), bank, largest)
         labels, weights = train_targets[indices], vote_weights(similarity, temperature)
         for k in neighbours:
             votes = _votes(labels[:, :k], weights[:, :k], classes)
             is_target = votes.topk(min(5, k, classes), dim=1).indices == targets[:, None]
-            correct[k][0] += int(is_target[:, 0].sum())
-            correct[k][1] += int(is_target.sum())
-    return {k: {"accuracy": top1 / len(queries), "top5": top5 / len(queries)} for k, (top1, top5) in correct.items()}
+            correct[k] += torch.stack([is_target[:, 0].sum(), is_target.sum()])
+    shares = {k: (counts.cpu().double() / len(queries)).tolist() for k, counts in correct.items()}
+    return {k: {"accuracy": top1, "top5": top5} for k, (top1, top5) in shares.items()}
 
 
 def weighted_predictions(

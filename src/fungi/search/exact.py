@@ -32,16 +32,16 @@ def nearest(
 
     The set of rows is exact. The order within the set can be that of float32 scores.
     """
-    lengths = [0.0]
+    lengths: list[Float[Tensor, ""]] = []
 
     def keys_with_lengths() -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
         for span, block in keys():
-            lengths.append(float(torch.linalg.vector_norm(block, dim=1).max()))
+            lengths.append(torch.linalg.vector_norm(block, dim=1).max())  # read later: reading waits for the device
             yield span, block
 
     ranking, rows = SEARCHES[backend](keys_with_lengths, metric, k + 1)(queries, k + 1)  # [q k+1], nearest first
     ranking, rows = ranking.to(queries.device, torch.float64), rows.to(queries.device)
-    best, values, longest = rows[:, :k].clone(), ranking[:, :k].clone(), max(lengths)
+    best, values, longest = rows[:, :k].clone(), ranking[:, :k].clone(), float(torch.stack(lengths).max())
     if ranking.shape[1] > k:
         is_unsure = (ranking[:, k] - ranking[:, k - 1]).abs() <= _rounding(queries, longest, metric)
         if bool(is_unsure.any()):

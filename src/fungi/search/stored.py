@@ -6,7 +6,7 @@ Exact search processes tiles of rows. They come from the memory of the device if
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fungi.errors import FungiError, counted
@@ -41,13 +41,15 @@ class BankSearch:
         tile_bytes: int = 1 << 28,
     ) -> None:
         self._rows, self._device = bank.rows, device
+        self._on_device: list[Float[Tensor, "n d"]] = []
         products, bank_bytes = QUERIES_PER_TILE * 4 * 3, bank.rows * bank.dim * 4
         self.held = backend != "exact" or bank_bytes + products * min(bank.rows, _READ_ROWS) <= tile_bytes
         """Whether the bank stays in memory after the first search."""
         if backend != "exact":
             keys = in_windows(bank, bank.rows, torch.device("cpu"))
         elif self.held:
-            keys = _keys_on_device(bank, max(GROUP, min(bank.rows, (tile_bytes - bank_bytes) // products)), device)
+            size = max(GROUP, min(bank.rows, (tile_bytes - bank_bytes) // products))
+            keys = _keys_on_device(bank, size, device, self._on_device)
         else:
             keys = in_windows(bank, max(GROUP, min(bank.rows, tile_bytes // (bank.dim * 8 + products))), device)
         self._search = SEARCHES[backend](keys, "inner-product", k, tree)
@@ -58,10 +60,13 @@ class BankSearch:
         scores, rows = self._search(queries.to(self._device).float(), k)
         return Neighbours(scores.to(queries.device), rows.to(queries.device))
 
+    def kept_features(self, rows: Int64[Tensor, "*q"]) -> Float[Tensor, "*q d"] | None:
+        """Return the features of rows from the memory of the device, or None if the bank is not kept there."""
+        return self._on_device[0][rows] if self._on_device else None
 
-def _keys_on_device(bank: StoredKeys, size: int, device: torch.device) -> Keys:
+
+def _keys_on_device(bank: StoredKeys, size: int, device: torch.device, rows: list[Float[Tensor, "n d"]]) -> Keys:
     """Return blocks of `size` keys. The first pass reads the bank, and keeps it on the device for later passes."""
-    rows: list[Float[Tensor, "n d"]] = []
 
     def keys() -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
         if not rows:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -24,7 +24,9 @@ from fungi.gradients.projection import Projector
 from fungi.gradients.targets import Target
 from fungi.gradients.terms import EachPosition
 from fungi.objectives.base import random_linear
+from fungi.runtime.transfers import upload
 from fungi.search.backends import Search
+from fungi.search.stored import BankSearch
 from fungi.segmentation.contrast import contrast
 from fungi.store.banks import Patches
 from fungi.views.scenes import SceneView
@@ -72,6 +74,17 @@ class DenseLoss:
         is_negative[:, 0, 0] |= ~is_negative.any(dim=(1, 2))  # each image needs at least one negative
         return is_negative
 
+    def places(self, tokens: int, seeds: Sequence[int]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " m"], list[int]]:
+        """Return the tokens to search for, their candidates that become negatives, and the negatives per image.
+
+        A quarter of the tokens has no negative among its candidates, so it needs no search. The places are on the
+        host: with a mask on a GPU, the host would wait for the GPU.
+        """
+        is_negative = self.draw_negatives(tokens, seeds)
+        searched = is_negative.any(dim=2)
+        places = [mask.flatten().nonzero().flatten() for mask in (searched, is_negative[searched])]
+        return places[0], places[1], is_negative.sum(dim=(1, 2)).tolist()
+
     def __call__(
         self, tokens: Float[Tensor, "b t d"], negatives: Sequence[Float[Tensor, "_ d"]], head: nn.Module
     ) -> Float[Tensor, " b"]:
@@ -93,6 +106,8 @@ class Support:
     def nearest(self, tokens: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k d"]:
         """Return the k nearest patches of each token, as features of length one."""
         _, rows = self.search(normalize(tokens, dim=-1), k)
+        if isinstance(self.search, BankSearch) and (features := self.search.kept_features(rows)) is not None:
+            return features.to(tokens)  # the host does not wait for the rows
         return torch.from_numpy(self.bank.features_of(rows.cpu().numpy())).to(tokens)
 
 
@@ -156,27 +171,30 @@ class DenseExtractor:
         extracted = self.engine.extract(images, self.views, {"simclr": self._loss_of(draws, support)})
         patches, gradients = extracted.encoded.patches, extracted.gradients["simclr"][self._target]
         assert patches is not None
+        self._require_finite(gradients, ids)
+        parts = [normalize(patches[:, 0], dim=-1), normalize(gradients, dim=-1)]
+        return parts[1] if feature == "simclr" else normalize(torch.cat(parts, dim=-1), dim=-1)
+
+    def _require_finite(self, gradients: Float[Tensor, "b t p"], ids: Sequence[str]) -> None:
+        """Raise FungiError with the images whose gradients are not finite. The host waits for the device."""
         is_finite = gradients.isfinite().flatten(1).all(dim=1)
-        if bad_rows := (~is_finite).nonzero().flatten().tolist():
+        if bad_rows := (~is_finite).cpu().nonzero().flatten().tolist():
             names = ", ".join(repr(ids[row]) if ids else f"image {row} of the batch" for row in bad_rows[:4])
             advice = " Use --dtype bfloat16 or float32." if self.engine.dtype == torch.float16 else ""
             raise FungiError(
                 f"the gradient of a patch is not finite for {names} ({len(bad_rows)} in this batch).{advice}"
             )
-        parts = [normalize(patches[:, 0], dim=-1), normalize(gradients, dim=-1)]
-        return parts[1] if feature == "simclr" else normalize(torch.cat(parts, dim=-1), dim=-1)
 
     def _loss_of(self, draws: Sequence[int], support: Support) -> Loss:
         """Return the loss of a batch of images as a function of their encoding."""
 
         def loss(encoded: Encoded) -> Float[Tensor, " b"]:
             tokens = encoded.tokens[:, 0]  # [b 1 1+t d] -> [b 1+t d]
-            is_negative = self.loss.draw_negatives(tokens.shape[1], draws)
-            # A quarter of the tokens has no negative among its candidates, so it needs no search.
-            searched = is_negative.any(dim=2)
-            neighbours = support.nearest(tokens.detach()[searched.to(tokens.device)], self.loss.neighbours)
-            negatives = self.loss.candidates(neighbours)[is_negative[searched].to(tokens.device)]  # image by image
-            return self.loss(tokens, negatives.split(is_negative.sum(dim=(1, 2)).tolist()), self.head)
+            searched, chosen, counts = self.loss.places(tokens.shape[1], draws)
+            searched, chosen = upload(searched, tokens.device), upload(chosen, tokens.device)
+            neighbours = support.nearest(tokens.detach().flatten(0, 1)[searched], self.loss.neighbours)
+            negatives = self.loss.candidates(neighbours).flatten(0, 1)[chosen]  # [n 2 d] -> [n*2 d], image by image
+            return self.loss(tokens, negatives.split(counts), self.head)
 
         return loss
 
