@@ -23,7 +23,7 @@ from fungi.search.stored import BankSearch
 from fungi.segmentation import dense
 from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support
 from fungi.store.banks import PatchRows
-from fungi.views.loading import batch_of
+from fungi.views.loading import batch_of_images
 from fungi.views.scenes import SceneView
 from tests.engine.test_devices import CPU, CUDA, IMAGES, Waits, on_gpu
 from tests.engine.test_devices import gpu as gpu
@@ -32,7 +32,7 @@ from tests.library.models import SIZE, build, pictures
 
 def test_float32_embeddings_never_wait_for_the_device(gpu: FakeTensorMode) -> None:
     plain = IMAGES.views("plain")
-    batch, model = batch_of(pictures(3), [plain], seed=0), build("timm").eval()
+    batch, model = batch_of_images(pictures(3), [plain], seed=0), build("timm").eval()
     with FakeCopyMode(gpu):
         batch, model = deepcopy((batch, model))
     with gpu:
