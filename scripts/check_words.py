@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-SOURCE = PROJECT / "src" / "fungi"
-CHECKED = [SOURCE, PROJECT / "scripts", PROJECT / "tests"]
+CHECKED = [PROJECT / "src" / "fungi", PROJECT / "scripts", PROJECT / "tests"]
 """The folders that are checked by default."""
 
 VAGUE_NAMES = {"found", "made", "given", "one", "told", "wanted", "whole", "asked", "heeded", "done_so", "whatever"}
