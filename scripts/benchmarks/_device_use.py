@@ -1,6 +1,6 @@
 """Measurements of how extraction uses a device: busy time, kernels, memory, copies, workers. For `benchmark.py gpu`.
 
-A CPU cannot measure some of these numbers. It prints `not measured` for them.
+Some of these numbers exist only for a GPU. On a CPU, `not measured` is printed for them.
 """
 
 from collections.abc import Iterable, Sequence
@@ -105,23 +105,23 @@ def print_upload(device: torch.device, megabytes: int = 256) -> None:
         print(f"upload of {label} memory: {megabytes / 1024 / (perf_counter() - start):.2f} GiB/s")
 
 
-def print_workers(setup: Setup, files: Sequence[bytes], counts: Sequence[int], images: int) -> None:
-    """Print images per second for each number of decoding processes: of prepared views alone, and with extraction."""
+def print_workers(setup: Setup, files: Sequence[bytes], counts: Sequence[int], image_count: int) -> None:
+    """Print two rates for each number of worker processes: preparation of views alone, and with extraction."""
     generators = [objective.views for objective in setup.objectives]
-    generators += [setup.plain] if setup.plain.identity in setup.batches else []
-    samples = Samples(np.zeros(images, np.uint32), [str(row) for row in range(images)], JpegPictures(files))
+    generators += [setup.plain_view] if setup.plain_view.identity in setup.batches else []
+    samples = Samples(np.zeros(image_count, np.uint32), [str(row) for row in range(image_count)], JpegPictures(files))
     for workers in counts:
         rates = []
         for with_extraction in (False, True):
             loader = batches(
                 samples,
                 generators,
-                row_batches(0, images, setup.images),
+                row_batches(0, image_count, batch_size=setup.images),
                 seed=42,
                 num_workers=workers,
                 pin_memory=setup.engine.device.type == "cuda",
             )
-            rates.append(_images_per_second(setup, loader, images, with_extraction=with_extraction))
+            rates.append(_images_per_second(setup, loader, image_count, with_extraction=with_extraction))
         print(f"{workers:3d} workers: views prepared {rates[0]:8.1f} images/s, extracted {rates[1]:8.1f} images/s")
 
 

@@ -51,7 +51,7 @@ class Setup:
     batches: dict[str, Any]
     model: nn.Module
     images: int
-    plain: Any
+    plain_view: Any
 
     @property
     def forwards_per_image(self) -> int:
@@ -181,7 +181,7 @@ def _extract(setup: Setup) -> None:
             losses = {bound.name: bound.loss for bound in same_views}
             setup.engine.extract(batch, same_views[0].views, losses)
         else:
-            setup.engine.embed(batch, setup.plain)
+            setup.engine.embed(batch, setup.plain_view)
 
 
 @torch.inference_mode()

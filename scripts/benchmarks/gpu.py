@@ -166,13 +166,13 @@ def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: 
 def _print_float32(setup: Setup, rounds: int) -> None:
     """Print the speed of float32 embeddings: with exact products, and with products rounded to ten bits."""
     engine = GradientEngine(setup.model, device=setup.engine.device)
-    batch = setup.batches.get(setup.plain.identity)
-    batch = _collated(setup.plain, setup.images) if batch is None else batch
+    batch = setup.batches.get(setup.plain_view.identity)
+    batch = _collated(setup.plain_view, setup.images) if batch is None else batch
     embeddings = []
     for label, is_short in (("exact", False), ("ten bits", True)):
         with tf32_products(engine.device, enabled=is_short):
-            embeddings.append(engine.embed(batch, setup.plain)[:, 0])
-            per_second = setup.images / _seconds(lambda: engine.embed(batch, setup.plain), engine.device, rounds)
+            embeddings.append(engine.embed(batch, setup.plain_view)[:, 0])
+            per_second = setup.images / _seconds(lambda: engine.embed(batch, setup.plain_view), engine.device, rounds)
         print(f"float32 embeddings, {label} products: {per_second:.0f} images/s")
     print(f"least cosine of the two: {float(torch.cosine_similarity(*embeddings).min()):.7f}")
 

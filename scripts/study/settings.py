@@ -6,7 +6,7 @@ from math import ceil
 
 SEEDS = (42, 43, 44)
 PIXELS = ("patch_side", "view_size", "local_size")
-"""Options that a flag states in pixels, and a `Setting` as shares of the input size."""
+"""Names of options for sides. Flags give sides in pixels; a `Setting` gives them as shares of the input size."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ IMAGE_SETTINGS = (
     Setting("9 patches of 5/8, full size", "simclr", patches(3, 5 / 8)),
     Setting("49 patches of 1/2, full size", "simclr", patches(7, 1 / 2)),
 )
-"""Settings, the cheap ones first: a study that is stopped early then has more of them.
+"""Settings from cheap to expensive, so that a study that is stopped early has measured as many of them as possible.
 
 "own size" means that views are encoded at their size in the image. "full size" means that they are enlarged to the
-input size first. A fraction is the side of a view as a share of the input size.
+input size first. A fraction is the side of a view as a share of the input size. "last quarter of the network" means
+that the first three quarters of the blocks run once per image, and the last quarter runs for each window.
 """
 
 
@@ -81,7 +82,7 @@ SETTINGS = {
     "text": _numbers_of_views(2, 4, 6, 12),
     "audio": _numbers_of_views(2, 4, 8, 16),
 }
-"""The settings for each modality. For texts and sounds, only the number of views varies: a view has its own length."""
+"""The settings of each modality. Texts and sounds keep their own length, so only the number of views varies."""
 COMBINED = {
     "published": ("KL", "2 + 10 crops, full size", "49 patches of 1/2, full size"),
     "native": ("KL", "2 + 10 crops, local ones own size", "49 patches of 1/2, own size"),

@@ -27,8 +27,8 @@ Settings = TypeVar("Settings")
 
 
 Decides = Literal["scores", "contents", "nothing"]
-"""Effect of a setting of an evaluation: on the values of `scores`, on the `contents` of the result file (the list of
-scores), or on `nothing` (it only decides where and how scores are computed)."""
+"""Effect of a setting. `scores`: it changes values of features or scores. `contents`: it changes which features or
+scores there are. `nothing`: it only decides where and how they are computed."""
 
 Bounds = tuple[int | float, int | float]
 """Smallest and largest allowed value."""

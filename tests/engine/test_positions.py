@@ -52,7 +52,9 @@ def test_the_gradient_of_a_position_equals_autograd_for_its_token() -> None:
     """Compare with autograd in float64, in a model with a separate weight for every token."""
     model, _ = build("earlier block")
     layer = model.get_submodule("blocks.0.attn.proj")
-    engine = GradientEngine(model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, positions=EachPosition(1))
+    engine = GradientEngine(
+        model, find_targets(model, ("blocks.0.attn.proj",)), device=CPU, positions=EachPosition(prefix=1)
+    )
     batch, token_engine = images(2), engine.with_encoder(TokenEncoder)
     extracted = token_engine.extract(batch, PreparedViews(1), {"loss": token_contrast})
     actual = extracted.gradients["loss"]["attn_proj"]
@@ -72,19 +74,19 @@ def test_the_gradient_of_a_position_equals_autograd_for_its_token() -> None:
     model.float()
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 4, 1000])
-def test_projected_positions_do_not_depend_on_the_rows_per_product(
-    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gradients_per_product", [1, 4, 1000])
+def test_projected_positions_do_not_depend_on_the_gradients_per_product(
+    gradients_per_product: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = build("earlier block")
     projector = DenseProjector(draw_projection(16, 600), CPU, torch.float32)
-    raw = gradients(model, "blocks.0.attn.proj", images(3), positions=EachPosition(1))
-    monkeypatch.setattr(engines, "GRADIENTS_TOGETHER", rows_at_once)
+    raw = gradients(model, "blocks.0.attn.proj", images(3), positions=EachPosition(prefix=1))
+    monkeypatch.setattr(engines, "GRADIENTS_TOGETHER", gradients_per_product)
     actual = gradients(
         model,
         "blocks.0.attn.proj",
         images(3),
-        positions=EachPosition(1),
+        positions=EachPosition(prefix=1),
         projectors={"x": projector},
         views_per_forward=2,
     )
@@ -100,8 +102,14 @@ def test_the_khatri_rao_projection_equals_the_product_with_its_dense_matrix(case
     matrix = draw_projection(16, target.gradient_dim, kind="khatri-rao", outputs=target.shape[0])
     for positions in (None, EachPosition()):
         actual, expected = (
-            gradients(model, layer, images(3), positions=positions, projectors={"x": kind(matrix, CPU, torch.float32)})
-            for kind in (KhatriRaoProjector, DenseProjector)
+            gradients(
+                model,
+                layer,
+                images(3),
+                positions=positions,
+                projectors={"x": projector_class(matrix, CPU, torch.float32)},
+            )
+            for projector_class in (KhatriRaoProjector, DenseProjector)
         )
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 

@@ -191,7 +191,7 @@ def test_blocks_of_another_seed_are_not_counted(grid: Grid, capsys: pytest.Captu
 def test_only_options_of_its_own_objective_make_a_file_differ(option: str, other: bool) -> None:
     settings = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
     without_option = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
-    assert bool(settings.differs_from(replace(PROVENANCE, feature="kl", settings=without_option))) == other
+    assert bool(settings.difference_from(replace(PROVENANCE, feature="kl", settings=without_option))) == other
 
 
 def test_a_result_of_another_k_counts_as_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:

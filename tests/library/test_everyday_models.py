@@ -100,7 +100,7 @@ def test_a_projection_larger_than_the_memory_is_refused_before_drawing(monkeypat
         wrap(configs=[KLConfig()])
 
 
-def test_the_projection_can_be_the_name_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_argument_projection_can_be_the_name_of_a_kind_of_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(projection_memory, "free_bytes", lambda device: 50_000)
     wrapper = wrap(configs=[KLConfig()], projection="khatri-rao")
     (projector,) = wrapper.engine.projectors.values()
@@ -148,7 +148,7 @@ def test_a_forward_pass_without_a_graph_is_refused(context: Any) -> None:
         wrap(model=WithoutGraph(context), layer="last", configs=[KLConfig()])
 
 
-def test_a_model_of_transformers_is_refused_with_code_that_wraps_it() -> None:
+def test_the_error_for_a_model_of_transformers_has_working_code_that_wraps_the_model() -> None:
     from transformers import ViTConfig, ViTModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}

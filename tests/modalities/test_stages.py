@@ -11,7 +11,7 @@ from fungi.commands import COMMANDS
 from fungi.runtime.log import logger
 from tests.data.miniatures import miniatures
 
-extract, extract_embeddings = COMMANDS["extract-gradients"].main, COMMANDS["extract"].main
+extract_gradients, extract_embeddings = COMMANDS["extract-gradients"].main, COMMANDS["extract"].main
 
 CASES = {"trec": "tiny-bert", "speech-commands": "tiny-ssast"}
 FILES = ("embeddings/{0}/{1}/{2}.h5", "gradients/{0}/{1}/kl-{2}.h5", "gradients/{0}/{1}/simclr-{2}.h5")
@@ -30,10 +30,10 @@ def stage(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     with pytest.MonkeyPatch.context() as patch:
         miniatures()[dataset].make(data, patch)
 
-    def run(root: Path, *additional_flags: str, command: Callable[[list[str]], int] = extract) -> Path:
+    def run(root: Path, *additional_flags: str, command: Callable[[list[str]], int] = extract_gradients) -> Path:
         flags = ["--dataset", dataset, "--backbone", CASES[dataset], "--data-dir", str(data), "--root", str(root)]
         flags += ["--device", "cpu", "--block-size", "2", *additional_flags]
-        if command is extract:
+        if command is extract_gradients:
             flags += ["--objective", "kl", "simclr", "--with-embeddings"]
         assert command(flags) == 0
         return root
@@ -116,14 +116,14 @@ def test_a_backbone_of_another_modality_is_refused(
     dataset: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--dataset", dataset, "--backbone", "digits-vit", "--root", str(tmp_path)]
-    assert extract(flags) == 2
+    assert extract_gradients(flags) == 2
     assert "backbone 'digits-vit' takes vision, dataset" in capsys.readouterr().err
 
 
 def test_an_objective_without_views_for_the_modality_is_refused(
     dataset: str, stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # `stage` adds objectives only if the command is `extract` itself. It asserts that the exit status is 0.
+    # `stage` adds objectives only if the command is `extract_gradients` itself. It asserts that the exit status is 0.
     with pytest.raises(AssertionError):
-        stage(tmp_path, "--objective", "dino", "--with-embeddings", command=lambda flags: extract(flags))
+        stage(tmp_path, "--objective", "dino", "--with-embeddings", command=lambda flags: extract_gradients(flags))
     assert "dino: no views of" in capsys.readouterr().err

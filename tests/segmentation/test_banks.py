@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fungi.errors import FungiError
+from fungi.segmentation.image_blocks import image_blocks, subset_rows
 from fungi.segmentation.memory_bank import bank_ends, patches_per_image
-from fungi.segmentation.passes import image_blocks, subset_rows
 from fungi.segmentation.settings import MAX_NEIGHBOURS
 from fungi.store import banks
 from fungi.store.banks import Bank, BankManifest, open_bank

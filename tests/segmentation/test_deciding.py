@@ -11,7 +11,7 @@ from fungi.data.base import MaskRules
 from fungi.search.libraries import TreeSettings
 from fungi.search.stored import DATA_EFFICIENT_TREE
 from fungi.segmentation import evaluation
-from fungi.segmentation.passes import Reader, image_blocks
+from fungi.segmentation.image_blocks import Reader, image_blocks
 from fungi.segmentation.scoring import Predictor, confusion_matrix
 from fungi.segmentation.segment import run
 from fungi.views.image import HALF

@@ -24,8 +24,8 @@ def test_files_record_the_residual_stream_and_refuse_another(
     assert (short.dtype, usual.dtype) == (SHORT_RESIDUAL, "bfloat16")
     assert short.identity() != usual.identity()
     settings = GradientSettings(set=QUICK[1:3])
-    assert "--residual-dtype bfloat16, not float32" in settings.differs_from(short)
-    assert replace(settings, residual_dtype="bfloat16").differs_from(short) == ""
+    assert "--residual-dtype bfloat16, not float32" in settings.difference_from(short)
+    assert replace(settings, residual_dtype="bfloat16").difference_from(short) == ""
     assert len(list((tmp_path / "short" / "support").rglob("*.safetensors"))) == 1
     values = {root: arrays(tmp_path / root) for root in ("short", "float")}
     for name, rows in values["float"].items():

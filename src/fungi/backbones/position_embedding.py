@@ -48,7 +48,7 @@ def scaling_of(model: nn.Module) -> str:
 
     The attribute `position_scaling` of a model sets the method. Otherwise, it depends on timm's record of the weights.
     """
-    vit = _sized_module(model)[1]
+    vit = _find_transformer(model)[1]
     if vit is None:
         return "none"
     if _is_torchvision(vit):
@@ -65,7 +65,7 @@ def scaling_of(model: nn.Module) -> str:
 
 def patch_size_of(model: nn.Module) -> int:
     """Return the patch size in pixels, 1 for models without patches. The size of a view has to be a multiple of it."""
-    vit = _sized_module(model)[1]
+    vit = _find_transformer(model)[1]
     return 1 if vit is None else _patch_size(vit)
 
 
@@ -91,7 +91,7 @@ def at_size(model: nn.Module, size: int) -> nn.Module:
     The original model does not change; hooks on its layers are also called for the copy. Raises FungiError for a size
     that is not a multiple of the patch size, and for a model that takes images of only one size.
     """
-    path, vit = _sized_module(model)
+    path, vit = _find_transformer(model)
     if vit is None:
         _check_size(model, size)
         return model
@@ -112,14 +112,14 @@ def positions_version(model: nn.Module) -> tuple[int, int]:
 
     Copies of the model for other sizes are then out of date.
     """
-    vit = _sized_module(model)[1]
+    vit = _find_transformer(model)[1]
     if vit is None:
         return 0, 0
     positions = vit.encoder.pos_embedding if _is_torchvision(vit) else vit.pos_embed
     return (0, 0) if positions is None else (id(positions), positions._version)
 
 
-def _sized_module(model: nn.Module) -> tuple[str, Any]:
+def _find_transformer(model: nn.Module) -> tuple[str, Any]:
     """Return (path, module) of the vision transformer inside a model; (empty, None) if there is none."""
     from timm.models.eva import Eva
     from timm.models.vision_transformer import VisionTransformer

@@ -16,8 +16,8 @@ _MAX_LISTED = 5
 
 
 @dataclass
-class DegenerateRows:
-    """Record of the degenerate rows of a feature. Call `add` for each block, then `close` for the warnings.
+class DegenerateRowCheck:
+    """Record of the degenerate rows of a feature. Call `add` for each block, then `warnings`.
 
     place: file and key of the array, `file:key`, for messages. count: number of rows that were added.
     """
@@ -44,7 +44,7 @@ class DegenerateRows:
             self.zero_rows += rows[is_zero].tolist()
             self.constant_rows += rows[is_constant & ~is_zero].tolist()
 
-    def close(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return the warnings, after the last block. Raises FungiError if all rows are equal."""
         if self.count > 1 and self._all_equal:
             raise FungiError(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
-from fungi.combine.degenerate import DegenerateRows
+from fungi.combine.degenerate import DegenerateRowCheck
 from fungi.errors import FungiError, counted
 
 Blocks = dict[str, Float[Tensor, "b d"]]
@@ -127,7 +127,7 @@ class FeatureSource:
 
     def _read_blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
         """Yield blocks from the files, in file order: read contiguous rows, and select from them."""
-        degenerate = {name: DegenerateRows(str(self._arrays[name])) for name in names}
+        checks = {name: DegenerateRowCheck(str(self._arrays[name])) for name in names}
         total = self._arrays[names[0]].rows
         for start in range(0, total, self._block_rows):
             stop = min(start + self._block_rows, total)
@@ -135,18 +135,18 @@ class FeatureSource:
             if part.start == part.stop:
                 continue
             rows = self._rows[part]
-            yield part, {name: self._read(name, start, stop, rows, degenerate[name]) for name in names}
+            yield part, {name: self._read(name, start, stop, rows, checks[name]) for name in names}
         for name in names:
-            self._warnings[name] = degenerate[name].close()
+            self._warnings[name] = checks[name].warnings()
 
     def _read(
-        self, name: str, start: int, stop: int, rows: Integer[np.ndarray, " b"], degenerate: DegenerateRows
+        self, name: str, start: int, stop: int, rows: Integer[np.ndarray, " b"], check: DegenerateRowCheck
     ) -> Float[Tensor, "b d"]:
         """Return the rows `rows` of a feature, which are among the rows `start` to `stop` of its file."""
         block = torch.from_numpy(self._arrays[name].read(start, stop))
         if len(rows) < stop - start:
             block = block[torch.from_numpy(rows - start)]
-        degenerate.add(block, torch.from_numpy(rows))
+        check.add(block, torch.from_numpy(rows))
         return block if name in self._unnormalized else l2_normalized(block)
 
 

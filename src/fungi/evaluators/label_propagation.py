@@ -28,9 +28,10 @@ def propagated_labels(
     temperature: float = 0.1,
     neighbours: int = 5,
 ) -> Float[Tensor, "n k"]:
-    """Return the shares of the labels of each patch of a frame.
+    """Return the share of each label for each patch of a frame.
 
-    They are the weighted mean of the labels of its most similar context patches, with weights exp(cosine / T).
+    The shares of a patch are the weighted mean of the labels of the context patches that are most similar to it,
+    with weights exp(cosine / T). neighbours: number of these patches.
 
     near: mask of the patches that are compared with each patch; None: all patches.
     """

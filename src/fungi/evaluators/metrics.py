@@ -28,7 +28,9 @@ def classification_scores(
     targets: Integer[np.ndarray, " q"],
     decision_score: Float[np.ndarray, " q"] | None = None,
 ) -> dict[str, float]:
-    """Return both accuracies with their names in result files; with a decision score, also `auc` if labels are 0 and 1.
+    """Return accuracy and mean per-class accuracy under their names in result files.
+
+    If a decision score is given and the labels are 0 and 1, the dictionary also has `auc`.
 
     decision_score: preference of the classifier for class 1, per row, on any increasing scale. `auc` is the area under
     the ROC curve.

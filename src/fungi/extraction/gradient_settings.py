@@ -36,11 +36,13 @@ class GradientSettings(StageSettings):
         (), "target layers as path.to.layer:name; default: the layer of the backbone", topic="features"
     )
     projection_matrix: tuple[Path, ...] = setting(
-        (), "projection matrices: files of `fungi projection`, one per size of a layer", topic="features"
+        (),
+        "projection matrices: files of `fungi projection`, one for each gradient size of the target layers",
+        topic="features",
     )
     projection_dim: int = setting(
         0,
-        "size p of a projected gradient, for a new matrix; 0: the size of the backbone",
+        "size p of a projected gradient, for a new matrix; 0: the projection size that the backbone defines",
         within=(0, LARGEST_PROJECTION),
         topic="features",
     )
@@ -66,7 +68,10 @@ class GradientSettings(StageSettings):
         (), "settings of objectives and views, e.g. simclr.temperature=0.1", topic="features"
     )
     short_cut: bool = setting(
-        True, "use the faster pooled-token path if the model allows it", decides="nothing", topic="features"
+        True,
+        "compute the last block only for the token of the embedding, if the model allows it; faster, with equal values",
+        decides="nothing",
+        topic="features",
     )
 
     def __post_init__(self) -> None:
@@ -106,7 +111,7 @@ class GradientSettings(StageSettings):
         kind = OBJECTIVES[objective].views
         return ("views",) if any(kind in by_kind for by_kind in PLAN_OPTIONS.values()) else ()
 
-    def differs_from(self, provenance: "Provenance") -> str:
+    def difference_from(self, provenance: "Provenance") -> str:
         """Return the setting that differs from the provenance of a file; options of other objectives don't count."""
         current, stored = (
             [text for text in options if text.partition(".")[0] == provenance.feature]
@@ -115,13 +120,13 @@ class GradientSettings(StageSettings):
         if current != stored:
             texts = [" ".join(options) or "nothing" for options in (stored, current)]
             return f"{provenance.feature} was computed with --set {texts[0]}, not {texts[1]}"
-        return super().differs_from(provenance)
+        return super().difference_from(provenance)
 
     def default_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
         """Return the size p and the file of the default matrix for a gradient of this shape.
 
-        projection_dim: size p of the backbone, used if the settings have none. Layers with the same number of entries
-        share a matrix, except for khatri-rao, whose matrices depend on the shape.
+        projection_dim: projection size that the backbone defines, used if the settings have none. Layers with the same
+        number of entries share a matrix, except for khatri-rao, whose matrices depend on the shape.
         """
         size = self.projection_dim or projection_dim
         width = "x".join(map(str, shape)) if self.projection_kind == "khatri-rao" else prod(shape)

@@ -42,7 +42,7 @@ class StageSettings:
     )
     limit: int = setting(
         0,
-        "for a first try: largest number N of rows per split, evenly spaced, written as dataset NAME-limitN; 0: all",
+        "for a first try: read at most N rows per split, evenly spaced; the files are of a dataset NAME-limitN; 0: all",
         within=(0, 10**9),
         topic="data",
     )
@@ -60,7 +60,7 @@ class StageSettings:
     random_init: bool = setting(False, "use random weights, drawn from the seed", topic="model")
     input_size: int = setting(
         0,
-        "side of the input images in pixels, with position embeddings scaled to it; 0: the size of the backbone",
+        "side of the input images in pixels, with position embeddings scaled to it; 0: the input size of the backbone",
         within=(0, 4096),
         topic="model",
     )
@@ -147,9 +147,9 @@ class StageSettings:
         ]
 
     def difference(self, path: Path) -> str:
-        """Return how the settings of a feature file differ, or why it can't be read.
+        """Return a message: how the settings of a feature file differ from these settings, or why it can't be read.
 
-        The text is empty if nothing differs, or if the file has no provenance with its settings.
+        The message is empty if nothing differs, or if the file does not record its settings.
         """
         from fungi.store.reading import provenance_of
 
@@ -157,10 +157,10 @@ class StageSettings:
             provenance = provenance_of(path)
         except FungiError as error:
             return str(error)
-        return self.differs_from(provenance) if provenance is not None else ""
+        return self.difference_from(provenance) if provenance is not None else ""
 
-    def differs_from(self, provenance: "Provenance") -> str:
-        """Return the setting that differs from the provenance of a file; empty if none does."""
+    def difference_from(self, provenance: "Provenance") -> str:
+        """Return a sentence with the first setting that differs from the provenance of a file, or an empty text."""
         for name, value in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
             if provenance.settings.get(name, value) != value:
                 flag = f"--{name.replace('_', '-')}"

@@ -199,7 +199,7 @@ def _blocks_of(grid: Grid, path: Path, settings: Any) -> tuple[int, set[int]] | 
             blocks = BlockFolder.open(manifest.parent)
         except (FileNotFoundError, FungiError):  # the blocks were just assembled, or they are damaged
             continue
-        if settings is not None and settings.differs_from(blocks.manifest.provenance):
+        if settings is not None and settings.difference_from(blocks.manifest.provenance):
             continue
         return len(blocks.manifest.spans()), {span.index for span in blocks.missing()}
     return None

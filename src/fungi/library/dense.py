@@ -48,7 +48,7 @@ class DenseFeatures:
         batch = _collated(self.extractor.views, images)
         device = self.extractor.engine.device
         return self.extractor.features(
-            "embeddings+simclr", batch["image"].to(device), batch["draw"], self.support, batch["id"]
+            "embeddings+simclr", batch["image"].to(device), batch["draw_seed"], self.support, batch["id"]
         )
 
 

@@ -37,6 +37,7 @@ from fungi.segmentation.dense import (
     set_input_size,
     token_settings,
 )
+from fungi.segmentation.image_blocks import ImageBlock, Reader, image_blocks, subset_rows
 from fungi.segmentation.memory_bank import (
     NOMINAL_DATA_EFFICIENT,
     PatchFeatures,
@@ -44,7 +45,6 @@ from fungi.segmentation.memory_bank import (
     fill_bank,
     patches_per_image,
 )
-from fungi.segmentation.passes import ImageBlock, Reader, image_blocks, subset_rows
 from fungi.segmentation.scoring import Predictor, confusion_matrix
 from fungi.segmentation.settings import SegmentSettings
 from fungi.store.banks import Bank, BankManifest, Patches
@@ -101,7 +101,7 @@ class Segmentation:
         """Return a function from a batch to the features of its images."""
 
         def batch_features(batch: dict[str, Any]) -> Float[Tensor, "b t f"]:
-            return self.extractor.features(feature, batch["image"], batch["draw"], support, batch["id"])
+            return self.extractor.features(feature, batch["image"], batch["draw_seed"], support, batch["id"])
 
         return batch_features
 

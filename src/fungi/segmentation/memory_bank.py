@@ -12,7 +12,7 @@ from torch import Tensor
 from fungi.data.base import VOID, MaskRules
 from fungi.errors import FungiError
 from fungi.runtime.log import progress
-from fungi.segmentation.passes import ImageBlock, Reader
+from fungi.segmentation.image_blocks import ImageBlock, Reader
 from fungi.segmentation.settings import MAX_NEIGHBOURS
 from fungi.store.banks import Bank
 
@@ -74,7 +74,7 @@ def _select(
     """Return features and labels of the patches of a batch for the bank, image by image."""
     counts = patch_labels(batch["mask"], round(features.shape[1] ** 0.5), classes, rules.void_class)
     rows, labels = [], []
-    for image, draw in enumerate(batch["draw"]):
+    for image, draw in enumerate(batch["draw_seed"]):
         # A separate random stream selects the same patches for every feature.
         indices = chosen_patches(counts[image], per_view, torch.Generator().manual_seed(draw ^ 1))
         rows.append(features[image, indices.to(features.device)])

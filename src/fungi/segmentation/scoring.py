@@ -15,8 +15,8 @@ from fungi.runtime.files import written_atomically
 from fungi.runtime.log import progress
 from fungi.runtime.owner import remove_orphans
 from fungi.search.backends import Search
+from fungi.segmentation.image_blocks import ImageBlock, Reader
 from fungi.segmentation.memory_bank import PatchFeatures
-from fungi.segmentation.passes import ImageBlock, Reader
 from fungi.store.banks import Bank
 from fungi.store.tensors import load_tensors, save_tensors
 

@@ -96,12 +96,12 @@ class SceneView:
         return transforms.resize(mask.unsqueeze(0), [self.size, self.size], interpolation=nearest)[0]
 
     def _seed_and_id(self, item: Scene) -> dict[str, Any]:
-        return {"draw": derive_seed(self.seed, "dense", item.pixel_hash, self.epoch), "id": item.id}
+        return {"draw_seed": derive_seed(self.seed, "dense", item.pixel_hash, self.epoch), "id": item.id}
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Stack the images and masks of a batch. `draw` and `id` remain lists."""
         tensors = {name: torch.stack([scene[name] for scene in prepared]) for name in ("image", "mask")}
-        return tensors | {name: [scene[name] for scene in prepared] for name in ("draw", "id")}
+        return tensors | {name: [scene[name] for scene in prepared] for name in ("draw_seed", "id")}
 
     def render(self, batch: Shaped[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
         """Normalise the images of a batch."""

@@ -1,1 +1,1 @@
-"""Backbones of the user, described on the command line: `--backbone NAME=KIND:PLACE`. Each source has its file."""
+"""Backbones of the user, described on the command line: `--backbone NAME=KIND:PLACE`. Each KIND has a module here."""

@@ -18,27 +18,27 @@ def read_config(place: str) -> Any:
         raise unreadable_model(place, error) from None
 
 
-def model_options(model: Any) -> dict[str, bool]:
-    """Return options that build BERT and ViT without a pooler. It is not used, and some weights do not have it."""
+def model_options(model_class: Any) -> dict[str, bool]:
+    """Return options that build BERT and ViT without a pooler: it has no effect here, and some weights lack it."""
     import inspect
 
-    has_pooler = "add_pooling_layer" in inspect.signature(model.__init__).parameters
+    has_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if has_pooler else {}
 
 
-def fetch(model: Any, config: Any, place: str) -> StateDict:
-    """Return the weights of a model.
+def fetch(model_class: Any, config: Any, place: str) -> StateDict:
+    """Return the weights of a model of this class.
 
     Raises MissingFilesError if they can't be read, and FungiError if some weights are missing.
     """
     try:
-        options = model_options(model) | {"local_files_only": only_on_disk(place)}
-        loaded, report = model.from_pretrained(place, config=config, output_loading_info=True, **options)
+        options = model_options(model_class) | {"local_files_only": only_on_disk(place)}
+        loaded, report = model_class.from_pretrained(place, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise unreadable_model(place, error) from None
     if report["missing_keys"]:
         names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise FungiError(f"the weights at {place} don't fit {model.__name__}: {names} is missing.")
+        raise FungiError(f"the weights at {place} don't fit {model_class.__name__}: {names} is missing.")
     return loaded.state_dict()
 
 

@@ -101,7 +101,8 @@ def _on_white(image: "Image") -> "Image":
 def to_rgb(image: "Image") -> "Image":
     """Return an image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
 
-    Raises FungiError for grey values if the value of white is unknown: fractions, and whole numbers beyond 16 bits.
+    Raises FungiError if the grey value of white is unknown: fractions, and 32-bit numbers that do not show that they
+    are 16-bit values.
     """
     from PIL import Image
 

@@ -90,7 +90,7 @@ class Instances:
             logger.info(f"{self.split}: training does not use {', '.join(texts)}.")
 
     def images(self, image_ids: Sequence[int]) -> Samples:
-        """Return some images, in the order of their ids."""
+        """Return the images with these ids, in the order of `image_ids`."""
         names = [self.index.imgs[image_id]["file_name"] for image_id in image_ids]
         return image_samples(self.root / self.split, names, [0] * len(names))
 

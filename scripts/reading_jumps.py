@@ -1,6 +1,6 @@
 """List places where a reader has to jump: one-use private functions, short files, and tensors without axes.
 
-python scripts/crumbs.py [ROOM]      lists them by package; a place in the list can still be right
+python scripts/reading_jumps.py [PACKAGE]      lists them by package; a listed place is not always a fault
 """
 
 import ast
@@ -26,7 +26,7 @@ def body_lines(function: Function) -> int:
     return (body[-1].end_lineno or body[-1].lineno) - body[0].lineno + 1 if body else 0
 
 
-def crumbs(tree: ast.AST) -> list[Function]:
+def one_use_functions(tree: ast.AST) -> list[Function]:
     """Return the short private functions without decorators that their file uses only once."""
     uses = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
     uses += Counter(node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
@@ -72,16 +72,16 @@ def _has_array_without_axes(hint: str) -> bool:
     )
 
 
-def main(rooms: list[str]) -> None:
-    """Print the places of the packages, or of all, and then a row of numbers per package."""
+def main(packages: list[str]) -> None:
+    """Print the places in these packages (without arguments: in all), and then a row of counts per package."""
     table: dict[str, Counter[str]] = {}
     for path in sorted(SOURCES.rglob("*.py")):
         parts = path.relative_to(SOURCES).parts
-        room, text = parts[0] if len(parts) > 1 else ".", path.read_text(encoding="utf-8")
-        if rooms and room not in rooms:
+        package, text = parts[0] if len(parts) > 1 else ".", path.read_text(encoding="utf-8")
+        if packages and package not in packages:
             continue
         tree, lines = ast.parse(text), text.count("\n")
-        one_use, (on_arrays, without_axes) = crumbs(tree), functions_on_arrays(tree)
+        one_use, (on_arrays, without_axes) = one_use_functions(tree), functions_on_arrays(tree)
         short = 1 < lines < SHORT_FILE
         for function in one_use:
             print(f"{path}:{function.lineno}: {function.name} ({body_lines(function)} lines)")
@@ -89,16 +89,16 @@ def main(rooms: list[str]) -> None:
             print(f"{path}:{function.lineno}: {function.name} without axes")
         if short:
             print(f"{path}: {lines} lines")
-        table.setdefault(room, Counter()).update(
-            lines=lines, crumbs=len(one_use), short=int(short), arrays=on_arrays, plain=len(without_axes)
+        table.setdefault(package, Counter()).update(
+            lines=lines, one_use=len(one_use), short=int(short), arrays=on_arrays, plain=len(without_axes)
         )
     total: Counter[str] = Counter()
     for counts in table.values():
         total.update(counts)
-    print(f"{'room':<14}{'lines':>7}{'crumbs':>8}{'short files':>13}{'on arrays':>11}{'without axes':>14}")
-    for room, counts in [*table.items(), ("all", total)]:
-        numbers = (counts["lines"], counts["crumbs"], counts["short"], counts["arrays"], counts["plain"])
-        print("{:<14}{:>7}{:>8}{:>13}{:>11}{:>14}".format(room, *numbers))
+    print(f"{'package':<14}{'lines':>7}{'one use':>9}{'short files':>13}{'on arrays':>11}{'without axes':>14}")
+    for package, counts in [*table.items(), ("all", total)]:
+        numbers = (counts["lines"], counts["one_use"], counts["short"], counts["arrays"], counts["plain"])
+        print("{:<14}{:>7}{:>9}{:>13}{:>11}{:>14}".format(package, *numbers))
 
 
 if __name__ == "__main__":
