@@ -56,4 +56,4 @@ def test_a_cpu_runs_the_benchmark_of_the_gpu(tmp_path: Path, capsys: pytest.Capt
     assert "attention" in kernels.rpartition(" x ")[2]
     assert "  0 workers: views prepared" in text
     assert "  1 workers: views prepared" in text
-    assert "time of peer_of_the_test / ours, 2 pictures, decoded already: " in text
+    assert "time of peer_of_the_test / ours, 2 decoded pictures: " in text
