@@ -8,11 +8,13 @@ import torch
 
 from fungi.backbones.base import resolve_backbone
 from fungi.backbones.encoders import Encoded
+from fungi.config import DINOConfig
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import parse_options
 from fungi.objectives import OBJECTIVES
 from fungi.objectives.binding import bind, configure
 from fungi.views.base import NoViewsError
+from tests.library.models import pictures, wrap
 
 INVALID_OR_RARE = (0, -1, 3, 0.5, float("nan"), "x", None, True, (0.9, 0.1))
 
@@ -76,3 +78,20 @@ def test_every_accepted_number_of_teacher_views_gives_a_gradient(teachers: int) 
     objective.loss(Encoded(embeddings)).sum().backward()
     assert embeddings.grad is not None
     assert (embeddings.grad.abs().sum(dim=(1, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("options", [{"shared_head": True}, {"augmentation": "dino"}])
+def test_the_options_of_table_15_change_the_gradients_of_dino(options: dict[str, Any]) -> None:
+    images = pictures(2)
+    plain, changed = (
+        wrap(configs=[DINOConfig(local_crops=2, latent_dim=16, **chosen)])(images) for chosen in ({}, options)
+    )
+    assert torch.isfinite(changed).all()
+    cosine = torch.nn.functional.cosine_similarity(plain, changed)
+    assert (cosine < 0.999).all(), f"the option has no effect: cosine {cosine.tolist()}"
+
+
+def test_a_shared_head_is_the_head_of_student_and_teacher() -> None:
+    spec = resolve_backbone("digits-vit")
+    heads = bind("dino", embedding_dim=8, input_spec=spec.input, seed=0, options={"shared_head": True}).heads
+    assert heads["student"] is heads["teacher"]
