@@ -116,7 +116,7 @@ def print_workers(setup: Setup, files: Sequence[bytes], counts: Sequence[int], i
             loader = batches(
                 samples,
                 generators,
-                row_batches(0, image_count, batch_size=setup.images),
+                row_batches(0, image_count, size=setup.images),
                 seed=42,
                 num_workers=workers,
                 pin_memory=setup.engine.device.type == "cuda",

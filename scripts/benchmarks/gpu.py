@@ -4,8 +4,8 @@ One run measures:
 
 - the rate of matrix products;
 - bare forwards, eager and compiled;
-- each objective alone and all together, eager and compiled: in images/s, over the best bare forwards, and in percent of
-  the rate of matrix products;
+- each objective alone and all together, eager and compiled: in images/s, as time over the time of bare forwards, and in
+  percent of the rate of matrix products;
 - the share of the time in which the device is busy, the longest kernels, and the attention kernels by name;
 - the peak memory, and the rate of copies to the device;
 - images/s for each number of decoding processes, and the views that one core prepares per second from a JPEG file;
@@ -65,14 +65,14 @@ def main(arguments: list[str] | None = None) -> int:
     if torch.device(options.device).type == "cpu":
         options.dtype = "float32"
     setup = _setup(options)
-    setup.engine.stopwatch = Stopwatch(setup.engine.device)  # a precise stopwatch would wait for the GPU at each step
+    setup.engine.stopwatch = Stopwatch(setup.engine.device)  # not precise: that would wait for the GPU at each step
     device = setup.engine.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {options.backbone}, {options.dtype}, batches of {options.images} images")
-    rate, work = _matrix_rate(device, setup.engine.dtype), _operations(setup.model, setup)
-    print(f"matrix products {rate / 1e12:.1f} TFLOP/s; one forward {work / 1e9:.2f} GFLOP")
-    bare = _print_bare(setup, rate, work, options.rounds, compiled=options.compiled)
-    _print_objectives("eager", setup, bare, rate, work, options.rounds)
+    product_rate, operations = _matrix_rate(device, setup.engine.dtype), _operations(setup.model, setup)
+    print(f"matrix products {product_rate / 1e12:.1f} TFLOP/s; one forward {operations / 1e9:.2f} GFLOP")
+    bare = _print_bare(setup, product_rate, operations, options.rounds, compiled=options.compiled)
+    _print_objectives("eager", setup, bare, product_rate, operations, options.rounds)
     print_kernels(setup, options.kernels)
     print_peak_memory(setup)
     print_upload(device)
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         pictures = JpegPictures(files)
         print_peer(setup, options.peer, [pictures(row) for row in range(options.images)], options.rounds)
     if options.compiled:
-        _print_compiled(setup, bare, rate, work, options)
+        _print_compiled(setup, bare, product_rate, operations, options)
     _print_float32(setup, options.rounds)
     _print_decoding(setup)
     if options.files:
@@ -90,14 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _print_compiled(setup: Setup, bare: float, rate: float, work: float, options: argparse.Namespace) -> None:
+def _print_compiled(
+    setup: Setup, bare: float, product_rate: float, operations: float, options: argparse.Namespace
+) -> None:
     """Print the time of compilation, and the speed of the compiled code."""
     start = perf_counter()
     setup.engine.compile()
     _extract(setup)
     synchronize(setup.engine.device)
     print(f"first batch of compiled code: {perf_counter() - start:.1f} s")
-    _print_objectives("compiled", setup, bare, rate, work, options.rounds)
+    _print_objectives("compiled", setup, bare, product_rate, operations, options.rounds)
     print_kernels(setup, options.kernels)
     print_peak_memory(setup)
 
@@ -129,7 +131,7 @@ def _pictures(setup: Setup, count: int) -> torch.Tensor:
     return torch.randn(count, 3, side, side, device=setup.engine.device)
 
 
-def _print_bare(setup: Setup, rate: float, work: float, rounds: int, *, compiled: bool) -> float:
+def _print_bare(setup: Setup, product_rate: float, operations: float, rounds: int, *, compiled: bool) -> float:
     """Print the bare forwards per second, eager and compiled. Return the larger of the two rates."""
     views, device = setup.engine.views_per_forward, setup.engine.device
     images, rates = _pictures(setup, views), []
@@ -142,12 +144,15 @@ def _print_bare(setup: Setup, rate: float, work: float, rounds: int, *, compiled
                 model(images)
 
         rates.append(views / _seconds(forward, device, rounds))
-        print(f"bare forwards/s, {label:8} {rates[-1]:10.0f}   {100 * rates[-1] * work / rate:5.1f} % of the products")
+        share = 100 * rates[-1] * operations / product_rate
+        print(f"bare forwards/s, {label:8} {rates[-1]:10.0f}   {share:5.1f} % of the rate of products")
     torch._dynamo.reset()
     return max(rates)
 
 
-def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: float, rounds: int) -> None:
+def _print_objectives(
+    label: str, setup: Setup, bare: float, product_rate: float, operations: float, rounds: int
+) -> None:
     """Print the speed of each objective alone, then of all objectives with the embeddings."""
     single = [
         replace(setup, objectives=[bound], batches={bound.views.identity: setup.batches[bound.views.identity]})
@@ -158,23 +163,23 @@ def _print_objectives(label: str, setup: Setup, bare: float, rate: float, work: 
         per_second = part.images / _seconds(lambda part=part: _extract(part), setup.engine.device, rounds)
         forwards = per_second * part.forwards_per_image
         print(
-            f"{label:8} {names:16} {per_second:9.1f} images/s   {forwards:8.0f} forwards/s   total / bare forwards "
-            f"{bare / forwards:6.3f}   {100 * forwards * work / rate:5.1f} % of the products"
+            f"{label:8} {names:16} {per_second:9.1f} images/s   {forwards:8.0f} forwards/s   time / bare forwards"
+            f" {bare / forwards:6.3f}   {100 * forwards * operations / product_rate:5.1f} % of the rate of products"
         )
 
 
 def _print_float32(setup: Setup, rounds: int) -> None:
-    """Print the speed of float32 embeddings: with exact products, and with products rounded to ten bits."""
+    """Print the speed of float32 embeddings: with exact products, and with TF32 products."""
     engine = GradientEngine(setup.model, device=setup.engine.device)
     batch = setup.batches.get(setup.plain_view.identity)
     batch = _collated(setup.plain_view, setup.images) if batch is None else batch
     embeddings = []
-    for label, is_short in (("exact", False), ("ten bits", True)):
-        with tf32_products(engine.device, enabled=is_short):
+    for label, uses_tf32 in (("exact", False), ("TF32", True)):
+        with tf32_products(engine.device, enabled=uses_tf32):
             embeddings.append(engine.embed(batch, setup.plain_view)[:, 0])
             per_second = setup.images / _seconds(lambda: engine.embed(batch, setup.plain_view), engine.device, rounds)
         print(f"float32 embeddings, {label} products: {per_second:.0f} images/s")
-    print(f"least cosine of the two: {float(torch.cosine_similarity(*embeddings).min()):.7f}")
+    print(f"smallest cosine of exact and TF32 embeddings: {float(torch.cosine_similarity(*embeddings).min()):.7f}")
 
 
 def _print_decoding(setup: Setup) -> None:

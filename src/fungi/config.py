@@ -106,7 +106,7 @@ class SimCLRConfig(ExtractorConfig):
     comparison_batch_encoding_batch_size: number of these images that are encoded together.
     latent_dim: output size of the head.
     num_patches: number of patches without overlap, a square number: 4 is a grid of 2 x 2.
-    stride_scale: number of steps per side of a patch; with 6, the 4 patches become 49 overlapping patches.
+    stride_scale: the stride of the patches is their side / stride_scale; with 6, a grid of 2 x 2 becomes 7 x 7.
     patch_side, per_side, view_size: side of a patch in pixels, number of patches along a side of the image, and side in
         pixels of the encoded views; 0: `views` of the wrapper decides.
     hard_negatives: PIL images that come first in the negative batch.
@@ -128,7 +128,9 @@ class SimCLRConfig(ExtractorConfig):
     patch_side: int = 0
     per_side: int = 0
     view_size: int = 0
-    hard_negatives: tuple[Any, ...] | list[Any] = field(default=(), metadata={"saved": False})  # negatives are saved
+    hard_negatives: tuple[Any, ...] | list[Any] = field(
+        default=(), metadata={"saved": False}
+    )  # the negatives are saved
     negatives_mixing: bool = False
     mixing_k: int = field(default=20, metadata=_FROM_ONE)
     exclude_self_from_negatives: bool = False

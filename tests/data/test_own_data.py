@@ -7,7 +7,7 @@ from PIL import Image as PillowImage
 
 from fungi.data.base import open_split, resolve_dataset
 from fungi.errors import FungiError, MissingFilesError
-from tests.data.miniatures.miniature import colour_of, uniform, write_image
+from tests.data.miniatures.miniature import colour_of, mean_colour, write_image
 
 disable_progress_bars()
 
@@ -41,7 +41,7 @@ def test_class_folders_are_opened_under_the_given_name(folders, tmp_path):
     assert list(train.ids) == ["train/cat/1.jpg", "train/cat/10.jpg", "train/dog/2.png"]
     assert train.targets.tolist() == [0, 0, 1]
     assert list(train.class_names) == ["cat", "dog"]
-    np.testing.assert_allclose(uniform(train.load(0)), colour_of("train/cat/1.jpg"), atol=6)
+    np.testing.assert_allclose(mean_colour(train.load(0)), colour_of("train/cat/1.jpg"), atol=6)
 
 
 def test_labels_are_numbers_of_the_classes_of_train_in_every_split(folders, tmp_path):
@@ -74,7 +74,7 @@ def test_a_saved_dataset_is_opened_under_the_given_name(saved, tmp_path):
     assert list(test.ids) == ["test/0", "test/1"]
     assert test.targets.tolist() == [1, 0]
     assert list(test.class_names) == ["cat", "dog"]
-    assert [uniform(test.load(row)) for row in range(2)] == [colour_of("9"), colour_of("8")]
+    assert [mean_colour(test.load(row)) for row in range(2)] == [colour_of("9"), colour_of("8")]
     assert len(open_split(text, "valid", tmp_path)) == 1
 
 
@@ -235,4 +235,4 @@ def test_images_with_other_endings_are_read(ending, tmp_path):
     image.save(tmp_path / "own" / "train" / "cat" / f"2.{ending}", "JPEG" if ending == "jfif" else "GIF")
     train = open_split(f"mine=folder:{tmp_path / 'own'}", "train", tmp_path)
     assert list(train.ids)[1] == f"train/cat/2.{ending}"
-    np.testing.assert_allclose(uniform(train.load(1)), (200, 10, 10), atol=6)
+    np.testing.assert_allclose(mean_colour(train.load(1)), (200, 10, 10), atol=6)

@@ -56,7 +56,7 @@ CALLS = {
     "numpy-projection": (lambda: make(projection=SIGNS.numpy()), "the projection is a ndarray. Pass a tensor"),
     "flat-projection": (
         lambda: make(projection=SIGNS[0]),
-        r"the projection is a tensor \[600\]\. Pass a tensor \[p, G\]",
+        r"the projection is a tensor \[600\]\. Pass a tensor \[p, entries of the gradient\]",
     ),
     "random-projection": (lambda: make(projection=torch.randn(6, 600)), r"entries other than \+1 and -1"),
     "zero-projection": (lambda: make(projection=torch.zeros(6, 600)), r"entries other than \+1 and -1"),

@@ -30,7 +30,7 @@ def fitted_prototypes(**options: int) -> tuple[DeepCluster, torch.nn.ModuleDict,
     return objective, heads, objective.support(train, lambda samples: embeddings(len(samples), 2, 5), heads, seed=1)
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
+def test_the_loss_is_the_mean_cross_entropy_of_crops_and_prototype_heads() -> None:
     objective, heads, support = fitted_prototypes()
     inputs = embeddings(3, 10)
     weight = heads["head"].weight
@@ -46,7 +46,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_crops_and_heads() -> None:
         assert float(loss) == pytest.approx(sum(terms) / 24, rel=1e-5)
 
 
-def test_no_gradient_flows_through_the_bank_crops() -> None:
+def test_no_gradient_flows_through_the_crops_that_choose_the_targets() -> None:
     objective, heads, support = fitted_prototypes()
     inputs = embeddings(2, 10).requires_grad_()
     objective.loss(Encoded(inputs), heads, support).sum().backward()
@@ -101,7 +101,7 @@ def test_assignment_in_parts_equals_assignment_at_once() -> None:
 
 
 @pytest.mark.threads
-def test_prototypes_differ_between_heads_and_repeat_with_the_seed() -> None:
+def test_prototypes_differ_between_prototype_heads_and_repeat_with_the_seed() -> None:
     _, _, first = fitted_prototypes()
     _, _, second = fitted_prototypes()
     assert torch.equal(first["prototypes"], second["prototypes"])

@@ -64,7 +64,7 @@ def schedule(step: int = 0, **changed: Any) -> StepSchedule:
 
 
 def image_folder(folder: Path, count: int, size: tuple[int, int] = (20, 24)) -> Path:
-    """Write images of noise, of (height, width), and return their folder."""
+    """Write `count` images of noise into `folder/class`, and return `folder`. size: (height, width) in pixels."""
     import numpy as np
     from PIL import Image
 

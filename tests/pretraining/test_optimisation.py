@@ -12,7 +12,7 @@ from tests.pretraining.small import first_batches, learner_of, schedule, setting
 from tests.pretraining.test_learner import parameters
 
 
-def test_the_teacher_stays_with_momentum_one_and_copies_the_student_with_momentum_zero() -> None:
+def test_momentum_one_keeps_the_teacher_and_momentum_zero_copies_the_student() -> None:
     learner = learner_of(settings(use_bn_in_head=True))
     student, teacher = learner.student, learner.teacher
     for parameter in student.parameters():
@@ -52,7 +52,7 @@ def test_both_class_tokens_are_clipped_as_one_tensor_like_in_the_published_layou
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_lars_takes_the_published_steps(weight_decay: float) -> None:
-    """Weights are scaled by a ratio also without decay, vectors are not, and both class tokens share one ratio."""
+    """Updates of matrices are scaled by the LARS ratio with and without decay; both class tokens share a ratio."""
     network = learner_of(settings()).student.backbone.backbone.double()
     network.cls_token.data += 1  # so that the class tokens have different lengths
     names = dict(network.named_parameters())

@@ -1,4 +1,4 @@
-"""The closed form of the token loss equals InfoNCE by autograd, and finite differences."""
+"""Value and derivative of the token loss equal InfoNCE by autograd; the derivative also equals finite differences."""
 
 import pytest
 import torch
@@ -29,14 +29,14 @@ def test_value_and_derivative_equal_info_nce(tokens: int, negatives: int, denomi
     torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=1e-13 * float(expected[1].abs().max()))
 
 
-def test_the_weighted_derivative_equals_finite_differences() -> None:
+def test_the_derivative_of_a_scaled_loss_equals_finite_differences() -> None:
     latents, others = random_latents(6, 4)
     assert torch.autograd.gradcheck(lambda values: 3 * contrast(values, others, 0.3), latents)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_small_temperatures_neither_overflow_nor_underflow(sign: int) -> None:
-    """All other tokens are equal or opposite. The exponentials of +-200 are out of the range of float32."""
+    """Vectors are equal or opposite, so cosine / temperature is +-200. exp(200) is out of the range of float32."""
     latents = torch.ones(2, 5) * torch.tensor([[1.0], [sign]])
     loss, derivative = value_and_derivative(latents.requires_grad_(), contrast(latents, -latents.detach()[1:], 0.005))
     exact = torch.logsumexp(torch.tensor([[200.0, -200.0], [200.0 * sign, -200.0]]), dim=1).mean() - 200 * sign

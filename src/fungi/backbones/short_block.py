@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class ShortBlock(nn.Module):
     """A copy of a block in bfloat16: weights, products, normalisations and residual stream. Autocast has no effect.
 
-    last: whether the output is float32, for the next layers. original_type: class of the original block.
+    last: whether this is the last block in bfloat16; its output is then converted to float32.
+    original_type: class of the original block.
     """
 
     def __init__(self, block: nn.Module, *, last: bool) -> None:

@@ -27,8 +27,8 @@ class VoteOptions:
 
 
 NO_CYANURE = (
-    "cyanure is not installed: lbfgs fits the logistic regression, which has the same optimum (accuracies within 0.3"
-    " points on the reference features). pip install cyanure for the published solver."
+    "cyanure is not installed: lbfgs fits the logistic regression instead; both solvers have the same optimum"
+    " (accuracies within 0.3 points on the reference features). pip install cyanure for the published solver."
 )
 
 

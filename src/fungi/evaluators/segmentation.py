@@ -40,15 +40,15 @@ def confusion(
 
     Pixels whose true class is void or `ignored` do not count.
     """
-    counts = (truth != ignored) & (truth < classes)
-    pairs = truth[counts].astype(np.int64) * classes + predicted[counts]
+    is_counted = (truth != ignored) & (truth < classes)
+    pairs = truth[is_counted].astype(np.int64) * classes + predicted[is_counted]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> dict[str, Any]:
     """Return `mIoU`, `IoU` of each scored class, and `pixel-accuracy`, as fractions.
 
-    IoU is TP / (TP + FP + FN). It is 0 for a class without true and predicted pixels.
+    IoU is TP / (TP + FP + FN). It is 0 for a class with neither true nor predicted pixels.
     """
     correct = np.diagonal(matrix).astype(np.float64)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - correct

@@ -28,7 +28,7 @@ def weighted_knn(
     neighbours: Sequence[int],
     temperature: float = TEMPERATURE,
 ) -> dict[int, dict[str, float]]:
-    """Return for each k the fractions `accuracy` and `top5` (top-5 accuracy; for k < 5, of the first k classes).
+    """Return for each k the fractions `accuracy` and `top5` (top-5 accuracy; for k < 5, top-k accuracy).
 
     Features are L2-normalised first. Raises FungiError if there are fewer train rows than the largest k.
     """
@@ -36,7 +36,7 @@ def weighted_knn(
     require_train_rows(len(train), largest)
     classes = int(torch.cat([train_targets, query_targets]).max()) + 1
     bank = normalize(train, dim=1)
-    # Numbers of correct queries: top 1, top 5. They stay on the device, because reading a number waits for it.
+    # Numbers of correct queries: top 1, top 5. They stay on the device: a copy to the CPU waits for the GPU.
     correct = {k: torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbours}
     for rows, targets in zip(queries.split(QUERIES_PER_TILE), query_targets.split(QUERIES_PER_TILE), strict=True):
         similarity, indices = most_similar(normalize(rows, dim=1), bank, largest)

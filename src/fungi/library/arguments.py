@@ -35,7 +35,7 @@ def checked_model(model: Any) -> nn.Module:
 def without_parallel(model: nn.Module) -> tuple[nn.Module, str]:
     """Return the model inside DataParallel, DistributedDataParallel and torch.compile, and the prefix of its layers.
 
-    Only the inner model has a transform, a width and the pooled-token path.
+    Only the inner model has a transform and a width, and can compute the last block for one token alone.
     """
     prefix = ""
     while True:
@@ -61,7 +61,9 @@ def checked_device(device: Any) -> torch.device:
 
 
 def checked_projection(projection: Any) -> Any:
-    """Return a projection, a dictionary of projections by layer, or None. Raises FungiError for anything else.
+    """Return the argument: a projection (a matrix or the name of a kind), a dictionary layer -> projection, or None.
+
+    Raises FungiError for anything else.
 
     The entries of a matrix are checked later, together with the layer.
     """
@@ -74,7 +76,9 @@ def checked_projection(projection: Any) -> Any:
             continue
         if not isinstance(matrix, Tensor) or matrix.dim() != 2:
             shape = f"tensor {list(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
-            raise FungiError(f"the projection is a {shape}. Pass a tensor [p, G] with entries +1 and -1.")
+            raise FungiError(
+                f"the projection is a {shape}. Pass a tensor [p, entries of the gradient] with entries +1 and -1."
+            )
     return projection
 
 
@@ -173,8 +177,8 @@ def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
     path, first = next(iter(timm_models.items()))
     if path and (len(timm_models) > 1 or _has_earlier_module(model, path)):
         logger.warning(
-            f"the transform of this {type(model).__name__} is not known, because not only its model of timm {path!r} "
-            "processes the images. ImageNet's transform is used. Pass image_input for another transform."
+            f"the transform of this {type(model).__name__} is not known, because other modules than its timm model "
+            f"{path!r} also process the images. ImageNet's transform is used. Pass image_input for another transform."
         )
         return ImageInput.square(input_dim)
     image_input = timm_input(first.pretrained_cfg, input_dim)

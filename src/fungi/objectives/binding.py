@@ -23,8 +23,10 @@ from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 class BoundObjective:
     """An objective with its views, heads and supporting data. Its `loss` needs only the output of the encoder.
 
-    plan: name of the view plan with exactly these views; `published` if there is no such plan. scaling: scaling of
-    position embeddings (`scaling_of`), if views are smaller than the input.
+    plan: name of the view plan with exactly these views; `published` also if options of the user change the views
+        (`settings` has these options).
+    scaling: name of the method that scales position embeddings (`backbones.position_embedding.scaling_of`); empty if
+        no view is smaller than the input.
     """
 
     objective: Objective
@@ -105,8 +107,8 @@ def configure(
     fields = {field.name for field in dataclasses.fields(objective_type)}
     defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
     values = {**defaults, **(options or {})}
-    followed = {setting: values[option] for setting, option in objective_type.follows.items() if option in values}
-    values = followed | values
+    following = {setting: values[option] for setting, option in objective_type.follows.items() if option in values}
+    values = following | values
     settings = {key: value for key, value in values.items() if key in fields}
     view_options = {key: value for key, value in values.items() if key not in settings}
     try:
@@ -123,7 +125,7 @@ def configure(
         raise FungiError(f"objective {name} has no option {error.option!r}.{hint}") from None
     except FungiError as error:
         raise FungiError(f"objective {name}: {error}") from None
-    if isinstance(views, HasStream):
+    if isinstance(views, HasStream):  # the seed of random views also depends on the name of the objective
         random_views: Any = views
         views = replace(random_views, stream=name)
     return objective, views, plan.name if follows_plan else PUBLISHED

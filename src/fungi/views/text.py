@@ -12,9 +12,10 @@ KINDS = {"plain": ("fungi.views.words", "WholeText"), "words": ("fungi.views.wor
 class TextInput:
     """Raw text that is tokenised and truncated to `longest` tokens.
 
-    deletion: rule of word deletion in the contrastive views (spec text 3.3).
-    denominator_temperature: whether SimCLR divides its denominator by the temperature; the published text code does
-        not (deviation T1).
+    deletion: rule of word deletion in the contrastive views (spec text 3.3): `independent` deletes each word with a
+        probability, `count` deletes a fixed share of the words.
+    denominator_temperature: whether SimCLR divides the similarities in its denominator by the temperature; the
+        published text code does not (deviation T1).
     """
 
     tokenizer: TokenizerSource

@@ -1,4 +1,7 @@
-"""The expected content of a miniature, and functions that write its files. Each image has a single colour."""
+"""The expected content of a miniature, and functions that write its files. Each image has a single colour.
+
+A miniature is a dataset of a few rows in the file layout of the real dataset.
+"""
 
 import hashlib
 import tarfile
@@ -79,7 +82,7 @@ def tar_folders(archive: Path, folders: dict[str, Path], mode: str = "w:gz") -> 
             file.add(source, name)
 
 
-def uniform(image: Image.Image) -> Colour:
+def mean_colour(image: Image.Image) -> Colour:
     """Return the mean colour of an image."""
     red, green, blue = np.asarray(image).reshape(-1, 3).mean(0).round().astype(int).tolist()
     return red, green, blue

@@ -1,4 +1,4 @@
-"""SigLIP 2 image encoders. The embedding is the output of the attention pooling, which training compares with texts.
+"""SigLIP 2 image encoders. The embedding is the output of the attention pooling. Pretraining compares it with texts.
 
 Weights can have the names of timm or of the publisher's repositories (`vision_model.encoder.layers...`).
 """

@@ -74,7 +74,7 @@ class DetectSettings(DenseSettings):
         "shorter sides of the images in training, in pixels, chosen at random; the last side is used for scoring",
         within=(16, 10**5),
     )
-    longest_side: int = setting(1333, "largest longer side of an image, in pixels", within=(16, 10**5))
+    longest_side: int = setting(1333, "upper limit of the longer side of an image, in pixels", within=(16, 10**5))
     crop: tuple[int, ...] = setting(
         (384, 600),
         "smallest and largest side of the crops, in pixels; half of the train images are cropped",

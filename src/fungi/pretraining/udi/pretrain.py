@@ -36,7 +36,7 @@ def run(settings: PretrainSettings) -> None:
             f"{counted(len(samples), 'image')}, batches of {training.plan.batch}, "
             f"{counted(len(training.schedules), 'step')} on {device}"
         )
-        # In float32, the products are exact. Otherwise, the logits of the prototypes can use TF32.
+        # With float32, products keep their precision. With bfloat16, the float32 logits of prototypes may use TF32.
         with tf32_products(device, enabled=training.learner.dtype != torch.float32):
             finished = training.run(stop)
         if world.is_leader:
