@@ -63,7 +63,7 @@ class AnalyseSettings(FeatureSettings):
         self.knn(shots=self.shots or (1 if "shots" in self.analysis else None))
 
     def knn(self, **changes: Any) -> KnnSettings:
-        """Return the settings of one kNN run: the flags of both commands, with the values in `changes`."""
+        """Return the settings of one kNN run: the flags that `fungi knn` also has, with the values in `changes`."""
         knn_names = {field.name for field in fields(KnnSettings)}
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in knn_names}
         return KnnSettings(**shared | changes)
@@ -76,7 +76,7 @@ class AnalyseSettings(FeatureSettings):
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:
         """Return a dictionary from each result file of `shots` to the settings of its kNN run.
 
-        If the labels are already extracted, numbers of shots that need more rows than exist are omitted.
+        If the labels are already extracted, numbers of shots are omitted if there are too few rows for them.
         """
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # an error means that no labels are extracted yet
@@ -86,7 +86,7 @@ class AnalyseSettings(FeatureSettings):
         return {path: run for run in runs for path in run.outputs()}
 
     def difference(self, path: Path) -> str:
-        """Return a sentence on a setting with another value in the result file at `path`; empty if there is none."""
+        """Return a sentence on a setting that the result file at `path` has with another value; otherwise empty."""
         knn_settings = self._runs_by_shots().get(path)
         return super().difference(path) if knn_settings is None else knn_settings.difference(path)
 

@@ -1,9 +1,11 @@
 """`--choose`: choose combination, number of components and number of neighbours from the train rows alone.
 
 Each combination is reduced once, by a PCA fitted on its train rows without their labels. The first components of a PCA
-are the components of a smaller PCA, so one decomposition gives all sizes. One search gives all k. The leave-one-out
-score on the train rows decides which candidate is chosen. Test labels are used only for the scores and for the row
-`hindsight`.
+are the components of a smaller PCA, so one decomposition gives all sizes. One search gives all k.
+
+A candidate is a combination with a number of components and a number of neighbours. The candidate with the best
+leave-one-out score is chosen. For this score, the other train rows predict the label of each train row. Test labels are
+used only for the test scores and for the row `hindsight`.
 
 The rows of the result are means over all runs:
 
@@ -77,14 +79,14 @@ class ChoiceScorer:
         self._candidates: dict[Combination, list[Candidate]] = {}
 
     def score(self, features: CombinedFeatures) -> Scores:
-        """Return the test scores of a row of the result, with its candidate and the candidate's leave-one-out score."""
+        """Return the test scores of a row of the result, with the best candidate and its leave-one-out score."""
         combination = features.names
         if combination == (HINDSIGHT,):
             _, scores, best = max(self._test_scores(), key=lambda entry: entry[0])
             return {**scores, "chosen": best.describe()}
         combinations = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
-        # If several candidates are best, `max` returns the first of them. It has the fewest features, components and
-        # neighbours.
+        # If several candidates are best, `max` returns the first candidate, which has the fewest features, components
+        # and neighbours.
         candidates = (candidate for names in combinations for candidate in self.candidates(names))
         best = max(candidates, key=lambda candidate: candidate.train_score)
         _, train, test = self._rows(best.combination)
@@ -126,8 +128,9 @@ class ChoiceScorer:
     ) -> tuple[list[int], Float[Tensor, "n r"], Float[Tensor, "q r"]]:
         """Return the numbers of components to try, and the train and test rows with the largest of these numbers.
 
-        The numbers are `DIMS`, up to the size of the largest PCA, and this size. If PCA is skipped, the only number is
-        the full size. test: whether to return the test rows; otherwise their part of the result is empty.
+        The numbers are the size of the largest PCA and all smaller numbers in `DIMS`. If PCA is skipped, the only
+        number is the full size of the features. test: whether to return the test rows; if not, no test rows are read
+        and the second tensor is empty.
         """
         reduction = self._reducer.fit(combination)
         train = reduced(self._train, reduction, self._device)

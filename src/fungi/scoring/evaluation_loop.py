@@ -54,7 +54,7 @@ class CombinedFeatures:
     """The features of one combination. They are concatenated and reduced when a scorer reads them.
 
     names: features of the combination. reducer: fits PCA on the first source of the scorer. log_reduction: function
-    that logs why PCA was skipped or has fewer components.
+    that logs why PCA was skipped, or why it has fewer components than the settings ask for.
     """
 
     def __init__(self, names: Combination, reducer: Reducer, log_reduction: Callable[[Reduction], None]) -> None:
@@ -95,7 +95,7 @@ class EvaluationRun:
 
     @property
     def provenances(self) -> list[Provenance]:
-        """Return the provenances of the features that have one."""
+        """Return the provenances of the features that have a provenance."""
         return provenances_of(self.splits)
 
 
@@ -159,7 +159,7 @@ def _evaluate_run(
     for combination in progress(missing, label=result.task, unit="combination"):
         features = CombinedFeatures(combination, reducer, log_reduction)
         scores = scorer.score(features)
-        # `reduction` is a cached property, so `vars` contains it only if the scorer used it.
+        # `reduction` is a cached property, so `vars` has the entry only if the scorer used the PCA.
         if "reduction" in vars(features):
             scores = scores | {"pca": features.reduction.describe()}
         for text in [*scorer.warnings(), *(text for source in scorer.sources for text in source.warnings())]:
@@ -169,7 +169,7 @@ def _evaluate_run(
 
 
 def _warn_once(entry: Run, text: str) -> None:
-    """Log a warning and record it in the result, unless the run already has it."""
+    """Log a warning and record it in the result, unless the run already has this warning."""
     if text not in entry.warnings:
         entry.warnings.append(text)
         logger.warning("warning: %s", text)
@@ -213,13 +213,13 @@ def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarra
 
 
 class ReductionLog:
-    """Function that logs why PCA was skipped or has fewer components. It logs each reason only once."""
+    """Function that logs why PCA was skipped or has fewer components. Each reason is logged only once."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
 
     def __call__(self, reduction: Reduction) -> None:
-        """Log the reason if there is a new one."""
+        """Log the reason, unless it is already logged."""
         reason = reduction.skipped
         if reason is None and reduction.dim < reduction.pca_dim:
             reason = f"only {reduction.dim} of {reduction.pca_dim} components have any variance"

@@ -43,7 +43,7 @@ class SplitFiles:
         return (read_class_names(file) or []) if format_of(file) == "HDF5" else []
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:
-        """Return the rows of the split, normalised as the settings say. rows: indices of rows; None for all rows."""
+        """Return the rows of the split, normalised if the settings ask for it. rows: indices; None for all rows."""
         unnormalized = frozenset(
             name
             for name in self.arrays
@@ -69,7 +69,8 @@ Splits = dict[str, SplitFiles]
 def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) -> Splits:
     """Open the features of several splits, and check that they belong together (DESIGN 3.2: refusals).
 
-    splits: `train`, `test`, ...: the names of the settings without `_split`. The first split is fitted on.
+    splits: the roles of the splits: `train`, `test`, ... The setting `train_split` names the split with the role
+    `train`. The split with the first role is fitted on.
     """
     if settings.takes_files:
         files_by_split = {split: _explicit_files(settings, split) for split in splits}
@@ -94,7 +95,7 @@ def provenance(splits: Splits) -> dict[str, Any]:
 
 
 def provenances_of(splits: Splits) -> list[Provenance]:
-    """Return the provenances of the features that have one."""
+    """Return the provenances of the features that have a provenance."""
     arrays = (array for files in splits.values() for array in files.arrays.values())
     return [array.provenance for array in arrays if array.provenance is not None]
 
@@ -141,7 +142,7 @@ def _features_on_disk(settings: FeatureSettings, layout: Layout, split: str) -> 
 
 
 def _names_on_disk(embeddings: Path) -> str:
-    """Return a sentence on existing files: the splits, otherwise the backbones, otherwise similar dataset names."""
+    """Return a sentence on what exists: the splits; if there are none, the backbones; otherwise similar datasets."""
     backbone, dataset = embeddings.parent, embeddings.parent.parent
     if splits := sorted(path.stem for path in backbone.glob("*.h5")):
         return f" There are features of the splits {listed(splits)}."
@@ -161,8 +162,8 @@ def _layer_key(settings: FeatureSettings, path: Path) -> str:
 def _explicit_files(settings: FeatureSettings, split: str) -> SplitFiles:
     """Open the explicit files of a split, in any format.
 
-    Files of two splits with the same position on the command line are the same feature. The features are named after
-    the train files.
+    The first file of each split belongs to the first feature, the second file of each split to the second feature, and
+    so on. The features are named after the train files.
     """
     embeddings = [_embeddings_at(settings, path) for path in getattr(settings, f"{split}_embeddings_datasets")]
     gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{split}_datasets")]

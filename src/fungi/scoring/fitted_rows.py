@@ -17,7 +17,7 @@ Splits = Mapping[str, Mapping[str, FeatureArray]]
 
 MAX_FITTED_SHARE = 0.1
 """Largest allowed share of scored rows that are equal to fitted rows. Public datasets contain a few images and texts
-twice, and the published numbers include them. If a split contains another split, the share is far larger."""
+twice, and the published numbers include these rows. If a split contains another split, the share is far larger."""
 _HASHED_ENTRIES = 16
 """Number of entries of a row that its hash depends on."""
 _STEPS = 1000
@@ -26,9 +26,10 @@ _BLOCK_ROWS = 8192
 
 
 def fitted_row_counts(splits: Splits) -> dict[str, int]:
-    """Return the number of scored rows in each fitted split, without the splits that have none.
+    """Return for each fitted split the number of scored rows that it contains. Splits without scored rows are omitted.
 
-    If the files or the dataset fingerprints are equal, all rows are the same. Otherwise, features are compared.
+    If two splits have the same file or the same dataset fingerprint, all their rows are equal. Otherwise, the features
+    of the rows are compared.
     """
     scored = splits.get("test", {})
     counts = {split: _count_common_rows(arrays, scored) for split, arrays in splits.items() if split != "test"}
@@ -87,8 +88,8 @@ def _cached_hashes(path: Path, key: str, modified_ns: int) -> Integer[np.ndarray
 
     modified_ns: time of the last change of the file; after a change the hashes are computed again.
 
-    Rows of the same sample almost always have the same hash. In rare cases they differ, because the last digits of
-    features depend on the batch and can change the rounding of an entry.
+    Rows of the same sample almost always have the same hash. In rare cases their hashes differ, because the last digits
+    of features depend on the batch and can change the rounding of an entry.
     """
     array = open_any(path, key)
     starts = range(0, array.rows, _BLOCK_ROWS)
@@ -98,7 +99,7 @@ def _cached_hashes(path: Path, key: str, modified_ns: int) -> Integer[np.ndarray
 
 
 def _hashes(rows: Float[np.ndarray, "b d"]) -> Integer[np.ndarray, " b"]:
-    """Return a hash of each row. It is computed from the first entries, rounded to 1/1000 of the largest entry."""
+    """Return a hash of each row, computed from its first entries, which are rounded to 1/1000 of its largest entry."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     steps = np.nan_to_num(rows[:, :_HASHED_ENTRIES] / np.where(largest > 0, largest, 1)) * _STEPS
     factors = np.random.default_rng(0).integers(1, 2**62, steps.shape[1]) | 1

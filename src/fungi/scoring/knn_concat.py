@@ -93,7 +93,7 @@ class KnnSettings(FewShotSettings):
 
     @property
     def single_k_settings(self) -> "tuple[KnnSettings, ...]":
-        """The settings of each result. Each has a single number of neighbours."""
+        """The settings of each result, with a single number of neighbours."""
         if isinstance(self.k, int):
             return (self,)
         outputs = [self.output and self.output.with_stem(f"{self.output.stem}-k{k}") for k in self.k]
@@ -112,7 +112,7 @@ class KnnSettings(FewShotSettings):
         return [path for settings in self.single_k_settings for path in settings.outputs()]
 
     def difference(self, path: Path) -> str:
-        """Return a sentence on a setting with another value in the result file at `path`; empty if there is none."""
+        """Return a sentence on a setting that the result file at `path` has with another value; otherwise empty."""
         if isinstance(self.k, int):
             return super().difference(path)
         matching = (settings for settings in self.single_k_settings if path in settings.outputs())

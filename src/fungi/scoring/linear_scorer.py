@@ -30,7 +30,7 @@ NO_OFFICIAL_VALIDATION = (
     " rows, which is not the published protocol. Extract the split with --split valid."
 )
 LOGGED_MEMORY = 8 << 30
-"""Number of bytes of the solver above which its need of memory is logged."""
+"""If the solver needs more than this number of bytes, its need of memory is logged."""
 
 
 class LinearScorer:
@@ -105,7 +105,7 @@ class LinearScorer:
             )
 
     def _validation_accuracies(self, train: LabelledRows, valid: LabelledRows) -> Any:
-        """Return the accuracy with each lambda, or None if the settings say not to choose lambda."""
+        """Return the validation accuracy with each lambda, or None if the settings turn the choice of lambda off."""
         settings = self._settings
         options = settings.options(settings.sweep_epochs or settings.epochs)
         validation = settings.few_shot_validation if settings.uses_shots else "published"

@@ -116,7 +116,7 @@ class LinearSettings(FewShotSettings):
         return LogisticOptions(solver=self.solver, tolerance=self.tolerance, max_epochs=epochs, seed=self.seed)
 
     def splits(self, root: Path) -> tuple[str, ...]:
-        """Return the splits to open. They include `valid` if it has files."""
+        """Return the splits to open. The split `valid` is included if it has files."""
         if self.takes_files:
             has_valid = self._names_valid_files
         else:

@@ -54,8 +54,8 @@ class RetrievalSettings(FeatureSettings):
     def with_existing_queries(self) -> "RetrievalSettings":
         """Return the settings with the query split that exists.
 
-        The original code names this split `query`. This name is used if no flag sets the split, and if there are files
-        of `query`, but not of `test`.
+        The original code names this split `query` instead of `test`. If no flag names the split, and only `query` has
+        files, the split is `query`.
         """
         layout = Layout(self.root[0])
         has_test, has_query = (

@@ -18,8 +18,8 @@ from fungi.scoring.feature_settings import FeatureSettings, FewShotSettings
 class KnnScorer:
     """Scorer of the combinations of one run by kNN, with the train rows of one few-shot draw.
 
-    largest_k: largest number of neighbours of the command. Raises FungiError if there are too few train rows for it, so
-    a command fails before its first score.
+    largest_k: largest number of neighbours of the command. Raises FungiError if there are too few train rows for this
+    number, so that the command fails before its first score.
     """
 
     def __init__(self, settings: FewShotSettings, run: EvaluationRun, options: VoteOptions, largest_k: int) -> None:
@@ -61,7 +61,7 @@ class KnnScorer:
         return texts
 
     def _require_rows(self, k: int) -> None:
-        """Raise FungiError if there are fewer than k train rows, or if all of them would vote.
+        """Raise FungiError if there are fewer than k train rows, or if all train rows would vote.
 
         If all train rows vote, every scored row gets the same label.
         """
