@@ -34,7 +34,7 @@ class StepSettings:
 
     @property
     def folder(self) -> Path:
-        """The folder of the profile and, if it is not the published one, of the plan of views."""
+        """The folder of the profile. Its name contains the plan of views, unless this is the published plan."""
         return self.root / (self.profile if self.views == PUBLISHED else f"{self.profile}-{self.views}")
 
     def features(self, seed: int) -> Path:
@@ -148,6 +148,6 @@ def _extraction(dataset: str, backbone: str, seed: int, features: tuple[str, ...
 
 
 def _views_flags(settings: StepSettings, command: str) -> list[str]:
-    """Return `--views PLAN` for a command that makes views, unless the plan is the published one."""
+    """Return `--views PLAN` for a command that makes views, unless the plan is the published plan."""
     makes_views = command in ("extract-gradients", "ablate")
     return ["--views", settings.views] if makes_views and settings.views != PUBLISHED else []

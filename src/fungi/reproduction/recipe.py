@@ -65,7 +65,7 @@ class Value:
     scale: factor from our unit to the unit of the table.
     cell: (row, column) of the table of an ablation. If it is None, our value is `metric` of `combination`.
     over: combination or cell to subtract; None if the value is not a difference.
-    relative: divide the difference by the subtracted value.
+    relative: whether to divide the difference by the subtracted value.
     quoted: source of a value that is not reproduced; empty for other values.
     """
 
@@ -176,6 +176,7 @@ SCORED = ("knn", "linear", "retrieval", "cluster", "analyse", "in-context")
 
 
 def _datasets(entry: Mapping[str, Any], table: Mapping[str, Any], column: str) -> Sequence[str]:
+    """Return the datasets that the entry names. If it names none, return the dataset of the table or of the column."""
     datasets = entry.get("datasets")
     if datasets == ELEVEN or (datasets is None and column == "mean"):
         return mean_datasets()
@@ -183,6 +184,7 @@ def _datasets(entry: Mapping[str, Any], table: Mapping[str, Any], column: str) -
 
 
 def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
+    """Return a value that is only in the text of the author response. entry: its entry in the recipe."""
     command, flags = entry["evaluation"], tuple(shlex.split(entry.get("flags", "")))
     features = tuple(entry.get("features", ())) if command in SCORED else ()
     evaluations = tuple(
@@ -223,7 +225,7 @@ def _figure_values(name: str, content: Mapping[str, Any]) -> Iterator[Value]:
 
 
 def _features_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Return the features in the rows of each backbone, in canonical order."""
+    """Return for each backbone the features that its rows contain, in canonical order."""
     features: dict[str, dict[str, None]] = {}
     for row in rows:
         features.setdefault(row["backbone"], {}).update(dict.fromkeys((row.get("combination") or "").split("+")))

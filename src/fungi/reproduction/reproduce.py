@@ -110,7 +110,7 @@ _TITLE_WIDTH = 34
 def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
     """Return one line per table or figure: its title, number of our values, missing steps and their cost.
 
-    If the settings name tables, the text also lists their datasets and backbones.
+    If the settings name tables, the text also lists the datasets and backbones of these tables.
     """
     header = ["", "shows", "filled", "data", "models", "steps", "GPU h", "GB"]
     states = {name: _state(settings, name) for name in names}
@@ -184,7 +184,7 @@ _INTERRUPTED = 130
 
 
 def run_step(step: "Step") -> int:
-    """Run a step in this process; return its exit status. Raises KeyboardInterrupt if the user interrupted it."""
+    """Run a step in this process; return its exit status. Raises KeyboardInterrupt if the user interrupted the step."""
     status = COMMANDS[step.command].main(step.flags)
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
@@ -192,7 +192,7 @@ def run_step(step: "Step") -> int:
 
 
 def _profile_text(settings: "StepSettings") -> str:
-    """Return the profile and, if it is not the published one, the plan of views."""
+    """Return the profile and the plan of views. The published plan is not named."""
     return f"profile {settings.profile}" + ("" if settings.views == PUBLISHED else f", {settings.views} views")
 
 

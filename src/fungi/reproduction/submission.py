@@ -21,7 +21,7 @@ STEPS = "FUNGI_STEPS"
 
 
 def submit(plan: Plan, settings: StepSettings, options: Sequence[str], gpu: str, environ: Mapping[str, str]) -> None:
-    """Copy the code, so that later edits do not affect queued jobs, and submit the missing steps.
+    """Copy the code, and submit the missing steps. Queued jobs use the copy, so later edits do not affect them.
 
     options: further options for sbatch. Raises FungiError if SLURM can't write logs below the root folder.
     """
@@ -105,11 +105,11 @@ def _write_steps(steps: Sequence[Step], root: Path) -> Path:
 
 def _with_absolute_paths(flags: Sequence[str]) -> list[str]:
     """Return the flags with absolute paths of folders, for a process that starts in another folder."""
-    name, texts = "", []
+    last_flag, texts = "", []
     for text in flags:
         if text.startswith("--"):
-            name = text
+            last_flag = text
             texts.append(text)
         else:
-            texts.append(str(Path(text).absolute()) if name in ("--root", "--data-dir") else text)
+            texts.append(str(Path(text).absolute()) if last_flag in ("--root", "--data-dir") else text)
     return texts
