@@ -41,10 +41,11 @@ SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retriev
 class DenseLoss:
     """SimCLR's loss between the tokens of an image (spec dense 4.2), with switches for deviations.
 
-    kept: probability that a candidate becomes a negative.
-    denominator_temperature: also divide by the temperature in the log-sum-exp (False: deviation H2).
+    kept: probability that a candidate (a neighbour of a token in the support bank) becomes a negative.
+    denominator_temperature: whether similarities in the log-sum-exp are divided by the temperature (False: deviation
+        H2).
     neighbour_layout: `real` neighbours, or the scrambled neighbours of the published code (deviation H1).
-    normalise_tokens_before_head: scale tokens to length 1, like their neighbours (deviation H16).
+    normalise_tokens_before_head: whether tokens are scaled to length 1, like their neighbours (deviation H16).
     """
 
     latent_dim: int = 96
@@ -75,20 +76,21 @@ class DenseLoss:
         return is_negative
 
     def places(self, tokens: int, seeds: Sequence[int]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " m"], list[int]]:
-        """Return the tokens to search for, their candidates that become negatives, and the negatives per image.
+        """Return indices of tokens, indices of candidates, and the number of negatives of each image.
 
-        A quarter of the tokens has no negative among its candidates, so it needs no search. The places are on the
-        host: with a mask on a GPU, the host would wait for the GPU.
+        The tokens are those whose neighbours are searched. The other tokens (a quarter of all tokens) have no negative
+        among their candidates. The candidates are those of the searched tokens that become negatives. The indices are
+        on the host: with a mask on a GPU, the host would wait for the GPU.
         """
         is_negative = self.draw_negatives(tokens, seeds)
         searched = is_negative.any(dim=2)
-        places = [mask.flatten().nonzero().flatten() for mask in (searched, is_negative[searched])]
-        return places[0], places[1], is_negative.sum(dim=(1, 2)).tolist()
+        indices = [mask.flatten().nonzero().flatten() for mask in (searched, is_negative[searched])]
+        return indices[0], indices[1], is_negative.sum(dim=(1, 2)).tolist()
 
     def __call__(
         self, tokens: Float[Tensor, "b t d"], negatives: Sequence[Float[Tensor, "_ d"]], head: nn.Module
     ) -> Float[Tensor, " b"]:
-        """Return one loss per image. Each image has its own negatives; no gradient flows through them."""
+        """Return one loss per image. Each image has its own negatives; no gradient flows through the negatives."""
         latents = head(normalize(tokens, dim=-1) if self.normalise_tokens_before_head else tokens)
         with torch.no_grad():
             negative_latents = [head(features) for features in negatives]
@@ -115,7 +117,8 @@ class DenseExtractor:
     """Computes the features of the patches of images, in row-major order. All images have the same size.
 
     model: a vision transformer of timm with a class token; its input size is the size of the images.
-    target: its gradient source. views: turns samples into inputs of the model. All images of a call are one batch.
+    target: gradient source of the model. views: turns samples into inputs of the model. All images of a call are one
+    batch.
     """
 
     def __init__(
@@ -200,7 +203,10 @@ class DenseExtractor:
 
 
 def token_settings(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
-    """Return the settings that decide the tokens of an image. A bank and a wrapper that uses it must have the same."""
+    """Return the settings that decide the tokens of an image.
+
+    A bank and a wrapper that uses this bank must have the same settings.
+    """
     views = extractor.views
     return {
         "profile": profile,

@@ -137,7 +137,7 @@ class Segmentation:
         return patches_per_image(self.settings.numbers.memory_size, views, self.patches)
 
     def ends(self) -> tuple[int, ...]:
-        """Return the number of rows of a bank after each block. It is the same for all features."""
+        """Return the number of rows of a bank after each block. The numbers are the same for all features."""
         settings = self.settings
         memory_size = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
         return bank_ends(
@@ -179,7 +179,7 @@ class Segmentation:
 
     @cached_property
     def support(self) -> Support:
-        """The bank of embeddings of the same images, with its search. The negatives of the loss come from it."""
+        """The bank of embeddings of the training images, and its search. The negatives come from this bank."""
         bank, k = self.bank("embeddings", None), self.extractor.loss.neighbours
         # The support index always has the tree of the full setting (spec dense 4.1).
         return Support(bank, self.search(bank, k, TreeSettings()))

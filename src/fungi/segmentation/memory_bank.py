@@ -42,8 +42,8 @@ def patches_per_image(memory_size: int, views: int, patches: int) -> int:
 def bank_ends(blocks: list[ImageBlock], per_view: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
     """Return the number of rows of the bank after each block. `zero_rows` adds rows of zeros up to `memory_size`.
 
-    At most `MAX_NEIGHBOURS` rows of zeros are added. They are all equal, and no search retrieves more rows, so further
-    rows would not change the result of exact search.
+    At most `MAX_NEIGHBOURS` rows of zeros are added. Rows of zeros are all equal, and a search retrieves at most
+    `MAX_NEIGHBOURS` rows. Further rows of zeros would therefore not change the result of exact search.
     """
     ends = tuple(accumulate(len(block.rows) * per_view for block in blocks))
     zeros = min(memory_size - ends[-1], MAX_NEIGHBOURS)
