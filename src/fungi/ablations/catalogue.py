@@ -23,7 +23,7 @@ BLOCK_LAYERS = {"qkv": "attn.qkv", "attn_proj": "attn.proj", "mlp_1": "mlp.fc1",
 
 
 def ablation(name: str) -> Callable[[Ablation], Ablation]:
-    """Register a function under its name on the command line."""
+    """Return a decorator that registers an ablation. name: its name on the command line."""
 
     def register(function: Ablation) -> Ablation:
         ABLATIONS[name] = function
@@ -117,7 +117,7 @@ def multi_layer(runner: VariationRunner) -> AblationTable:
 
 @ablation("views")
 def views(runner: VariationRunner) -> AblationTable:
-    """Compare accuracy and speed of numbers of SimCLR's patches (figure 12)."""
+    """Compare accuracy and speed for several numbers of patches of SimCLR (figure 12)."""
     grids_and_scales = [(2, 1), (2, 2), (2, 3), (2, 4), (2, 6)]
     rows = {f"{_patches(runner, *options)} views": options for options in grids_and_scales}
     table = AblationTable("SimCLR gradient alone, by number of patches", ["accuracy", IMAGES_PER_SECOND], list(rows))
@@ -159,7 +159,7 @@ def heads(runner: VariationRunner) -> AblationTable:
 
 @ablation("raw")
 def raw(runner: VariationRunner) -> AblationTable:
-    """Compare raw and projected gradients of the weight without the bias, without PCA (author response, table 28)."""
+    """Compare raw and projected gradients of the weight, without bias and PCA (author response, table 28)."""
     size = runner.settings.projection_dim or 768
     rows: dict[str, Changes] = {
         "raw gradient": {"projection_kind": NO_PROJECTION, "projection_dim": 0},
@@ -197,7 +197,7 @@ def throughput(runner: VariationRunner) -> AblationTable:
 
 @ablation("times")
 def times(runner: VariationRunner) -> AblationTable:
-    """Measure the time of a projection, of fitting PCA and of applying it to the train rows (author response)."""
+    """Measure three times: of a projection, of fitting PCA, and of applying PCA to the train rows (author response)."""
     if runner.settings.projection_kind == NO_PROJECTION:
         raise FungiError(f"--ablation times measures a projection: remove --projection-kind {NO_PROJECTION}.")
     names = (EMBEDDINGS, *runner.settings.objective)

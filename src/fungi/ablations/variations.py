@@ -1,7 +1,7 @@
 """Extract the features of the variations of an ablation, and score combinations of them by kNN.
 
-Each variation has its own folder below `<root>/ablations`. The extraction is the same as for all feature files. It
-saves finished blocks, so an interrupted ablation continues with the next block.
+Each variation has its own folder below `<root>/ablations`. The extraction is the same as for all feature files.
+Finished blocks are saved, so an interrupted ablation continues with the next block.
 """
 
 import time
@@ -124,7 +124,7 @@ class VariationRunner:
     def images_per_second(self, label: str, **changes: Any) -> float:
         """Return the speed of the extraction on test images, after a warm-up and without decoding.
 
-        It is measured for the objective in `changes`. If there are no changes, it is measured for the embeddings.
+        The speed is measured for the objective in `changes`. Without changes, it is measured for the embeddings.
         """
         context = self._varied_context(label, self.settings.seed, changes)
         assert isinstance(context.settings, GradientSettings)
@@ -164,7 +164,7 @@ class VariationRunner:
         return _milliseconds(lambda: projector.project(contracted), repeats=20)
 
     def milliseconds_of_pca(self, features: Variation, names: Sequence[str]) -> tuple[float, float]:
-        """Return the milliseconds to fit a PCA on the train rows, and to reduce them. Reading is not measured."""
+        """Return the milliseconds to fit a PCA on the train rows, and to reduce these rows, without reading them."""
         source = FeatureSource({name: features.arrays["train"][name] for name in names})
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         device = self.context.device
@@ -194,6 +194,7 @@ class VariationRunner:
             extract_split(context, split, features)
 
     def _open(self, context: StageContext, names: dict[str, list[str]]) -> Variation:
+        """Return the features of a variation from their files. names: feature -> keys of its arrays."""
         dataset, backbone = context.dataset.name, context.backbone.spec.name
         arrays: dict[str, dict[str, FeatureArray]] = {split: {} for split in SPLITS}
         for split in SPLITS:
@@ -218,7 +219,9 @@ class VariationRunner:
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         train = FeatureSource(arrays["train"])
         size = train.dim_of(train.names)
-        pca = Reducer(train, dim if reduction == "pca" else size, device).fit(train.names)  # no PCA if dim is the size
+        pca = Reducer(train, dim if reduction == "pca" else size, device).fit(
+            train.names
+        )  # PCA to the full size is skipped
         rows = reduced(FeatureSource(arrays[split]), pca, device)
         if reduction in ("pca", "none") or dim >= size:
             return rows
