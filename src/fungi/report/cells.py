@@ -24,8 +24,9 @@ from fungi.store.layout import EMBEDDINGS
 class Cell:
     """A score in percent.
 
-    std: population standard deviation over the runs. gain: difference to the embeddings in the same file.
-    as_published: whether settings and features are those of the paper. published: the value of the paper, if they are.
+    std: population standard deviation over the runs. gain: score minus the score of the embeddings in the same file.
+    as_published: whether settings and features are those of the paper. published: the value of the paper for a cell
+    with `as_published`.
     identity: hash of the settings, weights and data that determine the features.
     is_previous: whether the file was renamed (`.previous-1`) because a later result needed its name.
     rows: number of scored rows; error: standard error over these rows, in points.
@@ -158,8 +159,8 @@ def cells_of(record: ResultRecord) -> list[Cell]:
 def without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
     """Return one cell per measurement. If several files contain a measurement, keep the cell with the most runs.
 
-    A cell of a previous file is kept only if no other file has the same features. If cells differ only in their
-    features, the hash of the features becomes part of their protocol.
+    A cell of a renamed file (`is_previous`) is kept only if no other file has the same features. If cells differ only
+    in their features, the hash of the features becomes part of the protocol of each cell.
     """
     best: dict[tuple[object, ...], Cell] = {}
     contradictions = 0
@@ -230,7 +231,7 @@ def metric_of(content: dict[str, Any]) -> str:
 
 
 def _mean(cells: list[Cell]) -> Cell:
-    """Return the cell of the mean over datasets. It has no uncertainty, because each dataset has its own rows."""
+    """Return the cell of the mean over datasets. A mean has no uncertainty, because each dataset has its own rows."""
     count, first = len(cells), cells[0]
     gains = [cell.gain for cell in cells if cell.gain is not None]
     key = PublishedKey(first.protocol.task, str(first.protocol.setting), first.backbone, MEAN, first.combination)

@@ -1,4 +1,4 @@
-"""Find the differences between features and the published features in the provenance of the features."""
+"""Compare features with the published features. The provenance of the features shows the differences."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
 
 
 def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
-    """Return the seeds and dtypes of the extractions if they are not the default. They change scores slightly.
+    """Return the seeds and dtypes of the extractions that are not the defaults, because they change scores slightly.
 
     Imported features have no seed.
     """
@@ -79,9 +79,9 @@ def _unusual_facts(feature: str, entry: Entry) -> list[Fact]:
     source = provenance.get("weights_source", "")
     facts: list[Fact] = [("weights", "random")] if source.startswith("random") else []
     facts += [("checkpoint", provenance["weights_hash"][:8])] if source.startswith("checkpoint") else []
-    size = re.search(r"\bsize=(\d+)", provenance.get("input", ""))
-    if size and spec and int(size[1]) != getattr(spec.input, "size", int(size[1])):
-        facts.append(("input_side", int(size[1])))
+    size_match = re.search(r"\bsize=(\d+)", provenance.get("input", ""))
+    if size_match and spec and int(size_match[1]) != getattr(spec.input, "size", int(size_match[1])):
+        facts.append(("input_side", int(size_match[1])))
     kind = layer.get("projection_kind", "binary")
     facts += [("projection_kind", kind)] if kind != "binary" else []
     if spec and feature != EMBEDDINGS and entry.get("size", spec.projection_dim) != spec.projection_dim:
@@ -126,7 +126,7 @@ def _settings_for_input(objective: str, input_spec: InputSpec) -> dict[str, Any]
 def _differences(objective: str, settings: dict[str, Any], defaults: dict[str, Any]) -> list[Fact]:
     """Return the settings that differ from the defaults: `("simclr.temperature", 5)`.
 
-    If the views differ, their arguments that differ are returned.
+    If the views differ, return each argument of the views that differs.
     """
     facts: list[Fact] = []
     for name in sorted(settings.keys() & defaults.keys()):

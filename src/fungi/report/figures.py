@@ -245,7 +245,7 @@ def sorted_differences(
 
 
 def _error_bars(values: Sequence[float], stds: Sequence[float] | None) -> Float[np.ndarray, "2 n"] | None:
-    """Return the lengths of error bars to both sides, which end at 100 %; None if there are no deviations."""
+    """Return the lengths of error bars to both sides; None if there are no deviations. No bar extends beyond 100 %."""
     if stds is None:
         return None
     return np.array([stds, np.minimum(stds, 100 - np.array(values))])

@@ -77,7 +77,7 @@ def figures_of(
 
 
 def draw_all(figures: Sequence[Figure], limit: int) -> list[Path]:
-    """Draw the first `limit` figures, log the number of the others, and return the paths of the drawn figures."""
+    """Draw the first `limit` figures, and return their paths. Log how many figures are not drawn, if there are any."""
     selected = figures[:limit]
     for figure in progress(selected, label="figures", unit="figure"):
         figure.draw(figure.path)
@@ -108,7 +108,7 @@ def _bars_of(folder: Path, table: Table) -> list[Figure]:
 def _backbones_of(folder: Path, table: Table) -> list[Figure]:
     """Return a figure of embeddings and best combination per backbone, like figures 5 (kNN) and 9 (linear).
 
-    It shows the mean over datasets or, without a mean, the only dataset of the table.
+    The figure shows the mean over datasets. Without a mean, it shows the only dataset of the table.
     """
     columns = {column for _, _, column in table.cells}
     column = MEAN if MEAN in columns else columns.pop() if len(columns) == 1 else None
@@ -132,7 +132,10 @@ def _backbones_of(folder: Path, table: Table) -> list[Figure]:
 
 
 def _best_combinations(table: Table, column: str) -> dict[str, str]:
-    """Return the best combination with embeddings for each backbone. If scores are equal, the smallest one is best."""
+    """Return for each backbone the best combination that contains the embeddings.
+
+    Of several combinations with the best score, return the smallest combination.
+    """
     scores: dict[str, dict[str, float]] = defaultdict(dict)
     for backbone, name in sorted(table.rows, key=lambda row: by_size_and_order(row[1])):
         if (backbone, name, column) in table.cells:
@@ -210,7 +213,8 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figur
 def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
     """Return the class names of the scored rows, in label order; empty if there are more than `MAX_CLASS_NAMES`.
 
-    The names come from the result. If it has none, they come from the dataset. A class without a name gets its number.
+    The names come from the result. If the result has no names, they come from the dataset. A class without a name gets
+    the name `class NUMBER`.
     """
     labels = np.unique(content["test_targets"]).tolist()
     if len(labels) > MAX_CLASS_NAMES:
@@ -223,7 +227,10 @@ def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
 
 
 def _single_gradients(content: dict[str, Any]) -> list[str]:
-    """Return the single gradients with predictions, if the result also has predictions of the embeddings."""
+    """Return the single gradients with predictions.
+
+    Return an empty list for a result of `--choose`, and for a result without predictions of the embeddings.
+    """
     runs = content.get("runs") or [content]
     first = runs[0]["results"]
     if "predictions" not in first.get(EMBEDDINGS, ()) or content["settings"].get("choose"):

@@ -32,8 +32,8 @@ def draw_neighbours(
     query, candidate: functions that return the image of a row. rows: rows of the queries to draw. neighbours: feature
     -> rows of the nearest candidates of each query. names: class names.
 
-    A neighbour of another class has a vermillion frame, and a cross and its class below. A neighbour of the same class
-    has a thin grey frame.
+    A neighbour of another class has an orange-red frame. Below its image are a cross and the name of its class. A
+    neighbour of the same class has a thin grey frame.
     """
     from matplotlib.figure import Figure
 

@@ -82,7 +82,8 @@ def setting_of(content: dict[str, Any]) -> Setting:
 def origin_of(content: dict[str, Any]) -> dict[str, str]:
     """Return dataset, backbone, profile and layer of a result.
 
-    They come from the provenance of the features or, if there is none, from the settings.
+    The values come from the provenance of the features. For features without provenance, dataset and backbone come from
+    the path of the first feature file. For a result without features, the values come from the settings.
     """
     entries = [entry for _, entry in entries_of(content)]
     provenances = [entry["provenance"] for entry in entries if entry.get("provenance")]
@@ -154,7 +155,10 @@ def _is_usual_layer(origin: dict[str, str]) -> bool:
 
 
 def _uses_official_validation(content: dict[str, Any], dataset: str) -> bool:
-    """Return whether lambda was chosen on the official validation split; true without such a split or lambda."""
+    """Return whether lambda was chosen on the official validation split.
+
+    Also return True if the dataset has no such split, or if the task does not choose lambda.
+    """
     has_official = dataset in DATASETS and "valid" in DATASETS[dataset].splits
     is_linear = task_of(content) == "linear"
     return not (has_official and is_linear) or all("valid" in run for run in content["provenance"]["features"])

@@ -216,7 +216,7 @@ def _gain(cell: Cell) -> Entry:
 
 
 def _score_and_gain(cell: Cell, best: Cell | None) -> Entry:
-    """Return the score with its gain, and the published value on a line below them."""
+    """Return the score with its gain, and the published value on a second line."""
     score, gain = _score(cell, best), _gain(cell)
     below = f"<br><small>published {cell.published.value:.1f}</small>" if cell.published else ""
     return Entry(f"{score.html} {gain.html}{below}", cell.value, "number")

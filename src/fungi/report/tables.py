@@ -42,8 +42,8 @@ class Table:
         sizes = [value for name, value in self.protocol.details if name == "pca_dim"]
         if not sizes or any(cell.reduced is not False for cell in self.cells.values() if cell.dataset != MEAN):
             return self.protocol
-        others = self.protocol.without("pca_dim")
-        return replace(others, details=as_facts([*others.details, ("no_pca", sizes[0])]))
+        without_dim = self.protocol.without("pca_dim")
+        return replace(without_dim, details=as_facts([*without_dim.details, ("no_pca", sizes[0])]))
 
     def rows_of(self, column: str) -> int | None:
         """Return the number of scored rows of a dataset; None if it is unknown or differs between results."""
@@ -63,7 +63,7 @@ class Table:
 
 
 def make_tables(cells: Sequence[Cell]) -> list[Table]:
-    """Return a table per protocol, with means over the datasets of the paper if all of them have results."""
+    """Return a table per protocol, with means over the datasets of the paper if all these datasets have results."""
     all_cells = [*cells, *mean_cells(cells)]
     protocols = sorted({cell.protocol for cell in all_cells}, key=lambda protocol: protocol.sort_key)
     return [_table(protocol, all_cells) for protocol in protocols]
@@ -87,7 +87,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """Return all tables as LaTeX. They need the package booktabs. A comment before each table names its protocol."""
+    """Return all tables as LaTeX for the package booktabs. A comment before each table names its protocol."""
     parts = [f"% {LEGEND}"]
     for table in tables:
         head = " & ".join(["backbone", "features", *_column_titles(table)])

@@ -62,11 +62,11 @@ def _standard_error(
 ) -> float:
     """Return the standard error of the mean accuracy per class.
 
-    scores: 1 for each correct row, or its mean over several runs. numbers: class of each row, from 0. counts: number of
-    rows of each class.
+    scores: 1 for a correct row and 0 for a wrong row, or the mean of these values over several runs. numbers: class of
+    each row, from 0. counts: number of rows of each class.
 
-    The error of a class is half of Wilson's interval (1927) at one standard deviation. It is not 0 if all predictions
-    are correct: 6 of 6 have an error of 0.07.
+    The error of a class is half the width of Wilson's interval (1927) at one standard deviation. This error is above 0
+    even if all predictions are correct: it is 0.07 for 6 correct predictions of 6.
     """
     means = np.bincount(numbers, scores) / counts
     variances = np.bincount(numbers, (scores - means[numbers]) ** 2) / counts
@@ -77,8 +77,8 @@ def _standard_error(
 def _p_values(correct: Mapping[str, Float[np.ndarray, "r q"]]) -> dict[str, float]:
     """Return the p-value of each combination against the embeddings, on the same rows.
 
-    A single run is tested with McNemar's exact test. Several runs are tested with a paired t-test over the rows, after
-    the mean over the runs is taken for each row.
+    A single run is tested with McNemar's exact test. For several runs, the mean over the runs is computed for each row.
+    These means are tested with a paired t-test over the rows.
     """
     from scipy.special import bdtr, stdtr  # scipy.stats has the same distributions, but its import takes a second
 

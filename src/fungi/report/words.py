@@ -26,7 +26,7 @@ _PROFILES = {
 
 
 def feature_in_words(name: str) -> str:
-    """Return `embeddings + KL` for `embeddings+kl`. Names of arrays are not changed."""
+    """Return the name of a feature in words: `embeddings + KL` for `embeddings+kl`. Names of arrays are not changed."""
     parts = [part.partition(":") for part in name.split("+")]
     return " + ".join(objective_in_words(feature) + colon + array for feature, colon, array in parts)
 

@@ -105,7 +105,7 @@ def run(settings: ReportSettings) -> list[Path]:
 def _texts(
     settings: ReportSettings, all_results: _Results, without_choices: _Results, figures: list[Path]
 ) -> dict[str, tuple[str, Callable[[], str]]]:
-    """Return for each format the name of its file, and a function that returns its text.
+    """Return for each format the name of its file, and a function that returns the text of the file.
 
     without_choices: all results except those of `--choose`.
     """
