@@ -34,7 +34,10 @@ class BatchPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of full batches per epoch; remaining images are skipped. Raises FungiError if it is 0."""
+        """The number of full batches per epoch; remaining images are skipped.
+
+        Raises FungiError if there are too few images for a batch.
+        """
         steps = self.rows // self.batch
         if not steps:
             raise FungiError(

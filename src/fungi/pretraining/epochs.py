@@ -121,7 +121,7 @@ class EpochTraining(ABC):
 def _read_losses(pending: deque[tuple[int, Callable[[], list[float]]]], limit: int) -> list[float]:
     """Read losses until at most `limit` are pending. Raises FungiError with the step if a loss is not finite.
 
-    pending: step and function that waits for its loss, for each step whose loss is still copied from the device.
+    pending: an entry for each step whose loss is not read yet: the step, and a function that waits for its loss.
     """
     losses = []
     while len(pending) > limit:

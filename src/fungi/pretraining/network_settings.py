@@ -62,7 +62,7 @@ class NetworkSettings:
         return self.backbone or BACKBONE_BY_ARCHITECTURE[self.arch]
 
     def load_network(self) -> "Backbone":
-        """Return the network with its weights. Raises FungiError if `require_known_tokens` refuses it."""
+        """Return the network with its weights. Raises FungiError if `require_known_tokens` refuses the network."""
         from fungi.backbones.loading import load_backbone
         from fungi.pretraining.tokens import require_known_tokens
 

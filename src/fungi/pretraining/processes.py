@@ -55,9 +55,9 @@ class World:
         return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
 
     def agree(self, step: int, device: torch.device, folder: Path) -> None:
-        """Raise FungiError in all processes if they start at different steps.
+        """Raise FungiError in all processes if the processes start at different steps.
 
-        Then some processes cannot see the checkpoint in the folder.
+        Different steps mean that some processes cannot see the checkpoint in the folder.
         """
         steps = torch.zeros(self.size, dtype=torch.float64, device=device)
         steps[self.rank] = step
@@ -71,10 +71,10 @@ class World:
 
 @contextmanager
 def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
-    """Connect this process with the others (RANK, WORLD_SIZE and LOCAL_RANK). Yield its `World` and its device.
+    """Connect this process with the other processes. Yield the `World` and the device of this process.
 
-    Without these variables, there is a single process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if
-    the processes cannot connect.
+    The environment variables RANK, WORLD_SIZE and LOCAL_RANK describe the processes. Without them, there is a single
+    process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if the processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
@@ -100,7 +100,7 @@ def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
 def own_gpu() -> int:
     """Return the index of the GPU of this process.
 
-    With `srun`, a process may see all GPUs of the node, or only its own.
+    With `srun`, a process may see all GPUs of the node, or only its own GPU.
     """
     return int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1)
 
@@ -109,7 +109,7 @@ def decoding_workers(workers: int, device: torch.device) -> int:
     """Return the number of worker processes for `--num-workers`.
 
     -1 means no workers on a CPU, and all usable cores except one on a GPU. The processes that torchrun started on a
-    node (LOCAL_WORLD_SIZE) share its cores.
+    node (LOCAL_WORLD_SIZE) share the cores of the node.
     """
     if workers >= 0:
         return workers
@@ -129,7 +129,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 @dataclass
 class StopRequest:
-    """The signal that this process received; 0 if it received none."""
+    """The signal that this process received; 0 if it received no signal."""
 
     signal: int = 0
 

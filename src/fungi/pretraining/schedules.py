@@ -1,4 +1,4 @@
-"""Schedules over steps or epochs (spec udi 5). If the warm-up is longer than the run, its last part is omitted."""
+"""Schedules over steps or epochs (spec udi 5). A warm-up that is longer than the run ends with the run."""
 
 import numpy as np
 from jaxtyping import Float

@@ -41,7 +41,7 @@ def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d
 def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
     """Return the position embedding for a grid of patches. The positions of class tokens are not changed.
 
-    If the network has no positions for class tokens, these are zeros.
+    If the network has no positions for class tokens, zeros are returned for the class tokens.
     """
     stored = 0 if model.no_embed_class else model.num_prefix_tokens
     positions = hub_positions(model.pos_embed, grid=(rows, columns), prefix=stored)
@@ -49,7 +49,7 @@ def resized_positions(model: Any, rows: int, columns: int) -> Float[Tensor, "1 t
 
 
 def set_drop_path(model: Any, rate: float) -> None:
-    """Set the stochastic depth of the blocks. It grows linearly from 0 in the first block to `rate` in the last."""
+    """Set the stochastic depth of the blocks. Rates grow linearly from 0 (first block) to `rate` (last block)."""
     from timm.layers import DropPath
 
     block_rates = torch.linspace(0, rate, len(model.blocks)).tolist()
@@ -64,7 +64,7 @@ def run_blocks(
 
     factors: factors of stochastic depth for each branch and sample: 0, or 1 / (share of branches that are not dropped).
     The order of the branches is: attention and MLP of the first block, attention and MLP of the second block, and so
-    on. The tensor is on the CPU, because the process would have to wait for a GPU to read it.
+    on. The tensor is on the CPU, so the process can read it without waiting for a GPU.
     """
     for index, block in enumerate(model.blocks):
         if factors is None:

@@ -23,7 +23,7 @@ def synchronised(model: nn.Module, world: World, device: torch.device) -> Any:
 class _Sum(torch.autograd.Function):
     """Autograd function that sums over processes.
 
-    Its gradient is also a sum over processes, because the losses of all processes depend on its result.
+    Its gradient is also a sum over processes, because the losses of all processes depend on the sum.
     """
 
     @staticmethod

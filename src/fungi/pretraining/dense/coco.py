@@ -40,7 +40,8 @@ class Instances:
     def index(self) -> Any:
         """The annotations in an index of `pycocotools`.
 
-        Raises FungiError if the package or the file is missing, if the file is damaged, or if it names unknown images.
+        Raises FungiError if the package is missing. Raises FungiError if the file is missing or damaged, or if it has
+        annotations of images that it does not list.
         """
         try:
             from pycocotools.coco import COCO
@@ -129,7 +130,7 @@ class WholeImages:
         return self.instances.images(self.ids)
 
     def identity(self, name: str) -> dict[str, str]:
-        """Return hashes of annotations and images for the identity of a run. name: prefix of their names."""
+        """Return hashes of annotations and images for the identity of a run. name: prefix of the hash names."""
         annotations = sha256_of(self.instances.annotation_file)
         return {f"{name} annotations": annotations, f"{name} images": self.samples.fingerprint()}
 

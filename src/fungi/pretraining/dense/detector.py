@@ -24,7 +24,7 @@ def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any
     """Return a detector with random heads.
 
     classes: number of classes without the background. The input of the detector is a list of RGB images `[3 h w]` with
-    values in [0, 1]. The detector resizes and normalises them.
+    values in [0, 1]. The detector resizes and normalises these images.
     """
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.anchor_utils import AnchorGenerator

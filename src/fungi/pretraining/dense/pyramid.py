@@ -16,8 +16,8 @@ from fungi.pretraining.tokens import resized_positions, set_drop_path
 class PatchMaps(nn.Module):
     """The patch tokens after some blocks, as maps. The network runs without class tokens, as in the published detector.
 
-    blocks: indices of the blocks, ascending. drop_path: stochastic depth of the last block; it grows linearly from 0 in
-    the first block. Raises FungiError for a block that the model does not have.
+    blocks: indices of the blocks, ascending. drop_path: share of dropped branches in the last block (stochastic depth);
+    the share grows linearly from 0 in the first block. Raises FungiError for a block that the model does not have.
     """
 
     def __init__(self, model: Any, blocks: Sequence[int], drop_path: float = 0.0) -> None:
@@ -33,7 +33,7 @@ class PatchMaps(nn.Module):
             part.requires_grad_(True)
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n d y x"]]:
-        """Return the map of patch tokens after each of the blocks."""
+        """Return the map of patch tokens after each block in `blocks`."""
         model = self.model
         patches = model.patch_embed.proj(images)  # [n d y x]
         grid = patches.shape[-2:]
@@ -76,7 +76,7 @@ class TransformerPyramid(nn.Module):
 
     @property
     def strides(self) -> list[int]:
-        """The width of a cell of each map in pixels, with the extra map. It is at least 1."""
+        """The width of a cell of each map (also of the extra map) in pixels. Each width is at least 1."""
         return [max(1, self.patch_size * quarters // 4) for quarters in (1, 2, 4, 8, 16)]
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> "OrderedDict[str, Float[Tensor, 'n c y x']]":

@@ -40,7 +40,7 @@ class TrainScenes:
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
 
     def _crop(self, image: Any, mask: Any) -> tuple[Any, Any]:
-        """Return a random crop in which no class has more than `MAX_CLASS_SHARE`.
+        """Return a random crop in which each class has at most the share `MAX_CLASS_SHARE` of the labelled pixels.
 
         After `CROP_TRIES` crops, return the last crop. Small images are padded with grey, and their masks with void.
         """
@@ -83,7 +83,7 @@ def image_and_mask(samples: Samples, row: int) -> tuple[Any, Any]:
 
 
 def _scaled(image: Any, mask: Any, shorter: int) -> tuple[Any, Any]:
-    """Return image and mask with this shorter side. It is smaller if the longer side would exceed its limit."""
+    """Return image and mask with this shorter side. A smaller scale is used if the longer side would be too long."""
     from torchvision.transforms import v2
 
     return v2.Resize(shorter, max_size=MAX_ASPECT * shorter)(image, mask)

@@ -20,7 +20,7 @@ def class_attention(model: Any, image: Float[Tensor, "1 3 s s2"], token: int) ->
 
 
 def smallest_masks(attention: Float[Tensor, "h rows columns"], share: float) -> Bool[Tensor, "h rows columns"]:
-    """Return for each head the smallest set of patches that together have at least this share of its attention."""
+    """Return for each head the smallest set of patches with at least this share of the attention of the head."""
     values, order = attention.flatten(1).sort(dim=1)
     cumulative = (values / values.sum(1, keepdim=True)).cumsum(1)
     masks = torch.zeros_like(cumulative, dtype=torch.bool).scatter_(1, order, cumulative > 1 - share)

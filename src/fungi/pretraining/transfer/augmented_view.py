@@ -15,8 +15,8 @@ from fungi.views.image import ImageInput
 
 POLICY = "rand-m9-mstd0.5-inc1"
 LARGEST_MAGNITUDE = nextafter(10.0, 0.0)
-"""Largest magnitude of an operation, just below 10. timm draws 10 once in 40 draws. With 10, it asks Pillow for 0 bits
-of a channel, and Pillow 13 raises an error for 0 bits."""
+"""Largest magnitude of an operation, just below 10. timm draws 10 once in 40 draws. With 10, timm asks Pillow for 0
+bits of a channel, and Pillow 13 raises an error for 0 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,9 @@ def add_classifier(
 ) -> Any:
     """Change the model in place: give it `classes` outputs and make all parameters trainable. Return the model.
 
-    drop_path: stochastic depth of the last block; it grows linearly from 0 in the first block. scale: factor of the
-    initial weights of the classifier. hidden: layer before the classifier; a GELU follows it.
+    drop_path: share of dropped branches in the last block (stochastic depth); the share grows linearly from 0 in the
+    first block. scale: factor of the initial weights of the classifier. hidden: layer before the classifier; a GELU
+    follows this layer.
     """
     model.requires_grad_(True)
     set_drop_path(model, drop_path)
@@ -38,7 +39,7 @@ def add_classifier(
 
 
 def first_head_layer(checkpoint: Path | None) -> nn.Linear:
-    """Return the first layer of the pretraining head in a checkpoint. Raises FungiError if the checkpoint has none."""
+    """Return the first layer of the pretraining head in a checkpoint. Raises FungiError if the layer is missing."""
     state: StateDict = {} if checkpoint is None else read_checkpoint(checkpoint)
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     weight, bias = state.get("head.0.mlp.0.weight"), state.get("head.0.mlp.0.bias")

@@ -24,7 +24,7 @@ def pooled(model: Any, blocks: list[Float[Tensor, "n t d"]], feature: Feature) -
 
     blocks: tokens after each block, from first to last. `cls`, `cls+` and `concat` (cls and cls+) concatenate the
     vectors of all blocks. `patch_mean` and `cls_patch_mean` (cls and the mean of the patches) use only the last block.
-    Raises FungiError if the network does not have the class token.
+    Raises FungiError if the network does not have the class token of the feature.
     """
     prefix = model.num_prefix_tokens
     if feature in ("cls+", "concat") and prefix < 2:

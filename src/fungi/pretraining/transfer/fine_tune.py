@@ -77,7 +77,7 @@ def our_arguments(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with our arguments or with those of the published command; return the exit status."""
+    """Run the command with our arguments or with arguments of the published command; return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = "fungi udi fine-tune"
     try:

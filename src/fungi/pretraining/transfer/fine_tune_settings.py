@@ -135,7 +135,7 @@ class FineTuneSettings(EncoderSettings):
 
     @property
     def recipe_with_flags(self) -> Recipe:
-        """The recipe. The values of flags replace its values."""
+        """The values of the recipe. If a flag is set, its value replaces the value of the recipe."""
         recipe = RECIPES[self.recipe]
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(recipe)}
         return dataclasses.replace(recipe, **{name: value for name, value in values.items() if value is not None})

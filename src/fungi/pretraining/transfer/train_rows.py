@@ -34,9 +34,9 @@ def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
     if not listing.is_file():
         raise MissingFilesError(f"--train-list: there is no file {listing}. SimCLR's lists are named 1percent.txt.")
     names = listing.read_text(encoding="utf-8").split()
-    rows = {PurePath(name).name: row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
-    unknown = [name for name in names if name not in rows]
+    row_of = {PurePath(name).name: row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
+    unknown = [name for name in names if name not in row_of]
     if unknown or not names:
         names_text = f"{len(unknown)} names that no train image has ({', '.join(unknown[:3])})" if names else "no names"
         raise FungiError(f"--train-list: {listing} has {names_text}. Use the list of this dataset.")
-    return np.array(sorted({rows[name] for name in names}))
+    return np.array(sorted({row_of[name] for name in names}))

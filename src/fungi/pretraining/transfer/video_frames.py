@@ -38,7 +38,7 @@ def scaled_frame(frame: Image.Image, size: tuple[int, int]) -> UInt8[Tensor, "1 
 def frame_statistics(statistics: tuple[Triple, Triple]) -> tuple[Triple, Triple]:
     """Return mean and standard deviation for frames.
 
-    If the network expects the values of ImageNet, these are the published values for videos.
+    If the network expects the values of ImageNet, return the published values for videos instead.
     """
     return IMAGENET_OF_VIDEOS if statistics == IMAGENET else statistics
 

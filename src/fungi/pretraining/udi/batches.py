@@ -18,7 +18,7 @@ from fungi.views.workers import worker_batches
 
 @dataclass(frozen=True)
 class ViewedImages:
-    """A dataset: item (epoch, row) is the views of an image in an epoch, or the error if it is unreadable."""
+    """A dataset: item (epoch, row) is the views of an image in an epoch, or the error if the image can't be read."""
 
     samples: Samples
     options: ViewOptions
@@ -39,7 +39,7 @@ class ViewedImages:
 def batches(
     images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int, pin_memory: bool = False
 ) -> Iterator[list[Views]]:
-    """Yield the parts of each step. Workers compute them in advance. Raises FungiError if an image can't be read."""
+    """Yield the parts of each step, which workers compute in advance. Raises FungiError if an image can't be read."""
     parts = worker_batches(images, plan.parts(rank, first_step), _collate, num_workers=workers, pin_memory=pin_memory)
     while True:
         yield [next(parts) for _ in range(plan.accumulate)]

@@ -64,7 +64,10 @@ def random_crop(random: np.random.Generator, height: int, width: int, scale: tup
 
 
 def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviations: Deviations) -> Crop:
-    """Return the crop after a shift: it overlaps the reference by at least half of the smaller side along both axes."""
+    """Return the crop, shifted towards the reference.
+
+    Along each axis, the shifted crop overlaps the reference by at least half of the smaller side.
+    """
     top = _shifted_start(crop.rows, reference.rows, height, deviations, start=crop.top)
     start = crop.top if deviations.row_start_in_columns else crop.left
     return replace(crop, top=top, left=_shifted_start(crop.columns, reference.columns, width, deviations, start=start))
@@ -73,8 +76,8 @@ def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviat
 def _shifted_start(span: Span, reference: Span, limit: int, deviations: Deviations, *, start: int) -> int:
     """Return the start of a span after its shift towards the reference.
 
-    limit: length of the axis. start: start of the span for the measurement of the joint extent of both spans. It
-    differs from `span[0]` only in a deviation.
+    limit: length of the axis. start: start of the span in the computation of the extent of both spans together. Only a
+    deviation uses another start than `span[0]`.
     """
     length, reference_length = span[1] - span[0], reference[1] - reference[0]
     smaller = min(length, reference_length - 1) if deviations.rounded_overlap else min(length, reference_length)
@@ -88,7 +91,7 @@ def _shifted_start(span: Span, reference: Span, limit: int, deviations: Deviatio
 
 
 def reference_crop(first: Crop, second: Crop, deviations: Deviations) -> Crop:
-    """Return the smallest rectangle around both global crops. Local crops are moved towards it."""
+    """Return the smallest rectangle around both global crops. Local crops are shifted towards this rectangle."""
     top, bottom = min(first.top, second.top), max(first.rows[1], second.rows[1])
     spans = [crop.columns for crop in (first, second)]
     if deviations.signed_reference:

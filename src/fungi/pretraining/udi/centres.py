@@ -14,11 +14,11 @@ from torch import Tensor
 from fungi.pretraining.udi.losses import LossOptions, Teacher
 
 MIN_DIVERSITY, MIN_ENTROPY, MIN_DISTANCE_TO_UNIFORM = 0.05, 0.5, 0.05
-"""Limits in nats. A teacher below one of them has collapsed. The last limit is for ln K minus the entropy."""
+"""Limits in nats. A teacher below one of these limits has collapsed. The last limit is for ln K minus the entropy."""
 
 
 def vector_sums(teacher: Teacher, options: LossOptions) -> tuple[Float[Tensor, "levels w"], Float[Tensor, " levels"]]:
-    """Return the sum of the unit vectors of each level, and their number.
+    """Return the sum and the number of the unit vectors of each level.
 
     - cls: vectors of both global views
     - cls+: blended vectors of all pairs of views
@@ -61,7 +61,10 @@ def teacher_statistics(teacher: Teacher) -> tuple[Float[Tensor, ""], Float[Tenso
 
 
 def diversity(entropy: Float[Tensor, ""], mean: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Return H(mean prediction) - mean H(prediction) in nats. It is 0 if all images get the same prediction."""
+    """Return H(mean prediction) - mean H(prediction) in nats: 0 if all images get the same prediction. H: entropy.
+
+    entropy: mean entropy of the predictions. mean: mean prediction.
+    """
     return torch.special.entr(mean).sum() - entropy
 
 

@@ -58,7 +58,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
-    """Restore the state of the learner, and return the values of `run` in `save_checkpoint`.
+    """Restore the state of the learner. Return the values that `save_checkpoint` wrote from its argument `run`.
 
     Raises FungiError if the file is not a checkpoint of this program, or if its network has other sizes.
     """

@@ -22,16 +22,18 @@ Optimizer = Literal["adamw", "sgd", "lars"]
 
 @dataclass(frozen=True, kw_only=True)
 class Deviations:
-    """Switches of the deviations. The profile `clean` has no deviation, `published` has all of them.
+    """Switches of the deviations. The profile `clean` has no deviation, `published` has all deviations.
 
     row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the second crop. About
         one pair in 200 then does not overlap enough (8.2-1).
     rounded_overlap: the overlap is half of the smaller side, rounded, after one pixel is subtracted from the side of
         the reference crop (7.6). Clean: half of the smaller side, rounded up.
     signed_reference: local crops are shifted towards the smallest start and the largest end of both boxes. Flipped
-        boxes swap start and end, so this is the union, the intersection or one of the crops (8.2-2). Clean: the union.
+        boxes swap start and end, so the target is the union, the intersection or one of the crops (8.2-2). Clean: the
+        union.
     process_means: each process divides the patch loss by its own count of valid samples, and centres are averaged over
-        processes without weights (8.2-9). Clean: sums over the full batch, which do not depend on its split.
+        processes without weights (8.2-9). Clean: sums over the full batch, which do not depend on the split of the
+        batch over processes.
     """
 
     row_start_in_columns: bool = False

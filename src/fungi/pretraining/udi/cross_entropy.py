@@ -53,9 +53,9 @@ class Targets:
 
 @dataclass(frozen=True)
 class Term:
-    """A sum of cross-entropies over the axes l and r of the student's vectors. All l have the same targets.
+    """A sum of cross-entropies over the axes l and r of the student's vectors. The targets do not depend on l.
 
-    scale: factor of this term in the total, also as a tensor on the device.
+    scale: factor of this term in the total; a number, or a tensor on the device.
     """
 
     student: Float[Tensor, "l r w"]

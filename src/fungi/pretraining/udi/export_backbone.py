@@ -70,8 +70,8 @@ def show(settings: ExportSettings, path: Path) -> None:
 def read_weights(checkpoint: Path, key: str) -> "StateDict":
     """Return the weights of the teacher or the student in a checkpoint of any layout, with timm's names.
 
-    If the file has neither key, it contains a single network, which is used as the teacher. Raises FungiError if the
-    key is missing.
+    A file without the keys `teacher` and `student` contains a single network, which is used as the teacher. Raises
+    FungiError if the file does not have the weights of `key`.
     """
     content = read_content(checkpoint)
     if isinstance(content, dict) and key in content:

@@ -233,7 +233,7 @@ class Learner:
     def _depth_factors(self, step: int, images: int, index: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
         """Return the factors of stochastic depth for one part of this process.
 
-        They are drawn for the batch of all processes, so they do not depend on the number of processes.
+        The factors are drawn for the batch of all processes, so they do not depend on the number of processes.
         """
         factors = stochastic_depth(
             self.options.drop_path,

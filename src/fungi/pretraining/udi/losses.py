@@ -1,4 +1,4 @@
-"""The losses of UDI on three levels: image, multimodal, patch (spec udi 4).
+"""The losses of UDI on three levels: image (cls), multimodal (cls+) and patch (spec udi 4).
 
 A loss is a sum over the images of this process, divided by counts over the batch of *all* processes. The total
 therefore does not depend on the split of the batch. The teacher's logits are linear in unit vectors, so the mean of the
@@ -65,7 +65,7 @@ class Teacher:
         return Targets(vectors, weights, self.predictions.prototypes, self.centres[level], self.temperature)
 
     def requested_patches(self, local: int | None) -> tuple[Float[Tensor, "2 b m w"], Float[Tensor, "2 b m"]]:
-        """Return the patches of each global view that another view samples, and 1 for each valid patch, otherwise 0.
+        """Return the patches of each global view that another view samples, and their mask: 1 for valid, 0 for invalid.
 
         local: index of the local crop that samples; None for the other global view.
         """

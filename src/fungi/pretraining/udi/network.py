@@ -75,7 +75,10 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The unit vectors f of the head. The logits are `prototypes @ f`. The teacher has no vectors of local crops."""
+    """The unit vectors f of the head. The logits are `prototypes @ f`. The teacher has no vectors of local crops.
+
+    Axes: R class tokens, L local crops, m samples of a view.
+    """
 
     classes: Float[Tensor, "R 2 b w"]
     local_classes: Float[Tensor, "R L b w"]
@@ -187,7 +190,8 @@ class Requests:
 def requests_between(views: Views, global_side: int, local_side: int, coordinates: Coordinates) -> Requests:
     """Return the requests of all views.
 
-    They are computed on the host, because the host would have to wait for a GPU to know the number of valid samples.
+    The requests are computed on the host. Otherwise, the host would have to wait for a GPU, because it needs the number
+    of valid samples.
     """
     boxes = views.boxes
     units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)
@@ -245,8 +249,8 @@ def stochastic_depth(
 ) -> Float[Tensor, "blocks2 v b"] | None:
     """Return the factor of each branch: 0 if it is dropped, otherwise 1 / (1 - p) (spec udi 1.1).
 
-    p is the probability to drop a branch. It grows linearly from 0 in the first block to `rate` in the last block.
-    Returns None if `rate` is 0.
+    p is the probability to drop a branch. p grows linearly from 0 in the first block to `rate` in the last block.
+    Return None if `rate` is 0.
     """
     if not rate:
         return None

@@ -49,6 +49,6 @@ def run(settings: PretrainSettings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with our arguments or with those of the published command; return the exit status."""
+    """Run the command with our arguments or with arguments of the published command; return the exit status."""
     words = our_arguments(list(sys.argv[1:] if arguments is None else arguments))
     return run_command(PretrainSettings, run, program="fungi udi pretrain", description=DESCRIPTION, arguments=words)

@@ -18,7 +18,7 @@ from fungi.pretraining.udi.choices import Coordinates
 def stratified_tokens(random: np.random.Generator, side: int, window: int) -> Int64[np.ndarray, " m"]:
     """Return one random token from each of (side // window)^2 windows of a grid.
 
-    If the windows do not fill the grid, they lie in a random corner of it.
+    If the windows do not fill the grid, they lie in a random corner of the grid.
     """
     windows = side // window
     offset = (side - windows * window) * random.integers(2, size=2)
@@ -30,7 +30,7 @@ def stratified_tokens(random: np.random.Generator, side: int, window: int) -> In
 
 
 def units_per_pixel(sides: Iterable[int], coordinates: Coordinates = "corner") -> int:
-    """Return a number of units per pixel with which all tokens of grids with these sides have integer positions."""
+    """Return the number of units per pixel. In these units, the tokens of grids with these sides are at integers."""
     return math.lcm(*(_steps(side, coordinates) for side in sides))
 
 

@@ -1,6 +1,6 @@
 """Compute the views of an image: two global crops, some local crops, their boxes and sampled tokens (spec udi 3).
 
-Each image has its own random generator in each epoch. Views do not depend on the batch, the worker or the process.
+Each image has its own random generator in each epoch. Views therefore do not depend on batch, worker or process.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,9 @@ class ViewOptions:
 class Views:
     """The views of a batch of b images with L local crops. Axes g and l are pixels.
 
-    boxes: boxes of all crops, global crops first. global_tokens, local_tokens: the sampled tokens. All global crops of
-    an image have the same sampled tokens, and so have all its local crops.
+    boxes: boxes of all crops, global crops first. global_tokens, local_tokens: sampled tokens of the global and of the
+    local crops. Both global crops of an image share `global_tokens`, and all local crops of an image share
+    `local_tokens`.
     """
 
     globals: UInt8[Tensor, "2 b 3 g g"]
@@ -106,7 +107,7 @@ def collate(images: Sequence[dict[str, Shaped[Tensor, "..."]]]) -> Views:
 def _pixels(
     image: Image.Image, crop: Crop, size: int, options: ViewOptions, random: np.random.Generator
 ) -> UInt8[Tensor, "3 s s"]:
-    """Return a resized crop with random changes of its colours, equally distributed for all crops (spec udi 3.2)."""
+    """Return a resized crop with random changes of its colours, drawn in the same way for all crops (spec udi 3.2)."""
     view = image.crop((crop.left, crop.top, crop.columns[1], crop.rows[1]))
     view = view.resize((size, size), Image.Resampling.BICUBIC)
     if crop.flipped:
