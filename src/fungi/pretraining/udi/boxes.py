@@ -2,7 +2,7 @@
 
 A `Crop` has a start and a size in pixels. Its box (r0, c0, r1, c1) consists of the coordinates of its first and last
 pixel, which are integers. If c0 > c1, the crop is flipped. The specification divides the box by the last row and column
-of the image. Here it is not divided, because a division would cause rounding.
+of the image. Here, the box is not divided, because a division would cause rounding.
 """
 
 import math

@@ -22,8 +22,8 @@ def norms_of(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 class Lars(torch.optim.Optimizer):
     """SGD with momentum. The step of each tensor is scaled by 0.001 |w| / |g + wd w|, except for vectors.
 
-    tensors: the parameters, in groups that are scaled together. found_inf: a scalar on the device. If it is not 0, a
-    step changes nothing, as in torch's fused optimisers.
+    tensors: the parameters, in groups that are scaled together. found_inf: a scalar on the device; with another value
+    than 0, a step changes nothing, as in torch's fused optimisers.
     """
 
     found_inf: Tensor | None = None

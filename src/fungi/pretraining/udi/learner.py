@@ -57,7 +57,7 @@ class LearnerOptions:
 
 @dataclass
 class _Sums:
-    """Sums over a batch, on the device. The processes exchange them in one message.
+    """Sums over a batch, on the device. The processes exchange all sums in one message.
 
     vectors, counts: sum and number of the unit vectors of each level. parts: parts of the loss. entropy, predictions:
     statistics of the teacher. stop: number of processes that were asked to stop.
@@ -105,7 +105,7 @@ class Measurement:
 
 
 class Learner:
-    """Student, teacher, centres and optimiser. `launch` updates all of them for a batch."""
+    """Student, teacher, centres and optimiser. `launch` trains on a batch, and updates all four."""
 
     def __init__(self, options: LearnerOptions, world: World, device: torch.device, dtype: torch.dtype) -> None:
         self.options, self.world, self.device, self.dtype = options, world, device, dtype
@@ -171,7 +171,7 @@ class Learner:
         sums: _Sums,
         depth_factors: Float[Tensor, "blocks2 v b"] | None,
     ) -> None:
-        """Add the gradients of one part of the batch to the gradients of the student, and its sums to `sums`."""
+        """Add the gradients of a part of the batch to the student, and the sums of the part to `sums`."""
         images, crops = (_normalized(upload(pixels, self.device)) for pixels in (views.globals, views.locals))
         patches = self.options.network.patches
         with torch.no_grad(), autocast(self.device, self.dtype):

@@ -83,7 +83,7 @@ def update_teacher(
 ) -> None:
     """Set all parameters of the teacher to `m teacher + (1 - m) student`. Buffers are not averaged.
 
-    halted: a scalar on the device. If it is 1, the teacher does not change.
+    halted: a scalar on the device; with 1, the teacher does not change.
     """
     teachers: list[Tensor] = list(teacher.parameters())
     students: list[Tensor] = list(student.parameters())

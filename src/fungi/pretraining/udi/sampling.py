@@ -67,7 +67,7 @@ def target_map(
     units: int,
     coordinates: Coordinates = "corner",
 ) -> Float[Tensor, "b m n"]:
-    """Return the target map T: bilinear weights of positions on the grid of a crop, zero for positions outside it."""
+    """Return the target map T: bilinear weights of positions on the grid of a crop, zero outside the crop."""
     start, end = units * box[:, None, :2], units * box[:, None, 2:]
     extent = end - start + (end == start).long()  # avoids a division by 0; no position is inside an empty box
     share = (positions - start) / extent.double()

@@ -15,7 +15,7 @@ Pair = tuple[float, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """Flags of `fungi udi pretrain`. They can be written with `_` or `-`. Switches also accept `true` or `false`."""
+    """Flags of `fungi udi pretrain`, written with `_` or `-`. Switches also accept `true` or `false`."""
 
     data_path: Path | None = setting(
         None, "folder of images, with or without class folders; labels are ignored", decides="nothing"

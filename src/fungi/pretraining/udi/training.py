@@ -136,7 +136,7 @@ class Training:
         return last_step
 
     def _resume(self) -> None:
-        """Load the checkpoint if there is one. Raises FungiError if only some processes can see it."""
+        """Load the checkpoint if it exists. Raises FungiError if only some processes can see the checkpoint."""
         if self.checkpoint.exists():
             self._load()
         self.world.agree(self.progress.step, self.learner.device, self.settings.output_dir)
