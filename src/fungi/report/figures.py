@@ -156,7 +156,7 @@ def compared_dots(
 def curves(
     path: Path, title: str, series: Sequence[Series], *, x_axis: str, y_axis: str = "accuracy, %", ticks: bool = True
 ) -> None:
-    """Draw each series as a line with its own style and marker, and a band of one standard deviation if it is known.
+    """Draw each series as a line with its own style and marker. Known standard deviations are drawn as a band.
 
     ticks: whether every x value has a tick.
     """

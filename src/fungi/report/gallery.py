@@ -229,7 +229,7 @@ def class_names(content: dict[str, Any], data_dir: Path) -> Sequence[str]:
 def _single_gradients(content: dict[str, Any]) -> list[str]:
     """Return the single gradients with predictions.
 
-    Return an empty list for a result of `--choose`, and for a result without predictions of the embeddings.
+    For a result of `--choose`, and for a result without predictions of the embeddings, return an empty list.
     """
     runs = content.get("runs") or [content]
     first = runs[0]["results"]

@@ -1,8 +1,8 @@
 """The protocol of a score, and its comparison with the published protocol (DESIGN: what decides a number).
 
-A setting is unusual if it can change a score and differs from its default. A result file lists its unusual settings,
-and the heading of its table shows them. Scores with unusual settings have tables of their own. They are not compared
-with published values.
+A setting is unusual if it can change a score and differs from its default. A result file lists its unusual settings.
+Scores with unusual settings have tables of their own, and the headings of these tables show the settings. Such scores
+are not compared with published values.
 """
 
 import re

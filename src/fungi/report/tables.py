@@ -46,7 +46,7 @@ class Table:
         return replace(without_dim, details=as_facts([*without_dim.details, ("no_pca", sizes[0])]))
 
     def rows_of(self, column: str) -> int | None:
-        """Return the number of scored rows of a dataset; None if it is unknown or differs between results."""
+        """Return the number of scored rows of a dataset; None if the number is unknown or differs between results."""
         counts = {cell.rows for (_, _, dataset), cell in self.cells.items() if dataset == column}
         return counts.pop() if len(counts) == 1 else None
 
