@@ -1,7 +1,7 @@
 """Analyses of the paper's figures: CKA between features, accuracy by shots, accuracy by layer.
 
 Each analysis writes result files, which `fungi report` draws. The figure of differences per class needs no analysis:
-the report computes it from the predictions in kNN results.
+the report computes this figure from the predictions in kNN results.
 """
 
 from contextlib import suppress
@@ -76,7 +76,7 @@ class AnalyseSettings(FeatureSettings):
     def _runs_by_shots(self) -> dict[Path, KnnSettings]:
         """Return a dictionary from each result file of `shots` to the settings of its kNN run.
 
-        If the labels are already extracted, numbers of shots are omitted if there are too few rows for them.
+        If the labels are already extracted, numbers of shots with too few rows are omitted.
         """
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # an error means that no labels are extracted yet

@@ -1,6 +1,6 @@
 """The loop of all evaluations: score every missing combination of every run, and save the scores of each combination.
 
-The loop opens the features, reduces them, logs warnings and saves. A scorer turns reduced features into scores.
+The loop opens and reduces features, logs warnings and saves scores. A scorer turns reduced features into scores.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +64,7 @@ class CombinedFeatures:
 
     @cached_property
     def reduction(self) -> Reduction:
-        """The PCA of the combination. It is fitted on first use."""
+        """The PCA of the combination, which is fitted on first use."""
         reduction = self._reducer.fit(self.names)
         self._log_reduction(reduction)
         return reduction
@@ -111,7 +111,7 @@ def evaluate(
     """Score the combinations that are missing in a result file, and return the content of the file.
 
     combinations: function from the features to the combinations to score.
-    prepare: function that reads the labels and opens the sources; it is called once for each unfinished run.
+    prepare: function that reads the labels and opens the sources; called once for each unfinished run.
     splits: function from a root to the splits to open; the first split is fitted on.
     few_shot_seeds: seeds of the few-shot draws. name: task of the result file; default: the task of the settings.
     """

@@ -182,7 +182,7 @@ class FeatureSettings(ResultSettings):
         return self.root[0] if len(self.root) == 1 else _common_folder(self.root)
 
     def result_path(self, task: str | None = None) -> Path:
-        """Return the result file of a task. For explicit files it is in `<root>/results`, or in `results`."""
+        """Return the result file of a task. For explicit files, its folder is `<root>/results` or `results`."""
         if self.output is None and self.takes_files:
             folder = Path("results") if self.root == _DEFAULT_ROOT else self.root[0] / "results"
             return folder / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
@@ -315,7 +315,7 @@ def _modality(provenance: "Provenance") -> str:
 
 
 def _common_folder(roots: Sequence[Path]) -> Path:
-    """Return the deepest folder that contains all roots. Raises FungiError if it is the root of the file system."""
+    """Return the deepest folder that contains all roots. Raises FungiError if only the file system's root does."""
     same_kind = all(root.is_absolute() == roots[0].is_absolute() for root in roots)
     common = Path(os.path.commonpath(roots if same_kind else [root.absolute() for root in roots]))
     if common == Path(common.anchor) and common.is_absolute():
