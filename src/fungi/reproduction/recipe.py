@@ -63,7 +63,7 @@ class Value:
 
     published, std: value and deviation in the unit of the table; None for figures.
     scale: factor from our unit to the unit of the table.
-    cell: (row, column) of the table of an ablation. If it is None, our value is `metric` of `combination`.
+    cell: (row, column) of the table of an ablation. With None, our value is `metric` of `combination`.
     over: combination or cell to subtract; None if the value is not a difference.
     relative: whether to divide the difference by the subtracted value.
     quoted: source of a value that is not reproduced; empty for other values.
