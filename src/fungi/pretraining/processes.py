@@ -73,8 +73,8 @@ class World:
 def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
     """Connect this process with the other processes. Yield the `World` and the device of this process.
 
-    The environment variables RANK, WORLD_SIZE and LOCAL_RANK describe the processes. Without them, there is a single
-    process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if the processes cannot connect.
+    The environment variables RANK, WORLD_SIZE and LOCAL_RANK describe the processes. Without these variables, there is
+    a single process. GPUs communicate with NCCL, CPUs with gloo. Raises FungiError if the processes cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)

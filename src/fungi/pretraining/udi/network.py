@@ -190,8 +190,8 @@ class Requests:
 def requests_between(views: Views, global_side: int, local_side: int, coordinates: Coordinates) -> Requests:
     """Return the requests of all views.
 
-    The requests are computed on the host, because the host needs the number of valid samples. It would have to wait for
-    a number from a GPU.
+    The requests are computed on the host, because the host needs the number of valid samples. For a number from a GPU,
+    the host would have to wait.
     """
     boxes = views.boxes
     units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)
