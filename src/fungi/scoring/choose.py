@@ -129,8 +129,8 @@ class ChoiceScorer:
         """Return the numbers of components to try, and the train and test rows with the largest of these numbers.
 
         The numbers are the size of the largest PCA and all smaller numbers in `DIMS`. If PCA is skipped, the only
-        number is the full size of the features. test: whether to return the test rows; if not, no test rows are read
-        and the second tensor is empty.
+        number is the full size of the features. test: whether to return the test rows; if not, their tensor is
+        empty.
         """
         reduction = self._reducer.fit(combination)
         train = reduced(self._train, reduction, self._device)
