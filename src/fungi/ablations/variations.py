@@ -219,9 +219,8 @@ class VariationRunner:
         dim = self.settings.pca_dim or self.context.backbone.spec.pca_dim
         train = FeatureSource(arrays["train"])
         size = train.dim_of(train.names)
-        pca = Reducer(train, dim if reduction == "pca" else size, device).fit(
-            train.names
-        )  # PCA to the full size is skipped
+        # With as many components as entries, `Reducer` skips PCA.
+        pca = Reducer(train, dim if reduction == "pca" else size, device).fit(train.names)
         rows = reduced(FeatureSource(arrays[split]), pca, device)
         if reduction in ("pca", "none") or dim >= size:
             return rows
