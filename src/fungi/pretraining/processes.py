@@ -120,7 +120,7 @@ def decoding_workers(workers: int, device: torch.device) -> int:
 
 
 def steps_ahead(device: torch.device) -> int:
-    """Return the number of steps that may start before the loss of a step is read, so that a GPU need not wait."""
+    """Return the number of steps that may start before the loss of a step is read. With 1, a GPU does not wait."""
     return 1 if device.type == "cuda" else 0
 
 

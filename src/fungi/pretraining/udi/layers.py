@@ -11,9 +11,9 @@ EPSILON = 1e-6  # epsilon of all layer norms
 class SampledAttention(nn.Module):
     """The SRS layer: attention from sampled tokens of a view to all tokens of the view.
 
-    It computes `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)` from the tokens Z and the map A. If a sample is valid, its
-    row of A sums to 1, so `A (Z W + b) = (A Z) W + b`. Tokens are therefore sampled first, and only the samples become
-    queries.
+    The layer computes `LN(proj(softmax(A q k^T / sqrt d) v) + A Z)` from the tokens Z and the map A. The rows of A for
+    valid samples sum to 1. For these rows, `A (Z W + b) = (A Z) W + b`. Tokens are therefore sampled first, and only
+    the samples become queries.
     """
 
     def __init__(self, width: int, heads: int) -> None:
