@@ -193,7 +193,7 @@ class FeatureSettings(ResultSettings):
         return super().deciding() | {"pca_dim": self.reduced_dim}
 
     def unusual(self) -> dict[str, Any]:
-        """Return the settings that differ from the defaults, without `pca_dim`, which headings always show."""
+        """Return the settings that differ from the defaults. `pca_dim` is omitted, because headings always show it."""
         return {name: value for name, value in super().unusual().items() if name != "pca_dim"}
 
 

@@ -19,7 +19,7 @@ class KnnScorer:
     """Scorer of the combinations of one run by kNN, with the train rows of one few-shot draw.
 
     largest_k: largest number of neighbours of the command. Raises FungiError if there are too few train rows for this
-    number, so that the command fails before its first score.
+    number. The command then fails before its first score.
     """
 
     def __init__(self, settings: FewShotSettings, run: EvaluationRun, options: VoteOptions, largest_k: int) -> None:
