@@ -1,7 +1,7 @@
 """Per-sample gradients of selected layers, and their random projection.
 
-Each objective has an extractor, `<Objective>GradientsExtractor`. It can be imported from this package, which creates
-the class on first access.
+Each objective has an extractor class, `<Objective>GradientsExtractor`. The class can be imported from this package. It
+is created at the first access.
 """
 
 from importlib import import_module

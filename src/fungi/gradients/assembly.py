@@ -26,8 +26,9 @@ _SOLUTION = 'Pass projection="khatri-rao", which needs little memory, or choose 
 class EngineSettings:
     """Settings of the extraction that do not depend on the model.
 
-    projection: a matrix for all layers, or layer name -> matrix. With the name of a kind, matrices of this kind are
-        drawn with `seed`; with None, binary matrices. Random matrices have p = width of the model (`width_of`).
+    projection: a matrix for all layers, the name of a kind of random matrices, or layer name -> one of these. None
+        means the kind `binary`. Random matrices are drawn with `seed`, and their p is the width of the model
+        (`width_of`).
     """
 
     device: torch.device
@@ -114,9 +115,9 @@ def _matrix_of_signs(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
 
 
 def width_of(model: nn.Module, embedding_dim: int) -> int:
-    """Return the size p of projected gradients: the width of the model. If it is not known, the embedding size is used.
+    """Return the size p of projected gradients: the width of the model, or the embedding size if no width is known.
 
-    The two differ if the model projects its embeddings to another space, as CLIP does (spec vision 2.1).
+    Width and embedding size differ if the model projects embeddings to another space, as in CLIP (spec vision 2.1).
     """
     widths = [getattr(model, name, None) for name in ("embed_dim", "hidden_dim")]
     widths.append(getattr(getattr(model, "config", None), "hidden_size", None))
@@ -125,7 +126,7 @@ def width_of(model: nn.Module, embedding_dim: int) -> int:
 
 @default_torch_settings()
 def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tensor, "b c h w"]) -> int:
-    """Return the embedding size d. It is measured with a forward and a backward pass for some images.
+    """Return the embedding size d. To measure it, run a forward and a backward pass for some images.
 
     Raises FungiError if the model does not map images to `[b, d]`, or if a layer gets no gradient.
     """

@@ -20,7 +20,10 @@ from fungi.errors import FungiError
 
 @contextmanager
 def output_projection_as_module(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
-    """Let attention modules call `out_proj` as a module inside the block. The fused kernels of torch are disabled."""
+    """Let attention modules call `out_proj` as a module during the `with` statement.
+
+    The fused kernels of torch are disabled during this time.
+    """
     for attention in attentions:
         if attention.bias_k is not None or attention.add_zero_attn:
             raise FungiError("attention with bias_k, bias_v or add_zero_attn is not supported as a gradient source.")

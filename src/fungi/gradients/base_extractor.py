@@ -39,7 +39,7 @@ class BaseGradientExtractor(ABC):
     projection: `[p, G]` with entries +1/-1, or layer name -> matrix for several layers. None: a random matrix.
     projection_scaling: without effect; the factor is always 1/sqrt(p). It exists for code that uses the published
         library.
-    embeddings_dim: size d of the embedding of the model. None: it is measured.
+    embeddings_dim: size d of the embedding of the model. None: the size is measured.
     latent_dim: output size l of the head. None: `default_latent_dim` of the class.
     input_dim: side of the input images of the model, in pixels.
     use_fp16, fp16_dtype: whether to compute in half precision, and the dtype.
@@ -47,7 +47,7 @@ class BaseGradientExtractor(ABC):
     Keyword arguments:
 
     seed: seed of heads, projection and views.
-    image_input: resizing and statistics. None: those of ImageNet.
+    image_input: how images are resized and normalised. None: the usual way for ImageNet.
     view_plan: `native` or `budget`, for the size of the views of built-in objectives.
 
     Every other keyword becomes an attribute, so a custom objective with settings does not need `__init__`.
@@ -98,8 +98,8 @@ class BaseGradientExtractor(ABC):
     def input_transform(self, input_dim: int) -> Transform:
         """Return a function: PIL image -> its normalised views `[c, h, w]` or `[v, c, h, w]` with the side `input_dim`.
 
-        For random views, the function uses the global generators of torch, numpy or Python. They are seeded for each
-        image with its content, so a feature does not depend on the batch or the order.
+        For random views, the function uses the global generators of torch, numpy or Python. The content of an image
+        seeds these generators, so a feature does not depend on the batch or the order.
         """
 
     @abstractmethod
@@ -127,7 +127,7 @@ class BaseGradientExtractor(ABC):
 
     @cached_property
     def transform(self) -> Transform:
-        """Function from an image to its views; it is created once."""
+        """Function from an image to its views. The function is created only once."""
         return self.input_transform(input_dim=self.input_dim)
 
     @cached_property
@@ -137,7 +137,7 @@ class BaseGradientExtractor(ABC):
 
     @cached_property
     def engine(self) -> GradientEngine:
-        """Engine that computes embeddings and gradients. The extractors of a wrapper share it."""
+        """Engine that computes embeddings and gradients. All extractors of a wrapper have the same engine."""
         settings = EngineSettings(self.device, self.dtype, self._projection_argument, self.seed)
         engine = assemble_engine(self.model, self.layers, self.embeddings_dim, settings)
         return engine.with_encoder(self.encoder)
@@ -207,10 +207,10 @@ class BaseGradientExtractor(ABC):
         return embedding_dim_of(self.model, self.layers, images)
 
     def _per_sample(self, value: Any, samples: int, *, needs_gradient: bool) -> Float[Tensor, " b"]:
-        """Check the loss, and return it per sample.
+        """Check the value that `compute_loss` returned, and return one loss per sample.
 
-        A mean over the batch is repeated b times. The engine adds the losses, and the sum of b means has the gradient
-        of the sum of all losses.
+        If the value is the mean over the batch, repeat it b times. The engine adds the b values. Their sum is the sum
+        of the losses of all samples, so the gradients are correct.
         """
         if not isinstance(value, Tensor):
             raise FungiError(

@@ -61,7 +61,7 @@ class Capture:
     def signals(
         self, roots: Sequence[Float[Tensor, "..."]], weights: Sequence[Float[Tensor, "..."]], *, keep_graph: bool
     ) -> dict[str, list[Float[Tensor, "..."] | None]]:
-        """Return, for each target and forward pass, the derivative of a weighted sum with respect to its output.
+        """Return the derivative of a weighted sum with respect to the output of each target in each forward pass.
 
         The sum is the sum of `root * weight` over all roots (losses or latents). The derivative is None if no root
         depends on the output of this pass. Raises FungiError if a forward pass did not use a target, or if no root
@@ -103,7 +103,10 @@ class Capture:
         self._stack.callback(register(hook).remove)
 
     def _record_output(self, path: str) -> Callable[..., Tensor]:
-        """Return a hook that records the output of a layer, and also its input, unless another module records it."""
+        """Return a hook that records the output of a layer.
+
+        The hook also records the input of the layer, unless `activation_modules` has another module for this.
+        """
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if len(self.outputs[path]) >= max(self._passes, 1):
@@ -132,7 +135,7 @@ class Capture:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Set the model to evaluation mode, and disable gradients of its parameters, inside the block.
+    """Set the model to evaluation mode, and disable gradients of its parameters, during the `with` statement.
 
     Evaluation mode means no dropout, and running statistics of BatchNorm. The flag of each module is set, and `eval()`
     is not called, because `eval()` of some models does more (for example, it merges adapters).

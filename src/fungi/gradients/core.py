@@ -61,7 +61,7 @@ def compute(batch: Batch, features: Sequence[Feature]) -> FeatureRows:
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> float:
-    """Return the number of forward passes at full input size per sample. Features with the same views share them.
+    """Return the number of forward passes at full input size per sample. Features with the same views share passes.
 
     A smaller view counts as its share of the area (`forwards_of`).
     """
@@ -71,9 +71,9 @@ def forwards_per_sample(features: Sequence[Feature]) -> float:
 def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, views: ViewGenerator) -> Feature:
     """Return the embedding feature, which is computed in float32 (spec vision 7.1).
 
-    shared: the engine of the gradients. If it computes in float32, it is used, and the embedding shares a forward pass
-        with gradients of the same views.
-    embedding: the engine that is used otherwise.
+    shared: engine of the gradients. If this engine computes in float32, it also computes the embedding. The embedding
+        then shares a forward pass with gradients of the same views.
+    embedding: engine that computes the embedding in all other cases.
     """
     if shared is not None and shared.dtype == torch.float32:
         return Feature(EMBEDDINGS, views, shared)
@@ -81,7 +81,7 @@ def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, 
 
 
 class FiniteCheck:
-    """Record of the rows of features that are finite. Only `bad_rows` waits for the device."""
+    """Record that tells for each row of each feature whether it is finite. Only `bad_rows` waits for the device."""
 
     def __init__(self) -> None:
         self._finite: dict[str, list[Tensor]] = {}
@@ -93,7 +93,7 @@ class FiniteCheck:
             self._finite.setdefault(name, []).append(is_finite.all(dim=0))
 
     def bad_rows(self) -> dict[str, list[int]]:
-        """Return feature -> rows that are not finite, without features that have no such rows.
+        """Return feature -> rows that are not finite. Features without such rows are left out.
 
         Rows are counted from the first batch.
         """

@@ -2,9 +2,9 @@
 
 It processes samples in groups; the views of a group fill a forward pass. For each group, the engine renders the views,
 encodes them, computes one loss per sample and runs the backward pass down to the gradient sources. The layers before
-the sources are not in the autograd graph. Signals (derivatives at the outputs of a source) and activations (its inputs)
-are the terms of the gradients (`fungi.gradients.terms`). The projector contracts the terms of each group, and projects
-many groups together.
+the sources are not in the autograd graph. Signals (derivatives at the outputs of a source) and activations (inputs of
+the source) are the terms of the gradients (`fungi.gradients.terms`). The projector contracts the terms of each group,
+and projects many groups together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +40,8 @@ FLOAT16_SIGNAL = 2.0**6
 the gradient is then divided by the scale. Without scaling, derivatives of KL underflow, and other derivatives
 overflow."""
 GRADIENTS_TOGETHER = 128
-"""Smallest number of gradients that are projected in one step. A larger batch with one gradient per sample is also
-projected in one step. With a gradient per position, it is split."""
+"""Largest number of gradients that are projected in one step. If the batch has more samples, their number is the limit.
+A batch with one gradient per sample is therefore never split; a batch with one gradient per position may be split."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class GradientEngine:
         """
         if encoder is None:
             return self
-        other = copy(self)
-        other.encoder, other._encoders_by_size = encoder(self.model), {}
-        return other
+        engine = copy(self)
+        engine.encoder, engine._encoders_by_size = encoder(self.model), {}
+        return engine
 
     def compile(self) -> None:
         """Compile the layers before the gradient sources, at their first use. This takes tens of seconds once."""
@@ -179,7 +179,7 @@ class GradientEngine:
     def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
         """Yield (rows, result of `work`) for each group of a batch.
 
-        If memory runs out, this group and the following groups are halved. Raises FungiError if halves do not fit, too.
+        If memory runs out, this group and the following groups are halved. Raises FungiError if a half is too large.
         """
         is_halving = False
         for rows, part in self._groups(batch, views):
@@ -206,7 +206,10 @@ class GradientEngine:
             return None  # when this function returns, the error and the tensors of the failed pass are freed
 
     def _halve(self, samples: int, views: ViewGenerator) -> None:
-        """Halve the number of views per forward pass. Raises FungiError if it was halved before, or for one sample."""
+        """Halve the number of views per forward pass.
+
+        Raises FungiError if the number was halved before, or if the group has only one sample.
+        """
         if self._was_halved or samples < 2:
             raise self._too_large(views)
         self._was_halved = True
@@ -333,7 +336,7 @@ class _GradientBuffer:
 def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
     """Return the latents, the derivatives of the losses with respect to the latents, and the scales of the derivatives.
 
-    Each sample has its scale, a power of two, so scaling does not round.
+    Each sample has its own scale. The scale is a power of two, so scaling does not round.
     """
     leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
     derivatives = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
@@ -351,7 +354,7 @@ def _projects_attention(target: Target) -> bool:
 
 
 def _check_width(target: Target, projector: Projector | None) -> None:
-    """Raise FungiError if a projector takes gradients of another size than those of the target."""
+    """Raise FungiError if the gradients of a target do not have the size that the projector takes."""
     if projector is not None and projector.matrix.gradient_dim != target.gradient_dim:
         raise FungiError(
             f"the projection takes gradients of {projector.matrix.gradient_dim} entries, but those of {target.spec} "

@@ -1,7 +1,7 @@
 """Choose the number of views per forward pass from the free memory of the device and the size of the model.
 
-The number changes results only by rounding. It is a power of two, so small changes of the free memory rarely change the
-number.
+The number of views changes results only through rounding. The number is a power of two, so it rarely changes if the
+free memory changes a little.
 """
 
 from collections.abc import Sequence

@@ -13,8 +13,8 @@ This takes 2 p d operations per term instead of p d^2, and two small matrices in
 
 Inner products over p rows, divided by p, are therefore unbiased, as with the dense matrix of signs.
 
-**Variance** of the product of one row; for the mean over p rows, divide it by p. Let `f(x, y) = E (s.x)^2 (s.y)^2` for
-a row of signs. Fourth moments are zero unless the indices form pairs, so
+**Variance** of the product for one row; for the mean over p rows, divide this variance by p. Let
+`f(x, y) = E (s.x)^2 (s.y)^2` for a row of signs. Fourth moments are zero unless the indices form pairs, so
 
     f(x, y) = |x|^2 |y|^2 + 2 <x, y>^2 - 2 sum x^2 y^2.
 
@@ -55,7 +55,7 @@ class KhatriRaoProjector:
 
     @property
     def entries(self) -> Float[Tensor, "p g"]:
-        """The dense matrix; it is computed at each access."""
+        """The dense matrix. It is computed again at each access."""
         return torch.einsum("po,pi->poi", self._outputs, self._inputs).flatten(1)
 
     def contract(self, terms: Terms) -> Float[Tensor, "b p"]:
@@ -72,8 +72,8 @@ class KhatriRaoProjector:
     def _product(self, values: Float[Tensor, "*n i"], factor: Float[Tensor, "p i"]) -> Float[Tensor, "*n p"]:
         """Return `values @ factor^T` in float32.
 
-        If the values have another dtype than the factor, they are scaled to unit norm before they are rounded to its
-        dtype, and the product is scaled back.
+        If the values have another dtype than the factor, each row of values is scaled to unit norm and rounded to the
+        dtype of the factor. The product is then scaled back.
         """
         if factor.dtype == torch.float32:
             return values.float() @ factor.T

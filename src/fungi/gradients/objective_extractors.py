@@ -34,7 +34,7 @@ _BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"setti
 
 
 def patch_size_attribute(model: nn.Module) -> int:
-    """Return the attribute `patch_size` of a model, in pixels. Raises FungiError if the model does not have it."""
+    """Return the attribute `patch_size` of a model, in pixels. Raises FungiError if there is no such attribute."""
     for module in (getattr(model, "patch_embed", None), getattr(model, "config", None), model):
         size = getattr(module, "patch_size", None)
         size = size[0] if isinstance(size, tuple | list) else size
@@ -46,8 +46,8 @@ def patch_size_attribute(model: nn.Module) -> int:
 class ObjectiveExtractor(BaseGradientExtractor):
     """Extractor of an objective of `fungi.objectives`.
 
-    Its arguments are those of `BaseGradientExtractor` and the settings of the objective and its views. Raises
-    FungiError for other arguments. setup_batch_size: number of images per batch during `setup`.
+    The arguments are those of `BaseGradientExtractor`, the settings of the objective, and the settings of its views.
+    Raises FungiError for other arguments. setup_batch_size: number of images per batch during `setup`.
     """
 
     objective_type: ClassVar[type[Objective]]
@@ -146,7 +146,7 @@ def _attribute(head: str) -> str:
 
 @cache
 def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
-    """Return the extractor class of an objective. It is created, unless this module contains it."""
+    """Return the extractor class of an objective. Create the class, unless this module contains it."""
     written = {extractor.objective_type: extractor for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor)}
     if objective in written:
         return written[objective]

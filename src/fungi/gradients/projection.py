@@ -57,7 +57,7 @@ class ProjectionMatrix:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of kind, size and entries. It identifies the matrix in feature files."""
+        """SHA-256 of kind, size and entries. This hash identifies the matrix in feature files."""
         shape = f" {self.outputs}" if self.outputs else ""
         digest = hashlib.sha256(f"{self.kind} {self.projection_dim} {self.gradient_dim}{shape}".encode())
         for start in range(0, self.projection_dim, _ROWS_AT_ONCE):
@@ -146,7 +146,7 @@ class DenseProjector:
         return terms.gradients().flatten(1)
 
     def project(self, contracted: Float[Tensor, "b g"]) -> Float[Tensor, "b p"]:
-        """Project flattened gradients. Rows are scaled to unit norm before rounding, and back after the product."""
+        """Project flattened gradients. Rows are scaled to the same norm before rounding, and back after the product."""
         if self._dense.dtype == torch.float32:
             return contracted @ self._dense.T * self._scaling
         size = contracted.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
@@ -238,7 +238,7 @@ def load_projection(path: Path) -> ProjectionMatrix:
 
 
 def _matrix_of_content(content: dict[str, Any], path: Path) -> ProjectionMatrix:
-    """Return the matrix in the content of a file. Raises FungiError if it is damaged."""
+    """Return the matrix in the content of a file. Raises FungiError if the content is damaged."""
     if not _has_valid_fields(content):
         raise FungiError(
             f"{path} is damaged: its entries do not have the stated kind and size. Write the matrix again."
@@ -267,14 +267,17 @@ def _has_valid_fields(content: dict[str, Any]) -> bool:
 
 
 def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
-    """Return a matrix with these entries. Signs and booleans (True is +1) are stored as bits, others as float32."""
+    """Return a matrix with these entries.
+
+    Signs and booleans (True is +1) are stored as bits. Other entries are stored as float32.
+    """
     if entries.dtype != torch.bool and not bool((entries.abs() == 1).all()):
         return ProjectionMatrix("gaussian", -1, entries.shape[0], entries.shape[1], entries.float().cpu())
     return ProjectionMatrix("binary", -1, entries.shape[0], entries.shape[1], _pack((entries > 0).cpu()))
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the projection for a model in `dtype`. It is not float16, because sums over G overflow."""
+    """Return the dtype of the projection for a model in `dtype`. Never return float16, because sums over G overflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

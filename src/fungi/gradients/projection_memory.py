@@ -1,4 +1,4 @@
-"""Compare the memory that a projection needs with the free memory, before it is drawn."""
+"""Before a projection is drawn, compare the memory that it needs with the free memory."""
 
 from math import prod
 

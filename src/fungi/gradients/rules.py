@@ -1,4 +1,6 @@
-"""Terms of the gradient for each type of layer, from its inputs (activations) and derivatives at its outputs (signals).
+"""Terms of the gradient for each type of layer. They come from activations and signals.
+
+Activations are the inputs of the layer. Signals are the derivatives with respect to the outputs of the layer.
 
 Axes: m views of b samples, v views per sample, s positions.
 """
@@ -52,7 +54,7 @@ def _per_sample(values: Float[Tensor, "m g f s"], samples: int) -> Float[Tensor,
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    """Return the padding of a convolution. Raises FungiError if it is not a number of zeros."""
+    """Return the padding of a convolution. Raises FungiError unless the padding is a fixed number of zeros."""
     if isinstance(layer.padding, str):
         raise FungiError(f"a convolution with padding={layer.padding!r} is not supported; use numbers.")
     if layer.padding_mode != "zeros":

@@ -77,7 +77,7 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
-    """Return the gradient source that `text` names. Raises FungiError with candidates if it can't be a source."""
+    """Return the gradient source that `text` names. Raises FungiError with candidates for a layer of another type."""
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:
@@ -94,7 +94,7 @@ def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
 
 
 def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
-    """Raise FungiError for a weight that several layers share: hooks on one layer see only a part of its gradient."""
+    """Raise FungiError if layers share a weight: hooks on one layer see only a part of the gradient of the weight."""
     for other, layer in model.named_modules(remove_duplicate=False):
         if other != path and getattr(layer, "weight", None) is module.weight:
             raise FungiError(

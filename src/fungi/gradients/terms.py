@@ -56,7 +56,7 @@ class Terms:
 
     @staticmethod
     def concatenate_positions(parts: Sequence["Terms"]) -> "Terms":
-        """Concatenate the positions of the same rows from several forward passes. The gradients are then added."""
+        """Concatenate the positions of the same rows from several forward passes. This adds up their gradients."""
         if len(parts) == 1:
             return parts[0]
         signals, activations = ([getattr(part, name) for part in parts] for name in ("signals", "activations"))
