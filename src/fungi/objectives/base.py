@@ -59,9 +59,9 @@ class Objective:
 
     Attributes of the class:
 
-    views, view_defaults: kind of views, and the options that have other defaults than those of the kind.
+    views, view_defaults: kind of views, and values of view options that replace the defaults of this kind.
     follows: setting -> view option. If a user sets only the view option, the setting gets the same value.
-    encoder: encoder, if the loss needs more than the embeddings of views.
+    encoder: class of the encoder, if the loss needs more than the embeddings of views.
     """
 
     name: ClassVar[str]
@@ -92,7 +92,7 @@ class Objective:
         return self.latent_loss(self.latents(encoded.pooled, heads["head"]), support)
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
-        """Return one loss per sample from the outputs of the head for its views. Most objectives define this method."""
+        """Return one loss per sample from the outputs of the head. Most objectives define this method."""
         raise NotImplementedError
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
@@ -117,7 +117,10 @@ class Objective:
         return type(self).support is not Objective.support
 
     def latents(self, embeddings: Float[Tensor, "*b d"], head: nn.Module) -> Float[Tensor, "*b l"]:
-        """Return the latents of embeddings. They are normalised and projected by the head, if the settings say so."""
+        """Return the latents of embeddings.
+
+        The settings determine whether embeddings are normalised, and whether the head is applied.
+        """
         vectors = normalize(embeddings, dim=-1) if self.normalize else embeddings
         return head(vectors) if self.project else vectors
 
@@ -128,5 +131,5 @@ def objective_of_class(class_name: str) -> type[Objective] | None:
 
 
 def register(objective: type[Objective]) -> type[Objective]:
-    """Add an objective to the registry (class decorator). It must have the same name as its file."""
+    """Add an objective to the registry (class decorator). The objective must have the same name as its file."""
     return OBJECTIVES.register(objective.name, objective)

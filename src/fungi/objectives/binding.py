@@ -21,7 +21,7 @@ from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 
 @dataclass(frozen=True)
 class BoundObjective:
-    """An objective with its views, heads and supporting data. Its `loss` needs only the output of the encoder.
+    """An objective with its views, heads and supporting data. The method `loss` needs only the output of the encoder.
 
     plan: name of the view plan with exactly these views; `published` also if options of the user change the views
         (`settings` has these options).
@@ -87,8 +87,8 @@ def bind(
 ) -> BoundObjective:
     """Return an objective with its views and heads.
 
-    options: values for settings of the objective or its views; they override the view plan. Raises FungiError for an
-    unknown objective or option.
+    options: values for settings of the objective or its views; these values override the view plan. Raises FungiError
+    for an unknown objective or option.
     """
     objective, views, plan_name = configure(name, input_spec, options, plan)
     return BoundObjective(objective, views, objective.heads(embedding_dim, seed), plan=plan_name)

@@ -66,7 +66,7 @@ class DeepCluster(Objective):
         return nn.ModuleDict({"head": head})
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Return views with only the bank crops. Crops are drawn in order, so they are the first views of the loss."""
+        """Return views with only the bank crops. These crops are drawn first, so they are the same as in the loss."""
         return replace(views, global_crops=BANK_CROPS, local_crops=0) if isinstance(views, Crops) else views
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:

@@ -36,7 +36,9 @@ def self_distillation(
 @register
 @dataclass(frozen=True, kw_only=True)
 class DINO(Objective):
-    """The DINO objective: twelve crops, of which the teacher encodes the first two. Both networks share a forward pass.
+    """The DINO objective. The student encodes twelve crops, and the teacher encodes the first two of them.
+
+    Student and teacher have the same backbone, so they share a forward pass.
 
     shared_head: use one head for student and teacher. skip_same_view: see `self_distillation`.
     """
@@ -60,7 +62,7 @@ class DINO(Objective):
             )
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return independent heads for student and teacher, E -> 2048; with `shared_head`, the same head for both."""
+        """Return independent heads for student and teacher, E -> 2048. With `shared_head`, they have the same head."""
         student = teacher = random_linear(embedding_dim, self.latent_dim, seed, self.name, "student")
         if not self.shared_head:
             teacher = random_linear(embedding_dim, self.latent_dim, seed, self.name, "teacher")

@@ -34,7 +34,9 @@ def masked_cross_entropy(
 @register
 @dataclass(frozen=True, kw_only=True)
 class IBOT(Objective):
-    """The iBOT objective. The student encodes masked global crops and local crops, the teacher unmasked global crops.
+    """The iBOT objective.
+
+    The student encodes masked global crops and local crops. The teacher encodes global crops without a mask.
 
     class_loss: add the loss of the class tokens to the loss of the patches.
     """

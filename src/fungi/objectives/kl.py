@@ -17,8 +17,8 @@ def kl_to_uniform(
 ) -> Float[Tensor, " b"]:
     """Return the divergence between the softmax of `latents / temperature` and the uniform distribution.
 
-    `uniform_to_pred` is KL(u || p), as in the published code; `pred_to_uniform` is KL(p || u), as in the paper. At
-    temperature 15 their gradients are almost equal.
+    `uniform_to_pred` is KL(u || p), as in the published code; `pred_to_uniform` is KL(p || u), as in the paper. Here, p
+    is the softmax and u the uniform distribution. At temperature 15, both divergences have almost the same gradient.
     """
     log_p = torch.log_softmax(latents / temperature, dim=-1)
     log_u = -log(latents.shape[-1])

@@ -20,8 +20,8 @@ NEGATIVE_VIEWS = 2
 """Number of views per negative image, if views are drawn at random."""
 
 SAME_IMAGE = 0.999
-"""If the mean cosine of the latents of two images is larger, they are the same image. Rounding in bfloat16 changes the
-cosine by less than 1e-3."""
+"""Two images count as the same image if the mean cosine of their latents is larger than this number. Rounding in
+bfloat16 changes the cosine by less than 1e-3."""
 
 
 def info_nce(
@@ -83,8 +83,9 @@ def own_negatives(
 ) -> Bool[Tensor, "b m"]:
     """Return a mask of the negatives that are views of the sample itself.
 
-    own_views: latents of the loss views of the s images from which the negatives come. Each image has the same number
-    of negatives. If these latents are equal to the latents of the sample, the image is the sample.
+    own_views: latents of the s images from which the negatives come, for the same views as in the loss. If the latents
+    of an image are equal to the latents of a sample, the image is this sample. Each image has the same number of
+    negatives.
     """
     cosines = torch.einsum("bvl,svl->bs", normalize(positives.detach(), dim=-1), normalize(own_views, dim=-1))
     is_same_image = cosines / own_views.shape[1] > SAME_IMAGE
@@ -133,10 +134,11 @@ class SimCLR(Objective):
         return self.view_generator
 
     def support_views(self, views: ViewGenerator) -> ViewGenerator:
-        """Return the views of negatives: all patches; for random views, two further views after those of the loss.
+        """Return the views of negative images: all patches, or two random views.
 
-        The negatives from a train sample therefore differ from its views in the loss. With
-        `exclude_self_from_negatives`, the views in the loss are included, because they identify the sample.
+        The two random views are drawn after the views of the loss. If a negative image is also a sample, it therefore
+        has other views as a negative than in the loss. With `exclude_self_from_negatives`, the views of the loss are
+        included, because they identify the sample.
         """
         if not isinstance(views, HasStream):
             return views
@@ -165,13 +167,13 @@ class SimCLR(Objective):
         return support
 
     def negative_rows(self, available: int, seed: int) -> Int64[np.ndarray, " m"]:
-        """Return the rows of the training split that are negatives. If there are too few rows, these are all rows."""
+        """Return the rows of the training split that are negatives. If the split has too few rows, return all rows."""
         hard = np.array(self.hard_negatives, dtype=np.int64)
         if len(hard) and (hard.min() < 0 or hard.max() >= available):
             raise FungiError(f"simclr.hard_negatives has rows outside the training split, which has {available} rows.")
-        others = np.setdiff1d(np.arange(available), hard)
-        count = min(self.negative_samples - len(hard), len(others))
-        random_rows = numpy_generator(seed, self.name, "negatives").choice(others, size=count, replace=False)
+        other_rows = np.setdiff1d(np.arange(available), hard)
+        count = min(self.negative_samples - len(hard), len(other_rows))
+        random_rows = numpy_generator(seed, self.name, "negatives").choice(other_rows, size=count, replace=False)
         return np.concatenate([hard, random_rows])
 
     def latent_loss(self, latents: Float[Tensor, "b v l"], support: Support) -> Float[Tensor, " b"]:
