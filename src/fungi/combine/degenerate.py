@@ -1,7 +1,7 @@
 """Check features for degenerate values before they are scored.
 
-Values that are not finite are an error, and so is a feature whose rows are all equal. Constant rows (all entries are
-equal) are kept, and the result contains a warning.
+Values that are not finite are an error. A feature is also an error if all its rows are equal. Rows whose entries are
+all equal (constant rows) are kept, and the result contains a warning.
 """
 
 from dataclasses import dataclass, field

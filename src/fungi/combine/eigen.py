@@ -1,4 +1,4 @@
-"""Eigenvectors that are checked, because a broken LAPACK returns wrong vectors without an error (docs/log.md)."""
+"""Compute and check eigenvectors, because a broken LAPACK returns wrong vectors without an error (docs/log.md)."""
 
 import torch
 from jaxtyping import Float64
@@ -19,8 +19,8 @@ _CAUSE = (
 def checked_eigh(matrix: Float64[Tensor, "m m"]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, "m m"]]:
     """Return ascending eigenvalues and orthonormal eigenvectors of a symmetric matrix.
 
-    Raises FungiError if they are wrong. With eigenvalues w and eigenvectors v, the check is v diag(w) v^T z = matrix z
-    and |v^T z| = |z| for a few random vectors z. It takes m^2 operations, not m^3.
+    Raises FungiError if the result is wrong. With eigenvalues w and eigenvectors v, the check is
+    v diag(w) v^T z = matrix z and |v^T z| = |z| for a few random vectors z. The check takes m^2 operations, not m^3.
     """
     try:
         spectrum, vectors = torch.linalg.eigh(matrix)
@@ -38,7 +38,7 @@ def checked_eigh(matrix: Float64[Tensor, "m m"]) -> tuple[Float64[Tensor, " m"],
 
 
 def checked_share(part: Float64[Tensor, " r"], total: Float64[Tensor, " m"]) -> float:
-    """Return the share of the variance of some eigenvalues. Raises FungiError unless it is between 0 and 1."""
+    """Return the share of some eigenvalues in the total variance. Raises FungiError unless it is between 0 and 1."""
     share = float(part.sum() / total.sum())
     if not -_TOLERANCE <= share <= 1 + _TOLERANCE:
         raise FungiError(f"PCA kept {share:.3g} of the variance, which is impossible: {_CAUSE}")

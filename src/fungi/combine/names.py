@@ -11,7 +11,7 @@ Combination = tuple[str, ...]
 
 
 def in_order(features: Iterable[str]) -> Combination:
-    """Return features in canonical order, and after them other features by name.
+    """Return known features in canonical order, followed by unknown features in alphabetical order.
 
     Raises FungiError for a repeated feature.
     """
@@ -35,7 +35,7 @@ def all_combinations(features: Iterable[str]) -> list[Combination]:
 
 
 def nested_chain(features: Iterable[str]) -> list[Combination]:
-    """Return the combination of the first feature, of the first two, and so on (for linear probing)."""
+    """Return combinations: the first feature, the first two features, and so on (for linear probing)."""
     ordered = in_order(features)
     return [ordered[:size] for size in range(1, len(ordered) + 1)]
 

@@ -131,7 +131,7 @@ _Fit = tuple[Float64[Tensor, " f"], Float64[Tensor, "f r"], float]
 
 
 def _fit_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
-    """Return mean, directions and explained variance of rows that are fewer than their columns."""
+    """Return mean, directions and explained variance, if there are fewer rows than columns."""
     mean = rows.mean(dim=0)
     centred = rows - mean
     spectrum, vectors = checked_eigh(centred @ centred.T)  # [n n]
@@ -141,7 +141,7 @@ def _fit_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
 
 
 def _leading_eigenvalues(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
-    """Return the indices of the largest eigenvalues, descending. Eigenvalues that are zero or rounding are left out."""
+    """Return the indices of the largest eigenvalues, descending. Zeros with rounding errors are left out."""
     rounding = spectrum[-1] * spectrum.numel() * torch.finfo(spectrum.dtype).eps
     largest = torch.arange(spectrum.numel() - 1, spectrum.numel() - 1 - pca_dim, -1, device=spectrum.device)
     return largest[spectrum[largest] > rounding]

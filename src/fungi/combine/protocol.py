@@ -9,7 +9,7 @@ DEFAULT_PCA_DIM = 512
 def usual_pca_dim(dataset: str, backbone: str) -> int:
     """Return the number of PCA components that the dataset defines (spec vision 9.6).
 
-    If it defines none, return the number that the backbone defines (spec vision 9.1).
+    If the dataset defines no number, return the number that the backbone defines (spec vision 9.1).
     """
     dataset_dim = DATASETS[dataset].pca_dim if dataset in DATASETS else None
     backbone_dim = BACKBONES[backbone].pca_dim if backbone in BACKBONES else DEFAULT_PCA_DIM

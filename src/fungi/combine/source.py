@@ -1,6 +1,6 @@
 """The features of a split as L2-normalised blocks of rows.
 
-If they fit into memory, they are read once. Otherwise, they are read again in each pass.
+If the features fit into memory, they are read once. Otherwise, they are read again in each pass.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ class FeatureSource:
     rows: selected rows, ascending; by default all rows.
     unnormalized: features that are not normalised. The rows of other features are L2-normalised (spec vision 9.1).
     block_rows: number of rows to read in one step.
-    memory_bytes: largest size of the selected rows in float32 that is kept in memory.
+    memory_bytes: if the selected rows need at most this number of bytes in float32, they are kept in memory.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FeatureSource:
             yield from self._read_blocks(names)
 
     def _load(self, names: Sequence[str]) -> None:
-        """Read the selected rows of some features into memory, unless they are there."""
+        """Read the selected rows of some features into memory, unless the memory already has them."""
         missing = [name for name in names if name not in self._loaded]
         if not missing:
             return
@@ -142,7 +142,7 @@ class FeatureSource:
     def _read(
         self, name: str, start: int, stop: int, rows: Integer[np.ndarray, " b"], check: DegenerateRowCheck
     ) -> Float[Tensor, "b d"]:
-        """Return the rows `rows` of a feature, which are among the rows `start` to `stop` of its file."""
+        """Read the rows `start` to `stop` of a feature from its file, and return those that are in `rows`."""
         block = torch.from_numpy(self._arrays[name].read(start, stop))
         if len(rows) < stop - start:
             block = block[torch.from_numpy(rows - start)]
