@@ -12,11 +12,11 @@ from fungi.errors import FungiError
 class Clustering:
     """Scores of a clustering. Each cluster is matched to a class.
 
-    accuracy: share of rows whose cluster is matched to their class.
+    accuracy: share of rows whose own class is matched to their cluster.
     overlap: mean of intersection / class size over matched pairs of a cluster and a class.
     intersection_over_union: mean of intersection / union over matched pairs.
     nmi: normalised mutual information.
-    predictions: for each row, the class that is matched to its cluster; -1 if there is none.
+    predictions: for each row, the class that is matched to the cluster of the row; -1 if no class is matched to it.
     """
 
     accuracy: float

@@ -1,8 +1,8 @@
 """Run cyanure in a separate process.
 
 cyanure loads OpenBLAS. The LAPACK of OpenBLAS replaces routines that MKL, the library of torch, calls with several
-threads. If both are in one process, results of `torch.linalg` are wrong (docs/log.md). Therefore, this module does not
-import torch, and the parent process never imports cyanure.
+threads. If both libraries are in one process, results of `torch.linalg` are wrong (docs/log.md). Therefore, this module
+does not import torch, and the parent process never imports cyanure.
 
 The parent process (`CyanureProcess`) passes features in shared memory, and uses the same child process for all fits.
 The child process (`python -m fungi.evaluators.cyanure_process DESCRIPTOR`) returns coefficients, warnings and errors.
@@ -54,7 +54,10 @@ class CyanureSolution:
 
 
 class CyanureProcess:
-    """The child process, as an object of the parent process. It starts at the first fit, and again if it has ended."""
+    """Object of the parent process that controls the child process.
+
+    The child process starts at the first fit. If it has ended, it is started again at the next fit.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -101,7 +104,7 @@ class CyanureProcess:
         return self._connection
 
     def _start(self, threads: int) -> None:
-        """Start the child process and connect to it. What it prints goes to the standard error of this process."""
+        """Start the child process and connect to it. The child prints to the standard error of the parent."""
         parent_socket, child_socket = socket.socketpair()
         variables = {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),

@@ -73,5 +73,5 @@ def other_labels(rows: Float[Tensor, "n r"], targets: Integer[np.ndarray, " n"],
 
 
 def votes_by_k(labels: Integer[np.ndarray, "q k"]) -> list[Integer[np.ndarray, " q"]]:
-    """Return the majority labels of the first neighbour, of the first two, and so on up to all k."""
+    """Return the majority labels among the first neighbour, the first two neighbours, and so on up to all k."""
     return [majority_vote(labels[:, :count]) for count in range(1, labels.shape[1] + 1)]

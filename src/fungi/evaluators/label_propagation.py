@@ -30,10 +30,10 @@ def propagated_labels(
 ) -> Float[Tensor, "n k"]:
     """Return the share of each label for each patch of a frame.
 
-    The shares of a patch are the weighted mean of the labels of the context patches that are most similar to it,
-    with weights exp(cosine / T). neighbours: number of these patches.
+    The shares of a patch are the weighted mean of the labels of the most similar context patches. The weights are
+    proportional to exp(cosine / T). neighbours: number of context patches in the mean.
 
-    near: mask of the patches that are compared with each patch; None: all patches.
+    near: mask of the context patches that are compared with each patch; None: all patches.
     """
     keys = normalize(context, dim=-1).flatten(0, 1)  # [c*n d]
     excluded = None if near is None else ~near.repeat(1, len(context))

@@ -1,4 +1,4 @@
-"""Linear probing with logistic regression (spec vision 9.5): functions that the published protocol consists of.
+"""Linear probing with logistic regression (spec vision 9.5): the parts of the published protocol.
 
 The protocol selects the first lambda with the best validation accuracy, and the rows of the final fit.
 """
@@ -31,7 +31,7 @@ class LabelledRows:
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """A logistic regression. classes: label of each column of its weights."""
+    """A logistic regression. classes: label of each column of the weights."""
 
     classes: Integer[np.ndarray, " c"]
     logistic: LogisticFit

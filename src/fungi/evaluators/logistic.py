@@ -52,7 +52,7 @@ def bytes_beside_features(solver: Solver, rows: int, classes: int) -> int:
 
 
 def room_for_rows(solver: Solver, rows: int, dim: int, device: torch.device) -> Float64[Tensor, "n r"]:
-    """Return uninitialised memory for features, from which the solver reads them without a copy."""
+    """Return uninitialised memory for features. The solver reads features from this memory without a copy."""
     if solver == "cyanure":
         return shared_rows(rows, dim)
     return torch.empty(rows, dim, dtype=torch.float64, device=device)
@@ -93,7 +93,7 @@ class LogisticProblem:
             residual = log_p.exp()
             entropy -= (residual * log_p).sum()
             loss -= log_p.gather(1, codes[:, None]).sum()
-            # p - y. Each row adds to another entry, so the result on a GPU does not depend on the order of additions.
+            # p - y. Each row changes its own entry, so the result on a GPU does not depend on the order of additions.
             residual.scatter_add_(1, codes[:, None], residual.new_full((len(codes), 1), -1.0))
             gradient.addmm_(rows.T, residual)  # [r b] [b c] -> [r c]
         return loss / len(self.codes), gradient / len(self.codes), entropy / len(self.codes)
@@ -120,7 +120,7 @@ def fit_path(
     lambdas: Float[np.ndarray, " m"],
     options: LogisticOptions,
 ) -> list[LogisticFit]:
-    """Return a fit for each lambda, in their order. L-BFGS starts each fit from the fit of the next larger lambda."""
+    """Return a fit for each of `lambdas`, in order. L-BFGS starts each fit from the fit of the next larger lambda."""
     fits: dict[float, LogisticFit] = {}
     previous = None
     for regularization in sorted(lambdas.tolist(), reverse=True):
@@ -130,7 +130,7 @@ def fit_path(
 
 
 def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: LogisticFit | None) -> LogisticFit:
-    """Return the fit of torch's L-BFGS. Every ten passes, it is compared with the tolerance."""
+    """Return the fit of torch's L-BFGS. Every ten passes, the duality gap is compared with the tolerance."""
     shape = (problem.features.shape[1], problem.classes)
     weights = torch.zeros(shape, dtype=torch.float64, device=problem.features.device)
     if start is not None:

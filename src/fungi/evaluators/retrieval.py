@@ -75,8 +75,8 @@ def positions_of(
 def average_precision(positions: Integer[np.ndarray, " m"]) -> float:
     """Return the area under the precision-recall curve by the trapezoidal rule.
 
-    Let the j-th positive (from 0) have rank r (from 0). It increases recall by 1/m. Precision is j/r before it (1 for
-    r = 0) and (j+1)/(r+1) after it.
+    Let positive number j (from 0) have rank r (from 0), and let there be m positives. Each positive increases recall by
+    1/m. Precision is j/r before this positive (1 if r = 0), and (j+1)/(r+1) after this positive.
     """
     earlier_positives = np.arange(len(positions))
     precision_before = np.where(positions == 0, 1.0, earlier_positives / np.maximum(positions, 1))
@@ -85,7 +85,10 @@ def average_precision(positions: Integer[np.ndarray, " m"]) -> float:
 
 
 def precision_at(positions: Integer[np.ndarray, " m"], cutoff: int) -> float:
-    """Return the share of positives among the first rows: up to the cut-off, or to the last positive before it."""
+    """Return the share of positives among the first rows.
+
+    The rows end at the cut-off, or at the last positive if this comes earlier.
+    """
     rows = min(int(positions[-1]) + 1, cutoff)
     return float((positions < rows).sum() / rows)
 
