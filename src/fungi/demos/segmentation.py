@@ -26,7 +26,7 @@ PALETTE = (
     *("#202020", "#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee"),
     *("#882255", "#44aa99", "#999933", "#aa4499", "#dddddd"),
 )
-"""Colours of the background and of the digits 0 to 9, which colour-blind people can distinguish (Tol 2021, "muted")."""
+"""Colours of the background and of the digits 0 to 9. Colour-blind people can distinguish them (Tol 2021, "muted")."""
 
 
 @dataclass(frozen=True, kw_only=True)

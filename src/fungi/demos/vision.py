@@ -111,7 +111,7 @@ def _extractions(settings: DemoSettings) -> list[GradientSettings]:
 
 
 def _extractions_of_smaller_views(settings: DemoSettings) -> list[GradientSettings]:
-    """Return the extraction settings of the first seed for views at their own size. Each plan has its folder."""
+    """Return the extraction settings of the first seed for views at their own size. Each plan has its own folder."""
     jobs = [job for job in _extractions(settings) if job.seed == settings.seeds[0]]
     return [replace(job, root=settings.root / f"{plan}-views", views=plan) for plan in SMALLER_VIEWS for job in jobs]
 
@@ -174,7 +174,7 @@ def _draw_neighbours(settings: DemoSettings, result: dict[str, Any]) -> Path:
     combination = "+".join(FEATURES)
     first_run = result.get("runs", [result])[0]["results"]
     predictions = zip(first_run[FEATURES[0]]["predictions"], first_run[combination]["predictions"], strict=True)
-    rows = [row for row, (of_embeddings, of_all) in enumerate(predictions) if of_embeddings != of_all][:6]
+    rows = [row for row, (with_embeddings, with_all) in enumerate(predictions) if with_embeddings != with_all][:6]
     train, test = (open_split("digits", split, Path()) for split in SPLITS)
     path = settings.root / "neighbours.png"
     draw_neighbours(
