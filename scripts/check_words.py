@@ -36,7 +36,7 @@ RETIRED_WORDS = {
     "epitaph": "reason",
     "litter": "orphans",
 }
-"""Words of earlier versions, and the words of the glossary. `sweep_epochs` stays: "lambda sweep" is a standard term."""
+"""Words of earlier versions -> words of the glossary. `sweep_epochs` is allowed: "lambda sweep" is a standard term."""
 
 FIRST_WORDS = {
     *("Of", "By", "In", "On", "At", "From", "With", "Without", "As", "Under", "Within", "While", "Through", "Beside"),
@@ -44,14 +44,14 @@ FIRST_WORDS = {
     *("One", "All", "Every", "Each", "Both", "Some", "Several", "Nothing", "Everything", "Two", "The", "A", "An"),
     *("FungiError", "FungiError,", "Whether", "Mean", "Rows", "Features", "None."),
 }
-"""First words of fragments. A docstring of a function starts with a verb (`Return`), which says what it does."""
+"""First words of fragments. A docstring of a function starts with a verb, such as `Return`, that says what it does."""
 
 SENTENCE_WORDS = {
     *("The", "A", "An", "This", "These", "It", "They", "Its", "Their", "Rows", "Features"),
     *("One", "All", "Every", "Each", "Both", "Some", "Several", "Nothing", "Everything", "Two"),
     *("In", "On", "At", "With", "Without", "While", "From"),
 }
-"""First words that the docstring of a test may have, because it is a sentence about the law in the name."""
+"""First words that are allowed in docstrings of tests. Such a docstring is a sentence about the law in the name."""
 
 RETIRED_PHRASES = {
     r"\b(?:anew|thereof|aloud)\b": "again, of it, in a message: many readers do not know the rare words",
@@ -59,7 +59,7 @@ RETIRED_PHRASES = {
     r"\b(?:is|are) no multiples? of\b": "is not a multiple of: `no` before a noun turns the sentence around",
     r"\b\w*Error\s+where\b": "Raises FungiError if: a condition starts with `if`, a place with `where`",
 }
-"""Regular expressions of phrases that docstrings must not have: the better words, and the reason."""
+"""Regular expressions of phrases that docstrings must not have -> the better words, and the reason."""
 
 ALLOWED = {"sweep_epochs"}
 
@@ -120,7 +120,7 @@ def main() -> int:
             if not options.count:
                 print(f"{file}:{line}: {message}")
     if options.count:
-        print("\n".join(f"{count:>5}  {room}" for room, count in counts.most_common()))
+        print("\n".join(f"{count:>5}  {folder}" for folder, count in counts.most_common()))
     return int(bool(counts))
 
 

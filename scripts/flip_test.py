@@ -72,7 +72,7 @@ def write_blocks(root: Path, feature: str) -> tuple[BlockFolder, Path]:
 
 def content(path: Path) -> list[Any]:
     """Return everything that the program can read from a feature file."""
-    feature = path.name.removesuffix(".h5").removesuffix("-train")  # train.h5 has embeddings, kl-train.h5 gradients
+    feature = path.name.removesuffix(".h5").removesuffix("-train")  # train.h5 has embeddings, kl-train.h5 has gradients
     array = open_array(path, "attn" if feature == "kl" else "embeddings")
     parts: list[Any] = [array.read(start, start + 10).tobytes() for start in range(0, array.rows, 10)]
     if feature != "kl":
@@ -83,7 +83,7 @@ def content(path: Path) -> list[Any]:
 def outcome(attempt: Callable[[], bool]) -> str:
     """Call `attempt` in a forked process, and return the result of the flip.
 
-    attempt: returns whether the program reads the values that were written.
+    attempt: function that returns whether the program reads the same values as before the flip.
     """
     pid = os.fork()
     if not pid:

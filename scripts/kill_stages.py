@@ -73,12 +73,12 @@ def make_data(folder: Path, rows: int) -> None:
 
 
 def commands(data: Path) -> dict[str, list[str]]:
-    """Return stage -> command line, each stage after those that it builds on. ROOT stands for the folder of files."""
+    """Return stage -> command line. A stage follows the stages that it needs. ROOT stands for the folder of files."""
     common = ("--root", ROOT, "--dataset", "pictures", "--data-dir", DATA, *EXTRACTION)
     gradients = {
         f"gradients-{name}": ("extract-gradients", *common, "--objective", name, *SETTINGS.get(name, ()))
         for name in OBJECTIVES.names()
-        if name != "mae"  # its encoder needs its own decoder, which has to be downloaded
+        if name != "mae"  # the encoder of MAE needs the decoder of MAE, which has to be downloaded
     }
     stages = {
         "extract": ("extract", *common),

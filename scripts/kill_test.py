@@ -48,7 +48,7 @@ from kill_stages import BUILDS_ON, ROOT, commands, make_data
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 PRINTED_LOSSES = 20
 CHANGES = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
-"""Audit events of operations that change files. Of `open`, only those that open a file for writing."""
+"""Audit events of operations that change files. An `open` counts only if it opens a file for writing."""
 HANDLED = tuple(128 + number for number in SIGNALS)
 """Exit statuses of stages that save their state after a signal."""
 NEWEST = " after step "
@@ -83,7 +83,7 @@ class Tally:
 
 
 def _arguments(command: list[str], root: Path) -> list[str]:
-    """Return the arguments of a command line with the root in them."""
+    """Return the arguments of a command line, with the path of the root instead of ROOT."""
     return [word.replace(ROOT, str(root)) for word in command[1:]]
 
 
@@ -115,7 +115,10 @@ def start_in_fork(command: list[str], root: Path, *, assembled: bool = True, die
 
 
 def _count_operations(root: Path, die_at: int) -> list[int]:
-    """Count the file operations of this process below the root, and return a list whose only entry is their number."""
+    """Count the file operations of this process below the root. The only entry of the returned list is their number.
+
+    Before operation number `die_at`, the process kills itself.
+    """
     count, prefix = [0], str(root) + os.sep
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -132,7 +135,7 @@ def _count_operations(root: Path, die_at: int) -> list[int]:
 
 
 def run_to_end(command: list[str], root: Path, *, assembled: bool = True) -> float:
-    """Run a command in a fork, and return the seconds that it took. Raises FungiError if it fails."""
+    """Run a command in a forked process, and return its seconds. Raises FungiError if the command fails."""
     start = time.monotonic()
     _, status = os.waitpid(start_in_fork(command, root, assembled=assembled), 0)
     if status != 0:
@@ -142,7 +145,10 @@ def run_to_end(command: list[str], root: Path, *, assembled: bool = True) -> flo
 
 
 def run_here(command: list[str], root: Path) -> None:
-    """Run a command in this process, so that forked processes need no imports. Raises FungiError if it fails."""
+    """Run a command in this process, so that forked processes need no imports.
+
+    Raises FungiError if the command fails.
+    """
     with root.with_name(f"{root.name}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         status = COMMANDS[command[0]].main(_arguments(command, root))
     if status != 0:
@@ -151,10 +157,10 @@ def run_here(command: list[str], root: Path) -> None:
 
 
 def finished(root: Path) -> dict[str, str]:
-    """Return name -> content or hash of everything below a root that is finished.
+    """Return name -> content or hash of every finished part of the files below a root.
 
-    A file has one name. A result file has a name per combination, a log of a run a name per epoch, a feature file a
-    name per array, and a bank a name per block.
+    A result file has a part for each combination, a log of a run has a part for each epoch, a feature file has a part
+    for each array, and a bank has a part for each block. Any other file is one part.
     """
     contents = {}
     for path in sorted(root.rglob("*")):
@@ -199,7 +205,7 @@ def _state_of_run(path: Path) -> tuple[int, str]:
 
 
 def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and a hash of each block of a bank that is marked as written."""
+    """Yield (number, hash) of each written block of a bank."""
     bank = Bank(folder, read_manifest(folder))
     for block in set(range(len(bank.manifest.ends))) - set(bank.missing()):
         rows = np.arange(*bank.span(block))
@@ -207,23 +213,23 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
-    """Return the names in `before` that are missing or differ in `after`.
+    """Return the names in `before` that are missing in `after` or have another content there.
 
-    Blocks may be replaced by their feature file, and the newest checkpoint of a run by a newer one.
+    This does not include blocks that were assembled into a feature file, and checkpoints if a newer one exists.
     """
     lost = []
     for name, content in before.items():
         feature_file = Path(name).parent.parent.as_posix().removeprefix("blocks/") + ".h5"
-        assembled = name.startswith("blocks/") and any(other.startswith(f"{feature_file}:") for other in after)
-        checkpoint, newest, _ = name.partition(NEWEST)
-        newer = bool(newest) and any(other > name for other in after if other.startswith(checkpoint + NEWEST))
-        if after.get(name) != content and not (assembled or newer):
+        is_assembled = name.startswith("blocks/") and any(key.startswith(f"{feature_file}:") for key in after)
+        checkpoint, separator, _ = name.partition(NEWEST)
+        has_newer = bool(separator) and any(key > name for key in after if key.startswith(checkpoint + NEWEST))
+        if after.get(name) != content and not (is_assembled or has_newer):
             lost.append(name)
     return lost
 
 
 def end_group(pid: int) -> bool:
-    """Return whether all processes of a killed group exit within 30 s; kill those that do not."""
+    """Return whether all processes of a killed group exit within 30 s. Kill the processes that do not exit."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
@@ -319,7 +325,10 @@ def run(settings: KillSettings) -> None:
 
 
 def _prepare(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
-    """Write and return two folders: the files from which a stage begins, and those of a run that was never killed."""
+    """Write two folders and return their paths.
+
+    The first folder has the files from which a stage begins. The second has the files of a run that was never killed.
+    """
     start, plain = home / "start" / name, home / "plain" / name
     start.mkdir(parents=True)
     for earlier in BUILDS_ON.get(name, ()):

@@ -39,7 +39,10 @@ def one_use_functions(tree: ast.AST) -> list[Function]:
 
 
 def functions_on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
-    """Return the number of public functions with arrays in their signature, and those whose arrays have no axes."""
+    """Return the number of public functions with arrays in their signature, and a list.
+
+    The list contains the functions that have an array without axes in their signature.
+    """
     without_axes, count = [], 0
     scopes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
     for function in [node for scope in scopes for node in scope.body if isinstance(node, ast.FunctionDef)]:
@@ -73,7 +76,7 @@ def _has_array_without_axes(hint: str) -> bool:
 
 
 def main(packages: list[str]) -> None:
-    """Print the places in these packages (without arguments: in all), and then a row of counts per package."""
+    """Print the places in these packages, and then a row of counts per package. An empty list means all packages."""
     table: dict[str, Counter[str]] = {}
     for path in sorted(SOURCES.rglob("*.py")):
         parts = path.relative_to(SOURCES).parts

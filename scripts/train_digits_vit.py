@@ -61,7 +61,7 @@ def train_rows() -> tuple[Tensor, Tensor]:
 
 
 def train(images: Tensor, labels: Tensor, *, seed: int) -> nn.Module:
-    """Train the backbone with a linear classifier on its embeddings, and return it without the classifier."""
+    """Train the backbone with a linear classifier on its embeddings. Return the backbone without the classifier."""
     backbone = digits_vit.build()
     model = nn.Sequential(backbone, nn.Linear(digits_vit.WIDTH, LEARNED_CLASSES))
     steps = EPOCHS * math.ceil(len(images) / BATCH)

@@ -18,9 +18,9 @@ CONFIGS = {"kl": "KLConfig", "dino": "DINOConfig", "simclr": "SimCLRConfig"}
 
 
 def peer_package(folder: Path) -> str:
-    """Find the package of a checkout whose `wrapper.py` defines `FUNGIWrapper`; make it importable and return its name.
+    """Find the package of the published library in a checkout, make it importable, and return its name.
 
-    Raises FungiError if the folder does not have such a package.
+    Its `wrapper.py` defines `FUNGIWrapper`. Raises FungiError if the folder does not have such a package.
     """
     for path in sorted([*folder.glob("*/wrapper.py"), *folder.glob("src/*/wrapper.py")]):
         if "class FUNGIWrapper" in path.read_text(encoding="utf-8"):

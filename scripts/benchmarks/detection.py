@@ -58,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def bare_steps(detection: Detection) -> Callable[[], None]:
-    """Return a function that trains one epoch in a plain loop, with torchvision's dataset, transforms and loader."""
+    """Return a function that trains one epoch in a plain loop.
+
+    The loop uses the dataset and the transforms of torchvision, and the loader of torch.
+    """
     from torch.utils.data import DataLoader
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
     from torchvision.transforms import v2

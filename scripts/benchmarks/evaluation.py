@@ -100,7 +100,7 @@ def knn_settings(root: Path, settings: EvaluationBenchmark) -> KnnSettings:
 
 
 def print_accounting(settings: EvaluationBenchmark) -> None:
-    """Print the largest memory that the run needs by design, by purpose."""
+    """Print the largest memory that the run is designed to need, one line per purpose."""
     print("memory by design:")
     parts = accounting(
         settings.train_rows,
@@ -169,7 +169,7 @@ def write_features(root: Path, settings: EvaluationBenchmark) -> None:
 
 
 def published_way(root: Path, settings: EvaluationBenchmark) -> dict[str, list[int]]:
-    """Return combination -> predictions, by the published protocol in plain scikit-learn."""
+    """Return combination -> predictions. They are computed by the published protocol, with plain scikit-learn."""
     from sklearn.decomposition import PCA
     from sklearn.neighbors import KNeighborsClassifier
 

@@ -164,7 +164,7 @@ def _bound(
 
 
 def _collated(views: Any, images: int) -> Any:
-    """Return a batch like that of the loader's workers. The benchmark does not count the time for it."""
+    """Return a batch of views of noise images, as the loader's workers make it. This time is not measured."""
     noise = np.random.default_rng(0)
     prepared = []
     for index in range(images):
@@ -219,7 +219,7 @@ def _print_figures(setup: Setup, ours: list[float], bare: list[float], peak_befo
 
 
 def _print_agreement(setup: Setup) -> None:
-    """Print the cosine between the features in this dtype and those in float32."""
+    """Print the mean cosine between the features in the dtype of the engine and the features in float32."""
     for bound in setup.objectives:
         batch = setup.batches[bound.views.identity]
         half = setup.engine.extract(batch, bound.views, {bound.name: bound.loss})
@@ -235,7 +235,7 @@ def _print_agreement(setup: Setup) -> None:
 
 
 def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
-    """Print the rate of the bare forwards as a percentage of the rate of a large matrix product in the same dtype."""
+    """Print the rate of a large matrix product, and the rate of the bare forwards as a percentage of that rate."""
     device, dtype = setup.engine.device, setup.engine.dtype
     a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
     times, _ = alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)  # discard each product at once

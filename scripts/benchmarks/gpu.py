@@ -183,7 +183,7 @@ def _print_float32(setup: Setup, rounds: int) -> None:
 
 
 def _print_decoding(setup: Setup) -> None:
-    """Print how many files per second one core decodes, and for how many it prepares the views of all objectives."""
+    """Print the number of files per second that one core decodes, and the number if it also prepares all views."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     content = _jpeg(0)

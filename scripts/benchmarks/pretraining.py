@@ -99,7 +99,10 @@ def _bare(learner: Learner, views: Views) -> None:
 
 
 def _reference(learner: Learner, views: Views) -> None:
-    """Compute the same products and losses in the order of the authors' code, without centres, validity and weights."""
+    """Do a training step in the order of the authors' code.
+
+    The products are the same as in our step. The losses have no centres and no weights, and all patches count.
+    """
     options = learner.options
     alignment = align(views, options.views.global_side, options.views.local_side, device=learner.device)
     images, crops = (pixels.unflatten(0, (-1, len(views))) for pixels in _pixels(learner, views))

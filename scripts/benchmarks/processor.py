@@ -20,7 +20,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class OneDnnLinear(nn.Module):
-    """A linear layer computed by oneDNN, with its weights laid out once."""
+    """A linear layer that oneDNN computes. The weights are converted to the memory layout of oneDNN only once."""
 
     def __init__(self, layer: nn.Linear, rows: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ WAYS: dict[str, Callable[[nn.Module, Tensor], Forward]] = {
     "compiled": partial(_compiled, frozen=False),
     "frozen": partial(_compiled, frozen=True),
 }
-"""Name -> function of model and images that returns the forward pass in another implementation.
+"""Name -> function (model, images) that returns another implementation of the forward pass.
 
 In order: autocast, oneDNN's linear layers, torch.compile, and torch.compile with frozen weights.
 """

@@ -82,7 +82,7 @@ def write_results(root: Path, count: int, rows: int) -> int:
 
 
 def _content(task: str, backbone: str, dataset: str, rows: int, draws: np.random.Generator) -> dict[str, Any]:
-    """Return a result like those of `fungi knn`, with random predictions that are right in about three of four rows."""
+    """Return the content of a result file of `fungi knn`. About three of four random predictions are correct."""
     targets = draws.integers(0, 37, rows)
     names = ["+".join(features) for size in range(1, 5) for features in combinations(FEATURES, size)]
     results = {}

@@ -26,7 +26,7 @@ def place_of(folder: Path, seed: int, setting: Setting) -> Path:
 
 
 def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the features of a split and its labels. For features other than embeddings, the labels are None."""
+    """Return the features and the labels of a split. For features other than embeddings, the labels are None."""
     if (place / f"{split}.npy").exists():
         return np.load(place / f"{split}.npy"), None
     pattern = f"embeddings/*/*/{split}.h5" if feature == "embeddings" else f"gradients/*/*/{feature}-{split}.h5"
@@ -58,7 +58,7 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> No
         splits[split] = {feature: ArrayInMemory(values) for feature, values in arrays.items()}
     dataset, backbone = folder.name.split("-", 1)
     pca = usual_pca_dim(dataset, backbone)
-    # KL encodes the whole image, so the embeddings cost nothing more. Without KL, they cost one forward per image.
+    # KL encodes the whole image, so the embeddings have no extra cost. Without KL, they cost one forward per image.
     has_kl = any(setting.objective == "kl" for setting in settings)
     content = {
         "name": label,

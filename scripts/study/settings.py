@@ -13,8 +13,8 @@ PIXELS = ("patch_side", "view_size", "local_size")
 class Setting:
     """Options for the views of an objective, under a name.
 
-    options: options of the objective's views. Sides are shares of the input size; `as_flags` rounds them up to a
-    multiple of the side of the backbone's patches.
+    options: options of the objective's views. Sides are shares of the input size; `as_flags` converts them to pixels
+    and rounds them up to a multiple of the side of the backbone's patches.
     windows: number of windows of tokens along a side of the image. If it is not 0, the views are these windows
     (`study.token_windows`), not patches of the image.
     """
@@ -62,7 +62,7 @@ IMAGE_SETTINGS = (
     Setting("9 patches of 5/8, full size", "simclr", patches(3, 5 / 8)),
     Setting("49 patches of 1/2, full size", "simclr", patches(7, 1 / 2)),
 )
-"""Settings from cheap to expensive, so that a study that is stopped early has measured as many of them as possible.
+"""Settings from cheap to expensive. If the study is stopped early, it has measured as many settings as possible.
 
 "own size" means that views are encoded at their size in the image. "full size" means that they are enlarged to the
 input size first. A fraction is the side of a view as a share of the input size. "last quarter of the network" means

@@ -33,15 +33,15 @@ def _summary(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a table: the embeddings alone, then every setting, sorted by kind and cost."""
     rows = [{"name": "embeddings", "kind": "embeddings", "forwards": 1.0, "scores": _spread(contents, "embeddings")}]
     for name in dict.fromkeys(content["name"] for content in contents):
-        of_name = [content for content in contents if content["name"] == name]
-        facts = {key: of_name[0][key] for key in ("name", "kind", "forwards")}
-        rows.append({**facts, "seeds": len(of_name), "scores": _spread(of_name, "scores")})
+        same_name = [content for content in contents if content["name"] == name]
+        facts = {key: same_name[0][key] for key in ("name", "kind", "forwards")}
+        rows.append({**facts, "seeds": len(same_name), "scores": _spread(same_name, "scores")})
     kinds = ("embeddings", "kl", "dino", "simclr", "all")
     return sorted(rows, key=lambda row: (kinds.index(row["kind"]), row["forwards"]))
 
 
 def _spread(contents: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[float, float]]:
-    """Return score -> its mean and standard deviation over seeds."""
+    """Return score -> (mean, standard deviation) over seeds."""
     spread = {}
     for score in SCORES:
         values = [content[key][score] for content in contents]

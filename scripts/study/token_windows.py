@@ -81,7 +81,7 @@ class TokenWindows:
 def extract(
     name: str, weights: Mapping[str, Any], dataset: str, per_side: int, seed: int, place: Path, options: Sequence[str]
 ) -> float:
-    """Write the projected gradients of both splits, `train.npy` and `test.npy`; return the forwards per image."""
+    """Write the projected gradients of both splits to `train.npy` and `test.npy`. Return the forwards per image."""
     backbone = load_backbone(name, **weights)
     spec, network = backbone.spec, TokenWindows(backbone.model, per_side)
     layer = backbone.model.get_submodule(spec.layer)
