@@ -28,7 +28,7 @@ VOID = 255
 """Mask value of pixels that belong to no class."""
 Loader = Callable[[int], Any]
 """Function that returns the raw item of a row. It can be pickled (a small dataclass with `__call__`), so that every
-kind of worker can use it. It opens files when it is called, so that processes do not share file handles. It may have a
+kind of worker can use it. It opens files only when it is called, so processes do not share file handles. It may have a
 method `content(row) -> bytes` that returns a digest of a row without loading its item (`fungi.data.content`)."""
 
 
@@ -55,7 +55,7 @@ class Samples:
     """One split of a dataset. It is never shuffled: row i of every file is sample i.
 
     targets: labels, uint32 `[n]`; for landmarks, the row number.
-    ids: one name per row that is the same on every machine (relative path, or index in the source file). The name seeds
+    ids: one name per row, the same on every machine (relative path, or index in the source file). The name seeds
         the random views of the sample and is part of the fingerprint of the dataset.
     load: function row -> raw item. It raises FungiError with the file and the id if the item can't be read.
     mask: function row -> class of each pixel, `[h w]` uint8, with the size of the image. Only for segmentation.
@@ -101,7 +101,7 @@ class Samples:
         return digest.hexdigest()
 
     def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' s']") -> "Samples":
-        """Return the samples of `rows`, in this order; they keep their ids."""
+        """Return the samples of `rows`, in the order of `rows`. The samples keep their ids."""
         selected = np.asarray(rows, dtype=np.int64)
         return Samples(
             targets=self.targets[selected],
@@ -118,7 +118,7 @@ class MaskRules:
     """Meaning of the mask values of a dataset (spec dense 2.1, 2.2).
 
     ignored: mask value of pixels that the metric ignores.
-    void_class: class of void pixels (255) in the labels of training patches; None: they have no class.
+    void_class: class of void pixels (255) in the labels of training patches; None: void pixels have no class.
     unscored: classes that are not part of the mean of the metric.
     input_size: default side of the resized images, in pixels.
     """
@@ -133,11 +133,11 @@ class MaskRules:
 class DatasetSpec:
     """Description of a dataset in the registry.
 
-    classes: number of classes; for segmentation, of the classes of pixels.
+    classes: number of classes; for segmentation, number of classes of pixels.
     sizes: published number of rows per split; the keys are the names of the splits. None: known only after opening.
     open: function (data directory, split) -> Samples. It never downloads. It raises MissingFilesError with the missing
         files and their folder.
-    published_open: `open` of the published code, if its labels differ (used by `--profile published`).
+    published_open: `open` of the published code, if the labels in that code differ (used by `--profile published`).
     input_options: settings of the backbone input for this dataset: fields of the input description of the modality.
     download: function of the data directory that downloads the dataset. None: a program can't download it.
     prepare: function of the data directory and the folder of archives. It unpacks and arranges archives that a person

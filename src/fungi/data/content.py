@@ -34,7 +34,7 @@ Reader = Callable[[int, int], bytes]
 
 
 def digest_of_bytes(data: bytes) -> bytes:
-    """Return the digest of the bytes of a file; equal to `digest_of_file` of that file."""
+    """Return the digest of the bytes of a file. `digest_of_file` returns the same digest for that file."""
     return _digest(lambda offset, size: data[offset : offset + size], len(data))
 
 
@@ -78,7 +78,7 @@ def digest_of_item(item: Any) -> bytes:
 def digests(load: Callable[[int], Any], rows: int) -> Iterator[bytes]:
     """Yield the digests of the rows, in order.
 
-    If the loader has a method `content(row) -> bytes`, this method returns them. Otherwise, each item is loaded.
+    If the loader has a method `content(row) -> bytes`, this method returns the digests. Otherwise, each item is loaded.
     """
     digest_of_row = getattr(load, "content", None) or (lambda row: digest_of_item(load(row)))
     chunks = [range(start, min(start + 256, rows)) for start in range(0, rows, 256)]
@@ -87,7 +87,7 @@ def digests(load: Callable[[int], Any], rows: int) -> Iterator[bytes]:
 
 
 def _digest(read: Reader, size: int) -> bytes:
-    """Return the digest of a file of `size` bytes, as the module describes it."""
+    """Return the digest of a file of `size` bytes, as described at the start of this module."""
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     head = read(0, FULLY_HASHED if size <= FULLY_HASHED else PIECE)
     digest.update(head)

@@ -1,7 +1,7 @@
 """Split class folders into train and test: a fifth of each class is for testing.
 
-A hash of the file names selects the test images. The split is the same on every machine, and adding an image moves few
-other images to the other split.
+A hash of the file names selects the test images. The split is the same on every machine. If an image is added, only few
+of the other images change from one split to the other.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ SPLITS = ("train", "test")
 
 
 def split_by_hash(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names of each split, in the order of `names`. Of two or more names, at least one is for test."""
+    """Return the names of each split, in the order of `names`. If there are several names, test has at least one."""
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     count = max(1, round(TEST_SHARE * len(names))) if len(names) > 1 else 0
     test = set(by_hash[:count])
@@ -31,7 +31,7 @@ def split_by_hash(names: Sequence[str]) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class HashSplit:
-    """Function that opens a split of a folder that contains class folders."""
+    """Function that opens a split of the images in class folders. root: folder that contains the class folders."""
 
     root: Path
 

@@ -1,7 +1,8 @@
 """Sequences of strings that are stored in one buffer.
 
 Reading a Python string changes its reference count. Worker processes would therefore copy the memory of a list of a
-million strings, although they only read it. All workers share one array of bytes, and it is pickled in one piece.
+million strings, although they only read the list. Workers can share one array of bytes without a copy, and the array is
+pickled in one piece.
 """
 
 from collections.abc import Iterable, Sequence

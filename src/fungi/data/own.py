@@ -84,7 +84,7 @@ def _log_treatment(name: str) -> None:
 
 
 def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of class folders. All splits have the classes of train, so that labels have one meaning."""
+    """Return a split of class folders. All splits have the classes of train, so a label always means the same class."""
     classes = class_folders(root / next(iter(split_folders.values())))
     warn_of_ignored_files(root / split_folders[split])
     _log_treatment(name)
@@ -92,7 +92,7 @@ def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir
 
 
 def _open_saved(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of a saved dataset. All splits have the same classes, so that labels have one meaning."""
+    """Return a split of a saved dataset. All splits have the same classes, so a label always means the same class."""
     classes = saved_classes(root, list(split_folders.values()))
     samples = open_saved(root, split_folders[split], class_names=classes, as_displayed=True)
     if samples.treatment:
@@ -148,7 +148,7 @@ def _hash_split_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _open_masked(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of images and masks. A class is a value in the masks of all splits."""
+    """Return a split of images and masks. Without `classes.txt`, each value in the masks of any split is a class."""
     folder = split_folders[split]
     class_names = _listed_classes(root)
     images = image_names(root / folder / "images")
@@ -188,7 +188,7 @@ def _masked_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _saved_spec(name: str, root: Path) -> DatasetSpec:
-    """Return the dataset for `NAME=hf:PATH`, after a download from the hub, if there was one."""
+    """Return the dataset for `NAME=hf:PATH`. A dataset of the hub has been downloaded to `root` before."""
     split_folders = resolve_splits(name, saved_splits(root), accept_any_name=True)
     if not split_folders:
         raise MissingFilesError(

@@ -40,7 +40,7 @@ class Place:
         raise MissingFilesError(self._error_message(data_dir, needs))
 
     def _error_message(self, data_dir: Path, needs: tuple[str, ...]) -> str:
-        """Return the message about the missing paths of the folder that lacks the fewest of them."""
+        """Return an error message. It lists the missing paths in the folder that has the fewest missing paths."""
         roots = [data_dir / folder for folder in self.folders]
         missing_by_root = [[need for need in needs if not (root / need).exists()] for root in roots]
         fewest = min(missing_by_root, key=len)
@@ -55,7 +55,7 @@ class Place:
 
 @contextmanager
 def reading(place: Place, root: Path) -> Iterator[None]:
-    """Convert errors of parsers inside the block into a FungiError of one line. Damaged files cause such errors."""
+    """Convert errors inside the `with` statement into a FungiError of one line. Damaged files cause such errors."""
     try:
         yield
     except FungiError:

@@ -99,7 +99,7 @@ def verify(settings: VerifySettings) -> None:
 def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = False) -> Iterator[str]:
     """Verify each split, and yield a line with its facts.
 
-    every_item: read all items, not only the first and the last.
+    every_item: read all items, not only the first and the last item of each split.
     Raises FungiError if the number of rows or classes differs from the published number, or if an item can't be read.
     """
     for split, expected in spec.sizes.items():
@@ -119,7 +119,7 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
 
 
 def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
-    """Return the number of classes in words. Raises FungiError if it differs from the published number."""
+    """Return a phrase with the number of classes. Raises FungiError if the number differs from the published number."""
     if spec.masks is not None:
         return f" with masks of {counted(len(samples.class_names), 'class')}"
     if spec.classes is None:

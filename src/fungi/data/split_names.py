@@ -25,10 +25,10 @@ def recognised_splits(names: Sequence[str]) -> dict[str, str]:
 def resolve_splits(dataset: str, names: Sequence[str], *, accept_any_name: bool = False) -> dict[str, str]:
     """Return split -> its name among `names`, with `train` first; empty if no split is recognised.
 
-    If there are two names and only one of them is recognised, as train or test, the other name is the other split.
+    If there are two names, and only one is recognised (as train or test), the unrecognised name is the other split.
     If only train and valid are recognised, valid is used as test.
 
-    accept_any_name: whether two names of which none is recognised are train and test, in this order.
+    accept_any_name: whether two unrecognised names are accepted as train and test, in this order.
     Logs the names that are not the usual name of their split, and warns of ignored names.
     """
     split_names = recognised_splits(names)

@@ -35,7 +35,7 @@ SMALLEST_MEMBER = 512
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to `target` at the end of the block, or removed if the block fails."""
+    """Yield a temporary folder. Rename it to `target` at the end of the `with` statement; remove it after an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
@@ -47,7 +47,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def is_there(target: Path) -> bool:
-    """Return whether a folder or file exists, and log it if it does. An empty folder counts as missing."""
+    """Return whether a folder or file exists. If it exists, log a message. An empty folder counts as missing."""
     exists = any(target.iterdir()) if target.is_dir() else target.exists()
     if exists:
         logger.info("%s exists already; remove it to write it again", target)
@@ -67,7 +67,7 @@ def find_archive(folder: Path, *patterns: str) -> Path:
 def unpack(archive: Path, into: Path, *, below: str = "") -> None:
     """Unpack a .zip or .tar(.gz, ...) file into a folder.
 
-    below: folder in the archive. Only its files are unpacked, and their paths are relative to it.
+    below: folder in the archive. Only the files of this folder are unpacked; their new paths are relative to it.
     Raises FungiError for a damaged archive, a dangerous member, or an archive without files in this folder.
     """
     try:
@@ -130,7 +130,7 @@ def fetch(url: str, into: Path) -> Path:
 
 
 class _Member(NamedTuple):
-    """A file in an archive. size: number of bytes that its header states; reading stops after them."""
+    """A file in an archive. size: number of bytes in the header of the file; reading stops after this number."""
 
     name: str
     size: int
@@ -183,7 +183,7 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
 
 
 def _flatten(folder: Path, name: str) -> None:
-    """Move the content of `folder/name` to `folder`, if the folder contains nothing else."""
+    """Move the content of `folder/name` to `folder`, if `folder` contains only `name`."""
     inner = folder / name
     renamed = folder / f".{name}"  # the content of the inner folder may have the same name again
     if name and inner.is_dir() and [entry.name for entry in folder.iterdir()] == [name]:

@@ -67,7 +67,7 @@ class SavedItems:
         return decode(source, self.ids[row], place=place, as_displayed=self.as_displayed)
 
     def content(self, row: int) -> bytes:
-        """Return a digest of the item of a row before decoding; for a missing item, the digest of zero bytes."""
+        """Return a digest of the undecoded item of a row. For a missing item, return the digest of zero bytes."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None:
             return digest_of_bytes(b"")
@@ -79,7 +79,7 @@ class SavedItems:
 
 
 def saved_splits(path: Path) -> list[str]:
-    """Return the names of the splits of a saved `DatasetDict`. Raises FungiError if the folder does not contain it."""
+    """Return the names of the splits of a saved `DatasetDict`. Raises FungiError if the folder has no `DatasetDict`."""
     listing = path / "dataset_dict.json"
     try:
         return list(json.loads(listing.read_text(encoding="utf-8"))["splits"])
@@ -126,9 +126,9 @@ def open_saved(
     """Return one split of a saved dataset.
 
     class_names: class names in the order of the labels; labels of the split are matched with them by name. By default,
-        the names that are stored in the split, if there are any.
+        the class names that are stored in the split are used, if there are any.
     name_rows: function that computes sample ids from the stored file names. Without this function, or without file
-        names, ids are row numbers.
+        names, the ids contain the row numbers.
     as_displayed: as in `decode`.
     """
     folder = path / split
@@ -149,7 +149,10 @@ def open_saved(
 
 
 def choose_columns(table: Any, folder: Path) -> Columns:
-    """Return the columns of items and labels, chosen by type and name. Raises FungiError if the choice is ambiguous."""
+    """Return the columns of items and labels, chosen by type and name.
+
+    Raises FungiError if no column or several columns are possible.
+    """
     from datasets import Audio, ClassLabel, Image
 
     features = table.features
@@ -207,7 +210,7 @@ def modality_of(path: Path, split: str) -> Kind:
 
 
 def _single(names: list[str]) -> str | None:
-    """Return the only name; None if there are no names or several."""
+    """Return the only name; None if there is no name, or if there are several names."""
     return names[0] if len(names) == 1 else None
 
 
@@ -230,7 +233,8 @@ def _open_table(folder: Path) -> Any:
 def _items(folder: str, columns: Columns, process: int) -> Any:
     """Return the column of items, without decoding images.
 
-    process: process id; it is part of the key of the cache, so that each process opens the table itself.
+    process: process id. It is an argument only because the cache then has another entry in each process, so each
+        process opens the table itself.
     """
     from datasets import Image
 

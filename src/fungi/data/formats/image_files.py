@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 AS_DISPLAYED = "EXIF orientation applied, transparency on white"
 """Treatment of the user's images: they are read as image viewers show them. It is part of the fingerprint."""
 LARGEST_RATIO = 100
-"""Largest accepted ratio of the sides of an image. Resizing the shorter side of a narrower image takes gigabytes."""
+"""Largest accepted ratio of the sides of an image. A narrower image needs gigabytes when its short side is resized."""
 
 _PILLOW_FLAG_LOCK = threading.Lock()
 
@@ -101,8 +101,8 @@ def _on_white(image: "Image") -> "Image":
 def to_rgb(image: "Image") -> "Image":
     """Return an image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
 
-    Raises FungiError if the grey value of white is unknown: fractions, and 32-bit numbers that do not show that they
-    are 16-bit values.
+    Raises FungiError if the grey value of white is unknown. This is so for fractions, and for 32-bit numbers if the
+    largest number does not prove that they are 16-bit values.
     """
     from PIL import Image
 
@@ -132,7 +132,10 @@ def _eight_bits(image: "Image") -> np.ndarray:
 
 @contextmanager
 def _truncated_files(allowed: bool) -> Iterator[None]:
-    """Let Pillow accept truncated files inside the block. Its flag is global, so only one thread enters the block."""
+    """Let Pillow accept truncated files inside the `with` statement, if `allowed`.
+
+    Pillow's flag for this is global, so a lock admits only one thread at a time.
+    """
     from PIL import ImageFile
 
     if not allowed:
@@ -193,7 +196,7 @@ def image_samples(
     truncated: bool = False,
     as_displayed: bool = False,
 ) -> Samples:
-    """Return a split of image files. paths: relative to `root`, with forward slashes; they are the sample ids."""
+    """Return a split of image files. paths: relative to `root`, with forward slashes; the paths are the sample ids."""
     packed = PackedNames(paths)
     return Samples(
         targets=np.asarray(labels, dtype=np.uint32),

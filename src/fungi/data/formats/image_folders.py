@@ -34,8 +34,8 @@ def is_skipped(name: str) -> bool:
 def class_folders(folder: Path) -> list[str]:
     """Return the sorted names of the class folders in a folder.
 
-    Raises FungiError for two names that look the same. This happens because Unicode has two encodings of an accented
-    letter.
+    Raises FungiError for two names that look the same. Such names exist because Unicode has two encodings of an
+    accented letter.
     """
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_skipped(entry.name))
     first_names: dict[str, str] = {}
@@ -47,7 +47,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def to_nfc(name: str) -> str:
-    """Return a name in the Unicode form NFC, in which names that look the same are equal (accents, for example)."""
+    """Return a name in the Unicode form NFC. In this form, names with accents that look the same are equal."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -76,12 +76,14 @@ def class_folder_samples(
 
 
 def image_names(folder: Path) -> list[str]:
-    """Return the paths of the image files below a folder, relative to it, sorted by folder and name as in torchvision.
+    """Return the paths of the images below a folder, relative to this folder.
+
+    The order is that of torchvision: by folder, then by name.
 
     Hidden files (`._name.jpg` in some archives, for example) and skipped folders are ignored. Links are followed.
 
-    Raises FungiError for a link to a folder that contains the link, and for an image that is not a regular file (a link
-    without a target, or a pipe, which would block the reader forever).
+    Raises FungiError for a link to a folder that contains the link. Raises FungiError for an image that is not a
+    regular file: a link without a target, a device, or a pipe (which would block the reader forever).
     """
     names: list[str] = []
     try:

@@ -36,7 +36,7 @@ class LandmarkQuery(TypedDict):
 
 @dataclass(frozen=True)
 class Landmarks:
-    """One of the two landmark datasets. folder: its name in the benchmark, `roxford5k` or `rparis6k`."""
+    """One of the two landmark datasets. folder: name of the dataset in the benchmark, `roxford5k` or `rparis6k`."""
 
     name: str
     folder: str
@@ -64,7 +64,7 @@ class Landmarks:
         return Samples(targets=samples.targets, ids=ids, load=load)
 
     def ground_truth(self, data_dir: Path) -> list[LandmarkQuery]:
-        """Return the ground truth of each query, in the order of the test split. Its indices are rows of train."""
+        """Return the ground truth of each query, in the order of the test split. The indices are rows of train."""
         root, listing = self._listing(data_dir)
         with reading(self.place, root):
             return [
@@ -78,7 +78,7 @@ class Landmarks:
             ]
 
     def prepare(self, data_dir: Path, archives: Path) -> None:
-        """Unpack `roxfordparis.zip`. Without it, unpack the official image archives and copy the ground-truth file."""
+        """Unpack `roxfordparis.zip`. If it is missing, unpack the official archives and copy the ground-truth file."""
         home = self.place.home(data_dir)
         if list(archives.glob("roxfordparis.zip")):
             unpack_folder(partial(find_archive, archives, "roxfordparis.zip"), self.folder, home / self.folder)

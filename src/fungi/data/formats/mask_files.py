@@ -75,9 +75,9 @@ def mask_values(path: Path, sample_id: str) -> Int16[np.ndarray, "h w"]:
 def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | None) -> tuple[int, ...]:
     """Return the value of each class in the masks of `root/<folder>/masks`, in the order of the classes.
 
-    named_classes: number of class names, if the classes have names; the values are then 0 to `named_classes` - 1.
-        Otherwise, each value in the masks is a class; 255 and -1 are void. If the masks contain only 0 and 255, both
-        are classes.
+    named_classes: number of class names. The values are then 0 to `named_classes` - 1. None: the classes have no names;
+        each value in the masks is a class, and 255 and -1 are void.
+    If the masks contain only 0 and 255, and there are no class names or two, both values are classes.
     All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ..., or include -1.
     Raises FungiError for more than 64 values without names, because these are colours or grey levels, not classes.
     """
@@ -115,7 +115,7 @@ def _values_in_masks(folders: Sequence[Path]) -> list[int]:
 
 
 def value_list(values: Sequence[int]) -> str:
-    """Return values as text for a message. If there are more than 12 values, list only the first 6 and the last 3."""
+    """Return a list of values for a message. If there are more than 12 values, list only the first 6 and the last 3."""
     return ", ".join(map(str, values if len(values) <= 12 else [*values[:6], "...", *values[-3:]]))
 
 

@@ -32,8 +32,8 @@ class TextTable:
 
     repository, configuration, revision: location on the hub. text, label: names of the columns.
     class_names: in the order of the labels. A cell of the label column contains a class name or a class number.
-    rule: function cell -> label, for cells that contain neither. check: function (texts, labels) -> error message or
-        None.
+    rule: function cell -> label, if the cells do not contain class names or numbers.
+    check: function (texts, labels) -> error message, or None if there is no error.
     """
 
     dataset: str
@@ -75,7 +75,7 @@ class TextTable:
         )
 
     def download(self, data_dir: Path, splits: Mapping[str, str]) -> None:
-        """Download the splits with `datasets` and write them as Parquet. splits: our name -> the name on the hub."""
+        """Download the splits with `datasets` and write them as Parquet. splits: our name -> name on the hub."""
         folder = data_dir.expanduser() / self.dataset
         folder.mkdir(parents=True, exist_ok=True)
         for split, hub_split in splits.items():
@@ -149,7 +149,7 @@ def register_table(table: TextTable, *, title: str, sizes: Mapping[str, int], **
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
-    """Return the columns of a Parquet, JSON-lines or CSV file. Raises FungiError if it is damaged."""
+    """Return the columns of a Parquet, JSON-lines or CSV file. Raises FungiError if the file is damaged."""
     import pyarrow
     from pyarrow import csv, json, parquet
 

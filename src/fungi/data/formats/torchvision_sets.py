@@ -15,7 +15,10 @@ from fungi.runtime.log import logger
 
 @dataclass(frozen=True)
 class TorchvisionImages:
-    """Function that opens a split of image files in the order of torchvision. options: arguments of its class."""
+    """Function that opens a split of image files in the order of torchvision.
+
+    class_name: name of the dataset's class in torchvision. options: arguments of this class.
+    """
 
     class_name: str
     place: Place

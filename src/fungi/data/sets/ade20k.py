@@ -1,6 +1,6 @@
 """`ade20k`: ADE20K scene parsing, 150 classes; the test split is the official validation split.
 
-Masks contain the classes 1 to 150, and 0 for all other pixels. 0 is a class in the bank, but the metric ignores it
+Masks contain the classes 1 to 150, and 0 for all other pixels. The bank has class 0, but the metric ignores class 0
 (spec dense 2.2).
 """
 
@@ -33,7 +33,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 
 
 def _class_names(root: Path) -> list[str]:
-    """Return `other` and the 150 class names in `objectInfo150.txt`; without this file, the names contain numbers."""
+    """Return `other` and the 150 class names in `objectInfo150.txt`. Without this file, return names with numbers."""
     path = root / "objectInfo150.txt"
     if not path.is_file():
         return ["other", *(f"class {number}" for number in range(1, 151))]

@@ -11,7 +11,7 @@ PLACE = Place(dataset="aircraft", folders=("aircraft", ""), needs=("fgvc-aircraf
 
 
 def _download(data_dir: Path) -> None:
-    """Download the archive over HTTPS and check its members, because torchvision has no checksum for it."""
+    """Download the archive over HTTPS and check its members, because torchvision has no checksum for this archive."""
     from torchvision.datasets import FGVCAircraft
 
     home = PLACE.home(data_dir.expanduser())

@@ -1,6 +1,6 @@
 """`cub-200`: Caltech-UCSD Birds 200 (2011), official split, in the order of `images.txt`.
 
-It is read from `CUB_200_2011/`, or from the saved dataset `cub-hf` of the published code (same rows).
+The dataset is read from `CUB_200_2011/`, or from the saved dataset `cub-hf` of the published code (same rows).
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Each scene is a dark grey crop of a photograph of scikit-learn, with a handwritten digit of `digits` at a random place.
 The digit is enlarged to about the size that `digits-vit` was trained on. The mask is 0 for the background and 1 + digit
-for the ink. The split and the number of a scene determine it, so it is composed when it is read.
+for the ink. The split and the number of a scene determine its pixels, so a scene is composed when it is read.
 
 Train scenes use digits of the train split and a photograph of a temple. Test scenes use digits of the test split and a
 photograph of a flower. The splits therefore have nothing in common. Each scene has only one digit, because `digits-vit`

@@ -1,7 +1,7 @@
 """`esc-50`: environmental sounds, clips of five seconds at 44.1 kHz, in the layout of the archive (spec audio 3).
 
-The test split of `esc-50` is fold 1, as in the published values; the train split is the other folds. The test split of
-`esc-50-fold2` is fold 2, and so on to fold 5. The benchmark defines its score as the mean over the five folds
+The test split of `esc-50` is fold 1, as in the published values; the train split has the other four folds. The test
+split of `esc-50-fold2` is fold 2, and so on to fold 5. The score of the benchmark is the mean over the five folds
 (`scripts/average_folds.py`).
 """
 

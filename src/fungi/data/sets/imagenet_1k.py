@@ -1,7 +1,7 @@
 """`imagenet-1k`: ILSVRC 2012; the test split is the official validation set.
 
-The folders `train/` and `val/` contain class folders named by WordNet id, as torchvision's `ImageNet` unpacks them from
-the official archives. Class names come from `meta.bin`; without that file, WordNet ids are the class names.
+The folders `train/` and `val/` contain class folders, whose names are WordNet ids. torchvision's `ImageNet` unpacks the
+official archives in this way. Class names come from `meta.bin`. Without this file, WordNet ids are the class names.
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def _prepare(data_dir: Path, archives: Path) -> None:
 
 @contextmanager
 def _unpacking(archives: Path, part: str) -> Iterator[str]:
-    """Yield the path of an archive. Convert errors of torchvision inside the block to a FungiError of one line."""
+    """Yield the path of an archive. Convert errors in the `with` statement to a FungiError of one line."""
     from torchvision.datasets.imagenet import ARCHIVE_META
 
     file = str(find_archive(archives, ARCHIVE_META[part][0]).absolute())

@@ -19,7 +19,7 @@ CLASSES = ("rows", "columns", "checks", "diamonds", "rings", "dots", "blobs", "r
 
 
 def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"]:
-    """Return a texture of the class number `kind`, with a random angle, frequency and position, and values -1 to 1."""
+    """Return a texture of class number `kind`, with values from -1 to 1. Angle, frequency and position are random."""
     y, x = _coordinates()
     angle, frequency = random.uniform(-0.2, 0.2), random.uniform(5, 14)
     phase_u, phase_v = random.uniform(0, 2 * np.pi, 2)
@@ -50,7 +50,7 @@ def _coordinates() -> tuple[Float[np.ndarray, "32 32"], Float[np.ndarray, "32 32
 
 
 def picture(kind: int, random: np.random.Generator) -> UInt8[np.ndarray, "32 32 3"]:
-    """Return an image of the class number `kind`: a texture with random contrast, brightness gradient and noise."""
+    """Return an image of class number `kind`: a texture with random contrast, brightness gradient and noise."""
     y, x = _coordinates()
     contrast = random.uniform(0.2, 0.35) * random.choice([-1, 1])
     slope = random.uniform(-0.1, 0.1, 2)

@@ -1,6 +1,7 @@
 """`pets`: Oxford-IIIT Pet, 37 breeds; `trainval.txt` lists train, `test.txt` lists test; a label is the class id - 1.
 
-It is read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the published code (same rows).
+The dataset is read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the published code (same
+rows).
 """
 
 from functools import partial

@@ -1,8 +1,8 @@
 """`pydocs`: first paragraphs of docstrings of Python's standard library; the label is the module.
 
-This is real English text that comes with every Python. It is read from the source files, which are not imported. The
-split of a docstring depends only on its name, so a new release of Python does not move existing docstrings to the other
-split. The fingerprint shows whether two machines have the same texts.
+These are real English texts that come with every Python. They are read from the source files; nothing is imported. The
+split of a docstring depends only on its name, so in a new release of Python existing docstrings stay in their split.
+The fingerprint shows whether two machines have the same texts.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""`tones`: synthetic one-second clips of eight classes, generated when they are read; they are not recordings.
+"""`tones`: synthetic clips of one second, in eight classes. They are generated when they are read, not recorded.
 
 Use them to try and test audio backbones without a download. Pitch, loudness, duration and background noise vary between
 clips, so only the shape in time and frequency shows the class. Accuracies say nothing about real sounds.
@@ -57,12 +57,12 @@ class _Clips:
         return generate(self.split, row)
 
     def content(self, row: int) -> bytes:
-        """Return no bytes: the id identifies the clip, and a digest would differ between CPUs in the last bits."""
+        """Return no bytes. The id identifies the clip, and rounding would make digests differ between CPUs."""
         return b""
 
 
 def generate(split: str, row: int) -> Waveform:
-    """Return one clip: a sound of the class of the row, at a random time in one second of noise."""
+    """Return the clip of a row: a sound of the row's class, at a random time in one second of noise."""
     random = numpy_generator(SEED, "tones", split, row)
     signal = list(SIGNALS.values())[row % len(SIGNALS)]
     duration = random.uniform(0.4, 0.8)
