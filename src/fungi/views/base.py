@@ -21,11 +21,11 @@ class ViewGenerator(Protocol):
 
     @property
     def kind(self) -> str:
-        """Name of this kind of views. Random views are seeded with it, unless the generator has another `stream`."""
+        """Name of this kind of views. This name seeds random views, unless the generator has a `stream`."""
 
     @property
     def identity(self) -> str:
-        """Text that is equal for generators of the same views. Their features share forwards (embeddings and KL)."""
+        """Text that is equal for generators of the same views. Features of the same views share forwards."""
 
     @property
     def n_views(self) -> int:
@@ -69,7 +69,8 @@ class Grouping(Protocol):
 class OwnSizes(Protocol):
     """A view generator whose views may be smaller than the backbone input.
 
-    If they are, `render` returns a list with one backbone input per size. All views of a sample are next to each other.
+    If some views are smaller, `render` returns a list with one backbone input per size. In each input, all views of a
+    sample are next to each other.
     """
 
     @property
@@ -91,10 +92,10 @@ class HasRemarks(Protocol):
 
 @runtime_checkable
 class ModalityDefaults(Protocol):
-    """Input of a modality for which objectives have other default settings than for images."""
+    """Input of a modality. The default settings of objectives for this modality differ from those for images."""
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Return the different settings of an objective and its views. Settings of the user replace them."""
+        """Return the settings of an objective that differ from its defaults for images. Settings of the user win."""
 
 
 def forwards_of(views: ViewGenerator) -> float:
@@ -110,7 +111,7 @@ def forwards_of(views: ViewGenerator) -> float:
 
 @runtime_checkable
 class InputSpec(Protocol):
-    """Description of the input of a backbone; each modality has its class."""
+    """Description of the input of a backbone. Each modality has a class of this kind."""
 
     modality: str
 

@@ -1,8 +1,8 @@
 """Crop images on the device: two batched matrix products, for height and width, cut boxes and resize them.
 
-The filters are those of Pillow: bicubic with a = -0.5, or triangles. Both are widened for boxes that become smaller.
-Values differ a little: Pillow rounds to 8 bits and clamps to 0..255 after each of its two passes, but this module
-clamps once at the end.
+The filters are those of Pillow: bicubic with a = -0.5, or triangles. A filter is widened if it makes a box smaller. The
+values differ a little from those of Pillow: Pillow rounds to 8 bits and clamps to 0..255 after each of its two passes,
+but this module only clamps once, at the end.
 """
 
 from typing import Literal
@@ -36,7 +36,7 @@ def resize_weights(
     first, span = start[..., None, None].float(), length[..., None, None].float()
     scale = span / size
     outputs = torch.arange(size, device=start.device).view(-1, 1)
-    positions = torch.arange(extent, device=start.device) + 0.5  # of the centres of the pixels
+    positions = torch.arange(extent, device=start.device) + 0.5  # positions of the centres of the pixels
     centres = first + (outputs + 0.5) * scale  # [b v size 1]
     weights = _filter_weights((positions - centres) / scale.clamp_min(1.0), kind)
     weights = torch.where((positions > first) & (positions < first + span), weights, 0.0)

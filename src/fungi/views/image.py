@@ -33,8 +33,8 @@ UNIT: tuple[Triple, Triple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 class ImageInput:
     """Evaluation transform of a backbone: resize, centre crop to `size`, normalise with `statistics`.
 
-    view_statistics: statistics for the views of DINO and SimCLR. None: those of the backbone. The published profile
-        sets those of ImageNet.
+    view_statistics: statistics for the views of DINO and SimCLR. None: `statistics`. The published profile sets the
+        statistics of ImageNet.
     squashed: whether the image is resized to a square without a crop; its aspect ratio then changes.
     """
 
@@ -53,11 +53,11 @@ class ImageInput:
 
     @classmethod
     def square(cls, size: int) -> "ImageInput":
-        """Return the usual transform for an input size: resize to 8/7 of the size (256 for 224), crop the centre."""
+        """Return the usual transform for an input size: resize to 8/7 of the size (256 for 224) and crop the centre."""
         return cls(size=size, resize=round(size * 256 / 224))
 
     def resized(self, size: int) -> "ImageInput":
-        """Return the same transform for another input size, in proportion."""
+        """Return the transform for another input size. `resize` changes in proportion."""
         return replace(self, size=size, resize=round(self.resize * size / self.size))
 
     def patches_per_side(self, patch_size: int) -> int:
@@ -67,7 +67,7 @@ class ImageInput:
         return self.size // patch_size
 
     def with_imagenet_views(self) -> "ImageInput":
-        """Return the same input, except that views have the statistics of ImageNet, as published (deviation V3)."""
+        """Return the same input with the statistics of ImageNet for views, as published (deviation V3)."""
         return replace(self, view_statistics=IMAGENET)
 
     def views(self, kind: str, **options: Any) -> Any:

@@ -30,7 +30,7 @@ def as_samples(collection: Any) -> Samples:
     """Return the images of a collection in its order; labels are not read.
 
     collection: object with a length; its items are images, pairs (image, label), or dicts with a key `image` or `img`.
-    Raises FungiError for an item without an image, at the time the item is loaded.
+    Raises FungiError for an item without an image, but only when this item is loaded.
     """
     try:
         count = len(collection)
@@ -56,19 +56,19 @@ class _ConcatenatedImages:
 
 
 def concatenated(first: Samples, second: Samples) -> Samples:
-    """Return the samples of the first set, followed by those of the second set. Labels are not kept."""
+    """Return the samples of the first set, followed by the samples of the second set. Labels are not kept."""
     count = len(first) + len(second)
     targets = np.zeros(count, dtype=np.uint32)
     return Samples(targets=targets, ids=row_names(count), load=_ConcatenatedImages(first, second))
 
 
 def row_names(count: int) -> list[str]:
-    """Return row numbers as ids of rows without ids. The views of these images are seeded with their pixels."""
+    """Return row numbers as ids, for images without ids. The pixels of an image seed its views, not this id."""
     return [str(row) for row in range(count)]
 
 
 def rgb(item: Any, place: str) -> Image.Image:
-    """Return a PIL image as RGB; it is copied only if it is not yet RGB. place: description of the item for errors.
+    """Return a PIL image as RGB. An RGB image is returned without a copy. place: description of the item for errors.
 
     Raises FungiError if the item is not a PIL image.
     """

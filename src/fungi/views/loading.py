@@ -63,7 +63,7 @@ def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
 
 
 def is_deterministic(generator: ViewGenerator) -> bool:
-    """Return whether a generator has no random views. Its views are then not seeded, because seeding takes time."""
+    """Return whether a generator has no random views. Such views are not seeded, because seeding takes time."""
     return getattr(generator, "deterministic", False)
 
 
@@ -108,7 +108,7 @@ def batches(
     by_content: bool = False,
     epoch: int = 0,
 ) -> Iterator[Batch]:
-    """Yield one batch of prepared views per entry of `row_batches`, in their order.
+    """Yield one batch of prepared views per entry of `row_batches`, in the order of the entries.
 
     Raises FungiError for a row that can't be read, after all earlier batches have been yielded.
     """

@@ -33,7 +33,8 @@ class MaskedCrops:
     local_size: side in pixels to which local crops are resized; 0 is the input size.
     patch_size: side of a patch of the backbone, in pixels.
     mask_ratio: share of masked patches.
-    random_ratio: replace `mask_ratio`: half of the images have no mask, the others a random share from 0.1 to 0.5.
+    random_ratio: whether the share of masked patches is random instead of `mask_ratio`. Half of the images then have no
+        mask, and the share in the other images is from 0.1 to 0.5.
     mask_seed: seed of the vector from N(0, 0.02) that replaces masked patches; -1: the vector is zero.
     """
 

@@ -68,7 +68,7 @@ class PatchGrid(PixelViews):
 
     @property
     def stride(self) -> int:
-        """Published distance of neighbouring patches in pixels."""
+        """Published distance between neighbouring patches, in pixels."""
         return self.side // self.stride_scale
 
     @property
@@ -137,7 +137,7 @@ def _starts_on_device(starts: tuple[int, ...], device: torch.device) -> Int64[Te
 def resize_matrix(side: int, size: int, device: torch.device) -> Float[Tensor, "size side"]:
     """Return the matrix that resizes `side` values to `size` values, bicubic and antialiased.
 
-    It is the resized identity matrix. It is copied to a device only once, because a copy waits for the device.
+    The result is the resized identity matrix. It is cached, because copying it to the device waits for the device.
     """
     identity = torch.eye(side, dtype=torch.float64).expand(1, 1, side, side)
     resized = torch.nn.functional.interpolate(identity, size=(size, side), mode="bicubic", antialias=True)

@@ -54,13 +54,13 @@ def normalize(
 def channel_statistics(
     statistics: tuple[Triple, Triple], device: torch.device
 ) -> tuple[Float[Tensor, "c 1 1"], Float[Tensor, "c 1 1"]]:
-    """Return mean and standard deviation on a device. They are copied once, because a copy waits for the device."""
+    """Return mean and standard deviation on a device. The result is cached, because a copy waits for the device."""
     mean, deviation = (torch.tensor(numbers, device=device).view(3, 1, 1) for numbers in statistics)
     return mean, deviation
 
 
 class PixelViews:
-    """Base class of views whose pixels are sent to the device in 8 bits: it stacks and normalises them."""
+    """Base class of views whose pixels are sent to the device in 8 bits. The class stacks and normalises the pixels."""
 
     input: ImageInput
 

@@ -1,4 +1,4 @@
-"""One view: the evaluation transform of the backbone, without augmentation. Embeddings and KL share it.
+"""One view: the evaluation transform of the backbone, without augmentation. Embeddings and KL share this view.
 
 See spec vision 2.2.
 """

@@ -2,7 +2,7 @@
 
 The published method enlarges every crop to the input size of the backbone. An enlarged crop does not contain more
 information than before, but it costs as much as an image: 62 forwards per image. `native` has the same crops, but
-encodes them at their own size. `budget` also has fewer patches. docs/views.md reports measurements of both.
+encodes them at their own size. `budget` also has fewer patches. docs/views.md reports measurements of all plans.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,10 @@ OPTIONS: dict[PlanName, dict[str, Callable[[Side], dict[str, Any]]]] = {
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """A plan for a backbone. patch_size: side of its patches in pixels; the side of a view is a multiple of it."""
+    """A plan for a backbone.
+
+    patch_size: side of the backbone's patches in pixels; the side of a view is a multiple of this number.
+    """
 
     name: PlanName = PUBLISHED
     patch_size: int = 1

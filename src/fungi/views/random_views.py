@@ -1,6 +1,6 @@
 """Random views for SimCLR, as a replacement of the patch grid (spec vision 4.3).
 
-They are random crops, or the usual contrastive augmentation.
+The views are random crops, or they have the usual contrastive augmentation.
 """
 
 from dataclasses import dataclass

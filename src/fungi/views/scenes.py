@@ -1,4 +1,4 @@
-"""Views of an image and its mask together (spec dense 2.4): both are cropped and resized in the same way."""
+"""Views of scenes (spec dense 2.4). An image and its mask are cropped and resized in the same way."""
 
 import hashlib
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ class Scene:
 
     @property
     def pixel_hash(self) -> str:
-        """Hash of the pixels. It seeds random crops and colours, so they don't depend on the collection."""
+        """Hash of the pixels. The hash seeds random crops and colours, so these do not depend on the collection."""
         return hashlib.blake2b(f"{self.image.size}".encode() + self.image.tobytes(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Scenes:
-    """Function: row -> scene. It checks the mask of the scene."""
+    """Function: row -> scene. The function checks the mask of the scene."""
 
     load: Loader
     mask: Loader
@@ -86,7 +86,7 @@ class SceneView:
         return f"{type(self).__name__} {self!r}"
 
     def prepare(self, item: Scene) -> dict[str, Any]:
-        """Return `image` `[c size size]`, `mask` `[size size]`, `id`, and `draw`: the seed of later random choices."""
+        """Return `image` `[c size size]`, `mask` `[size size]`, `id`, and `draw_seed`, the seed of random choices."""
         image = item.image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         mask = torch.from_numpy(item.mask)
         return {"image": as_pixels(image), "mask": self._resized_mask(mask), **self._seed_and_id(item)}
@@ -99,7 +99,7 @@ class SceneView:
         return {"draw_seed": derive_seed(self.seed, "dense", item.pixel_hash, self.epoch), "id": item.id}
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Stack the images and masks of a batch. `draw` and `id` remain lists."""
+        """Stack the images and masks of a batch. `draw_seed` and `id` remain lists."""
         tensors = {name: torch.stack([scene[name] for scene in prepared]) for name in ("image", "mask")}
         return tensors | {name: [scene[name] for scene in prepared] for name in ("draw_seed", "id")}
 

@@ -15,7 +15,7 @@ from fungi.views.sound import SoundInput
 
 
 class _SpectrogramViews:
-    """Base class of the views of sounds: it computes, stacks and normalises spectrograms."""
+    """Base class of the views of sounds. The class computes, stacks and normalises spectrograms."""
 
     input: SoundInput
 
@@ -59,7 +59,8 @@ class WholeClip(_SpectrogramViews):
 class NoisyShifts(_SpectrogramViews):
     """Copies of a clip with noise, shifted circularly in time. The unchanged clip is not a view.
 
-    noise: the noise of a value is `x1 x2 noise`, with x1 uniform in 0..1 per value and x2 uniform in 0..1 per view.
+    noise: largest noise. The noise of a value is x1 * x2 * `noise`. Each value has its own x1, and all values of a view
+        have the same x2. Both x1 and x2 are uniform random numbers from 0 to 1.
     shift: the shift in frames is a random integer from `-shift` to `shift - 1`.
     skipped: number of random copies that are drawn and dropped before the first view.
     """

@@ -1,4 +1,4 @@
-"""Tokenizers by name. A tokenizer imports the libraries that it needs when it is first used."""
+"""Tokenizers by name. The libraries of a tokenizer are imported when the tokenizer is first used."""
 
 import os
 import re
@@ -36,8 +36,8 @@ class Tokenizer(Protocol):
 class TokenizerSource:
     """A tokenizer that is loaded once per process, when it is first used.
 
-    name: its name in provenances. load: function that loads it. place: repository or folder that a user chose;
-    empty otherwise.
+    name: name of the tokenizer in provenances. load: function that loads the tokenizer. place: repository or folder
+    that a user chose; empty if no user chose one.
     """
 
     name: str
@@ -115,8 +115,8 @@ def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTo
 class HashedWords:
     """Tokenizer that hashes the lower-case form of words and punctuation marks. It needs no vocabulary and no file.
 
-    A text becomes `[1, words..., 2]`; 0 is padding. It is for networks with random weights, which have not learned any
-    words.
+    A text becomes `[1, words..., 2]`; 0 is padding. Use this tokenizer only for networks with random weights, because
+    they have not learned any words.
     """
 
     size: int = 8192

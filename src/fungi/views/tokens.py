@@ -14,7 +14,7 @@ from torch import Tensor
 from fungi.views.tokenizers import Tokens
 
 TokenBatch = dict[str, Int64[Tensor, "b v t"] | Bool[Tensor, "b v"]]
-"""`input_ids`, `attention_mask` and `truncated` (whether a view was truncated); groups have only the first two."""
+"""`input_ids`, `attention_mask` and `truncated` (whether a view was truncated). A group does not have `truncated`."""
 PADDING_PER_VIEW = 4
 """The limit of padding tokens in a group is this number times the largest size of a group. On a GPU, groups are large
 and may have much padding, because another forward pass costs more than padding. On a CPU, padding costs more."""

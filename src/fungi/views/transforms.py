@@ -1,6 +1,6 @@
-"""Convert view generators to functions image -> tensor, and convert these functions to view generators.
+"""Convert view generators to functions image -> tensor, and convert such functions to view generators.
 
-Users of the library pass functions.
+Users of the library pass functions to the extractors.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class ViewTransform:
     generator: ViewGenerator
 
     def __call__(self, image: Image.Image) -> Any:
-        """Return all views of an image `[v c h w]`, or a list with one of these tensors per size.
+        """Return all views of an image `[v c h w]`. If views have different sizes, return a list: one tensor per size.
 
         Random views are drawn from the global random streams.
         """
@@ -89,10 +89,10 @@ def _in_words(result: Any) -> str:
 
 
 def as_view_generator(transform: Transform, owner: str) -> ViewGenerator:
-    """Return the generator that a `ViewTransform` contains; any other function as a new generator."""
+    """Return the generator of a `ViewTransform`. For any other function, return a new generator."""
     return transform.generator if isinstance(transform, ViewTransform) else TransformedViews(transform, owner)
 
 
 def with_views_of_batch(views: ViewGenerator, batch: Any) -> ViewGenerator:
-    """Return the generator with its number of views in a prepared batch."""
+    """Return the generator. If it is a function of the user, set its number of views to that of a prepared batch."""
     return replace(views, n_views=batch.shape[1]) if isinstance(views, TransformedViews) else views

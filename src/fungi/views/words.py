@@ -25,7 +25,7 @@ MARKS, LEFT_BRACKETS, RIGHT_BRACKETS = frozenset(".,:;?!%"), frozenset("[({<"), 
 
 
 class _TextViews:
-    """Base class of the views of texts: it tokenises, pads and groups them by length.
+    """Base class of the views of texts. The class tokenises texts, pads them, and groups them by length.
 
     _truncated: number of truncated views in each batch since the last remark.
     """
@@ -151,7 +151,7 @@ def delete_count(text: str, share: float) -> str:
 
 
 def without_words(words: Sequence[str], indices: Sequence[int]) -> str:
-    """Return the text of words and marks without those at `indices`.
+    """Return the text of words and marks, without the words and marks at `indices`.
 
     If the first word is deleted, the second word is not deleted and takes over the capital letter, as in the library of
     the published code.

@@ -2,7 +2,8 @@
 
 Workers send tensors in shared memory (`/dev/shm`). They send file descriptors of this memory through sockets in the
 folder of temporary files. If this fails, the queue of `multiprocessing` drops the batch, and torch's loader waits for
-the batch forever. Therefore, a worker here pickles its batch itself, and if that fails, it sends the error instead.
+the batch forever. Therefore, a worker of this module pickles its batch itself. If this fails, the worker sends the
+error instead of the batch.
 """
 
 import errno
@@ -38,7 +39,7 @@ def worker_batches(
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """Yield `collate([source[row] for row in rows])` for the rows in each entry of `row_batches`, in their order.
+    """Yield `collate([source[row] for row in rows])` for each entry `rows` of `row_batches`, in this order.
 
     Workers compute batches in advance. With `num_workers` 0, this process computes them.
     Raises FungiError if `collate` returns a FungiError, if a worker dies, or if a worker can't send its batch.
@@ -59,7 +60,7 @@ def worker_batches(
                 raise batch
             yield batch
     finally:
-        # Workers end now. Without this, they end when the traceback of an error is deleted.
+        # End the workers now. Without this line, they end only when the traceback of an error is deleted.
         getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
@@ -146,7 +147,7 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
 
 
 def _start_worker(worker: int) -> None:
-    """Prepare a worker: one thread, because other workers use the other cores, and a temporary folder for sockets."""
+    """Use one thread in a worker, because other workers use the other cores, and a temporary folder for sockets."""
     torch.set_num_threads(1)
     if len(tempfile.gettempdir()) > LONGEST_FOLDER:
         folders = (folder for folder in ("/tmp", "/var/tmp", SHARED_MEMORY) if os.access(folder, os.W_OK | os.X_OK))
@@ -201,7 +202,7 @@ def _transfer_error(error: Exception) -> FungiError | None:
 
 
 def _shared_memory_error(detail: str = "") -> FungiError:
-    """Return the error for full shared memory. detail: message of the error that showed it."""
+    """Return the error for full shared memory. detail: message of the original error."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
         cause = f"{usage.free >> 20:,} of {usage.total >> 20:,} MB of {SHARED_MEMORY} are free"
