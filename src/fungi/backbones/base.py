@@ -31,18 +31,19 @@ class BackboneSpec:
     layer: path of the gradient source in the model that `build` returns.
     weight_shape, bias: shape of the weight of this layer, and whether the layer has a bias.
     pca_dim: default PCA size of the evaluation.
-    input: preprocessing of a sample. published_input: preprocessing under the published profile; None if it is equal.
+    input: preprocessing of a sample. published_input: preprocessing under the published profile; None if it is the
+        same.
     build: function that returns the architecture with the random initialisation of its library. It also works on
         torch's meta device.
     pretrained: function that returns the published weights as a state dict with the publisher's key names. It uses the
         download cache of the library. None if the weights cannot be downloaded.
-    convert: function that converts a state dict from the publisher's key names to those of the model.
+    convert: function that converts a state dict from the publisher's key names to the key names of the model.
     layer_alias: function that converts a layer path of the original code to the path in the model.
     attention_input: whether the hooks of the published code received the input of the attention module instead of the
         input of its output projection (deviation V1, reproduced by `Profile.attention_input`).
     first_token_gradient: whether the published code used only the first token's part of the gradient (deviation U2,
         reproduced by `Profile.first_token_gradient`).
-    enumerated: whether the backbone is one of the thirteen in the public code of the authors.
+    enumerated: whether the backbone is one of the thirteen backbones in the public code of the authors.
     depth: number of transformer blocks; patch_size: side of a patch in pixels; 0 for models without blocks or patches.
     flops: floating-point operations of one forward pass of one view; 0 if they were not counted.
     notes: comment for lists and for the log.
@@ -101,7 +102,7 @@ register_backbone = BACKBONES.registering(BackboneSpec)
 def resolve_backbone(text: str) -> BackboneSpec:
     """Return the backbone that `--backbone` names. Raises FungiError for an unknown name.
 
-    It is a registered backbone, or a backbone of the user (`NAME=timm:ID`, `NAME=hf:PLACE`).
+    text: name of a registered backbone, or a backbone of the user (`NAME=timm:ID`, `NAME=hf:PLACE`).
     """
     if text in BACKBONES:
         return BACKBONES[text]

@@ -51,7 +51,7 @@ def read_content(file: Path) -> Any:
 
 
 def _read_safetensors(file: Path) -> StateDict:
-    """Return the tensors of a safetensors file. Raises FungiError if it is not complete."""
+    """Return the tensors of a safetensors file. Raises FungiError if the file is not complete."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -62,7 +62,10 @@ def _read_safetensors(file: Path) -> StateDict:
 
 
 def _read_pickle(file: Path) -> Any:
-    """Return the content of a file that `torch.save` wrote. Raises FungiError if it is damaged or would run code."""
+    """Return the content of a file that `torch.save` wrote.
+
+    Raises FungiError if the file is damaged, or if loading it would run code.
+    """
     import pickle
     from argparse import Namespace
 

@@ -112,7 +112,7 @@ def _contains_weights(content: Mapping[Any, Any], depth: int) -> bool:
 
 
 def _entry(content: Any, file: Path, key: str) -> Any:
-    """Return the entry with the key of a user, `key` or `outer.inner`. Raises FungiError if it does not exist."""
+    """Return the entry under the key of a user, `key` or `outer.inner`. Raises FungiError if there is no such entry."""
     names = [key] if isinstance(content, Mapping) and key in content else key.split(".")
     for name in names:
         if not isinstance(content, Mapping) or name not in content:
@@ -123,7 +123,7 @@ def _entry(content: Any, file: Path, key: str) -> Any:
 
 
 def without_wrappers(state: StateDict) -> Iterator[tuple[str, StateDict]]:
-    """Yield (prefix, state): the complete state dict, then the entries under each wrapper prefix, shortest first.
+    """Yield (prefix, state): the complete state dict, then the entries under each wrapper prefix. Short prefixes first.
 
     The prefix is removed from the names. Entries without the prefix are left out (heads, queues, the student of a
     teacher).
@@ -156,7 +156,7 @@ def _is_ordinary(tensor: "Tensor") -> bool:
 def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: str) -> None:
     """Check that a state dict has exactly the tensors of the model. origin: source of the weights, for the message.
 
-    Raises FungiError with the number of wrong tensors and the first of their names.
+    Raises FungiError with the number of wrong tensors and the names of the first three.
     """
     expected = model.state_dict()
     reshaped = [

@@ -1,4 +1,4 @@
-"""Encoders: they compute the embeddings of views and, for some losses and tasks, the patch tokens.
+"""Encoders compute the embeddings of views. For some losses and tasks, they also compute the patch tokens.
 
 `WholeModel` runs the unchanged model. `TokenEncoder` returns all tokens and can mask patches. The encoder in
 `fungi.backbones.pooled_token` is a shortcut that computes only the pooled token.
@@ -59,8 +59,8 @@ class Encoded:
 
     def by_sample(self, samples: int) -> "Encoded":
         """Split the first axis into samples and views, `[b*v ...] -> [b v ...]`, and convert to float32."""
-        single = self.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
-        return single.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
+        in_float32 = self.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+        return in_float32.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
 
     @staticmethod
     def concatenate_views(parts: Sequence["Encoded"]) -> "Encoded":
@@ -92,7 +92,7 @@ class Encoded:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Function that computes the embeddings of views. path: the part of the model that it runs, in words."""
+    """Function that computes the embeddings of views. path: the part of the model that the encoder runs, in words."""
 
     path: str
 
@@ -100,7 +100,7 @@ class Encoder(Protocol):
         """Encode views."""
 
     def activation_module(self, path: str) -> nn.Module:
-        """Return the module whose input is the input of the attention module around a layer (deviation V1)."""
+        """Return a module that has the same input as the attention module around a layer (deviation V1)."""
 
     def at_size(self, size: int) -> "Encoder":
         """Return the encoder for images of another size. Raises FungiError if the model takes only one size."""
@@ -132,7 +132,7 @@ class WholeModel:
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile the blocks separately. All have the same structure, so they use the same compiled program."""
+        """Compile the blocks separately. All blocks have the same structure, so they share one compiled program."""
         for block in blocks_before(self.model, targets):
             if block._compiled_call_impl is None:  # copies of the model for other sizes share the blocks
                 block.compile()
@@ -141,9 +141,9 @@ class WholeModel:
 class TokenEncoder(WholeModel):
     """Encoder that returns the class token and the patch tokens after the final norm.
 
-    It is for vision transformers of timm with a class token, and raises FungiError for other models. Registers and
-    other prefix tokens are left out. The layers after the norm are applied to all tokens (for CLIP, the projection to
-    the joint space).
+    Raises FungiError for models that are not vision transformers of timm with a class token. Registers and other prefix
+    tokens are left out. The layers after the norm, such as CLIP's projection to the joint space, are applied to all
+    tokens.
     """
 
     path = "all tokens"
@@ -190,8 +190,8 @@ def is_convolutional(model: nn.Module) -> bool:
 def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
     """Return the blocks of a model that are computed before all gradient sources.
 
-    The blocks are those of the longest list of modules of one class (`blocks`, `encoder.layer`). targets: paths of the
-    gradient sources; if one of them is outside that list, no block is returned.
+    The blocks are the modules of the longest list whose modules all have the same class (`blocks`, `encoder.layer`).
+    targets: paths of the gradient sources. If a source is outside this list, no block is returned.
     """
     lists = [
         (path, module)
@@ -213,7 +213,10 @@ def _type_of(block: nn.Module) -> type:
 
 @contextmanager
 def _masked_patches(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int) -> Iterator[None]:
-    """Replace the embeddings of masked patches inside the block: by zeros if `seed` is -1, or by `mask_vector`."""
+    """Replace the embeddings of masked patches during the `with` statement.
+
+    They become zero if `seed` is -1, and otherwise the vector of `mask_vector`.
+    """
     if mask is None:
         yield
         return

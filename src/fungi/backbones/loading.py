@@ -72,7 +72,10 @@ def load_backbone(
 
 
 def with_input_size(backbone: Backbone, size: int) -> Backbone:
-    """Return the backbone for images of `size` x `size` pixels. Raises FungiError if it cannot process that size."""
+    """Return the backbone for images of `size` x `size` pixels.
+
+    Raises FungiError if the model cannot process this size.
+    """
     from fungi.backbones.position_embedding import VIEWS_ADVICE, at_size
 
     if not isinstance(backbone.input, ImageInput):
@@ -130,10 +133,10 @@ def _checkpoint_weights(spec: BackboneSpec, state: StateDict, source: str) -> tu
 
 
 def _build_with_weights(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module":
-    """Return the model with these weights. Raises FungiError if they do not fit exactly.
+    """Return the model with these weights. Raises FungiError if the weights do not fit exactly.
 
-    The model is built on the meta device. Otherwise, most of the loading time would be spent on random weights that are
-    then overwritten.
+    The model is built on the meta device, without values. Otherwise, most of the loading time would be spent on random
+    weights, which the loaded weights then replace.
     """
     import torch
 

@@ -19,9 +19,9 @@ MASKED_AUTOENCODER = "vit_mae"
 
 
 def masked_autoencoder(config: Any, *, mean: bool = False) -> nn.Module:
-    """Return a model with this configuration of `transformers` that maps images `[n c h w]` to embeddings `[n d]`.
+    """Return a model that maps images `[n c h w]` to embeddings `[n d]`.
 
-    mean: use the mean of all tokens instead of the class token.
+    config: configuration of the model in `transformers`. mean: use the mean of all tokens instead of the class token.
     """
     from transformers import ViTMAEForPreTraining
 
@@ -50,8 +50,9 @@ class Reconstruction(WholeModel):
         super().__init__(model)
 
     def __call__(self, inputs: Inputs, /) -> Encoded:
-        """Encode the patches of `images` `[m c h w]` with the smallest `noise` `[m t]`, and predict all pixels.
+        """Encode only the patches with the smallest noise, and predict the pixels of all patches.
 
+        inputs: dictionary with `images` `[m c h w]` and `noise` `[m t]`, one random number per patch.
         The configuration of the model determines the share of masked patches, and whether the pixels of each patch are
         normalised.
         """
@@ -79,7 +80,7 @@ def _normalized(pixels: Float[Tensor, "m t pixels"]) -> Float[Tensor, "m t pixel
 def _mask_only_with_noise(
     masking: Any, patches: Float[Tensor, "n t d"], noise: Float[Tensor, "n t"] | None = None
 ) -> tuple[Float[Tensor, "n visible d"], Float[Tensor, "n t"], Int64[Tensor, "n t"]]:
-    """Return (visible patches, mask, order). Without noise, all patches are visible; the library would draw noise."""
+    """Return (visible patches, mask, order). Without noise, all patches are visible; the library would mask some."""
     if noise is not None:
         return masking(patches, noise)
     zeros = patches.new_zeros(patches.shape[:2])

@@ -26,7 +26,7 @@ from fungi.backbones.position_embedding import at_size
 
 
 class PooledTokenEncoder:
-    """Encoder for a timm `VisionTransformer`. Its last block runs only for the class token.
+    """Encoder for a timm `VisionTransformer`. The last block is computed only for the class token.
 
     Hooks on `attn.proj`, `mlp.fc1` and `mlp.fc2` of the last block get one token per view. The autograd graph starts at
     `attn.proj`.
@@ -52,7 +52,7 @@ class PooledTokenEncoder:
         return Encoded(self.model.head(self.model.head_drop(pooled)))
 
     def activation_module(self, path: str) -> nn.Module:
-        """Return the module whose input is the input of the attention module around the layer `path`."""
+        """Return a module that has the same input as the attention module around the layer `path`."""
         return self.attention_input
 
     def at_size(self, size: int) -> "PooledTokenEncoder":
@@ -63,7 +63,7 @@ class PooledTokenEncoder:
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile all layers up to the attention of the last block, which are about 11/12 of the work."""
+        """Compile all layers up to the attention of the last block. They do about 11/12 of the work."""
         attend = torch.compile(self._attend_class_token)
 
         def attend_any_number(images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +75,7 @@ class PooledTokenEncoder:
     def _attend_class_token(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor, Tensor]:
         """Return attention output `[n 1 i]`, attention input and residual `[n 1 d]` of the class token.
 
-        They are those of the last block. The attention output is the input of the output projection.
+        All three belong to the last block. The attention output is the input of the output projection.
         """
         model, last = self.model, self.model.blocks[-1]
         tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
@@ -103,10 +103,10 @@ def attend_pooled_token(
 
 
 def pooled_token_encoder(model: Any, layer_paths: list[str]) -> PooledTokenEncoder | None:
-    """Return the shortcut encoder for a model and its gradient sources; None if it is not possible.
+    """Return the shortcut encoder for a model and its gradient sources; None if the shortcut is not possible.
 
-    It is possible for an unmodified `VisionTransformer` of timm with class-token pooling, if every gradient source
-    comes after the attention of the last block. With an empty list of sources, only embeddings are computed.
+    The shortcut is possible for an unmodified `VisionTransformer` of timm with class-token pooling, if every gradient
+    source comes after the attention of the last block. With an empty list of sources, only embeddings are computed.
     """
     from timm.layers import Attention
     from timm.models.vision_transformer import Block, VisionTransformer

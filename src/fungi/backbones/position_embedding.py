@@ -64,7 +64,7 @@ def scaling_of(model: nn.Module) -> str:
 
 
 def patch_size_of(model: nn.Module) -> int:
-    """Return the patch size in pixels, 1 for models without patches. The size of a view has to be a multiple of it."""
+    """Return the patch size in pixels, 1 for models without patches. View sizes have to be multiples of this size."""
     vit = _find_transformer(model)[1]
     return 1 if vit is None else _patch_size(vit)
 
@@ -72,8 +72,7 @@ def patch_size_of(model: nn.Module) -> int:
 def set_size(vit: Any, size: int) -> None:
     """Change a vision transformer of timm in place, so that it takes images of `size` x `size`.
 
-    The positions of class tokens and registers do not change, if they have positions. Rotary positions are computed for
-    the new grid.
+    If class tokens and registers have positions, these do not change. Rotary positions are computed for the new grid.
     """
     old_positions, old_grid, scaling = vit.pos_embed, vit.patch_embed.grid_size[0], scaling_of(vit)
     vit.set_input_size(img_size=(size, size))
@@ -86,7 +85,7 @@ def set_size(vit: Any, size: int) -> None:
 
 @torch.no_grad()
 def at_size(model: nn.Module, size: int) -> nn.Module:
-    """Return a copy of the model for images of `size` x `size`. It shares all layers except the position embeddings.
+    """Return a copy of the model for images of `size` x `size`. Both share all layers except the position embeddings.
 
     The original model does not change; hooks on its layers are also called for the copy. Raises FungiError for a size
     that is not a multiple of the patch size, and for a model that takes images of only one size.
@@ -179,14 +178,14 @@ def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Mod
 
 
 def shallow_copy(module: nn.Module) -> Any:
-    """Return a copy with the same children, parameters and hooks. Replacing them does not change the original."""
+    """Return a copy with the same children and parameters. Replacing one in the copy does not change the original."""
     duplicate = copy(module)
     duplicate._modules, duplicate._parameters = dict(module._modules), dict(module._parameters)
     return duplicate
 
 
 def _check_size(model: nn.Module, size: int) -> None:
-    """Run the model on an empty image of `size` x `size`. Raises FungiError if the model cannot process it."""
+    """Run the model on an empty image of `size` x `size`. Raises FungiError if the model cannot process this size."""
     parameter = next(model.parameters())
     modules_in_training = [module for module in model.modules() if module.training]
     try:

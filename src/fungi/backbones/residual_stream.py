@@ -1,8 +1,8 @@
 """Keep the residual stream of a vision transformer in bfloat16, in the blocks before the gradient source.
 
 Autocast computes products in bfloat16 and keeps the residual stream in float32. Every normalisation and every addition
-of a block then reads and writes float32, and every product first rounds its input. In the copies of this module,
-everything is bfloat16. They move fewer bytes, but every addition rounds the stream once more.
+of a block then reads and writes float32, and every product first rounds its input. In the blocks that this module
+copies, everything is bfloat16. These blocks move fewer bytes, but every addition rounds the stream once more.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Download published weights. There is a function for each kind of source; it uses the cache of its library.
+"""Download published weights. There is a function for each kind of source. Each function uses the cache of its library.
 
-If a download fails, the message names the file and the folder into which a person can copy it.
+If a download fails, the message tells the user which file to copy into which folder.
 """
 
 import importlib.util
@@ -79,7 +79,7 @@ def random_weights(build: Callable[[], "nn.Module"], seed: int, name: str) -> St
 
 
 def package_folder(package: str, *, backbone: str, alternative: str) -> Path:
-    """Return the folder of a Python package that contains weights. Raises MissingFilesError if it is not installed.
+    """Return the folder of a Python package with weights. Raises MissingFilesError if the package is not installed.
 
     alternative: name and description of another backbone, for the message.
     """
@@ -95,11 +95,11 @@ def package_folder(package: str, *, backbone: str, alternative: str) -> Path:
 
 @contextmanager
 def download_errors(weights: str, advice: str, is_reachable: bool) -> Iterator[None]:
-    """Convert errors of a download inside the block to a MissingFilesError of one line.
+    """Convert errors of a download inside the `with` statement to a MissingFilesError of one line.
 
     weights, advice: name of the weights, and advice to the user, for the message.
-    is_reachable: whether the host can be reached. If not, the error is raised at once, because libraries would try
-        again for a minute.
+    is_reachable: whether the host can be reached. If it can't, the error is raised at once, because libraries would
+        repeat the attempt for a minute.
     """
     try:
         if not is_reachable:
@@ -123,7 +123,7 @@ def _exceptions_of_downloads() -> tuple[type[Exception], ...]:
 
 
 def _cached_overlay(repository: str, files: tuple[str, ...]) -> dict[str, str] | None:
-    """Return settings with the path of the cached file; None if it is not cached.
+    """Return settings with the path of the cached file; None if no file is cached.
 
     Without these settings, timm would wait for the network for a minute.
     """

@@ -1,7 +1,7 @@
 """Shared code of the text backbones: encoders of `transformers` that return one vector per text.
 
-A model is a subclass of the library's class. It only has another `forward`, so layer paths and weight names do not
-change.
+The class of a model is a subclass of the library's class. The subclass only has another `forward`, so layer paths and
+weight names do not change.
 """
 
 from collections.abc import Mapping
@@ -69,5 +69,5 @@ def pooled_class(encoder: Any, pooling: Pooling) -> Any:
 
 
 def without_unused(state: StateDict, unused: tuple[str, ...], *, prefix: str = "") -> StateDict:
-    """Return the entries whose names do not start with a prefix in `unused`. `prefix` is removed from their names."""
+    """Return the entries whose names do not start with a text in `unused`. `prefix` is removed from the other names."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.startswith(unused)}

@@ -12,7 +12,7 @@ UNUSED = ("cls.", "bert.pooler.", "pooler.", "bert.embeddings.position_ids", "em
 
 
 def bert_names(state: StateDict) -> StateDict:
-    """Convert the names of the published file to those of `BertModel` without its pooler.
+    """Convert the names of the published file to the names of `BertModel` without its pooler.
 
     The LayerNorms of the file have TensorFlow's names.
     """

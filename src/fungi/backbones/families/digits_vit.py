@@ -1,7 +1,8 @@
 """`digits-vit`: a tiny ViT with weights inside this package, so that everything runs without a download.
 
-`scripts/train_digits_vit.py` trained it to classify the digits 0 to 4 of `digits`, on the rows of the train split only.
-It has never seen the digits 5 to 9, just as the paper's backbones have never seen the paper's datasets.
+`scripts/train_digits_vit.py` trained this model to classify the digits 0 to 4 of `digits`, only on rows of the train
+split. The model has never seen the digits 5 to 9. In the same way, the paper's backbones have never seen the paper's
+datasets.
 """
 
 from pathlib import Path

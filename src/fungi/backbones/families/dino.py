@@ -2,8 +2,8 @@
 
 The code of the hub computes the same function with the same key names (class token after the final norm, LayerNorm eps
 1e-6, DINOv2 with LayerScale), so no source code has to be downloaded. At 224 px, DINOv2 interpolates its position
-embedding, and timm interpolates differently. This module interpolates it once, at loading, as in the code of the hub:
-with antialiasing for models with registers, without antialiasing for other models.
+embedding, and timm interpolates differently. This module interpolates the embedding once, when it loads the weights, as
+the code of the hub does: with antialiasing for models with registers, without antialiasing for other models.
 """
 
 from functools import partial

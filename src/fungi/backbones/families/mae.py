@@ -1,7 +1,7 @@
 """Masked autoencoders. The embedding is the class token after the final norm; its kNN accuracy is known to be low.
 
 `mae-vit-b16` is the encoder of the paper. `mae-vit-b16-decoder` comes from another training run, which predicted pixels
-without normalisation. It is published with its decoder, which the gradients of the MAE loss need (author response).
+without normalisation. Its decoder is published, too. The gradients of the MAE loss need a decoder (author response).
 """
 
 from functools import partial
@@ -55,7 +55,7 @@ def _fetch(repository: str) -> StateDict:
 
 
 def model_names(state: StateDict) -> StateDict:
-    """Convert the names of the published file to those of the model; keep names that the model already has."""
+    """Convert the names of the published file to the names of the model. Names of the model do not change."""
     return {renamed(name, _RENAMES): tensor for name, tensor in state.items()}
 
 

@@ -26,7 +26,7 @@ RENAMES = (
 
 
 def siglip_names(state: StateDict, *, build: Any) -> StateDict:
-    """Convert the publisher's names to timm's names, without the text encoder. Other files: see `timm_names`."""
+    """Convert the publisher's names to timm's names, without the text encoder. `timm_names` converts other files."""
     import torch
 
     if not any(name.startswith("vision_model.") for name in state):

@@ -22,8 +22,9 @@ TINY_SEED = 42
 
 
 def ssast_names(state: StateDict) -> StateDict:
-    """Convert the names of the published file, which have a data-parallel prefix, to those of `SpectrogramTransformer`.
+    """Convert the names of the published file to the names of `SpectrogramTransformer`.
 
+    The names of the file have the prefix `module.`, which data-parallel training adds.
     Raises FungiError for a model that was pre-trained with another input size, because its positions have another grid.
     """
     if "cls_token" in state:

@@ -14,7 +14,10 @@ REPOSITORY = "google-t5/t5-small"
 
 
 def t5_encoder_names(state: StateDict) -> StateDict:
-    """Return the encoder of a complete T5. The word embeddings get both of their names; files may have only one."""
+    """Return the encoder of a complete T5.
+
+    The model has two names for the word embeddings. If the file has only the first name, the second name is added.
+    """
     encoder_state = without_unused(state, ("decoder.", "lm_head."))
     if "shared.weight" in encoder_state:
         encoder_state.setdefault("encoder.embed_tokens.weight", encoder_state["shared.weight"])

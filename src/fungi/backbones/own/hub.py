@@ -19,7 +19,7 @@ def read_config(place: str) -> Any:
 
 
 def model_options(model_class: Any) -> dict[str, bool]:
-    """Return options that build BERT and ViT without a pooler: it has no effect here, and some weights lack it."""
+    """Return options that build BERT and ViT without a pooler. It has no effect here, and some files don't have it."""
     import inspect
 
     has_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
@@ -29,7 +29,7 @@ def model_options(model_class: Any) -> dict[str, bool]:
 def fetch(model_class: Any, config: Any, place: str) -> StateDict:
     """Return the weights of a model of this class.
 
-    Raises MissingFilesError if they can't be read, and FungiError if some weights are missing.
+    Raises MissingFilesError if the weights can't be read, and FungiError if some weights are missing.
     """
     try:
         options = model_options(model_class) | {"local_files_only": only_on_disk(place)}

@@ -123,9 +123,9 @@ def gradient_source(model: "nn.Module", called_paths: list[str]) -> tuple[str, s
 
 @contextmanager
 def record_calls(model: "nn.Module") -> "Iterator[list[str]]":
-    """Yield a list to which forward passes inside the block append the paths of the called layers.
+    """Yield a list. During the `with` statement, forward passes append the paths of the called layers to this list.
 
-    The list has only layers that can be gradient sources.
+    The list contains only layers that can be gradient sources.
     """
     called_paths: list[str] = []
     hooks = []

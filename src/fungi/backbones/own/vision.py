@@ -1,6 +1,6 @@
 """Vision encoders of the user: models of `transformers`, with the transform of their image processor.
 
-The embedding is the pooled output, if the model has a pooled output and the weights include it. Otherwise, it is the
+The embedding is the pooled output, if the model and the weights have a pooling layer. Otherwise, the embedding is the
 class token. Without a class token, it is the mean of all positions. With `hf-mean`, it is always this mean.
 """
 
@@ -43,7 +43,7 @@ def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbo
 
 
 def image_input(place: str, config: Any) -> ImageInput:
-    """Return the transform of the image processor in the model's folder; without a processor, that of ImageNet."""
+    """Return the transform of the image processor in the model's folder; without one, the transform of ImageNet."""
     from transformers import AutoImageProcessor
 
     try:
