@@ -45,8 +45,8 @@ def average(settings: FoldSettings) -> None:
 def _require_one_protocol(records: Sequence[ResultRecord]) -> None:
     """Raise FungiError if the protocol of a fold differs from the protocol of the first fold."""
     protocols_by_path = [(record.path, {str(cell.protocol) for cell in cells_of(record)}) for record in records]
-    (first_path, first_protocols), *others = protocols_by_path
-    for path, protocols in others:
+    (first_path, first_protocols), *other_folds = protocols_by_path
+    for path, protocols in other_folds:
         if protocols != first_protocols:
             differences = "; ".join(sorted(protocols ^ first_protocols))
             raise FungiError(
