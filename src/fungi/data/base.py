@@ -84,7 +84,7 @@ class Samples:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the sample ids, labels, items and masks, in the order of the rows.
 
-        It is computed only once. Large files are not read completely (`fungi.data.content`).
+        The fingerprint is computed only once. Large files are not read completely (`fungi.data.content`).
         """
         return self._fingerprint
 

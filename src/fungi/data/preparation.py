@@ -60,7 +60,7 @@ def prepare(settings: PrepareSettings) -> None:
 
 
 def sources() -> str:
-    """Return a text with the commands that download the archives of each dataset that `prepare` unpacks."""
+    """Return a text with the names of datasets that have archives, and the commands that download these archives."""
     names_by_archives: dict[tuple[str, ...], list[str]] = {}
     for name in _datasets_with_archives():
         names_by_archives.setdefault(DATASETS[name].archives, []).append(name)

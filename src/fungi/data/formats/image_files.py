@@ -35,7 +35,7 @@ def decode(
     place: description of the source for errors; by default the path of the file.
     truncated: accept a truncated file, and fill the missing pixels with grey.
     as_displayed: apply the EXIF orientation, and put transparent parts on white, like an image viewer.
-    Raises MissingFilesError for a missing file and FungiError for a damaged file; both name the file.
+    Raises MissingFilesError for a missing file and FungiError for a damaged file; both errors name the file.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -40,9 +40,11 @@ def class_folders(folder: Path) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_skipped(entry.name))
     first_names: dict[str, str] = {}
     for name in names:
-        other = first_names.setdefault(to_nfc(name), name)
-        if other != name:
-            raise FungiError(f"{folder} has two class folders that look the same, {other!a} and {name!a}. Join them.")
+        first_name = first_names.setdefault(to_nfc(name), name)
+        if first_name != name:
+            raise FungiError(
+                f"{folder} has two class folders that look the same, {first_name!a} and {name!a}. Join them."
+            )
     return names
 
 
