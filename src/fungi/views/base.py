@@ -43,7 +43,7 @@ class ViewGenerator(Protocol):
 
 @runtime_checkable
 class HasStream(Protocol):
-    """A view generator with random views. They are seeded with the seed, the stream and the sample id.
+    """A view generator with random views. The seed, the stream and the sample id determine the random numbers.
 
     stream: name of the objective that uses the views. Two objectives therefore have different random views (spec vision
     7.2).
@@ -51,7 +51,7 @@ class HasStream(Protocol):
 
     @property
     def stream(self) -> str:
-        """Name with which the views are seeded; if it is empty, they are seeded with the kind."""
+        """Name that seeds the views. If this name is empty, the kind seeds the views."""
 
 
 @runtime_checkable

@@ -116,7 +116,7 @@ class MaskedCrops:
         return {"images": images, "mask": masks.flatten(0, 1), "mask_seed": self.mask_seed}
 
     def _draw_ratio(self) -> float:
-        """Return the share of patches to mask. It is the same for all global crops of an image."""
+        """Return the share of patches to mask. This share is the same for all global crops of an image."""
         if not self.random_ratio:
             return self.mask_ratio
         low, high = RANDOM_RATIOS

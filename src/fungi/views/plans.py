@@ -57,7 +57,7 @@ class ViewPlan:
     patch_size: int = 1
 
     def options(self, kind: str, input_spec: "InputSpec") -> dict[str, Any]:
-        """Return the options for a kind of views. They are empty for texts and sounds, which have no input size."""
+        """Return the options for a kind of views; no options for texts and sounds, which have no input size."""
         options_of_plan = OPTIONS.get(self.name, {}).get(kind)
         if options_of_plan is None or not isinstance(input_spec, ImageInput):
             return {}

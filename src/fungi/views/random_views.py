@@ -18,7 +18,7 @@ from fungi.views.image import ImageInput
 from fungi.views.pixels import PixelViews, as_pixels, check_size
 
 AUGMENTED_SIZE = 96
-"""Side in pixels of the crops of the contrastive augmentation. They are then enlarged to the size of the views."""
+"""Side in pixels of the crops of the contrastive augmentation. The crops are then enlarged to the size of the views."""
 
 
 @dataclass(frozen=True, kw_only=True)
