@@ -215,7 +215,7 @@ def _type_of(block: nn.Module) -> type:
 def _masked_patches(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int) -> Iterator[None]:
     """Replace the embeddings of masked patches during the `with` statement.
 
-    They become zero if `seed` is -1, and otherwise the vector of `mask_vector`.
+    Each of these embeddings becomes zero if `seed` is -1; otherwise, it becomes the vector of `mask_vector`.
     """
     if mask is None:
         yield

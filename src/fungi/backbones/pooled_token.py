@@ -2,8 +2,8 @@
 
 If the embedding is the class token, the outputs of the last block for all other tokens are not needed. Therefore, the
 earlier blocks run unchanged, without an autograd graph, and the last block computes its query, output projection and
-MLP only for the class token. It does not compute keys and values of the tokens. For a head with query `q`, token inputs
-`y_t` and attention weights `a_t`:
+MLP only for the class token. The last block does not compute keys and values of the tokens. For a head with query `q`,
+token inputs `y_t` and attention weights `a_t`:
 
     scores   q . (Wk y_t + bk) = (Wk^T q) . y_t + constant,  and softmax ignores the constant;
     values   sum_t a_t (Wv y_t + bv) = Wv (sum_t a_t y_t) + bv.

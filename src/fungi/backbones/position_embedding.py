@@ -46,7 +46,8 @@ def hub_positions(
 def scaling_of(model: nn.Module) -> str:
     """Return the method that scales the positions: `hub`, `hub, antialiased`, `timm`, `torchvision`, or `none`.
 
-    The attribute `position_scaling` of a model sets the method. Otherwise, it depends on timm's record of the weights.
+    The attribute `position_scaling` of a model sets the method. Without this attribute, the method depends on timm's
+    record of the weights.
     """
     vit = _find_transformer(model)[1]
     if vit is None:

@@ -19,8 +19,8 @@ from fungi.errors import FungiError
 def with_short_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     """Return a copy of the model in which the blocks before all gradient sources are in bfloat16.
 
-    The other layers are shared. layers: paths of the sources. Raises FungiError if the model is not a vision
-    transformer of timm, or if there is no block before its sources.
+    The copy shares the other layers with the model. layers: paths of the sources. Raises FungiError if the model is not
+    a vision transformer of timm, or if there is no block before all sources.
     """
     from timm.models.vision_transformer import VisionTransformer
 

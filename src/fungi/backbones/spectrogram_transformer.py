@@ -1,9 +1,9 @@
 """The audio spectrogram transformer (SSAST, patch variant), with the parameter names of the published checkpoint.
 
 A spectrogram `[n frames 128]` is an image with one channel: rows are frequencies, columns are times. The first two
-tokens are a class token and a distillation token. They are followed by the tokens of overlapping 16 x 16 patches at
-stride 10, row by row (spec audio 1). The learned positions belong to the 8 x 64 grid of pre-training; they are adapted
-to the grid of the input.
+tokens are a class token and a distillation token. The next tokens belong to overlapping 16 x 16 patches at stride 10,
+row by row (spec audio 1). The learned positions belong to the 8 x 64 grid of pre-training; they are adapted to the grid
+of the input.
 """
 
 from functools import partial

@@ -1,8 +1,8 @@
 """UDI: vision transformers with two class tokens, from published checkpoints or from `fungi pretrain` (spec udi 6).
 
-The embedding is the first class token. The second class token, `cls+`, takes part in attention. It is a register in
-timm's model, so that the pooled-token path works. This program cannot download the published files, which are on Google
-Drive: pass a file with `--checkpoint`.
+The embedding is the first class token. The second class token, `cls+`, takes part in attention. In timm's model, `cls+`
+is a register, so that the pooled-token path works. This program cannot download the published files, which are on
+Google Drive: pass a file with `--checkpoint`.
 """
 
 from functools import partial
@@ -22,7 +22,8 @@ CLASS_TOKENS = {2: "", 1: "-one-token"}
 def encoder_state(state: StateDict) -> StateDict:
     """Return the weights of the transformer in a checkpoint of any layout, without prefixes (spec udi 6.3).
 
-    Full checkpoints have the prefix `backbone.backbone.`; their SRS layer and heads are dropped.
+    Full checkpoints have the prefix `backbone.backbone.`. Their heads, and the layer of stratified random sampling
+    (SRS), are dropped.
     """
     state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     for prefix in ("backbone.backbone.", "backbone."):

@@ -54,7 +54,7 @@ def _unknown(text: str) -> FungiError:
 
 
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
-    """Return a model of `transformers`. Its configuration determines its input: images, spectrograms or texts."""
+    """Return a model of `transformers`. The configuration determines the input: images, spectrograms or texts."""
     config = read_config(place)
     config = getattr(config, "vision_config", config)  # of a model for images and texts, use the image encoder
     if any(hasattr(config, name) for name in ("image_size", "num_channels")):

@@ -19,7 +19,10 @@ def read_config(place: str) -> Any:
 
 
 def model_options(model_class: Any) -> dict[str, bool]:
-    """Return options that build BERT and ViT without a pooler. It has no effect here, and some files don't have it."""
+    """Return options that build BERT and ViT without a pooler.
+
+    The pooler has no effect here, and some files do not have its weights.
+    """
     import inspect
 
     has_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters

@@ -1,8 +1,8 @@
 """Determine the structure of an unknown model with a forward pass on torch's meta device, which computes no numbers.
 
 The gradient source is the last attention output projection that is called (the layer of the paper). If there is no
-output projection, it is the last linear or convolution layer that is called. Some layers are never the source: layers
-that are called twice for an image, convolutions that do not pad with zeros, shortcuts, and the gates of
+output projection, the source is the last linear or convolution layer that is called. Some layers are never the source:
+layers that are called twice for an image, convolutions that do not pad with zeros, shortcuts, and the gates of
 squeeze-and-excitation.
 """
 
