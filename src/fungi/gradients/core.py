@@ -1,7 +1,7 @@
 """Compute features from a batch of prepared views, for the commands and for the library.
 
 Features with the same views and the same engine share a forward pass. The result of the check for finite numbers stays
-on the device. It is read once for many batches, because reading has to wait for the device.
+on the device. The result is read once for many batches, because reading has to wait for the device.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from fungi.views.transforms import with_views_of_batch
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature of every sample: the gradients of a loss. Without a loss, it is the embedding of a view."""
+    """A feature of every sample: the gradients of a loss. Without a loss, the feature is the embedding of a view."""
 
     name: str
     views: ViewGenerator

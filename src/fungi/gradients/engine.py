@@ -138,7 +138,7 @@ class GradientEngine:
     def extract(self, batch: Any, views: ViewGenerator, losses: Mapping[str, Loss]) -> EngineOutput:
         """Return the output of the encoder for a collated batch, and the gradients of the losses.
 
-        Both come from one forward pass per group and view size.
+        Output and gradients come from the same forward passes: one pass per group and view size.
         """
         encoded_groups: list[Encoded] = []
         rows_of_groups: list[Tensor] = []

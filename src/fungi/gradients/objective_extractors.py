@@ -140,7 +140,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
 
 
 def _attribute(head: str) -> str:
-    """Return the attribute name of a head. For student and teacher, it is the name in the published library."""
+    """Return the attribute name of a head. Student and teacher have the names of the published library."""
     return "projection_head" if head in ("head", "student") else f"{head}_projection"
 
 

@@ -34,7 +34,7 @@ def batch_order(rows_of_groups: Sequence[Tensor]) -> Tensor:
 
 
 def map_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply a function to a batch that is a tensor, or to each tensor of a batch that is a dictionary."""
+    """Apply a function to a batch. If the batch is a dictionary, apply the function to each of its tensors."""
     if isinstance(batch, dict):
         return {name: function(values) for name, values in batch.items()}
     return function(batch)

@@ -8,8 +8,8 @@
 | khatri-rao | outer product of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
 
 All kinds preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three kinds, the standard
-deviation is at most `sqrt(2/p) |x| |y|`. For khatri-rao, it is larger if gradients have low rank. Binary matrices are
-drawn as in the published code, so the same seed results in the same matrix.
+deviation is at most `sqrt(2/p) |x| |y|`. For khatri-rao, the deviation is larger if gradients have low rank. Binary
+matrices are drawn as in the published code, so the same seed results in the same matrix.
 """
 
 import hashlib

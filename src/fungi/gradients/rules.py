@@ -1,4 +1,4 @@
-"""Terms of the gradient for each type of layer. They come from activations and signals.
+"""Terms of the gradient for each type of layer, from activations and signals.
 
 Activations are the inputs of the layer. Signals are the derivatives with respect to the outputs of the layer.
 

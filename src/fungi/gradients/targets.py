@@ -95,11 +95,11 @@ def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
 
 def _check_unshared(model: nn.Module, path: str, module: Any) -> None:
     """Raise FungiError if layers share a weight: hooks on one layer see only a part of the gradient of the weight."""
-    for other, layer in model.named_modules(remove_duplicate=False):
-        if other != path and getattr(layer, "weight", None) is module.weight:
+    for other_path, layer in model.named_modules(remove_duplicate=False):
+        if other_path != path and getattr(layer, "weight", None) is module.weight:
             raise FungiError(
-                f"layer {path!r} shares its weight with {other!r}, so its gradient is only a part of the weight's. "
-                f"{candidates(model, path)}"
+                f"layer {path!r} shares its weight with {other_path!r}, so its gradient is only a part of the "
+                f"weight's. {candidates(model, path)}"
             )
 
 
