@@ -1,8 +1,8 @@
 """The base class of objectives, and their registration.
 
-An objective is a frozen dataclass; its fields are its settings. It names its kind of views, creates its fixed random
-heads, and computes one loss per sample from the embeddings of the views. Samples of a batch never interact. The engine
-adds the losses, so the gradient of a sample is the gradient of its loss (spec vision 4 and 5).
+An objective is a frozen dataclass, whose fields are the settings. An objective names its kind of views, creates its
+fixed random heads, and computes one loss per sample from the embeddings of the views. Samples of a batch never
+interact. The engine adds the losses, so the gradient of a sample is the gradient of its loss (spec vision 4 and 5).
 """
 
 from collections.abc import Callable

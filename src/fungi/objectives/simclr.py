@@ -188,7 +188,7 @@ class SimCLR(Objective):
         return info_nce(latents, negatives, self.temperature, self.denominator_temperature, own=own, mixed=mixed)
 
     def _shares(self, views: int, support: Support) -> Float[Tensor, "v k"]:
-        """Return the shares of views in mixtures. They are the same for all samples, so samples are independent."""
+        """Return the shares of views in mixtures. All samples have the same shares, so samples are independent."""
         generator = torch.Generator().manual_seed(int(support["mixing_seed"]))
         count = min(self.mixed_negatives, len(support["negatives"]))
         return torch.rand((views, count), generator=generator) / 2
