@@ -21,7 +21,7 @@ from fungi.runtime.precision import full_precision
 
 
 def pca_skip_reason(pca_dim: int, rows: int, features: int) -> str | None:
-    """Return the reason to skip PCA; None if `pca_dim` is smaller than both sizes (spec vision 9.1)."""
+    """Return the reason to skip PCA; None if `pca_dim` is smaller than `rows` and `features` (spec vision 9.1)."""
     if pca_dim >= features:
         return f"pca_dim {pca_dim} is not smaller than the feature size {features}"
     if pca_dim >= rows:
