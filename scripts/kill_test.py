@@ -135,7 +135,7 @@ def _count_operations(root: Path, die_at: int) -> list[int]:
 
 
 def run_to_end(command: list[str], root: Path, *, assembled: bool = True) -> float:
-    """Run a command in a forked process, and return its seconds. Raises FungiError if the command fails."""
+    """Run a command in a forked process, and return the elapsed seconds. Raises FungiError if the command fails."""
     start = time.monotonic()
     _, status = os.waitpid(start_in_fork(command, root, assembled=assembled), 0)
     if status != 0:
@@ -215,7 +215,7 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
     """Return the names in `before` that are missing in `after` or have another content there.
 
-    This does not include blocks that were assembled into a feature file, and checkpoints if a newer one exists.
+    Blocks that were assembled into a feature file do not count, and replaced checkpoints do not count.
     """
     lost = []
     for name, content in before.items():

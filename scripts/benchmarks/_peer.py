@@ -20,7 +20,7 @@ CONFIGS = {"kl": "KLConfig", "dino": "DINOConfig", "simclr": "SimCLRConfig"}
 def peer_package(folder: Path) -> str:
     """Find the package of the published library in a checkout, make it importable, and return its name.
 
-    Its `wrapper.py` defines `FUNGIWrapper`. Raises FungiError if the folder does not have such a package.
+    The `wrapper.py` of this package defines `FUNGIWrapper`. Raises FungiError if there is no such package.
     """
     for path in sorted([*folder.glob("*/wrapper.py"), *folder.glob("src/*/wrapper.py")]):
         if "class FUNGIWrapper" in path.read_text(encoding="utf-8"):

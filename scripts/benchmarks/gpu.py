@@ -183,7 +183,7 @@ def _print_float32(setup: Setup, rounds: int) -> None:
 
 
 def _print_decoding(setup: Setup) -> None:
-    """Print the number of files per second that one core decodes, and the number if it also prepares all views."""
+    """Print the files per second of one core: if it only decodes files, and if it also prepares all views."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     content = _jpeg(0)
