@@ -233,8 +233,8 @@ def _open_table(folder: Path) -> Any:
 def _items(folder: str, columns: Columns, process: int) -> Any:
     """Return the column of items, without decoding images.
 
-    process: process id. It is an argument only because the cache then has another entry in each process, so each
-        process opens the table itself.
+    process: process id. Because it is an argument, a forked process does not use the cached table of its parent, but
+        opens the table itself.
     """
     from datasets import Image
 

@@ -77,7 +77,7 @@ def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | Non
 
     named_classes: number of class names. The values are then 0 to `named_classes` - 1. None: the classes have no names;
         each value in the masks is a class, and 255 and -1 are void.
-    If the masks contain only 0 and 255, and there are no class names or two, both values are classes.
+    Without class names, or with two class names, masks may contain only 0 and 255. Both values are then classes.
     All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ..., or include -1.
     Raises FungiError for more than 64 values without names, because these are colours or grey levels, not classes.
     """

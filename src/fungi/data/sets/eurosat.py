@@ -20,7 +20,7 @@ PLACE = Place(dataset="eurosat", folders=("eurosat", ""), needs=("eurosat/2750",
 
 _IMAGES = 27000
 _ROWS_SHA256 = "f7db722b57a9ac12c63b5f18dd182d3278bfec725d6c3a45a44f81aec1c20525"
-"""Hash of the train and test rows (32-bit little-endian integers). It detects versions that draw another split."""
+"""Hash of the train and test rows (32-bit little-endian integers). It detects a scikit-learn with another split."""
 
 
 def split_rows(labels: Integer[np.ndarray, " n"]) -> dict[str, Int64[np.ndarray, " s"]]:
