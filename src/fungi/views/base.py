@@ -95,7 +95,10 @@ class ModalityDefaults(Protocol):
     """Input of a modality. The default settings of objectives for this modality differ from those for images."""
 
     def objective_defaults(self, objective: str) -> dict[str, Any]:
-        """Return the settings of an objective that differ from its defaults for images. Settings of the user win."""
+        """Return the settings of an objective that differ from its defaults for images.
+
+        Settings of the user replace these settings.
+        """
 
 
 def forwards_of(views: ViewGenerator) -> float:

@@ -147,7 +147,7 @@ def _start(loader: "DataLoader[Any]") -> Iterator[Any]:
 
 
 def _start_worker(worker: int) -> None:
-    """Use one thread in a worker, because other workers use the other cores, and a temporary folder for sockets."""
+    """Use one thread, because other workers use the other cores. Choose a temporary folder that sockets can use."""
     torch.set_num_threads(1)
     if len(tempfile.gettempdir()) > LONGEST_FOLDER:
         folders = (folder for folder in ("/tmp", "/var/tmp", SHARED_MEMORY) if os.access(folder, os.W_OK | os.X_OK))
