@@ -86,7 +86,7 @@ def set_size(vit: Any, size: int) -> None:
 
 @torch.no_grad()
 def at_size(model: nn.Module, size: int) -> nn.Module:
-    """Return a copy of the model for images of `size` x `size`. Both share all layers except the position embeddings.
+    """Return a copy of the model for images of `size` x `size`. All layers but the position embeddings are shared.
 
     The original model does not change; hooks on its layers are also called for the copy. Raises FungiError for a size
     that is not a multiple of the patch size, and for a model that takes images of only one size.
