@@ -81,7 +81,7 @@ def embedding_feature(embedding: GradientEngine, shared: GradientEngine | None, 
 
 
 class FiniteCheck:
-    """Record that tells for each row of each feature whether it is finite. Only `bad_rows` waits for the device."""
+    """Record of each row of each feature: whether the row is finite. Only `bad_rows` waits for the device."""
 
     def __init__(self) -> None:
         self._finite: dict[str, list[Tensor]] = {}

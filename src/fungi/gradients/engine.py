@@ -179,7 +179,7 @@ class GradientEngine:
     def _by_group(self, batch: Any, views: ViewGenerator, work: Callable[[Any], T]) -> Iterator[tuple[Tensor, T]]:
         """Yield (rows, result of `work`) for each group of a batch.
 
-        If memory runs out, this group and the following groups are halved. Raises FungiError if a half is too large.
+        If memory runs out, this group and the following groups are halved. Raises FungiError if a half does not fit.
         """
         is_halving = False
         for rows, part in self._groups(batch, views):

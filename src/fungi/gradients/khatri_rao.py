@@ -27,7 +27,7 @@ variances are:
 
 | | khatri-rao | dense |
 |---|---|---|
-| signals and activations orthogonal | 1 | 1 |
+| orthogonal signals, orthogonal activations | 1 | 1 |
 | equal signals, orthogonal activations (or the other way round) | 3 | 1 |
 | equal gradients: the length of a feature | 8 | 2 |
 

@@ -77,7 +77,7 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
-    """Return the gradient source that `text` names. Raises FungiError with candidates for a layer of another type."""
+    """Return the gradient source that `text` names. Raises FungiError with candidates if there is no such source."""
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:
