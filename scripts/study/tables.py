@@ -60,8 +60,12 @@ def _draw(rows_by_group: Mapping[str, Sequence[dict[str, Any]]], output: Path) -
 
     kinds = ("embeddings", "kl", "dino", "simclr", "all")
     labels = ("embeddings alone", "+ KL", "+ DINO", "+ SimCLR", "+ KL + DINO + SimCLR")
-    figure, axes = pyplot.subplots(1, len(rows_by_group), figsize=(4.6 * len(rows_by_group), 4.0), squeeze=False)
-    for axis, (name, rows) in zip(axes[0], rows_by_group.items(), strict=True):
+    columns = min(3, len(rows_by_group))
+    lines = -(-len(rows_by_group) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(4.6 * columns, 3.6 * lines), squeeze=False)
+    for axis in axes.flat[len(rows_by_group) :]:
+        axis.set_visible(False)
+    for axis, (name, rows) in zip(axes.flat, rows_by_group.items(), strict=False):
         for kind, label, colour, marker in zip(kinds, labels, ("black", *COLOURS), MARKERS, strict=False):
             for row in (row for row in rows if row["kind"] == kind):
                 mean, deviation = row["scores"]["kNN"]
@@ -80,14 +84,15 @@ def _draw(rows_by_group: Mapping[str, Sequence[dict[str, Any]]], output: Path) -
         axis.set_xlabel("forwards per image")
         axis.set_title(name.replace("-", ", ", 1), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("kNN accuracy, %")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("kNN accuracy, %")
     handles = {}
-    for axis in axes[0]:
+    for axis in axes.flat[: len(rows_by_group)]:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=len(kinds), fontsize=8, frameon=False)
     figure.suptitle(
         "Filled: views as published. Open: images at their own size, fewer views of texts and sounds.", fontsize=9
     )
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=150)
