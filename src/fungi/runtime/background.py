@@ -15,8 +15,8 @@ def in_background(waiting: int = WAITING) -> Iterator[Callable[[Work], None]]:
 
     waiting: number of functions that may wait for the thread. If more are submitted, `submit` waits.
 
-    If a function raises an error, a later `submit` or the end of the block raises it in the caller. An error of the
-    caller itself takes precedence. All work has finished when the block ends.
+    If a function raises an error, a later `submit` or the end of the block raises this error in the caller. An error of
+    the caller itself takes precedence. All work has finished when the block ends.
     """
     futures: deque[Future[None]] = deque()
 

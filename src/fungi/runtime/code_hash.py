@@ -24,9 +24,9 @@ _NODES_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFun
 
 @cache
 def code_hash(module: str) -> str:
-    """Return a hash, of twelve hexadecimal digits, of a module and of everything that it imports from this package.
+    """Return a hash (twelve hexadecimal digits) of a module and of everything that it imports from this package.
 
-    Any change of the code changes the hash, such as another constant. Comments, docstrings, the layout of the source
+    Any change of the code, such as another constant, changes the hash. Comments, docstrings, the layout of the source
     and files that are not imported do not change it.
     """
     digest = hashlib.sha256()
@@ -68,7 +68,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _file_of(module: str) -> Path | None:
-    """Return the file of a module of this package, or of a script or module outside of it that calls this package."""
+    """Return the file of a module of this package, or of another script or module that calls this package."""
     if module.partition(".")[0] != _PACKAGE_NAME:
         spec = importlib.util.find_spec(module) if module else None
         return Path(spec.origin) if spec and spec.origin else None
@@ -83,7 +83,7 @@ def _submodules(package: str) -> list[str]:
 
 @cache
 def _hash_and_imports(path: Path) -> tuple[bytes, frozenset[tuple[str, bool]]]:
-    """Return the hash of a file's syntax tree, and its imports from this package: (name, with all submodules)."""
+    """Return the hash of the syntax tree of a file, and the imports from this package: (name, with all submodules)."""
     parts: list[str] = []
     imports: set[tuple[str, bool]] = set()
     _collect(ast.parse(path.read_bytes()), parts, imports)
@@ -91,9 +91,10 @@ def _hash_and_imports(path: Path) -> tuple[bytes, frozenset[tuple[str, bool]]]:
 
 
 def _collect(node: Any, parts: list[str], imports: set[tuple[str, bool]]) -> None:
-    """Append the parts of a syntax tree in order, without positions and docstrings, and add its imports to `imports`.
+    """Append the parts of a syntax tree to `parts`, and add the imports in the tree to `imports`.
 
-    This is about three times as fast as `ast.dump` and `ast.walk`.
+    The parts are in order, without positions and docstrings. This function is about three times as fast as `ast.dump`
+    and `ast.walk`.
     """
     node_type = node.__class__
     parts.append(node_type.__name__)

@@ -26,7 +26,10 @@ def run_command(
     description: str,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse `arguments` (default: those of the process) into settings, call `run`, and return the exit status."""
+    """Parse `arguments` into settings, call `run`, and return the exit status.
+
+    arguments: the arguments of the process by default.
+    """
     _prepare_process()
     log.configure()
     try:
@@ -87,7 +90,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _about(settings: Any) -> str:
-    """Return the main inputs of a command, e.g. `dataset digits, backbone digits-vit`; may be empty.
+    """Return a text with the main inputs of a command, e.g. `dataset digits, backbone digits-vit`; it may be empty.
 
     Settings with a property `about` define this text themselves.
     """

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 
 def usable_cores(environ: Mapping[str, str] = os.environ) -> int:
-    """Return the number of cores, at least 1: those of the affinity mask, but no more than SLURM_CPUS_PER_TASK.
+    """Return the number of cores: the cores of the affinity mask, but at most SLURM_CPUS_PER_TASK, and at least 1.
 
     A cluster that does not bind jobs to cores shows all cores of the node, although most of them belong to other jobs.
-    `fungi submit --pack` runs several shards in one job and gives each its share of the cores in SLURM_CPUS_PER_TASK.
+    `fungi submit --pack` runs several shards in one job. It sets SLURM_CPUS_PER_TASK to the number of cores per shard.
     """
     cores = len(os.sched_getaffinity(0))
     requested = environ.get("SLURM_CPUS_PER_TASK", "")

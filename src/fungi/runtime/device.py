@@ -56,7 +56,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _evidence_of_gpu() -> str:
-    """Return the environment variable or file that shows that this process has a GPU; empty without a visible GPU."""
+    """Return the sign that this process has a GPU: an environment variable or a file; empty without a visible GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in HIDDEN:
         return ""
@@ -101,7 +101,7 @@ def default_torch_settings() -> Iterator[None]:
     """Use torch's default settings inside the block: no autocast, no inference mode, default dtype and device.
 
     Settings of the caller could change results silently: under `torch.autocast`, gradients have a lower precision. This
-    can also be used as a decorator.
+    function can also be used as a decorator.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -130,8 +130,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # as in <malloc.h>
 def keep_freed_memory() -> None:
     """Ask glibc's allocator to keep freed memory; do nothing if the process uses another allocator.
 
-    By default, glibc returns large blocks to the system when they are freed. The system then has to provide and zero
-    the same pages for every batch, which takes about a third of the time for a small network on a CPU.
+    By default, glibc returns a large block to the system when the program frees it. The system then has to provide and
+    zero the same pages for every batch. For a small network on a CPU, this takes about a third of the time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -145,7 +145,7 @@ def keep_freed_memory() -> None:
 class Stopwatch:
     """Measures the seconds that each step takes.
 
-    precise: whether to wait for the device after each step. On a GPU, the times are right only if it is set.
+    precise: whether to wait for the device after each step. On a GPU, the times are right only if `precise` is set.
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, precise: bool = False) -> None:

@@ -42,8 +42,8 @@ def write_text_atomically(path: Path, text: str) -> None:
 def written_once(path: Path) -> Iterator[Path]:
     """Write like `written_atomically`, but keep the file of the first writer and drop the files of later writers.
 
-    Use it if all readers must see the same content, although two computations of it may differ in a few bits. This also
-    removes the orphans in the same folder.
+    Use this function if all readers must see the same content, but two computations of the content may differ in a few
+    bits. It also removes the orphans in the same folder.
     """
     remove_orphans(path.parent)
     with _temporary_path(path) as temporary:
@@ -62,8 +62,8 @@ def sha256_of(path: Path) -> str:
 def ensure_folder(path: Path) -> None:
     """Create a folder and its parents, if they do not exist yet.
 
-    Raises FileExistsError if a file has this name. `Path.mkdir` also raises it if another process removes the folder at
-    the same moment; in this case, the function tries again.
+    Raises FileExistsError if a file has this name. `Path.mkdir` also raises this error if another process removes the
+    folder at the same moment; in this case, `ensure_folder` tries again.
     """
     while True:
         try:
@@ -91,7 +91,7 @@ def save_with_torch(content: Any, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock a path inside the block. Other processes that lock it wait, also on other machines that share the folder.
+    """Lock a path inside the block. Other processes that lock the path wait, also on other machines with this folder.
 
     The kernel (on NFS, the server) releases the lock if the process dies. On a file system without locks, the block
     runs without a lock.
@@ -102,7 +102,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock_file.unlink(missing_ok=True)  # before unlocking: waiting processes notice it and create a new lock file
+        # Remove the file before unlocking it: waiting processes notice the removal and create a new lock file.
+        lock_file.unlink(missing_ok=True)
         os.close(descriptor)
 
 

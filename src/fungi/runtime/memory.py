@@ -10,11 +10,11 @@ GROUPS_FILE, GROUPS_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return the number of bytes that this process can still allocate on a device; None if the system does not say.
+    """Return the number of bytes that this process can still allocate on a device; None if it is unknown.
 
-    On a CPU, this is the available memory of the machine, or what the memory limit of the process's control group
-    leaves, if that is less (SLURM and containers limit jobs with control groups). On a GPU, it is the free memory of
-    the driver and of torch's cache.
+    On a CPU, this is the available memory of the machine or, if it is less, the unused part of the memory limit of the
+    control group of the process (SLURM and containers limit jobs with control groups). On a GPU, it is the free memory
+    of the driver and of torch's cache.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -47,7 +47,7 @@ def _free_of_group() -> int | None:
 
 
 def _free_below(folder: Path) -> int | None:
-    """Return the memory limit of a control group minus its use, in bytes; None if it has no limit.
+    """Return the memory limit of a control group minus the used memory, in bytes; None if the group has no limit.
 
     Cached file pages do not count as use, because the kernel drops them if memory is needed.
     """

@@ -1,4 +1,4 @@
-"""Check quickly whether a host answers. Without this check, download libraries retry for a minute without network."""
+"""Check quickly whether a host answers. If there is no network, download libraries would retry for a minute."""
 
 from functools import cache
 from http.client import HTTPException

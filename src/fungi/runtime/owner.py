@@ -29,7 +29,7 @@ def unfinished_name(path: Path) -> Path:
 
 
 def removed_name(path: Path) -> Path:
-    """Return a new name for `path`, to rename it before its removal. Files with such names are orphans."""
+    """Return a new name for `path`, so that it can be renamed before its removal. Files with such names are orphans."""
     return path.with_name(f".{path.name}.removed-{uuid.uuid4().hex[:12]}")
 
 
@@ -57,7 +57,7 @@ def remove_orphans_below(folder: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder; do nothing if it does not exist or if we have no permission."""
+    """Remove a file or a folder; do nothing if it does not exist or if the process has no permission to remove it."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
         return

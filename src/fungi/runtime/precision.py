@@ -14,7 +14,8 @@ OVERRIDE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
 def set_full_precision() -> None:
     """Compute float32 products and convolutions in float32 from now on. Every command calls this.
 
-    By default, torch computes convolutions on a GPU in TF32, and products if an environment variable asks for it.
+    By default, torch computes convolutions on a GPU in TF32. It also computes products in TF32 if an environment
+    variable asks for it.
     """
     if os.environ.get(OVERRIDE, "0") != "0" and torch.cuda.is_available():
         logger.warning(f"{OVERRIDE} is set and has no effect: float32 products are computed in float32.")
@@ -24,7 +25,7 @@ def set_full_precision() -> None:
 
 @contextmanager
 def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[None]:
-    """Compute float32 products and convolutions on a GPU in TF32 inside the block; do nothing if not `enabled`."""
+    """Compute float32 products and convolutions on a GPU in TF32 inside the block, if `enabled` is set."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     if enabled and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -40,9 +41,9 @@ def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[Non
 def full_precision() -> Iterator[None]:
     """Compute float32 products and convolutions in float32 inside the block, or inside a decorated function.
 
-    Without this, `torch.set_float32_matmul_precision("high")`, TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 and, for
-    convolutions, cuDNN's default select TF32. Exact search, Gram matrices and decompositions would be wrong in TF32,
-    and nothing would show it.
+    Otherwise, torch uses TF32 after `torch.set_float32_matmul_precision("high")`, with
+    TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 and, for convolutions, by default. Exact search, Gram matrices and decompositions
+    would be wrong in TF32, and nobody would notice the error.
     """
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")

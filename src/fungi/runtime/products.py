@@ -26,8 +26,8 @@ def linear(
 def product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float32[Tensor, "m n"]:
     """Return `left @ right`, summed in float32, for factors of any dtype.
 
-    A GPU multiplies factors in half precision without a conversion. Other devices convert them to float32, with the
-    same result. They convert `right` in parts, because it may be a large projection matrix.
+    A GPU multiplies factors in half precision without a conversion. On other devices, the factors are converted to
+    float32, with the same result. `right` is converted in parts, because it may be a large projection matrix.
     """
     if _has_float32_output(left, right):
         return torch.mm(left, right, out_dtype=torch.float32)
@@ -39,7 +39,7 @@ def product(left: Float[Tensor, "m k"], right: Float[Tensor, "k n"]) -> Float32[
 def products(
     left: Float[Tensor, "b m k"], right: Float[Tensor, "b k n"], *, out: Float32[Tensor, "b m n"]
 ) -> Float32[Tensor, "b m n"]:
-    """Write the products of two batches of matrices to `out`, summed in float32 as in `product`, and return it."""
+    """Write the products of two batches of matrices to `out`, summed in float32 as in `product`, and return `out`."""
     if _has_float32_output(left, right):
         return torch.bmm(left, right, out_dtype=torch.float32, out=out)
     return torch.bmm(left.float(), right.float(), out=out)

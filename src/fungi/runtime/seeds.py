@@ -1,6 +1,7 @@
 """Random generators, one for each purpose, derived from (seed, purpose).
 
-Another module, worker or objective therefore does not change the random numbers of the others (spec vision 7.2).
+An additional module, worker or objective therefore does not change the random numbers of the existing ones (spec
+vision 7.2).
 """
 
 import hashlib

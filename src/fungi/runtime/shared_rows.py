@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 class _Region(mmap.mmap):
-    """Shared memory with its file descriptor, which is closed when the memory is freed."""
+    """Shared memory with its file descriptor. The descriptor is closed when the memory is freed."""
 
     descriptor: int
 

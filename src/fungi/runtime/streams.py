@@ -11,10 +11,10 @@ DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command agai
 
 
 def prepare_streams() -> None:
-    """Connect closed standard streams to the null device; show letters that the terminal's encoding lacks as codes.
+    """Connect closed standard streams to the null device, and print a letter that the terminal lacks as its code.
 
-    If a standard stream is closed, the next opened file gets its number, and libraries would write their messages into
-    this file.
+    If a standard stream is closed, the next opened file gets the number of the stream, and libraries would write their
+    messages into this file.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -51,7 +51,10 @@ def flush_output(program: str, status: int) -> int:
 
 
 def output_failed(program: str, status: int, error: OSError) -> int:
-    """Discard standard output after an error; write the cause unless the reader has closed it; return the status."""
+    """Discard standard output after an error and return the exit status.
+
+    Write the cause of the error, unless the reader has closed the output.
+    """
     _discard(sys.stdout)
     if isinstance(error, BrokenPipeError):
         return status

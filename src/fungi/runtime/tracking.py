@@ -1,7 +1,7 @@
 """`--wandb`: log progress, throughput and results of a command to Weights & Biases.
 
 Runs are offline unless WANDB_MODE is set: a run is a folder below `<root>/wandb`, no account is needed, and `wandb
-sync` can upload it later. Commands call `track` for every number that they log; it does nothing without --wandb.
+sync` can upload it later. Commands call `track` for every number that they log; `track` does nothing without --wandb.
 
 Logging never stops the work: if wandb fails (no key, no network, a full disk), the command logs one warning and goes on
 without wandb.
@@ -33,7 +33,9 @@ def track(values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def tracked(settings: Any, program: str) -> Iterator[None]:
-    """Open a wandb run for the block, if the settings ask for it. Of several training processes, only the first does.
+    """Open a wandb run for the block, if the settings ask for it.
+
+    If several processes train together, only the first process opens a run.
 
     Raises FungiError if wandb is not installed.
     """
