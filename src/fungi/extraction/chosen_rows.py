@@ -17,7 +17,7 @@ from fungi.runtime.log import logger
 class ChosenRows:
     """A function that opens a split of a dataset and returns only some of its rows.
 
-    limit: largest number of rows, or 0 for all; they are evenly spaced, so that sorted splits keep all classes.
+    limit: largest number of rows; 0: all. The chosen rows are evenly spaced, so that sorted splits keep all classes.
     skip_damaged: whether to leave out items that can't be read; this decodes every item once.
     skipped: opened split -> ids of the items that were left out as damaged.
     """
@@ -43,7 +43,7 @@ class ChosenRows:
 
 
 def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) -> DatasetSpec:
-    """Return a dataset of the chosen rows; if `limit` is set, it has another name (`limited_name`)."""
+    """Return a dataset of the chosen rows; if `limit` is set, the dataset has another name (`limited_name`)."""
     if not limit and not skip_damaged:
         return dataset
     chosen = replace(dataset, open=ChosenRows(dataset.open, limit, skip_damaged))

@@ -1,4 +1,4 @@
-"""`fungi clean`: remove files below a root that killed processes left behind and that are not needed."""
+"""`fungi clean`: remove files that killed processes left behind and that nobody needs."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class CleanSettings:
 
 
 def run(settings: CleanSettings) -> None:
-    """Remove the files that are not needed, or print them for a dry run; print what is unfinished."""
+    """Remove the files that are not needed (for a dry run, only print them), and print the unfinished extractions."""
     if not settings.root.is_dir():
         raise FungiError(f"there is no folder {settings.root}. Name the folder of the features with --root.")
     for path, reason in _not_needed(settings.root):
@@ -53,7 +53,7 @@ def _not_needed(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _unfinished_work(root: Path) -> Iterator[str]:
-    """Yield a text for every folder of blocks whose feature file is not finished, or that can't be read."""
+    """Yield a text for every folder of blocks that can't be read or whose feature file is not finished."""
     from fungi.store.assembly import block_folders, is_finished
 
     folders, errors = block_folders(root)

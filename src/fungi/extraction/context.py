@@ -1,4 +1,4 @@
-"""Load what the settings of a stage name: dataset, backbone and device."""
+"""Load the dataset, the backbone and the device that the settings of a stage name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,15 +24,15 @@ from fungi.views.text import TextInput
 class SplitCache:
     """Opens splits and keeps them, because listing a million files takes minutes.
 
-    The key is (function that opens the dataset, data directory, split). A context with another dataset or data
-    directory therefore never gets the rows of this one.
+    The key is (function that opens the dataset, data directory, split). Two contexts with different datasets or data
+    directories therefore never share rows.
     """
 
     def __init__(self) -> None:
         self._samples: dict[tuple[Callable[[Path, str], Samples], Path, str], Samples] = {}
 
     def __call__(self, dataset: DatasetSpec, data_dir: Path, split: str) -> Samples:
-        """Return the samples of a split. Raises FungiError if the dataset does not have it."""
+        """Return the samples of a split. Raises FungiError if the dataset has no such split."""
         key = (dataset.open, data_dir, split)
         if key not in self._samples:
             self._samples[key] = dataset.open_split(split, data_dir)
@@ -57,13 +57,13 @@ class StageContext:
 
     @property
     def num_workers(self) -> int:
-        """Number of processes that decode; the default is 0 on a CPU, and the cores less one on a GPU."""
+        """Number of processes that decode; the default is 0 on a CPU, and the number of cores less one on a GPU."""
         if self.settings.num_workers >= 0:
             return self.settings.num_workers
         return 0 if self.device.type == "cpu" else max(1, usable_cores() - 1)
 
     def open_split(self, split: str) -> Samples:
-        """Return the samples of a split. Raises FungiError if the dataset does not have it."""
+        """Return the samples of a split. Raises FungiError if the dataset has no such split."""
         return self.split_cache(self.dataset, self.settings.data_dir, split)
 
     def skipped_samples(self, split: str) -> list[str]:
@@ -93,8 +93,10 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
 
     The splits are opened first, so that an error about missing data comes before a large model is loaded.
 
-    dtype_name: dtype to use instead of the dtype in the settings; masks: whether the stage uses classes of pixels.
-    Other stages raise FungiError for a dataset with masks, because its images have no class.
+    dtype_name: dtype to use instead of the dtype in the settings.
+    masks: whether the stage uses classes of pixels.
+
+    Raises FungiError for a dataset with masks if the stage does not use them, because the images have no class.
     """
     keep_freed_memory()
     device = choose_device(settings.device)

@@ -110,7 +110,7 @@ def _require_views(settings: GradientSettings, context: StageContext) -> None:
 
 
 def _objectives_with_views(settings: GradientSettings, input_spec: InputSpec) -> list[str]:
-    """Return the objectives in --objective or --set that have views of this input.
+    """Return the names of the objectives in --objective or --set that have views of this input.
 
     Raises FungiError for an objective or an option that does not exist.
     """
@@ -123,7 +123,7 @@ def _objectives_with_views(settings: GradientSettings, input_spec: InputSpec) ->
 
 
 def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) -> tuple[Target, ...]:
-    """Return the target layers in the backbone; without `texts`, its default layer.
+    """Return the target layers in the backbone; without `texts`, the default layer of the backbone.
 
     texts: layers as `path.to.layer:name`.
     """
@@ -166,7 +166,7 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
 
 
 def _matrix_of_user(paths: Sequence[Path], target: Target) -> ProjectionMatrix:
-    """Return the first matrix in the files that fits a target. Raises FungiError if there is none."""
+    """Return the first matrix in the files that fits a target. Raises FungiError if no matrix fits."""
     matrices = [load_projection(path) for path in paths]
     outputs = (0, target.shape[0])  # 0: a matrix for layers of any shape
     for matrix in matrices:
@@ -206,7 +206,7 @@ def build_engine(
 def _encoded_model(settings: GradientSettings, context: StageContext, targets: Sequence[Target]) -> nn.Module:
     """Return the backbone; with `residual_dtype` bfloat16, a copy whose residual stream is in bfloat16.
 
-    Raises FungiError if the dtype of the computation is not bfloat16, or if the model does not support this.
+    Raises FungiError if the dtype of the computation is not bfloat16, or if the model does not support such a stream.
     """
     model: nn.Module = context.backbone.model
     if settings.residual_dtype == "float32":

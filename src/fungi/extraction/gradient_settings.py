@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSettings(StageSettings):
-    """Settings of every extraction, and objectives, layers and projection."""
+    """Settings of the gradient stage: the settings of every extraction, and objectives, layers and projection."""
 
     objective: tuple[str, ...] = setting(
         ("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`", topic="features"
@@ -107,12 +107,15 @@ class GradientSettings(StageSettings):
         return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
 
     def _view_settings(self, objective: str) -> tuple[str, ...]:
-        """Return the name of the setting `views` if it changes the views of the objective (not for KL)."""
+        """Return `("views",)` if the setting `views` changes the views of the objective, else `()` (for KL)."""
         kind = OBJECTIVES[objective].views
         return ("views",) if any(kind in by_kind for by_kind in PLAN_OPTIONS.values()) else ()
 
     def difference_from(self, provenance: "Provenance") -> str:
-        """Return the setting that differs from the provenance of a file; options of other objectives don't count."""
+        """Return a sentence with the first setting that differs from the provenance of a file, or an empty text.
+
+        Options of other objectives do not count.
+        """
         current, stored = (
             [text for text in options if text.partition(".")[0] == provenance.feature]
             for options in (self.set, provenance.settings.get("set", ()))
@@ -125,8 +128,10 @@ class GradientSettings(StageSettings):
     def default_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
         """Return the size p and the file of the default matrix for a gradient of this shape.
 
-        projection_dim: projection size that the backbone defines, used if the settings have none. Layers with the same
-        number of entries share a matrix, except for khatri-rao, whose matrices depend on the shape.
+        projection_dim: projection size that the backbone defines, used if the settings name no size.
+
+        Gradients with the same number of entries share a matrix, except for khatri-rao, whose matrices depend on the
+        shape.
         """
         size = self.projection_dim or projection_dim
         width = "x".join(map(str, shape)) if self.projection_kind == "khatri-rao" else prod(shape)

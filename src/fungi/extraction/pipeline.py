@@ -1,6 +1,7 @@
 """Extract the features of a split in one pass: decode each row once, and compute all missing features block by block.
 
-`extract.py` uses it for embeddings, `extract_gradients.py` for one or more objectives and, optionally, embeddings.
+`extract.py` uses this module for embeddings. `extract_gradients.py` uses it for one or more objectives and, optionally,
+embeddings.
 """
 
 import os
@@ -67,7 +68,7 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
 def _error_of_damaged_items(
     context: StageContext, split: str, spans: Sequence[Span], first_error: FungiError
 ) -> FungiError:
-    """Return an error that names all damaged items of this shard, in `spans` of `split` and in the splits after it."""
+    """Return an error that names all damaged items of this shard, in `spans` of `split` and in all later splits."""
     logger.warning("an item can't be read; checking the other items too, to name all damaged items")
     shard, block_size = Shard.parse(context.settings.shard), context.settings.block_size
     rows_of = {split: [row for span in spans for row in range(span.start, span.stop)]}
@@ -83,7 +84,7 @@ def _error_of_damaged_items(
 
 
 def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
-    """Return the remaining work for a feature; None if its file already exists."""
+    """Return the remaining work for a feature; None if the file of the feature already exists."""
     settings = context.settings
     path = settings.layout.features(feature.name, context.dataset.name, context.backbone.spec.name, split)
     code_version = current_version()
@@ -192,7 +193,7 @@ def _compile(context: StageContext, features: Sequence[Feature]) -> None:
             "not compiled: there is no C compiler here ($CC, gcc or clang). Extraction takes about 10 % longer."
         )
         return
-    # With --compile auto, a machine that can't compile for another reason continues without it.
+    # With --compile auto, a machine that can't compile for another reason continues with code that is not compiled.
     torch._dynamo.config.suppress_errors = context.settings.compile == "auto"
     share_compiled_code(context.settings.layout.compiled, context.device)
     logger.info("compiling the encoder: the first batches take longer (--compile off avoids this)")
@@ -216,7 +217,7 @@ def _compute_block(
 def _is_done(path: Path, manifest: Manifest, *, overwrite: bool) -> bool:
     """Return whether the finished file exists and may stay.
 
-    Raises FungiError if the file is damaged or has another provenance, unless `overwrite` allows to replace it.
+    Raises FungiError if the file is damaged or has another provenance, unless `overwrite` is set.
     """
     try:
         if not check_finished(path, manifest):

@@ -147,7 +147,7 @@ class StageSettings:
         ]
 
     def difference(self, path: Path) -> str:
-        """Return a message: how the settings of a feature file differ from these settings, or why it can't be read.
+        """Return how the settings of a feature file differ from these settings, or why the file can't be read.
 
         The message is empty if nothing differs, or if the file does not record its settings.
         """
@@ -181,5 +181,5 @@ class StageSettings:
 
 
 def limited_name(name: str, limit: int) -> str:
-    """Return the name of a dataset whose splits are reduced to `limit` rows; the same name if `limit` is 0."""
+    """Return the name of a dataset whose splits are reduced to `limit` rows; if `limit` is 0, return `name`."""
     return f"{name}-limit{limit}" if limit else name

@@ -49,7 +49,7 @@ class HostBlock:
 def start_copy(parts: Sequence[Mapping[str, Mapping[str, Tensor]]], device: torch.device) -> HostBlock:
     """Concatenate the batches of a block and queue the copy to the host, in float32; do not wait for the copy.
 
-    parts: `{feature: {array: [b p]}}` for each batch; b may differ.
+    parts: `{feature: {array: [b p]}}` for each batch; b may differ between batches.
     """
     joined = {
         name: {key: torch.cat([part[name][key] for part in parts]).float() for key in arrays}
@@ -97,6 +97,6 @@ def _require_finite(arrays: dict[str, np.ndarray], work: Work, samples: Samples,
 
 
 def _is_compiled() -> bool:
-    """Return whether torch has compiled code in this process. Even with --compile, this may have failed."""
+    """Return whether torch has compiled code in this process. Even with --compile on, compiling may have failed."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     return bool(dynamo and dynamo.counters["frames"]["ok"])
