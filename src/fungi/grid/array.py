@@ -59,8 +59,8 @@ WHOLE_ARRAY = ArrayShape()
 def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places: Sequence[Place] = ()) -> list[int]:
     """Return the indices of the elements that this process has to compute, in a grid of `count` elements.
 
-    In an array, these are the `pack` elements of the task; without an array, all elements. If FUNGI_ELEMENT is set, it
-    is the only index.
+    In an array, these are the `pack` elements of the task; without an array, all elements. If FUNGI_ELEMENT is set, its
+    value is the only index.
 
     FUNGI_PARTIAL=1 declares that the array is only a part of the grid. FUNGI_FIRST=N declares that index 0 is pack N,
     for grids that are larger than the largest array. FUNGI_SLOT=S declares that the indices are numbers of pairs
@@ -102,7 +102,7 @@ def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places
 
 
 def _indices_of_pair(shape: ArrayShape, task: int, places: Sequence[Place]) -> list[int]:
-    """Return the indices of the elements of a task that computes a pair. Raises FungiError if the pair has none."""
+    """Return the indices of a task's elements in a pair. Raises FungiError if the pair has no such elements."""
     positions = shape.elements(task)
     indices = [
         index for index, place in enumerate(places) if place.pair == shape.first + task and place.position in positions

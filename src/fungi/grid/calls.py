@@ -1,4 +1,4 @@
-"""The commands that job files run over the grid: their settings for each element, and the files that they write."""
+"""The commands that job files run over the grid: the settings and the output files of each element."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -48,8 +48,9 @@ def call_of_job(job: JobFile, grid: Grid) -> GridCall:
 class ElementSettings:
     """Settings of the call of a job file for each of its elements.
 
-    Only the command line of the first element is parsed. For the others, dataset, backbone and split are replaced in
-    these settings, which takes a hundredth of the time; the settings check the new values too.
+    Only the command line of the first element is parsed. The settings of every other element are a copy of these
+    settings with another dataset, backbone and split, which takes a hundredth of the time. The copy also checks its
+    values.
     """
 
     def __init__(self, job: JobFile, call: GridCall, grid: Grid) -> None:
@@ -60,7 +61,7 @@ class ElementSettings:
     def __call__(self, element: Element) -> Any:
         """Return the settings of an element; None for a report, whose input files do not exist yet.
 
-        Raises FungiError with the job file and the element if the command does not accept it.
+        Raises FungiError with the job file and the element if the command does not accept the element.
         """
         if self._call.stage == "report":
             return None
@@ -98,7 +99,7 @@ def chosen_jobs(
 
     If the grid was not submitted, return the jobs that have run below its root.
 
-    check: raise FungiError now if a command does not accept an element. `progress_of_jobs` checks this in any case.
+    check: whether to raise FungiError now if a command does not accept an element. `progress_of_jobs` checks it anyway.
     """
     names = names or grid.jobs
     files = [read_job_file(project, name) for name in names] if names else grid_job_files(project)
@@ -168,8 +169,8 @@ def _expected(settings_of: ElementSettings, elements: Sequence[Element]) -> dict
 def _without_blocked(job_progress: list[tuple[GridJob, list[Progress]]]) -> list[tuple[GridJob, list[Progress]]]:
     """Change the state of queued elements to missing if they wait for an element that failed.
 
-    These are merges and evaluations of a pair that has failed or missing elements in an earlier stage. SLURM cancels
-    them when all elements that they wait for have ended.
+    Such elements are merges and evaluations of a pair that has failed or missing elements in an earlier stage. SLURM
+    cancels their jobs when all jobs of the earlier stage have ended.
     """
     unfinished_pairs: set[tuple[str, str]] = set()
     for stage in CHAINED:

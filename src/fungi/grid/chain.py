@@ -1,8 +1,8 @@
 """Dependencies between jobs: each pair of backbone and dataset has its own chain from extraction to evaluation.
 
 If a pair fails, for example because of a damaged image, only its own chain stops. The report waits until all other jobs
-have ended, with or without success. Extraction also waits only for the end of the projection stage, because it draws
-missing matrices itself.
+have ended, with or without success. In the same way, extraction waits until the projection stage has ended. It does not
+need the success of this stage, because it draws missing matrices itself.
 
 Pairs with the same remaining work are submitted together: one array per job and slot (each shard of a pair has a slot).
 The index in the array is the number of the pair, and each task waits for the task of its pair. A grid of 800 pairs then
@@ -28,7 +28,7 @@ Submit = Callable[[Array, GridJob], str]
 class PlannedJob:
     """A job with the indices of the elements to submit, and of the elements that are already queued or running.
 
-    queued: index of the element -> id of its queued or running job.
+    queued: index of the element -> id of the job in which the element is queued or running.
     """
 
     grid_job: GridJob
@@ -96,7 +96,7 @@ class Chains:
         self._ids.setdefault(stage, {}).setdefault(pair, []).append(job)
 
     def before(self, stage: Stage, pair: int) -> list[str]:
-        """Return the jobs that a stage of a pair waits for: those of the latest earlier stage that has jobs."""
+        """Return the jobs that a stage of a pair waits for: the jobs of the latest earlier stage that has jobs."""
         for earlier in reversed(CHAINED[: CHAINED.index(stage)]):
             if jobs := self._ids.get(earlier, {}).get(pair):
                 return list(dict.fromkeys(jobs))
@@ -163,7 +163,7 @@ class _Submission:
         self._jobs_of_stage.setdefault(stage, []).extend(jobs or tasks)
 
     def _before_group(self, group_index: int, stage: Stage) -> Dependency:
-        """Return the dependency of the arrays of a group on the arrays of its latest earlier stage."""
+        """Return the dependency of the arrays of a group on the arrays of the latest earlier stage of the group."""
         if stage == "extraction":
             return self._projections()
         earlier = (self._jobs_of_group.get((group_index, name)) for name in reversed(CHAINED[: CHAINED.index(stage)]))

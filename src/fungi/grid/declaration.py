@@ -104,7 +104,8 @@ class Grid:
     def pairs(self, *, landmarks: bool, masks: bool = False) -> list[Pair]:
         """Return all pairs of a backbone and a dataset that have the same modality.
 
-        landmarks: use only the retrieval datasets. masks: use only datasets with masks; if False, use only others.
+        landmarks: whether to use only the retrieval datasets.
+        masks: whether to use only datasets with masks; if it is False, only datasets without masks are used.
         """
         default: tuple[str, ...] = ("digit-scenes",) if masks else ("digits",)
         if landmarks:
@@ -138,7 +139,7 @@ class Grid:
         return replace(self, root=self.root.absolute(), data_dir=self.data_dir.absolute())
 
     def with_datasets(self) -> "Grid":
-        """Return the same grid, with the embedded digits if it names no dataset."""
+        """Return the same grid; if the grid names no dataset, add the embedded digits."""
         return self if self.datasets else replace(self, datasets=("digits",))
 
     def variables(self) -> dict[str, str] | None:
@@ -168,8 +169,8 @@ class Grid:
 def grid_file(grid: Grid) -> tuple[Path, str]:
     """Return the path and the text of the file that declares a submitted grid.
 
-    The file name contains a hash of the text. Paths below the root are written relative to it, so that they stay valid
-    if the root is moved or copied.
+    The file name contains a hash of the text. Paths below the root are written relative to the root, so that they stay
+    valid if the root is moved or copied.
     """
     code = str(Path(grid.code).relative_to(grid.root)) if grid.code else ""
     text = replace(grid, code=code, submitted_below=str(grid.root)).to_toml()
@@ -186,7 +187,7 @@ def store_grid(grid: Grid) -> Path:
 def stored_grid_file(grid: Grid) -> Path | None:
     """Return the file below the root that declares this grid; None if the grid was never submitted.
 
-    Below a copied root, the names of these files have the hash of the original text, so the contents are compared.
+    Below a copied root, the file names still contain the hash of the original text, so the contents are compared.
     """
     path, _ = grid_file(grid)
     if path.exists():
@@ -219,7 +220,7 @@ def declared_grid(environ: Mapping[str, str], flags: Mapping[str, Any] | None = 
 
 
 def _merge(values: dict[str, Any], new_values: Mapping[str, Any], path: str | None) -> None:
-    """Add new values. Raises FungiError if one differs from a value of the grid file at `path`."""
+    """Add new values. Raises FungiError if a new value differs from the value in the grid file at `path`."""
     for name, value in new_values.items():
         if path and values.get(name, value) != value:
             in_file, new = _value_in_words(values[name]), _value_in_words(value)

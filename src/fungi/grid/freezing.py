@@ -15,7 +15,8 @@ _LEFT_OUT = ("__pycache__", ".egg-info")
 def freeze(project: Path, root: Path) -> Path:
     """Copy the code to `<root>/code/<commit>-<hash of the files>`, unless this folder exists, and return the folder.
 
-    If the copy fails, for example on a full disk, it is removed. The next call removes copies of killed processes.
+    If the copy fails, for example on a full disk, the incomplete copy is removed. The next call removes the copies of
+    killed processes.
     """
     commit = code_commit()
     folder = root / "code" / f"{commit[:12]}-{_digest(project, commit)[:12]}"
@@ -32,7 +33,7 @@ def freeze(project: Path, root: Path) -> Path:
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.is_dir():  # if it exists, another submission has copied the same code
+            if not folder.is_dir():  # if the folder exists, another submission has copied the same code
                 raise
     finally:
         discard(temporary)

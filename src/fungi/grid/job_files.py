@@ -36,7 +36,7 @@ class JobFile:
 def project_folder() -> Path:
     """Return the folder with the job files: $FUNGI_PROJECT, the current folder, the checkout or the installed package.
 
-    The first of these folders that has job files counts. Raises MissingFilesError if none has.
+    The first of these folders that has job files counts. Raises MissingFilesError if no folder has job files.
     """
     variable, this_file = os.environ.get("FUNGI_PROJECT"), Path(__file__).resolve()
     for folder in (*([Path(variable)] if variable else []), Path.cwd(), this_file.parents[3], this_file.parents[1]):
@@ -46,7 +46,7 @@ def project_folder() -> Path:
 
 
 def read_job_file(project: Path, name: str) -> JobFile:
-    """Return a job by its name. Raises FungiError if it does not exist, or does not run a command over the grid."""
+    """Return a job by its name. Raises FungiError if no such job exists, or if it runs no command over the grid."""
     path = project / "jobs" / f"{name.removesuffix('.job')}.job"
     if not path.is_file():
         raise unknown_name("job", name, _names(project))

@@ -32,7 +32,7 @@ class PrefetchSettings(GridSettings):
 
 
 def run(settings: PrefetchSettings) -> None:
-    """Download and verify weights and datasets, also after a failure. Raises FungiError at the end if any failed."""
+    """Download and verify all weights and datasets. Raises FungiError at the end if a download or a check failed."""
     grid = settings.declared_or_last()
     problems = []
     for name, fetch in _fetches(settings, grid):
@@ -58,7 +58,7 @@ def _fetches(settings: PrefetchSettings, grid: "Grid") -> Iterator[tuple[str, Ca
 
 
 def fetch_weights(text: str, spec: "BackboneSpec") -> Iterator[str]:
-    """Load the published weights of a backbone, which stores them in the cache, and yield lines that describe them."""
+    """Load the published weights of a backbone, so that the cache contains them, and yield lines about the weights."""
     from fungi.backbones.loading import load_backbone
 
     if spec.pretrained is None:

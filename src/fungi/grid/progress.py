@@ -1,4 +1,4 @@
-"""Progress of the elements of a job: files show which elements are done, SLURM's queue shows which wait or run."""
+"""Progress of the elements of a job. Files show which elements are done, and SLURM's queue shows which wait or run."""
 
 import json
 import os
@@ -49,10 +49,12 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class ExpectedFiles:
-    """The files that an element has to write, and the settings that produce them. Compared by identity.
+    """The files that an element has to write, and the settings that produce the files.
+
+    Two objects of this class are equal only if they are the same object.
 
     paths: for a shard, the files of the split; for a report, the results that it shows.
-    settings: their method `difference(path)` names the setting in which an existing file differs, if any.
+    settings: the method `difference(path)` names a setting that is different in an existing file, if there is one.
     """
 
     paths: list[Path]
@@ -79,7 +81,8 @@ def progress_of(
 ) -> list[Progress]:
     """Return the state of every element.
 
-    expected: files of each element. elements, places: the elements of the call and their places; by default computed.
+    expected: files of each element.
+    elements, places: the elements of the call and their places; they are computed if the caller does not pass them.
     """
     elements = elements_of(grid, call) if elements is None else elements
     places = places_of(grid, elements) if places is None else places
@@ -138,7 +141,7 @@ def _state(
 class _Splits:
     """Existing files and blocks of each split, read once for all shards of the split.
 
-    differences: file -> the setting in which it differs from the settings of the grid; empty for none.
+    differences: file -> text about a setting of the file that differs from the grid; empty without a difference.
     logs: number of logs that were read.
     """
 
@@ -153,7 +156,7 @@ class _Splits:
         return self.logs <= LOGS_READ
 
     def difference(self, expected: ExpectedFiles) -> str:
-        """Return how one of the existing files differs from the settings of the grid; empty for no difference."""
+        """Return how an existing file differs from the settings of the grid; empty if no file differs."""
         for path in expected.paths if expected.settings is not None else ():
             if path not in self.differences:
                 self.differences[path] = expected.settings.difference(path) if path.exists() else ""
@@ -233,7 +236,7 @@ def _report_state(folder: Path, results: Sequence[Path], started: float) -> tupl
 
 
 def _are_complete(outputs: list[Path]) -> bool:
-    """Return whether existing result files are complete. (Commands also save them after every combination.)"""
+    """Return whether existing result files are complete. (Commands also save incomplete files.)"""
     try:
         results = [json.loads(path.read_text(encoding="utf-8")) for path in outputs if path.suffix == ".json"]
         return bool(outputs) and all(result.get("complete") for result in results)
@@ -244,7 +247,7 @@ def _are_complete(outputs: list[Path]) -> bool:
 def _still_runs(attempt: Attempt, queue: Queue) -> bool:
     """Return whether an attempt still runs, according to the queue or to the processes of this machine.
 
-    An attempt counts as running if it is not in the queue and on another machine.
+    An attempt without a job id on another machine counts as running, because its process can't be seen from here.
     """
     if attempt.job:
         return not queue.known or queue.states.get(attempt.job) in ACTIVE
@@ -260,7 +263,7 @@ def _still_runs(attempt: Attempt, queue: Queue) -> bool:
 
 
 def _failure_reason(attempt: Attempt, *, read_log: bool) -> str:
-    """Return the last line of the log and how the attempt ended."""
+    """Return a text with the last line of the log and the way in which the attempt ended."""
     ends = {RUNNING: "ended without a message: killed, or its node failed", INTERRUPTED: "interrupted"}
     end = ends.get(attempt.state, f"status {attempt.status}")
     lines = _last_lines(Path(attempt.log)) if attempt.log and read_log else []
@@ -269,7 +272,7 @@ def _failure_reason(attempt: Attempt, *, read_log: bool) -> str:
 
 
 def _last_lines(path: Path, length: int = 4096) -> list[str]:
-    """Return the lines in the last `length` bytes of a log; none if it can't be read."""
+    """Return the lines in the last `length` bytes of a log; an empty list if the log can't be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - length))

@@ -18,9 +18,9 @@ def counts(progress_of_elements: Sequence[Progress]) -> str:
 
 
 def details(progress_of_elements: Iterable[Progress], *, verbose: bool) -> Iterator[str]:
-    """Yield one line per element that needs attention, or one line for every element (verbose).
+    """Yield one line per element that needs attention; if `verbose` is set, yield one line for every element.
 
-    If more than `SINGLE_LINES` elements need attention, those with the same problem share a line.
+    If more than `SINGLE_LINES` elements need attention, elements with the same problem share a line.
     """
     selected = [
         progress

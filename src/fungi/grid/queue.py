@@ -17,7 +17,8 @@ ACTIVE = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 class Queue:
     """The jobs of this user in SLURM's queue.
 
-    known: False if squeue is not installed or failed. failure: reason why squeue failed; empty if it did not.
+    known: False if squeue is not installed or failed.
+    failure: reason why squeue failed; empty if squeue did not fail.
     states: `<array job>_<index>` or job id -> state.
 
     `fungi submit` gives each array a comment (`comment_of`), because the name of a job does not show its root.
@@ -43,12 +44,15 @@ class Queue:
             self._by_place |= {(mark, Place(shape.first + task, position)): job for position in shape.elements(task)}
 
     def job_of(self, mark: str, index: int, place: Place) -> str:
-        """Return the id of the queued or running job of an element, or an empty text. mark: `call_mark` of its call."""
+        """Return the id of the queued or running job of an element, or an empty text.
+
+        mark: `call_mark` of the call to which the element belongs.
+        """
         return self._by_index.get((mark, index)) or self._by_place.get((mark, place), "")
 
     @classmethod
     def ask(cls) -> "Queue":
-        """Return the queue that squeue prints. Warn if squeue fails: this must not look like an empty queue."""
+        """Return the queue that squeue prints. Warn if squeue fails: a failure must not look like an empty queue."""
         command = ["squeue", "--me", "--noheader", "--array", "--format=%i %T %k"]
         try:
             process = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=True)

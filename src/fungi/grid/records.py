@@ -1,4 +1,4 @@
-"""Records of the last attempt at each element: one small file per element, written at its start and at its end.
+"""Records of the last attempt at each element: one small file per element, written when an attempt starts and ends.
 
 Records only explain the progress to people. An element is done if its feature or result files exist.
 """

@@ -1,4 +1,4 @@
-"""`fungi run-elements COMMAND FLAGS...`: run a command for elements of the grid. Job files call it."""
+"""`fungi run-elements COMMAND FLAGS...`: run a command for elements of the grid. Job files contain this call."""
 
 import os
 import signal
@@ -137,7 +137,9 @@ def _start(
 ) -> "subprocess.Popen[bytes]":
     """Start the process of an element, with its share of GPUs and cores.
 
-    index: index of the element in the grid. position: its position in the pack. count: number of elements in the pack.
+    index: index of the element in the grid.
+    position: position of the element in the pack.
+    count: number of elements in the pack.
     """
     variables = {**environ, ELEMENT: str(index)}
     if gpus := visible_gpus(environ):
@@ -162,8 +164,8 @@ def _start(
 def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
     """Return the GPUs of this job in the notation of CUDA_VISIBLE_DEVICES; empty for a job without GPUs.
 
-    If the cluster does not set CUDA_VISIBLE_DEVICES, the number of GPUs is SLURM_GPUS_ON_NODE, or the number of device
-    files if this is not set either. CUDA counts the GPUs of a job from 0.
+    If the cluster does not set CUDA_VISIBLE_DEVICES, the number of GPUs is SLURM_GPUS_ON_NODE. If this variable is not
+    set either, it is the number of device files. CUDA counts the GPUs of a job from 0.
     """
     if (visible := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [gpu for gpu in visible.split(",") if gpu]

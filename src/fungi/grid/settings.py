@@ -47,7 +47,7 @@ class GridSettings:
     gpu: str | None = setting(None, "type of GPU for which shards take about an hour (default: $FUNGI_GPU, or a100)")
 
     def declared(self, environ: Mapping[str, str] = os.environ) -> "Grid":
-        """Return the declared grid with absolute folders. Without datasets, it gets the embedded digits."""
+        """Return the declared grid with absolute folders. A grid that names no dataset gets the embedded digits."""
         from fungi.grid.declaration import GRID_FILE, declared_grid
         from fungi.grid.job_files import project_folder
 
@@ -60,7 +60,7 @@ class GridSettings:
         return declared_grid(environ, flags).absolute().with_datasets()
 
     def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> "Grid":
-        """Return the declared grid. If only the root is declared, return the grid that was submitted last below it."""
+        """Return the declared grid. If only a root is declared, return the last grid that was submitted below it."""
         from fungi.grid.declaration import GRID_FILE, LAST_GRID, Grid, declared_grid
         from fungi.grid.records import same_folder
 

@@ -34,7 +34,7 @@ class StatusSettings(GridSettings):
 
 
 def run(settings: StatusSettings) -> None:
-    """Print the state of every job, and the command lines that submit what is missing. Write no files."""
+    """Print the state of every job, and the command lines that submit the missing elements. Write no files."""
     from fungi.grid.calls import chosen_jobs, first_unfinished_stage, progress_of_jobs
     from fungi.grid.declaration import require_root
     from fungi.grid.progress_text import counts, details
@@ -59,8 +59,10 @@ def run(settings: StatusSettings) -> None:
 def command_lines(grid: "Grid", project: Path, remaining: "Sequence[tuple[GridJob, list[int]]]") -> "Iterator[str]":
     """Yield shell lines that submit the remaining elements of each job.
 
-    remaining: jobs with the indices of these elements. If the grid was never submitted, the lines declare it with
-    variables. If this is not possible, because names contain blanks, the line calls `fungi submit`.
+    remaining: jobs with the indices of these elements.
+
+    If the grid was never submitted, the lines declare the grid with variables. Variables can't hold names with blanks:
+    in this case, there is only one line, which calls `fungi submit`.
     """
     from fungi.grid.declaration import stored_grid_file
     from fungi.grid.submission import ClusterLimits, JobEnvironment, arrays, default_python

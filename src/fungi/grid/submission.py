@@ -40,7 +40,7 @@ class JobEnvironment:
         return {"FUNGI_PROJECT": str(self.project), **grid, "FUNGI_PYTHON": self.python}
 
     def for_sbatch(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return `variables()` and those of `environ` that belong neither to a grid nor to a surrounding job."""
+        """Return `variables()` and all variables of `environ`, except those of a grid or of a surrounding job."""
         axes = ("BACKBONES", "DATASETS", "SPLITS", "ROOT", "DATA_DIR", "SHARDS", "PACK", "LIMIT", "GPU")
         names = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT, SLOT}
         prefixes = ("FUNGI_FLAGS_", "SLURM_ARRAY_", "SLURM_JOB", "SLURM_RESTART_COUNT")
@@ -121,7 +121,7 @@ def arrays(
     indices: Sequence[int],
     after: Dependency = Dependency(),
 ) -> list[Array]:
-    """Return the calls of sbatch for some elements of a job; several if they do not fit into one array."""
+    """Return the calls of sbatch for some elements of a job; several calls if one array can't hold the elements."""
     pack = pack_of(grid, grid_job.call)
     packs: dict[int, list[int]] = {}
     for index in indices:
@@ -175,7 +175,7 @@ def _command(
 ) -> list[str]:
     task_limit = f"%{limit}" if limit else ""
     command = ["sbatch", f"--array={array_text(part)}{task_limit}", f"--output={log_pattern(grid.root)}"]
-    # Jobs read the grid from their environment. --export=ALL passes it on, also if $SBATCH_EXPORT has another value.
+    # Jobs read the grid from their environment. --export=ALL passes our environment on, whatever $SBATCH_EXPORT says.
     command += [f"--comment={comment_of(grid, grid_job.call, shape)}", "--export=ALL", *after.words()]
     command += [*_resources_of_pack(grid_job.job, shape.pack), *grid.sbatch_options(grid_job.stage)]
     return [*command, str(environment.project / "jobs" / f"{grid_job.job.name}.job")]
@@ -184,7 +184,7 @@ def _command(
 def log_pattern(root: Path) -> str:
     """Return the pattern of an array's log files, for sbatch --output. Raises FungiError for a backslash in the root.
 
-    SLURM replaces patterns such as `%x` in the path. If the path contains a backslash, it replaces nothing.
+    SLURM replaces patterns such as `%x` in the path. If the path contains a backslash, SLURM replaces nothing.
     """
     if "\\" in str(root):
         raise FungiError(

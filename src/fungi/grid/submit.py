@@ -162,7 +162,7 @@ def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Plan
 def require_room(grid: Grid, planned_jobs: Sequence[PlannedJob], limits: ClusterLimits) -> None:
     """Raise FungiError for a submission with more jobs than the cluster's MaxJobCount.
 
-    sbatch would retry for minutes and then fail, with a part of the grid submitted.
+    Otherwise, sbatch would retry for minutes and then fail after it has submitted a part of the grid.
     """
     tasks = sum(len({index // pack_of(grid, job.grid_job.call) for index in job.indices}) for job in planned_jobs)
     if limits.jobs is not None and tasks >= limits.jobs:

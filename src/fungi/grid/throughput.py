@@ -53,7 +53,7 @@ def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, v
 
 
 def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> float:
-    """Return the ratio of the forward passes of a feature under a plan of views to those under the published plan.
+    """Return the number of forward passes of a feature with a plan of views, divided by that with the published plan.
 
     The ratio is 1 for embeddings, and for views that the plan does not define.
     """
@@ -72,7 +72,7 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
 
 
 def relative_work(backbone: BackboneSpec) -> float:
-    """Return the operations of one forward pass, divided by those of ViT-B/16."""
+    """Return the number of operations of one forward pass, divided by the number of ViT-B/16."""
     if backbone.flops:
         return backbone.flops / VIT_B16_FLOPS
     if not backbone.depth:
