@@ -17,9 +17,10 @@ _NOT_IN_LABEL = ("backbone", "default", "values", "std")
 
 @dataclass
 class AblationTable:
-    """Rows by columns, in percent except for the columns `NOT_IN_PERCENT`.
+    """A table of an ablation. Its text is in percent, except for the columns `NOT_IN_PERCENT`.
 
-    values: (row, column) -> one value per seed, as a share. published: ids of the published tables to print below it.
+    values: (row, column) -> one value per seed, as a share.
+    published: ids of the published tables to print below this table.
     notes: remarks for the reader.
     """
 

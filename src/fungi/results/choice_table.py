@@ -19,7 +19,7 @@ def choice_rows(
 ) -> list[tuple[str, ...]]:
     """Return the rows below `CHOICE_COLUMNS`, one per entry of the results.
 
-    display_name: function that returns the text of the table for the name of a combination.
+    display_name: function that returns the text to print for the name of a combination.
     """
     runs = content.get("runs") or [content]
     rows: list[tuple[str, ...]] = []

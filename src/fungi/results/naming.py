@@ -1,4 +1,4 @@
-"""Names of result files. Every unusual setting that decides a number is part of the name (DESIGN 3.4).
+"""Names of result files. Every unusual setting that decides a number is part of the name.
 
 Each field of a settings class states what it decides (`fungi.settings.setting`). Results that differ in a deciding
 setting get different names, so that no result overwrites another.

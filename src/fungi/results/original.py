@@ -20,7 +20,7 @@ def is_original(content: Any) -> bool:
 
 
 def from_original(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content in our form. It has no provenances, so the profile of its features is unknown."""
+    """Return the content in our form. The content has no provenances, so the profile of the features is unknown."""
     folders = path.parts[path.parts.index("logs") + 1 : -1] if "logs" in path.parts else path.parts[-2:-1]
     shots = next((int(match[1]) for name in folders if (match := re.fullmatch(r"(\d+)-shots", name))), None)
     names = [name for name in folders if name != "linear" and not name.endswith("-shots")]

@@ -26,7 +26,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedKey:
-    """The measurement of a published value. setting: `full` or `5-shot`; for retrieval `M` or `H`."""
+    """The measurement of a published value. setting: `full` or `5-shot`; for retrieval `M` (medium) or `H` (hard)."""
 
     task: str
     setting: str

@@ -49,8 +49,8 @@ class ResultFile:
     """A result file while a command writes it.
 
     If a file with the same settings, input files and code version exists, its scores are kept. A different file at the
-    same path is renamed to `<name>.previous-1.json`, `-2`, ..., so that no score is lost; reports still read it if its
-    features differ from those of the new file.
+    same path is renamed to `<name>.previous-1.json`, `-2`, ..., so that no score is lost. Reports still read the
+    renamed file if its features differ from the features of the new file.
 
     task: `knn`, `linear`, ...
     settings: all settings that decide the content.
@@ -132,7 +132,7 @@ class ResultFile:
     def _merge_file(self) -> bool:
         """Read the scores of a file with the same settings; rename any other file. Return whether scores were read.
 
-        If a file that was renamed earlier fits the features again, it gets its name back.
+        If a file that was renamed earlier fits the features again, it gets its original name back.
         """
         if not self.path.exists():
             return False

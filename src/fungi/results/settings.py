@@ -81,7 +81,7 @@ class ResultSettings:
         return unusual_values(self, self.in_the_path)
 
     def difference(self, path: Path) -> str:
-        """Return a sentence about a setting that has another value in the file at `path`; empty if there is none."""
+        """Return a sentence about a setting that has another value in the file at `path`; empty if all are equal."""
         try:
             recorded = read_result(path)["settings"]
         except FungiError as error:

@@ -36,10 +36,10 @@ def _padded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> str:
-    """Return combinations by columns, in percent, with the gain over the embeddings: `76.5 ± 0.4 (+8.5)`.
+    """Return a table with a row per combination: scores in percent, and the gain over embeddings: `76.5 ± 0.4 (+8.5)`.
 
-    columns: title -> content of a result file. Results of several runs are shown with their deviation. A combination
-    that a result file does not have is shown as missing.
+    columns: title -> content of a result file. Results of several runs are shown with their deviation. If a result file
+    does not contain a combination, the cell shows `MISSING`.
     """
     rows = sorted({name for column in columns.values() for name in column["results"]}, key=by_size_and_order)
     titles = [f"{metric}, %", *columns]
