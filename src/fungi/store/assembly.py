@@ -28,7 +28,7 @@ from fungi.store.skeleton import Skeleton, new_skeleton
 def check_finished(path: Path, manifest: Manifest) -> bool:
     """Return whether the file of the manifest is finished.
 
-    Raises FungiError if another file or a damaged file has its path; the message states the difference.
+    Raises FungiError if another file or a damaged file has this path; the message states the difference.
     """
     if not path.exists():
         return False
@@ -70,7 +70,7 @@ def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
     missing or damaged, or if there are blocks of two versions and `accept` is not set.
 
     Several processes may do this at once, and write equal files. If blocks are missing because another process was
-    faster, its file is accepted.
+    faster, the file of that process is accepted.
     """
     try:
         _write(blocks, path, accept=accept)
@@ -85,8 +85,9 @@ def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
 def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[list[BlockFolder], list[FungiError]]:
     """Return the folders of blocks below a root, and an error for each damaged manifest.
 
-    dataset, backbone: return only their folders; an empty name means all. Folders that other processes remove at the
-    same time are left out.
+    dataset, backbone: return only the folders of this dataset and this backbone; an empty name means all.
+
+    Folders that other processes remove at the same time are left out.
     """
     folders, errors = [], []
     for folder in sorted(_folders_with_manifest(root / "blocks")):

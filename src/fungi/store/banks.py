@@ -1,11 +1,11 @@
 """Banks of patches on disk: features `[n d]`, and the number of pixels of each class in each patch `[n c]`.
 
-The size of a bank is known before its first row is computed. Blocks have the states that `store.blocks` describes, but
-they are written to their positions in two plain files, and a small file marks each finished block. Readers read windows
-of rows, so that the memory does not depend on the size of the bank.
+The size of a bank is known before its first row is computed. Blocks have the states that `store.blocks` describes, with
+one difference: a block is written to its position in two plain files, and a small file marks each finished block.
+Readers read windows of rows, so that the memory does not depend on the size of the bank.
 
-The mark of a block contains its checksums. A `Bank` checks them when it reads rows of the block for the first time, and
-not again: a run reads the same rows many times.
+The mark of a block contains the checksums of the block. A `Bank` compares them only when it reads rows of the block for
+the first time, because a run reads the same rows many times.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ class Bank:
 
     @classmethod
     def create(cls, folder: Path, manifest: BankManifest) -> "Bank":
-        """Return the bank in a folder; create it if it is missing. Raises FungiError if the folder has another bank."""
+        """Return the bank in a folder; create a missing bank. Raises FungiError if the folder has another bank."""
         bank = cls(folder, manifest)
         if not (folder / MANIFEST).exists():
             ensure_folder(folder / MARKS)
@@ -226,7 +226,7 @@ def open_bank(folder: Path) -> Bank:
 
 
 def read_manifest(folder: Path) -> BankManifest:
-    """Return the description of the bank in a folder. Raises FungiError if it is missing or damaged."""
+    """Return the description of the bank in a folder. Raises FungiError if the description is missing or damaged."""
     try:
         raw = _read_record(folder / MANIFEST)
         return BankManifest(**{**raw, "ends": tuple(raw["ends"])})
@@ -241,7 +241,7 @@ def _with_checksum(values: dict[str, Any]) -> str:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Return a record without its checksum. Raises ValueError if it is damaged or has no checksum."""
+    """Return a record without its checksum. Raises ValueError if the record is damaged or has no checksum."""
     raw = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(raw, dict):
         raise ValueError("it holds no record")

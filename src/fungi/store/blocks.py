@@ -7,8 +7,8 @@ The states of a block, here and in the other stores of blocks:
 2. *computed*: the block is in memory. It does not depend on other blocks.
 3. *written*: the file of the block is written under a temporary name that contains the process, flushed to the disk,
    and renamed. It is never written again. A killed process leaves at most a temporary file, which nobody reads.
-   `remove_orphans` removes it: stages call it for the folders to which they write, and `fungi merge` and `fungi clean`
-   for all folders below the root.
+   `remove_orphans` removes this file. Stages call the function for the folders to which they write. `fungi merge` and
+   `fungi clean` call it for all folders below the root.
 4. *assembled*: when no block is missing, any process can write the feature file, again under a temporary name. If
    several processes do so at once, they write the same bytes.
 5. *removed*: the folder of the blocks is renamed (`removed_name`), and then deleted.
@@ -22,8 +22,8 @@ The other stores differ in some states:
 * a bank (`store.banks`): the rows of a block are written to their position in two files, and then a mark is written as
   in 3. The bank is complete when no mark is missing, so nothing is assembled;
 * the scores of a segmentation (`segmentation.scoring`): the matrices of all blocks are read and added;
-* the index of `fungi similar` (`similar.index`): one file contains all pictures. It is written again when pictures are
-  missing in it, or have changed.
+* the index of `fungi similar` (`similar.index`): one file contains all pictures. This file is written again when
+  pictures are missing in the file, or have changed.
 
 All stores take temporary names from `runtime.files`, and remove orphans (`runtime.owner`) when they are opened.
 """
@@ -153,7 +153,7 @@ class BlockFolder:
     def open(cls, folder: Path) -> "BlockFolder":
         """Return the blocks of an existing folder.
 
-        Raises FungiError if the manifest is damaged or belongs to another folder, FileNotFoundError if it is missing.
+        Raises FungiError if the manifest is damaged or belongs to another folder, FileNotFoundError without a manifest.
         """
         path = folder / MANIFEST
         try:
@@ -178,13 +178,13 @@ class BlockFolder:
         *,
         computed_on: str = "",
     ) -> None:
-        """Write a computed block, with the version of this program; do nothing if its file exists.
+        """Write a computed block, with the version of this program; do nothing if the file of the block exists.
 
         arrays: one entry per row of the span, `[b d]` or `[b k d]`. sample_ids: ids of these rows, if the file has ids.
         computed_on: model of the device, for information only.
 
-        If another process assembles the file in the meantime, this creates the folder again; the stage removes it at
-        its end.
+        If another process assembles the file in the meantime, `write` creates the folder of blocks again. The stage
+        removes this folder at its end.
         """
         assert all(len(values) == len(span) for values in arrays.values())
         if self._path(span).exists():
@@ -243,7 +243,7 @@ class BlockFolder:
     def remove(self) -> None:
         """Remove the folder. Other processes may do this at the same time.
 
-        The folder is renamed first, so that a killed process does not leave an incomplete folder under its name.
+        The folder is renamed first, so that a killed process does not leave an incomplete folder under the old name.
         """
         with suppress(OSError):  # another process has removed it
             self.folder.rename(removed_name(self.folder))
@@ -278,7 +278,7 @@ class BlockFolder:
                     raise
 
     def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Return the tensors and labels of a block. Raises FungiError if it has other rows.
+        """Return the tensors and labels of a block. Raises FungiError if the block contains other rows.
 
         arrays: whether to read the tensors; if not, only the labels are read.
         """

@@ -58,7 +58,7 @@ class CodeVersion:
 
     @classmethod
     def from_record(cls, values: Any) -> "CodeVersion":
-        """Return the version in a record, which may have other entries; an unknown version if the record has none."""
+        """Return the version in a record that may also have other entries; an unknown version without these entries."""
         try:
             return cls(str(values["code"]), str(values["commit"]), {**values["versions"]})
         except (LookupError, TypeError):
@@ -67,17 +67,17 @@ class CodeVersion:
 
 @cache
 def version_of(module: str) -> CodeVersion:
-    """Return the version of the running program. Its code is a module and everything that this module imports."""
+    """Return the version of the running program. Its code hash covers a module and everything that it imports."""
     return CodeVersion(code_hash(module), code_commit(), {**package_versions(), "python": platform.python_version()})
 
 
 def current_version() -> CodeVersion:
-    """Return the version of the running program. Its code is everything that computes features."""
+    """Return the version of the running program. Its code hash covers everything that computes features."""
     return version_of(EXTRACTION)
 
 
 def difference(first: CodeVersion, second: CodeVersion) -> str:
-    """Return the differences that can change a number, as a text for people; empty if there are none."""
+    """Return the differences that can change a number, as a text for people; empty without such differences."""
     first_versions, second_versions = first.deciding(), second.deciding()
     differences = []
     for name in sorted({*first_versions, *second_versions}):
@@ -95,7 +95,7 @@ def _commit_in_words(code_version: CodeVersion) -> str:
 
 
 def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:
-    """Return the versions without those that give the same numbers as an earlier version."""
+    """Return the versions in order; leave out a version if it gives the same numbers as an earlier version."""
     versions: dict[str, CodeVersion] = {}
     for code_version in code_versions:
         versions.setdefault(json.dumps(code_version.deciding(), sort_keys=True), code_version)
@@ -103,7 +103,7 @@ def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:
 
 
 def require_one_version(code_versions: list[CodeVersion], file: str, *, accept: bool) -> None:
-    """Raise MixedVersionsError if several versions computed parts of a file. accept: do not raise this error."""
+    """Raise MixedVersionsError if several versions computed parts of a file. accept: whether to allow this."""
     if len(code_versions) > 1 and not accept:
         raise MixedVersionsError(
             f"{file} would mix the work of two versions: {difference(*code_versions[:2])}. Go back to the first"

@@ -1,7 +1,7 @@
 """Read arrays in files of other programs: .npy, .npz, PyTorch files (only tensors; no code is executed) and HDF5.
 
-The first bytes of a file determine its format, not its name. Messages about damaged files never advise to delete them,
-because they may be the only copies.
+The first bytes of a file determine its format; the name of the file does not. Messages about damaged files never advise
+users to delete these files, because they may be the only copies.
 """
 
 import zipfile
@@ -153,7 +153,7 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, modified_ns: int) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a file. modified_ns: time of its last change, so that the cache drops changed files."""
+    """Return the arrays of a file. modified_ns: time of the last change, so that the cache drops changed files."""
     file_format = format_of(path)
     try:
         if file_format == "npy":

@@ -2,7 +2,7 @@
 
 * Different features of one split are concatenated. They need the same rows, dataset and weights, and gradients need the
   same layer and projection (`SAME_SPLIT`).
-* One feature of two splits is fitted on one split and scored on the other. Both need the same weights, layer,
+* One feature of two splits is fitted on one split and scored on the other. Both splits need the same weights, layer,
   projection, objective and heads (`SAME_FEATURE`).
 * Scores of several runs are averaged. The runs need the same settings, but different seeds (`SAME_SETTINGS`).
 """
@@ -18,7 +18,10 @@ from fungi.store.reading import FeatureArray
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact about arrays that has to be equal. of: function that returns it. advice: what to do if it differs."""
+    """A fact that has to be equal for several arrays.
+
+    of: function that returns the fact for an array. advice: text for the user if the facts differ.
+    """
 
     name: str
     of: Callable[[FeatureArray], Any]
@@ -132,7 +135,7 @@ def check_runs(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> 
 
 
 def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]]) -> None:
-    """Raise RefusedJoinError if the gradients in two folders have the same seed and projection and so are copies."""
+    """Raise RefusedJoinError if two folders contain copies: gradients with the same seed and projection."""
     root_of: dict[Any, str] = {}
     for root, splits in runs.items():
         features = next(iter(splits.values()))
@@ -150,7 +153,7 @@ def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]])
 
 
 def check_targets(rows: int, targets_path: object, array: FeatureArray) -> None:
-    """Raise RefusedJoinError if the numbers of labels and feature rows differ."""
+    """Raise RefusedJoinError if the number of labels differs from the number of feature rows."""
     if rows != array.rows:
         raise RefusedJoinError(
             f"row count differs: {rows} in {targets_path}:targets, {array.rows} in {array}."

@@ -48,7 +48,7 @@ class Layout:
         return self.root / dataset / backbone
 
     def existing(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
-        """Return the file to read a feature from: our file, or the file of the original harness if only this exists."""
+        """Return the file of a feature: our file, or the file of the original harness if only that file exists."""
         path = self.features(feature, dataset, backbone, split)
         original = self._original(dataset, backbone) / path.name
         return original if feature != EMBEDDINGS and original.is_file() and not path.exists() else path
@@ -66,14 +66,14 @@ class Layout:
         return self.root.joinpath("blocks", feature_file.relative_to(self.root).with_suffix(""), key)
 
     def written_folders(self, dataset: str = "", backbone: str = "") -> list[Path]:
-        """Return the folders of blocks and feature files; with a dataset and a backbone, only their folders."""
+        """Return the folders of blocks and feature files: all, or only those of a dataset and a backbone."""
         below = Path(dataset, backbone) if dataset else Path()
         return [
             self.root / kind / below for kind in ("blocks/embeddings", "blocks/gradients", "embeddings", "gradients")
         ]
 
     def bank(self, dataset: str, backbone: str, name: str) -> Path:
-        """Return the folder of a bank of patches. name: its feature and key (`BankManifest.key`)."""
+        """Return the folder of a bank of patches. name: feature and key of the bank (`BankManifest.key`)."""
         return self.root / "banks" / dataset / backbone / name
 
     @property

@@ -1,4 +1,4 @@
-"""The provenance: the record of the origin of a feature file, stored in its HDF5 attributes."""
+"""The provenance: the record of the origin of a feature file, stored in the HDF5 attributes of the file."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -43,8 +43,8 @@ class Provenance:
     code_versions: versions of this program that computed the rows; several only if the user accepted this.
     views: `published`, or the name of the view plan that decides all options of the views (`fungi.views.plans`).
     computed_on: models of the devices that computed the rows, and whether code was compiled there.
-    skipped_samples: ids of items that were left out because they can't be read; the fingerprint covers the others.
-    support_hash: hash of the negatives or prototypes of the objective; empty if it needs none.
+    skipped_samples: ids of items that were left out because they can't be read; the fingerprint does not cover them.
+    support_hash: hash of the negatives or prototypes of the objective; empty if the objective needs no such data.
     """
 
     feature: str
@@ -88,7 +88,7 @@ def write_provenance(file: "h5py.File", provenance: Provenance) -> None:
 
 
 def read_provenance(file: "h5py.File") -> Provenance | None:
-    """Return the record of a file; None for files of the original harness, which have none.
+    """Return the record of a file; None for files of the original harness, which have no record.
 
     Raises FungiError for an incomplete record.
     """

@@ -1,6 +1,6 @@
 """Open the arrays of feature files for evaluation, and read them in blocks of rows.
 
-Files of this program have a provenance. Files of the original harness do not, so reading them gives one warning.
+Files of this program have a provenance. Files of the original harness have none: the program reads them with a warning.
 """
 
 import warnings
@@ -75,7 +75,7 @@ def open_array(path: Path, key: str) -> FeatureArray:
 
 
 def provenance_of(path: Path) -> Provenance | None:
-    """Return the provenance of a file; None for files of the original harness, which have none."""
+    """Return the provenance of a file; None for files of the original harness, which have no provenance."""
     with opened(path) as file:
         return read_provenance(file)
 
@@ -87,7 +87,7 @@ def array_keys(path: Path) -> list[str]:
 
 
 def read_targets(path: Path) -> Integer[np.ndarray, " n"]:
-    """Return the labels of a split, int64. Raises FungiError if the file has none."""
+    """Return the labels of a split, int64. Raises FungiError if the file has no labels."""
     seal = _seal(path)
     with opened(path, check=False) as file:
         array = _dataset(file, path, TARGETS)
@@ -122,7 +122,7 @@ def _texts(path: Path, key: str) -> list[str] | None:
 
 
 def _rows(path: Path, array: h5py.Dataset, checksums: ArrayChecksums | None, start: int, stop: int) -> np.ndarray:
-    """Return rows of an array, after a comparison with their checksums, if there are any."""
+    """Return rows of an array. If the file has checksums, first compare the rows with them."""
     if checksums is None:
         return np.asarray(array[start:stop])
     first, last = checksums.segments(start, stop)
@@ -235,7 +235,7 @@ def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -
 
 
 def open_hdf5(path: Path, mode: Literal["r", "w"]) -> h5py.File:
-    """Return an open file. Raises FungiError if it can't be locked (NFS, Lustre), OSError if it can't be read."""
+    """Open an HDF5 file. Raises FungiError if it can't be locked (NFS, Lustre), and OSError if it can't be read."""
     try:
         return h5py.File(path, mode)
     except OSError as error:

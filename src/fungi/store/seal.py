@@ -1,6 +1,6 @@
 """The seal: checksums of a feature file, appended after its HDF5 part, where HDF5 ignores them.
 
-HDF5 has a checksum per chunk (fletcher32), but none for its own headers, and a damaged header can crash the library.
+HDF5 has a checksum per chunk (fletcher32), but no checksum of its headers, and a damaged header can crash the library.
 The seal covers every byte, and is checked before HDF5 opens the file:
 
     [HDF5 part] [JSON: checksums] [CRC-32 of the JSON, its length, MAGIC]

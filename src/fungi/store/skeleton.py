@@ -1,4 +1,4 @@
-"""Write HDF5 files so that HDF5 itself only writes headers to memory, never to the disk.
+"""Write HDF5 files so that the HDF5 library writes only headers, and only to memory, never to the disk.
 
 On a full disk, HDF5 can't close its file and ends the process. Therefore the library writes its headers to memory and
 reports the position of each array in the file. We then write rows and headers to the file, and a full disk raises an
@@ -24,7 +24,7 @@ PAGE = 4096
 class _Headers(io.RawIOBase):
     """A file in memory that stores only written pages, so that empty arrays need no memory.
 
-    Data of HDF5 are memory views of a type of Cython.
+    HDF5 passes data as memory views of a type that Cython defines, so the arguments have the type `Any`.
     """
 
     def __init__(self) -> None:
