@@ -1,8 +1,8 @@
 """The table of search back-ends. A back-end prepares the keys once, and then returns rankings and rows for queries.
 
 The ranking of a key b for a query a is the product a.b (inner product, descending) or |b|^2 - 2 a.b (euclidean,
-ascending). The euclidean ranking is the squared distance without |a|^2, which is the same for all keys of a query and
-would cost precision.
+ascending). The euclidean ranking is the squared distance without |a|^2. This term is the same for all keys of a query,
+and to add it would cost precision.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
 
     @full_precision()
     def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
-        # Update the best matches after every tile. Collecting the results of all tiles would take more memory, and
-        # fragment it between the large blocks that are freed.
+        # Update the best matches after every tile. To collect the results of all tiles would take more memory. They
+        # would also lie between the large blocks that are freed, and so fragment the memory.
         values = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
         rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
         count = 0
@@ -73,7 +73,7 @@ def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
     """Return the k best entries of each row and their columns.
 
-    For speed, this searches only the k groups of columns with the best maxima or minima: they contain these entries.
+    For speed, this searches only the k groups of columns with the best maxima or minima. They contain all best entries.
     """
     width = ranking.shape[1]
     grouped = width // GROUP * GROUP
@@ -85,7 +85,7 @@ def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
     best_groups = extremes.topk(k, dim=1, largest=largest).indices  # [q k]
     candidates = groups.gather(1, best_groups.unsqueeze(2).expand(-1, -1, GROUP)).flatten(1)  # [q k 32] -> [q k*32]
     top = torch.cat([candidates, ranking[:, grouped:]], dim=1).topk(k, dim=1, largest=largest)
-    is_in_group = top.indices < k * GROUP  # the others are in the last columns, which form no group
+    is_in_group = top.indices < k * GROUP  # other entries are in the last columns, which form no group
     group = best_groups.gather(1, (top.indices // GROUP).clamp_max(k - 1))
     columns = torch.where(is_in_group, group * GROUP + top.indices % GROUP, top.indices + (grouped - k * GROUP))
     return top.values, columns

@@ -30,7 +30,7 @@ def nearest(
 ) -> Neighbours:
     """Return the k nearest keys of each query, or all keys if there are fewer.
 
-    The set of rows is exact. The order within the set can be that of float32 scores.
+    The set of rows is exact. The order of the rows within the set may come from float32 scores.
     """
     lengths: list[Float[Tensor, ""]] = []
 
@@ -74,7 +74,7 @@ def all_ranked(keys: Keys, queries: Float[Tensor, "q d"]) -> Int64[np.ndarray, "
 
 
 def _rounding(queries: Float[Tensor, "q d"], longest: float, metric: Metric) -> Float[Tensor, " q"]:
-    """Return a bound of the float32 rounding error of the difference of two rankings.
+    """Return an upper bound of the rounding error, in float32, of the difference between two rankings.
 
     longest: largest norm of a key.
     """

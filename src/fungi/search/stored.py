@@ -1,6 +1,7 @@
 """Search among stored keys (a bank of patches) by inner product.
 
-Exact search processes tiles of rows. They come from the memory of the device if the bank fits, otherwise from the file.
+Exact search processes tiles of rows. If the bank fits into the memory of the device, the rows come from this memory,
+otherwise from the file.
 """
 
 from collections.abc import Iterator
