@@ -28,8 +28,9 @@ def compute(
 ) -> Iterator[tuple[Sequence[Path], Float32[np.ndarray, "m f"], dict[str, int]]]:
     """Yield groups of pictures, their features, and the width of each part of the features by name.
 
-    pictures: all pictures of the folder. SimCLR's negatives are drawn from them and saved with the index, so that later
-    pictures are compared with the same negatives. new: pictures without features.
+    pictures: all pictures of the folder. SimCLR's negatives are drawn from these pictures and saved with the index, so
+        that later pictures are compared with the same negatives.
+    new: pictures without features.
     """
     wrapper = _wrapper(settings, pictures)
     logger.info(f"{counted(len(new), 'picture')} not yet in the index: {wrapper!r}")

@@ -1,4 +1,4 @@
-"""The index of a folder: the features of its files. If the size or time of a file has changed, it is computed again.
+"""The index of a folder: the features of its files. If the size or time of a file changes, they are computed again.
 
 This module does not import torch, so that a query of an existing index is quick.
 """
@@ -44,7 +44,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read the index of a folder; return an empty one if there is none. Raises FungiError for a damaged file."""
+        """Return the index in a folder; an empty index if there is no file. Raises FungiError for a damaged file."""
         path = folder / FILE
         if not path.is_file():
             return cls(np.zeros((0, 0), np.float32), {}, {})
@@ -72,9 +72,9 @@ class Index:
         ]
 
     def joined(self, paths: Sequence[Path], features: Float32[np.ndarray, "m f"], parts: Mapping[str, int]) -> "Index":
-        """Return an index with the features of `paths` added; they replace earlier features of the same files.
+        """Return an index that also contains the new features of `paths`.
 
-        If the parts differ, the earlier features are dropped.
+        New features replace earlier features of the same files. If the parts differ, all earlier features are dropped.
         """
         earlier = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
         states = dict(self.states) if self.parts == parts else {}
@@ -87,7 +87,7 @@ class Index:
         return {"embeddings": slice(0, next(iter(self.parts.values()))), "FUNGI": slice(None)}
 
     def rows(self, paths: Sequence[Path], columns: slice) -> Float32[np.ndarray, "m f"]:
-        """Return the given columns of the features of files."""
+        """Return some columns of the features of files."""
         return self.features[[self.states[str(path)][0] for path in paths], columns]
 
 
