@@ -113,14 +113,14 @@ def _require_same_names(names: list[str], splits: dict[str, Any], settings: Impo
 
 
 def _checked(labels: Int64[np.ndarray, " n"], array: Any) -> Int64[np.ndarray, " n"]:
-    """Return the labels. Raises FungiError if they are out of range."""
+    """Return the labels. Raises FungiError if a label is out of range."""
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
         raise FungiError(f"{array}: labels are between {labels.min()} and {labels.max()}; they must be 0 or larger.")
     return labels
 
 
 def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels: Any, names: list[str]) -> None:
-    """Write the feature file of a split, with checksums, unless it exists."""
+    """Write the feature file of a split, with checksums, unless the file exists."""
     from fungi.importing.roles import texts_of
     from fungi.store.foreign import load_array
     from fungi.store.provenance import write_provenance

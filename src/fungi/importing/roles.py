@@ -55,7 +55,7 @@ def named_arrays(path: Path, key: str | None, split: str) -> list[NamedArray]:
 
 
 def files_in(path: Path) -> list[Path]:
-    """Return the array files of a folder, or the file itself. Raises FungiError if the folder has none."""
+    """Return the array files of a folder, or the file itself. Raises FungiError for a folder without array files."""
     if not path.is_dir():
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix in ENDINGS)
@@ -65,7 +65,7 @@ def files_in(path: Path) -> list[Path]:
 
 
 def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
-    """Return split -> role -> array. Raises FungiError if two arrays have the same role, or if the split is unknown."""
+    """Return split -> role -> array. Raises FungiError if two arrays have the same role, or for an unknown split."""
     splits: dict[str, dict[Role, NamedArray]] = {}
     for array in arrays:
         if array.role == "features" and not array.split:
@@ -95,7 +95,7 @@ def texts_of(array: NamedArray) -> list[str]:
 
 
 def _role(name: str, stem: str, shape: tuple[int, ...]) -> Role | None:
-    """Return the role from the name of an array, or from the name of its file; None for other arrays."""
+    """Return the role of an array, by its name or by the name of its file; None for an array without a role."""
     for text in (name.replace("/", "_"), stem):
         for role, pattern in _ROLES:
             if pattern.search(text):
