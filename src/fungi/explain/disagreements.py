@@ -40,7 +40,9 @@ class Comparison:
 def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> Comparison:
     """Compare the predictions of two features in the first run of a result.
 
-    features: names of two features in the result. If empty, the first feature and the combination of the most features.
+    features: names of two features in the result; if it is empty, the first feature and the combination of the most
+        features are compared.
+
     Raises FungiError if the result has no predictions.
     """
     results = (content.get("runs") or [content])[0]["results"]
@@ -84,7 +86,7 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
 def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | None:
     """Return the scored samples, from the dataset in the provenance of the result.
 
-    If the data is missing, or is not the data of the features, log the reason and return None.
+    If the data is missing, or if the features were computed from other data, log the reason and return None.
     """
     record = next((origin["provenance"] for origin in _origins(content).values() if origin.get("provenance")), None)
     if record is None or "imported" in record.get("settings", {}):
