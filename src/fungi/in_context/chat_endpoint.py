@@ -17,7 +17,7 @@ TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """A chat endpoint that returns answers at temperature 0, at `<url>/chat/completions`.
+    """A chat endpoint at the address `<url>/chat/completions`. It is asked for answers at temperature 0.
 
     key: sent as a bearer token if it is not empty, and never written to a file. tries: maximum number of requests per
     answer, with increasing waiting times.
@@ -40,10 +40,10 @@ class ChatEndpoint:
         return f"{self.url.rstrip('/')}/chat/completions"
 
     def ask(self, messages: list[dict[str, str]]) -> str:
-        """Return the answer of the model, or an empty string if it has no text.
+        """Return the answer of the model, or an empty string if the answer has no text.
 
         Raises FungiError if the endpoint refuses the request, fails repeatedly, or returns another format. Another
-        format is reported at once, because a second request would return the same.
+        format is reported at once, because a second request would return the same format.
         """
         content = {"model": self.model, "messages": messages, "temperature": 0}
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})

@@ -84,7 +84,7 @@ def _answers(path: Path) -> Iterator[dict[str, str]]:
 
 
 def append_answer(path: Path, prompt: Prompt, answer: str) -> None:
-    """Append an answer to the file. It replaces an incomplete last line."""
+    """Append an answer to the file. The answer replaces an incomplete last line."""
     line = json.dumps({"id": prompt.id, "answer": answer, "prompt": prompt.key}, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:

@@ -14,7 +14,7 @@ from fungi.scoring.feature_files import SplitFiles, open_splits
 
 
 class Retrieval:
-    """Texts, labels and features of both splits, and the prompts that are built from them.
+    """Texts, labels and features of the train and test splits, and the prompts that are built from them.
 
     Raises FungiError if the features were computed from other texts.
     """
@@ -48,7 +48,7 @@ class Retrieval:
 
     @property
     def query_rows(self) -> range:
-        """The test rows to write prompts for."""
+        """The test rows for which prompts are written."""
         return range(min(self.settings.queries or len(self.test), len(self.test)))
 
     def prompts(self, combination: Combination) -> tuple[list[Prompt], Scores]:
