@@ -119,7 +119,7 @@ def checked_images(images: Any) -> list[Any]:
 
 
 def whole_number(name: str, value: Any, smallest: int) -> int:
-    """Return an argument that must be a whole number. Raises FungiError if it is not, or if it is too small."""
+    """Return an argument that must be a whole number. Raises FungiError for other values and for smaller numbers."""
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise FungiError(f"{name} is {value!r}. Pass a whole number, at least {smallest}.")
     return value
@@ -167,9 +167,9 @@ def _name_of(config: Any) -> str:
 def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
     """Return the evaluation transform (statistics, crop, interpolation) of a model.
 
-    This is the transform of timm for a model of timm. If the model contains one model of timm, which gets the images
-    first, its transform is used, with a warning. Other models get the transform of ImageNet, with a warning if they
-    contain a model of timm.
+    A model of timm gets its transform from timm. If another model contains exactly one model of timm, and this inner
+    model processes the images first, the transform of the inner model is used, with a warning. All other models get the
+    transform of ImageNet, with a warning if they contain a model of timm.
     """
     timm_models = {path: module for path, module in model.named_modules() if _has_transform(module)}
     if not timm_models:

@@ -19,8 +19,8 @@ LONG_SECONDS, LARGE_BYTES = 120.0, 2**30
 def decoding_workers(num_workers: int, device: torch.device, batches: int) -> int:
     """Return the number of decoding processes.
 
-    For -1, this is 0 on a CPU, whose cores compute the model. On a GPU, it is the number of cores less one, but not
-    more than the number of batches.
+    For -1, this is 0 on a CPU, because its cores compute the model. On a GPU, it is the number of cores less one, but
+    not more than the number of batches.
     """
     if num_workers >= 0:
         return num_workers

@@ -22,7 +22,7 @@ LEAST_COSINE = 1 - 1e-4
 
 
 def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> None:
-    """Raise FungiError if the gradients of images in a batch differ from those of single images.
+    """Raise FungiError if the gradients of images in a batch differ from the gradients of each image alone.
 
     images: at least two different images.
     """

@@ -1,6 +1,7 @@
 """Save a wrapper to a folder: `extractor.json` (settings) and `tensors.safetensors` (all random or fitted tensors).
 
-This does not use pickle. Only the hash of the model's weights is saved; loading with other weights is refused.
+The files contain no pickled objects. Only the hash of the model's weights is saved, and a model with other weights is
+refused at loading.
 """
 
 import dataclasses
@@ -151,7 +152,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _content_of(config: Any) -> dict[str, Any]:
-    """Return the class name and the settings of a configuration. Raises FungiError if they can't be saved."""
+    """Return the class name and the settings of a configuration. Raises FungiError if JSON can't represent them."""
     if not dataclasses.is_dataclass(config):
         raise FungiError(f"{type(config).__name__} can't be saved: it must be a dataclass.")
     names = [field.name for field in dataclasses.fields(config) if field.metadata.get("saved", True)]
@@ -164,7 +165,7 @@ def _content_of(config: Any) -> dict[str, Any]:
 
 
 def _config(content: Mapping[str, Any], config_types: Sequence[type], folder: Path) -> Any:
-    """Return the configuration. Its class is from this package or the caller, so that a file can't run other code."""
+    """Return the configuration. The class comes from this package or the caller, so a file can't run other code."""
     user_types = {config_type.__name__: config_type for config_type in config_types}
     name = content["type"]
     config_type: Any = user_types.get(name) or getattr(configurations, name, None)
@@ -195,5 +196,5 @@ def _image_input(values: Mapping[str, Any]) -> ImageInput:
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names have a prefix, by their names without it."""
+    """Return the tensors whose names have a prefix, under the names without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
