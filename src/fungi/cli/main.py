@@ -55,7 +55,7 @@ def _command_of(words: list[str]) -> tuple[Command | None, list[str]]:
 
 
 def _help_of_groups(commands: Iterable[Command]) -> Iterator[str]:
-    """Yield one paragraph per group that has commands: its heading and a line for each command."""
+    """Yield one paragraph per group that has commands: the heading of the group and a line for each command."""
     commands = list(commands)
     width = max(len(" ".join(command.words)) for command in commands)
     for group in GROUPS:
