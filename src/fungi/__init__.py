@@ -16,7 +16,7 @@ __version__ = "0.3.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import `FUNGIWrapper` at its first use, because it imports torch, which would make commands start slowly."""
+    """Import `FUNGIWrapper` at its first use. Its module imports torch, so commands would otherwise start slowly."""
     if name == "FUNGIWrapper":
         from fungi.wrapper import FUNGIWrapper
 

@@ -1,4 +1,4 @@
-"""The table of commands. Help, `fungi list`, the stages of the grid and the flags of its jobs derive from it.
+"""The table of commands. It defines the help, `fungi list`, the stages of the grid and the flags of grid jobs.
 
 A row names a module, which is imported when the command is called. The module defines
 
@@ -44,7 +44,7 @@ class Command:
     group: heading of the command in `fungi --help`.
     help: one line for `fungi --help`.
     typed_as: words after `fungi`, if they differ from the name (`udi pretrain`).
-    file: top-level file that runs the same command; messages name it.
+    file: top-level file that runs the same command; messages name this file.
     stage: stage of the grid; None for a command that does not run over the grid.
     metrics: metrics of the datasets over which an evaluation of the grid runs.
     """
@@ -80,8 +80,9 @@ class Command:
         return parse(self.settings_type, flags, program=self.program, description=self._load().DESCRIPTION)
 
     def main(self, arguments: Sequence[str] | None = None, *, program: str | None = None) -> int:
-        """Run the command with `arguments` (default: those of the process), and return the exit status.
+        """Run the command and return the exit status.
 
+        arguments: words after the name of the command; by default the arguments of the process.
         program: name of the command in messages; by default `self.program`.
         """
         arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -1,8 +1,8 @@
 """Configurations of the extractors of the library.
 
 KL, DINO and SimCLR have dataclasses with the published names. For every other objective, `<Objective>Config` is derived
-from the objective. A configuration of your own needs only a method `get_extractor(base_params)`. Defaults are the
-values of the paper, although some differ in the published library (KL temperature 1, 64 negatives).
+from the objective. A configuration of your own needs only a method `get_extractor(base_params)`. The defaults are the
+values of the paper. Some defaults of the published library are different (KL temperature 1, 64 negatives).
 """
 
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -52,9 +52,10 @@ class KLConfig(ExtractorConfig):
 
     temperature: temperature of the softmax.
     latent_dim: output size of the head.
-    direction: `uniform_to_pred` is the divergence in the published code, `pred_to_uniform` the one in the paper.
-    normalize: L2-normalise embeddings before the head.
-    project: use a head (table 6).
+    direction: `uniform_to_pred` is the divergence in the published code; `pred_to_uniform` is the divergence in the
+        paper.
+    normalize: whether to L2-normalise embeddings before the head.
+    project: whether to use a head (table 6).
     """
 
     extractor = "KLGradientsExtractor"
@@ -72,11 +73,11 @@ class DINOConfig(ExtractorConfig):
 
     teacher_temperature, student_temperature: temperatures of the softmaxes.
     latent_dim: output size of both heads.
-    shared_head: use the same head for teacher and student.
+    shared_head: whether teacher and student use the same head.
     augmentation: only `crops`, or all augmentations of `dino` (table 15).
     global_crops, local_crops: numbers of views.
     global_size, local_size: side in pixels of the encoded views; 0: `views` of the wrapper decides.
-    skip_same_view: leave out the pairs of a crop with itself.
+    skip_same_view: whether to leave out the pairs of a crop with itself.
     normalize, project: as for KL.
     """
 
@@ -107,11 +108,13 @@ class SimCLRConfig(ExtractorConfig):
     latent_dim: output size of the head.
     num_patches: number of patches without overlap, a square number: 4 is a grid of 2 x 2.
     stride_scale: the stride of the patches is their side / stride_scale; with 6, a grid of 2 x 2 becomes 7 x 7.
-    patch_side, per_side, view_size: side of a patch in pixels, number of patches along a side of the image, and side in
-        pixels of the encoded views; 0: `views` of the wrapper decides.
+    patch_side: side of a patch in pixels; 0: `views` of the wrapper decides.
+    per_side: number of patches along a side of the image; 0: `views` of the wrapper decides.
+    view_size: side in pixels of the encoded views; 0: `views` of the wrapper decides.
     hard_negatives: PIL images that come first in the negative batch.
-    negatives_mixing, mixing_k: mix every view with its `mixing_k` nearest negatives.
-    exclude_self_from_negatives: leave out negatives of the image itself.
+    negatives_mixing: whether to mix every view with its `mixing_k` nearest negatives.
+    mixing_k: number of negatives to mix with a view.
+    exclude_self_from_negatives: whether to leave out negatives of the image itself.
     views, n_views: `patches`, or `n_views` views of the kind `random-crops` or `default`.
     normalize, project: as for KL.
     """

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class FungiError(ValueError):
-    """An error that the user can correct. The command line prints its message without a stack trace; exit status 2."""
+    """An error that the user can correct. The command line prints only its message and returns exit status 2."""
 
 
 class MissingFilesError(FungiError):
@@ -47,7 +47,7 @@ def counted(number: int | float, noun: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names joined by commas: as many as fit into a message, and the number of the others."""
+    """Return a text of names: as many names as fit into a message, and the number of the remaining names."""
     names = list(names)
     listed_names: list[str] = []
     for name in names:

@@ -18,9 +18,9 @@ class Profile:
         attention module*, instead of the input of the projection (deviation V1).
     published_transform: use the evaluation transform of the published code (deviation V2).
     imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics for every backbone (V3).
-    published_labels: use the labels of the published loaders, if they differ from the dataset (T3).
-    first_token_gradient: use only the part of the first token in the gradient, for backbones whose published code did
-        so although the embedding depends on more tokens (U2).
+    published_labels: use the labels of the published loaders, if they differ from the labels of the dataset (T3).
+    first_token_gradient: use only the part of the gradient that comes from the first token (U2). This applies to
+        backbones for which the published code does the same, although their embedding depends on more tokens.
     stratified_texts: draw few-shot rows of texts in proportion to the classes, not the same number per class (T4).
     """
 
@@ -48,7 +48,7 @@ PROFILES = {
 
 
 def choose_profile(name: str) -> Profile:
-    """Return the profile of that name. Raises FungiError for an unknown name."""
+    """Return the profile with this name. Raises FungiError for an unknown name."""
     if name not in PROFILES:
         raise unknown_name("profile", name, PROFILES)
     return PROFILES[name]
@@ -60,8 +60,8 @@ class DenseProfile:
 
     denominator_temperature: also divide the similarities inside the log-sum-exp by the temperature (H2).
     std_typo: use 0.255 instead of 0.225 as the third standard deviation of ImageNet's statistics (H5).
-    neighbour_layout: `real` uses neighbours as negatives, `published` rows that mix the entries of five neighbours
-    (H1).
+    neighbour_layout: rows that are used as negatives: `real` neighbours, or rows that mix the entries of five
+        neighbours (`published`; H1).
     zero_rows: also search the rows of the bank that were never filled (H6).
     class_matching: also report the mIoU after the best matching of classes (H4).
     projection_kind: kind of the projection matrix of gradients.

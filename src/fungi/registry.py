@@ -23,9 +23,11 @@ Arguments = ParamSpec("Arguments")
 class Registry(Generic[Entry]):
     """Named entries of one kind, discovered in `package`.
 
-    kind: word for an entry in messages. lazy: see the module. common: modules without entries; modules that start with
-    an underscore have no entries either. own: `module:function` of the function that creates an entry from the
-    description of a user (`NAME=kind:PLACE`); it is imported at its first use.
+    kind: word for an entry in messages.
+    lazy: whether file names are the names of the entries (see the docstring of the module).
+    common: modules without entries. Modules whose names start with an underscore have no entries either.
+    own: `module:function` of the function that creates an entry from the description of a user (`NAME=kind:PLACE`). The
+        function is imported at its first use.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Registry(Generic[Entry]):
 
 @cache
 def _modules_in(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the public modules in folders. Cached, because a grid needs them thousands of times."""
+    """Return the names of the public modules in folders. They are cached: a grid needs them thousands of times."""
     return tuple(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 
 

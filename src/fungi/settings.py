@@ -64,7 +64,7 @@ def setting(
 ) -> Any:
     """Return a field of a settings class.
 
-    flag: flag in help and documents; by default the name of the field. Empty: no flag sets the field.
+    flag: flag in help and documents; by default the name of the field. If it is an empty text, no flag sets the field.
     aliases: other names of the flag, e.g. in the published code.
     within: bounds of a number, or of each of several numbers. Every number needs bounds (a test checks it).
     first_word: whether the value may also be the first word of the command line, without the flag.
@@ -108,14 +108,14 @@ class _Parser(argparse.ArgumentParser):
 
 @cache
 def build_parser(settings_type: type, *, program: str, description: str) -> argparse.ArgumentParser:
-    """Return the command-line parser of a settings class. Cached, because a grid parses thousands of command lines."""
+    """Return the parser of a settings class. It is cached, because a grid parses thousands of command lines."""
     fields = dataclasses.fields(settings_type)
     required_fields = [field for field in fields if field.default is dataclasses.MISSING]
     usage = [f"{flag_of(field)} {field.name.upper()}" for field in required_fields]
     parser = _Parser(
         prog=program,
         description=description,
-        usage=" ".join([program, *usage, "[--flag ...]"]),  # only required flags; help lists the others below
+        usage=" ".join([program, *usage, "[--flag ...]"]),  # only required flags; help lists the other flags below
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -56,7 +56,7 @@ def converted(
 
 @cache
 def type_hints(dataclass: type) -> dict[str, Any]:
-    """Return field -> type. Cached, because a grid converts thousands of command lines."""
+    """Return field -> type. The result is cached, because a grid converts thousands of command lines."""
     return typing.get_type_hints(dataclass)
 
 
@@ -74,7 +74,7 @@ def is_optional(hint: Any) -> bool:
 
 
 def _converted_value(value: Any, hint: Any, text: bool) -> Any:
-    """Return a value with the type of a hint. Raises TypeError if it does not fit."""
+    """Return a value with the type of a hint. Raises TypeError if the value does not fit."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
         return _converted_value(value, inner[0], text)

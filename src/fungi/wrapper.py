@@ -67,20 +67,22 @@ class FUNGIWrapper:
         different sizes. With None, a binary matrix with p = d is drawn from `seed`, as in the commands. The name of
         another kind (`khatri-rao`) draws a matrix of this kind.
     input_dim: side of the model's input in pixels.
-    use_fp16, fp16_dtype: whether the model computes in half precision, and its dtype.
+    use_fp16, fp16_dtype: whether the model computes in half precision, and the dtype of half precision.
     extractor_configs: the objectives, in the order of the features.
 
     Keyword arguments that the published library does not have:
 
-    include_embeddings: put the L2-normalised embedding before the gradients. It shares its forward pass with KL.
+    include_embeddings: whether to put the L2-normalised embedding before the gradients. The embedding shares its
+        forward pass with KL.
     seed: seed of heads, projection, negatives and views.
-    image_input: resizing and statistics. By default those of the timm model, or of ImageNet for other models.
+    image_input: resizing and statistics; by default, the values of the timm model, or of ImageNet for other models.
     views_per_forward: number of views per forward pass; 0: choose it by the device.
-    bias: append the gradient of the layer's bias.
+    bias: whether to append the gradient of the layer's bias.
     views: `published` enlarges crops to `input_dim`; `native` does not enlarge crops, for a quarter of the forward
         passes; `budget` also uses fewer crops, for an eighth.
-    compile: compile the layers before the target layer with torch.compile. The first batch takes tens of seconds, later
-        batches are faster. Code for a GPU is stored in $TORCHINDUCTOR_CACHE_DIR or ~/.cache/fungi/compiled.
+    compile: whether to compile the layers before the target layer with torch.compile. The first batch takes tens of
+        seconds, and later batches are faster. Code for a GPU is stored in $TORCHINDUCTOR_CACHE_DIR or
+        ~/.cache/fungi/compiled.
 
     Raises FungiError, which is a ValueError, for invalid arguments.
     """
@@ -166,8 +168,9 @@ class FUNGIWrapper:
         """Draw the negatives and prototypes of the objectives. Call this method before the extraction.
 
         dataset: training images, items (PIL image, label). Only the drawn images are read.
-        check_independence: whether to check that the gradient of an image does not depend on the batch. If it does,
-            this raises FungiError with the name of the extractor.
+        check_independence: whether to check that the gradient of an image does not depend on the batch.
+
+        Raises FungiError with the name of the extractor if the check fails.
         """
         for extractor in self.extractors:
             logger.info(f"setting up {type(extractor).__name__.removesuffix('GradientsExtractor')}")
@@ -191,10 +194,11 @@ class FUNGIWrapper:
 
     @default_torch_settings()
     def extract(self, dataset: Any, *, batch_size: Any = 64, num_workers: Any = -1) -> Float[Tensor, "n f"]:
-        """Return the features of a collection, in order, on the CPU. They are the same as those of `forward`.
+        """Return the features of a collection, in order, on the CPU. `forward` returns the same features.
 
-        dataset: items are PIL images, pairs (image, label), or dicts with an `image`. num_workers: number of processes
-        that decode and crop; -1: none on a CPU, and the number of cores less one on a GPU.
+        dataset: collection whose items are PIL images, pairs (image, label), or dicts with an `image`.
+        num_workers: number of processes that decode and crop; -1: none on a CPU, and the number of cores less one on a
+            GPU.
         """
         return torch.cat(list(self.batches(as_samples(dataset), batch_size, num_workers)))
 
@@ -223,8 +227,9 @@ class FUNGIWrapper:
     def fit_pca(self, data: Any, dim: Any, *, batch_size: Any = 64, num_workers: Any = -1) -> None:
         """Fit a PCA (centred, not whitened). Later features are reduced to `dim`.
 
-        data: features `[n, f]` of training images, or the training images. If `dim` is not smaller than both n and f,
-        the PCA is skipped with a log message (spec vision 9.1).
+        data: features `[n, f]` of training images, or the training images.
+
+        If `dim` is at least n or at least f, the PCA is skipped with a log message (spec vision 9.1).
         """
         whole_number("dim", dim, 1)
         features = checked_features(data) if isinstance(data, Tensor | np.ndarray) else None
@@ -276,7 +281,7 @@ class FUNGIWrapper:
     def load(
         cls, path: str | Path, model: nn.Module, device: torch.device | str, *, config_types: Sequence[type] = ()
     ) -> "FUNGIWrapper":
-        """Load a saved wrapper for the same model. It gives the same features.
+        """Load a saved wrapper for the same model. The loaded wrapper returns the same features.
 
         config_types: your own classes of configurations. Raises FungiError if the weights of the model differ.
         """
@@ -316,7 +321,7 @@ class FUNGIWrapper:
 
     @default_torch_settings()
     def _features(self, batch: Batch) -> Float[Tensor, "b f"]:
-        """Return the features of a batch of views. Raises FungiError if they are not finite."""
+        """Return the features of a batch of views. Raises FungiError if a feature is not finite."""
         arrays_of, check = compute(batch, self._computed_features), FiniteCheck()
         check.add(arrays_of)
         for name, rows in check.bad_rows().items():
