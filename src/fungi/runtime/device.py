@@ -56,7 +56,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _evidence_of_gpu() -> str:
-    """Return the sign that this process has a GPU: an environment variable or a file; empty without a visible GPU."""
+    """Return the evidence for a GPU of this process: an environment variable or a file; empty without a visible GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in HIDDEN:
         return ""

@@ -151,7 +151,7 @@ def _temporary_path(path: Path) -> Iterator[Path]:
 def _rename_unless_exists(temporary: Path, path: Path) -> None:
     """Give a temporary file its name, unless a file with this name exists."""
     try:
-        os.link(temporary, path)  # unlike a rename, this fails if the file exists
+        os.link(temporary, path)  # unlike a rename, a link fails if the file exists
     except FileExistsError:
         return
     except OSError:  # the file system has no hard links

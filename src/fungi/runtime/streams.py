@@ -11,7 +11,7 @@ DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command agai
 
 
 def prepare_streams() -> None:
-    """Connect closed standard streams to the null device, and print a letter that the terminal lacks as its code.
+    """Connect closed standard streams to the null device, and print letters as codes if the terminal lacks them.
 
     If a standard stream is closed, the next opened file gets the number of the stream, and libraries would write their
     messages into this file.

@@ -37,7 +37,7 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def code_commit() -> str:
-    """Return the git commit of the code, and `+changes` if the files differ from it; `unknown` outside a checkout."""
+    """Return the git commit of the code, with `+changes` for uncommitted changes; `unknown` outside a checkout."""
     folder = Path(__file__).resolve().parent
     commit_file = folder.parents[2] / COMMIT_FILE
     if commit_file.is_file():
