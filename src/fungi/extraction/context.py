@@ -96,7 +96,7 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
     dtype_name: dtype to use instead of the dtype in the settings.
     masks: whether the stage uses classes of pixels.
 
-    Raises FungiError for a dataset with masks if the stage does not use them, because the images have no class.
+    Raises FungiError for a dataset with masks if the stage does not use masks, because the images have no class.
     """
     keep_freed_memory()
     device = choose_device(settings.device)

@@ -72,7 +72,7 @@ def run(settings: MergeSettings) -> None:
 def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
     """Return whether the file exists and was computed in another way, so that the blocks belong to an unfinished run.
 
-    Raises FungiError if such a file exists and all blocks exist too, because the user has to choose between them.
+    Raises FungiError if such a file exists and all blocks exist too: the user has to choose the file or the blocks.
     """
     from fungi.store.assembly import check_finished
 

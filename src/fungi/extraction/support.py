@@ -21,7 +21,7 @@ from fungi.runtime.owner import remove_orphans
 def with_support(
     bound: BoundObjective, context: StageContext, engine: GradientEngine, precision: str = ""
 ) -> BoundObjective:
-    """Return the objective with its supporting data, which come from the training split, whichever split is extracted.
+    """Return the objective with its supporting data. For every extracted split, the data come from the training split.
 
     precision: see `Feature.precision`.
     """
