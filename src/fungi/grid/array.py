@@ -24,6 +24,8 @@ class Place(NamedTuple):
 class ArrayShape:
     """Relation between the tasks of an array and the elements of the grid.
 
+    A task computes a pack: `pack` elements that run at the same time. A slot is the number of a pack within a pair.
+
     Without a slot, task `t` computes pack `first + t`; packs are counted over all elements of the job. With a slot,
     task `t` computes pack number `slot` of pair number `first + t`. Arrays of several jobs then have the same index for
     the same pair, so that a task can wait for the task with the same index in another array (SLURM's aftercorr).

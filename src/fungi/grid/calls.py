@@ -36,7 +36,8 @@ def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> Gri
 def call_of_job(job: JobFile, grid: Grid) -> GridCall:
     """Return the call of a job file. Raises FungiError if the command does not accept an element of the grid.
 
-    Only one element of each pair of backbone and dataset is checked, because the others differ only in split and shard.
+    Only one element of each pair of backbone and dataset is checked, because the other elements of the pair differ only
+    in split and shard.
     """
     call = call_of(job.words, grid, landmarks=job.landmarks)
     settings_of = ElementSettings(job, call, grid)
@@ -170,7 +171,7 @@ def _without_blocked(job_progress: list[tuple[GridJob, list[Progress]]]) -> list
     """Change the state of queued elements to missing if they wait for an element that failed.
 
     Such elements are merges and evaluations of a pair that has failed or missing elements in an earlier stage. SLURM
-    cancels their jobs when all jobs of the earlier stage have ended.
+    cancels such an element when all elements for which it waits have ended.
     """
     unfinished_pairs: set[tuple[str, str]] = set()
     for stage in CHAINED:

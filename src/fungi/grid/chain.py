@@ -6,8 +6,8 @@ need the success of this stage, because it draws missing matrices itself.
 
 Pairs with the same remaining work are submitted together: one array per job and slot (each shard of a pair has a slot).
 The index in the array is the number of the pair, and each task waits for the task of its pair. A grid of 800 pairs then
-takes some dozens of calls of sbatch instead of thousands. If this does not save calls, each pair gets its own arrays,
-which wait for the tasks of its shards.
+takes some dozens of calls of sbatch instead of thousands. If a common array does not save calls, each pair gets its own
+arrays, which wait for the tasks of its shards.
 """
 
 from collections import Counter

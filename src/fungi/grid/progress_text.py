@@ -1,4 +1,4 @@
-"""Lines that show progress: counts, and details of elements that need attention, grouped by problem."""
+"""Lines that show progress: numbers of elements, and details of elements that need attention, grouped by problem."""
 
 import re
 from collections import Counter

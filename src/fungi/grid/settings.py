@@ -60,7 +60,7 @@ class GridSettings:
         return declared_grid(environ, flags).absolute().with_datasets()
 
     def declared_or_last(self, environ: Mapping[str, str] = os.environ) -> "Grid":
-        """Return the declared grid. If only a root is declared, return the last grid that was submitted below it."""
+        """Return the declared grid. If only the root is declared, return the last grid submitted below the root."""
         from fungi.grid.declaration import GRID_FILE, LAST_GRID, Grid, declared_grid
         from fungi.grid.records import same_folder
 

@@ -40,7 +40,7 @@ class JobEnvironment:
         return {"FUNGI_PROJECT": str(self.project), **grid, "FUNGI_PYTHON": self.python}
 
     def for_sbatch(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return `variables()` and all variables of `environ`, except those of a grid or of a surrounding job."""
+        """Return `variables()` and `environ`, without the variables of another grid or of a surrounding job."""
         axes = ("BACKBONES", "DATASETS", "SPLITS", "ROOT", "DATA_DIR", "SHARDS", "PACK", "LIMIT", "GPU")
         names = {*(f"FUNGI_{axis}" for axis in axes), PARTIAL, FIRST, ELEMENT, SLOT}
         prefixes = ("FUNGI_FLAGS_", "SLURM_ARRAY_", "SLURM_JOB", "SLURM_RESTART_COUNT")
