@@ -1,5 +1,7 @@
 """Read result files of the original harness (spec vision 8), and convert them to our form.
 
+The original harness is the experiment code of the authors. Its files have these paths and this form:
+
 logs/<backbone>/<dataset>.json, logs/<backbone>/<n>-shots/<dataset>.json, logs/linear/<backbone>/...
 {"args": {...}, "metrics": {"train.h5;kl-train.h5": {"accuracy": [0.5], ...}}, "test_targets": [...]}
 """
