@@ -67,7 +67,7 @@ class CodeVersion:
 
 @cache
 def version_of(module: str) -> CodeVersion:
-    """Return the version of the running program. Its code hash covers a module and everything that it imports."""
+    """Return the version of the running program. Its code hash covers `module` and everything that `module` imports."""
     return CodeVersion(code_hash(module), code_commit(), {**package_versions(), "python": platform.python_version()})
 
 

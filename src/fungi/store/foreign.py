@@ -30,7 +30,7 @@ NO_KEY = ""
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignArray(FeatureArray):
-    """An array `[n d]` of a file that is not HDF5. It stays in memory while it is used."""
+    """An array `[n d]` of a file that is not HDF5. The array stays in memory while it is used."""
 
     def read(self, start: int, stop: int) -> Float32[np.ndarray, "b d"]:
         """Return the rows `start:stop`."""

@@ -1,6 +1,7 @@
 """Open the arrays of feature files for evaluation, and read them in blocks of rows.
 
-Files of this program have a provenance. Files of the original harness have none: the program reads them with a warning.
+Files of this program have a provenance. Files of the original harness (the experiment code of the authors) have none:
+the program reads them with a warning.
 """
 
 import warnings

@@ -1,8 +1,7 @@
 """Write HDF5 files so that the HDF5 library writes only headers, and only to memory, never to the disk.
 
-On a full disk, HDF5 can't close its file and ends the process. Therefore the library writes its headers to memory and
-reports the position of each array in the file. We then write rows and headers to the file, and a full disk raises an
-OSError.
+On a full disk, HDF5 can't close its file and ends the process. Therefore HDF5 writes the headers to memory and reports
+the position of each array in the file. We then write rows and headers to the file, and a full disk raises an OSError.
 """
 
 import io
@@ -98,7 +97,7 @@ class Skeleton:
     _next_rows: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
-        """Add an array, and return it. Its position in the file is fixed now; `append_rows` writes its rows."""
+        """Add an array and return it. This fixes its position in the file; `append_rows` writes its rows later."""
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_layout(h5py.h5d.CONTIGUOUS)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
