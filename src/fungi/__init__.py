@@ -4,7 +4,7 @@ Each step of the method is a package. A package imports only packages to its lef
 
     data -> views -> backbones -> objectives -> gradients -> store -> combine -> evaluators -> results -> report
 
-All of them can import `axes` (the legend of axis letters), `errors`, `registry`, `settings` and `runtime`.
+All packages can import `axes` (the legend of axis letters), `errors`, `registry`, `settings` and `runtime`.
 """
 
 from typing import TYPE_CHECKING, Any
