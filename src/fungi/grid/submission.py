@@ -18,7 +18,7 @@ from fungi.grid.progress import pack_of, shape_of
 from fungi.grid.queue import comment_of
 
 CHAINED: tuple[Stage, ...] = ("extraction", "merge", "evaluation")
-"""Stages of the chain of a backbone and dataset; each needs the stage before it."""
+"""Stages of the chain of a backbone and dataset; each stage needs the stage before it."""
 
 
 @dataclass(frozen=True)

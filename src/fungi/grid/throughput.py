@@ -53,7 +53,7 @@ def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, v
 
 
 def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> float:
-    """Return the forward passes of a feature under a plan of views, as a multiple of the published plan's number.
+    """Return the forward passes of a feature under a plan of views, divided by its forward passes under `published`.
 
     The ratio is 1 for embeddings, and for views that the plan does not define.
     """

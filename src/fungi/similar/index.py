@@ -1,4 +1,6 @@
-"""The index of a folder: the features of its files. If the size or time of a file changes, they are computed again.
+"""The index of a folder: the features of its files.
+
+If the size or the time of a file changes, the features of this file are computed again.
 
 This module does not import torch, so that a query of an existing index is quick.
 """

@@ -28,7 +28,7 @@ from fungi.store.skeleton import Skeleton, new_skeleton
 def check_finished(path: Path, manifest: Manifest) -> bool:
     """Return whether the file of the manifest is finished.
 
-    Raises FungiError if another file or a damaged file has this path; the message states the difference.
+    Raises FungiError if there is another file or a damaged file at `path`; the message states the difference.
     """
     if not path.exists():
         return False

@@ -17,7 +17,7 @@ def arguments_of(text: str) -> dict[str, str]:
 
 
 def differing_parts(old: Any, new: Any) -> tuple[Any, Any]:
-    """Return the parts of two values that differ.
+    """Return the differing parts of two values.
 
     These are the differing entries of dictionaries, the differing arguments of texts such as `Views(size=224)`, and the
     values themselves in other cases.
