@@ -73,7 +73,8 @@ def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
     """Return the k best entries of each row and their columns.
 
-    For speed, this searches only the k groups of columns with the best maxima or minima. They contain all best entries.
+    For speed, this searches only the k groups of columns with the best maxima or minima. These groups contain the k
+    best entries.
     """
     width = ranking.shape[1]
     grouped = width // GROUP * GROUP
