@@ -1,4 +1,4 @@
-"""Fitted rows are scored only on request, even if they are in a split with another name (DESIGN 3.4)."""
+"""Fitted rows are scored only on request, even if they are in a split with another name."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A setting that can change a score is part of the identity of the result (DESIGN 3.4).
+"""A setting that can change a score is part of the identity of the result.
 
 Results with different settings never replace each other and never share a cell of a table. Only results with the
 published settings are compared with published values.

@@ -1,4 +1,4 @@
-"""Features of different provenance are not joined, and errors name the files (DESIGN 3.2, 3.4)."""
+"""Features of different provenance are not joined, and errors name the files."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The protocol of a score, and its comparison with the published protocol (DESIGN: what decides a number).
+"""The protocol of a score, and its comparison with the published protocol.
 
 A setting is unusual if it can change a score and differs from its default. A result file lists its unusual settings.
 Scores with unusual settings have tables of their own, and the headings of these tables show the settings. Such scores

@@ -67,7 +67,7 @@ Splits = dict[str, SplitFiles]
 
 
 def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) -> Splits:
-    """Open the features of several splits, and check that they belong together (DESIGN 3.2: refusals).
+    """Open the features of several splits, and check that they belong together.
 
     splits: the roles of the splits: `train`, `test`, ... The setting `train_split` names the split with the role
     `train`. The split with the first role is fitted on.

@@ -1,4 +1,4 @@
-"""Refuse to score rows that the evaluation is fitted on, unless a flag allows it (DESIGN 3.4)."""
+"""Refuse to score rows that the evaluation is fitted on, unless a flag allows it."""
 
 from collections.abc import Mapping
 from functools import lru_cache
