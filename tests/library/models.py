@@ -33,7 +33,7 @@ class Convolutions(nn.Module):
 
 
 def build(kind: str) -> nn.Module:
-    """Return a model whose parameters require gradients, as libraries do by default."""
+    """Return a model whose parameters require gradients, like every new model of timm and torchvision."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         if kind == "timm":
@@ -69,7 +69,7 @@ def dataset(count: int = 12, seed: int = 1) -> list[tuple[Image.Image, int]]:
 def wrap(
     kind: str = "timm", configs: Any = SMALL_CONFIGS, model: nn.Module | None = None, **options: Any
 ) -> FUNGIWrapper:
-    """Return a wrapper without setup. model: the model instead of the small model of this kind."""
+    """Return a wrapper before its setup. model: replaces the small model of this kind."""
     model = build(kind) if model is None else model
     layer = options.pop("layer", LAYERS[kind])
     return FUNGIWrapper(model, layer, "cpu", input_dim=SIZE, extractor_configs=list(configs), **options)

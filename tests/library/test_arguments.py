@@ -23,7 +23,8 @@ from tests.library.test_laws import OwnConfig, equal_up_to_rounding
 from tests.library.test_mistakes import OneView
 
 SMALL = KLConfig(latent_dim=24)
-SIGNS = draw_projection(6, 24 * 25).dense()  # a projection matrix: its entries are 1 and -1
+# A projection matrix, whose entries are 1 and -1. The layer has 24 outputs, and 24 inputs and a bias.
+SIGNS = draw_projection(projection_dim=6, gradient_dim=24 * 25).dense()
 
 
 def make(**arguments: Any) -> FUNGIWrapper:
@@ -137,7 +138,7 @@ def test_a_loss_has_to_be_a_tensor() -> None:
 
 @pytest.mark.parametrize("kind", ["gaussian", "sparse", "binary"])
 def test_a_projection_matrix_of_every_kind_is_accepted(kind: str) -> None:
-    matrix = draw_projection(6, 24 * 25, kind=kind)
+    matrix = draw_projection(projection_dim=6, gradient_dim=24 * 25, kind=kind)
     wrapper = make(projection=matrix)
     assert torch.equal(wrapper.extractors[0].projection, matrix.dense())
     assert wrapper(pictures(1)).shape == (1, 6)
@@ -203,22 +204,23 @@ def test_the_library_and_the_stages_project_to_the_same_size(name: str) -> None:
     assert width_of(model, spec.embedding_dim) == spec.projection_dim
 
 
-def test_gradients_of_a_joint_space_model_are_as_wide_as_its_blocks() -> None:
+def test_gradients_of_a_joint_space_model_are_as_wide_as_the_blocks_of_the_model() -> None:
     from timm.models.vision_transformer import VisionTransformer
 
     model = VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=16)
     model.pretrained_cfg = {"architecture": "vit_base_patch16_clip_224"}
     wrapper = make(model=model, include_embeddings=True)
-    assert list(wrapper.parts.values()) == [16, 24]
-    assert torch.equal(wrapper.extractors[0].projection, draw_projection(24, 24 * 25, seed=42).dense())
+    assert list(wrapper.parts.values()) == [16, 24]  # the embedding in the joint space, and the gradients
+    expected = draw_projection(projection_dim=24, gradient_dim=24 * 25, seed=42).dense()
+    assert torch.equal(wrapper.extractors[0].projection, expected)
 
 
 # Pictures
 
 
-def test_16_bit_grey_images_equal_their_upper_8_bits() -> None:
+def test_16_bit_grey_images_have_the_features_of_their_upper_8_bits() -> None:
     values = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
-    unsigned_16_bit = Image.fromarray(values.astype(np.uint16) << 8 | 7)
+    unsigned_16_bit = Image.fromarray(values.astype(np.uint16) << 8 | 7)  # the lower 8 bits are 7
     assert unsigned_16_bit.mode == "I;16"
     stored_in_32_bit = Image.fromarray(values.astype(np.int32) << 8)
     wrapper = set_up_wrapper()

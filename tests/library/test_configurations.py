@@ -34,7 +34,10 @@ def test_a_value_of_another_type_is_refused_with_the_name_of_the_field(config_cl
 
 
 def _changed(config_class: Any, field: str, value: Any) -> Any:
-    """Return a configuration with a value of any type. In tests, its constructor would refuse other types."""
+    """Return a configuration with a value of any type.
+
+    The field is set after construction, because in tests the constructor itself refuses values of a wrong type.
+    """
     configuration = config_class()
     setattr(configuration, field, value)
     return configuration

@@ -1,4 +1,4 @@
-"""Models of users: wrapped models, large models, models without a graph, and models of other libraries."""
+"""Models of users: wrapped models, large models, models that disable gradients, and models of other libraries."""
 
 import logging
 from typing import Any
@@ -54,7 +54,7 @@ def test_a_wrapped_model_of_timm_gives_the_features_of_the_model_inside(kind: st
     torch.testing.assert_close(wrapper(pictures(3)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_layer_names_of_a_parallel_model_can_omit_its_prefix() -> None:
+def test_layer_names_of_a_parallel_model_can_omit_the_prefix_module() -> None:
     model = nn.DataParallel(timm_model())
     with_prefix, without_prefix = (
         wrap(model=model, configs=[KLConfig()], layer=layer)
@@ -64,7 +64,7 @@ def test_layer_names_of_a_parallel_model_can_omit_its_prefix() -> None:
     assert with_prefix.engine.encoder.path == "pooled token"
 
 
-def test_a_saved_parallel_model_can_be_loaded_with_its_inner_model(tmp_path: Any) -> None:
+def test_a_saved_wrapper_of_a_parallel_model_can_be_loaded_with_the_model_inside(tmp_path: Any) -> None:
     model = timm_model()
     wrapper = wrap(model=nn.DataParallel(model), configs=[KLConfig()])
     wrapper.save(tmp_path)
@@ -90,7 +90,7 @@ def test_an_unknown_transform_gives_a_warning(build_wrapped: Any, caplog: pytest
     assert "Pass image_input" in caplog.text
 
 
-def test_a_projection_larger_than_the_memory_is_refused_before_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_projection_larger_than_the_memory_is_refused_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("the projection matrix was drawn")
 
@@ -123,7 +123,8 @@ def test_free_memory_is_limited_by_the_machine_and_the_control_group(tmp_path: A
     (job / "memory.max").write_text("max\n")
     assert memory.free_bytes(cpu) == 600 * 1024
     for name, text in {"max": "500000", "current": "300000", "stat": "anon 1\ninactive_file 100000\n"}.items():
-        (job.parent / f"memory.{name}").write_text(text)
+        (job.parent / f"memory.{name}").write_text(text)  # the group of all jobs has a limit, the job has none
+    # Inactive files can be removed from memory, so they count as free.
     assert memory.free_bytes(cpu) == 500_000 - (300_000 - 100_000)
     monkeypatch.setattr(memory, "MEMORY_FILE", tmp_path / "nowhere")
     (tmp_path / "cgroup").unlink()

@@ -37,7 +37,7 @@ def equal_up_to_rounding(first: Tensor, second: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("kind", first_fast(KINDS))
-def test_features_do_not_depend_on_the_batch_or_its_order(kind: str) -> None:
+def test_features_do_not_depend_on_the_batch_or_the_order_of_images(kind: str) -> None:
     wrapper, images = set_up_wrapper(kind), pictures(5)
     features = wrapper(images)
     assert features.shape == (5, 3 * wrapper.embeddings_dim)
@@ -53,7 +53,7 @@ def test_features_do_not_depend_on_the_number_of_workers() -> None:
     assert torch.equal(wrapper.extract(images, batch_size=3, num_workers=2), wrapper.extract(images, batch_size=3))
 
 
-def test_equal_images_have_equal_features_and_random_views_follow_the_seed() -> None:
+def test_equal_images_have_equal_features_and_random_views_depend_on_the_seed() -> None:
     image = pictures(1)[0]
     wrapper = wrap(configs=[DINOConfig(latent_dim=24)])
     assert equal_up_to_rounding(wrapper([image]), wrapper([image.copy()]))
@@ -126,7 +126,7 @@ def test_wrappers_of_the_same_model_are_independent() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
-def test_features_depend_only_on_the_signs_of_the_projection(dtype: torch.dtype) -> None:
+def test_features_depend_on_the_signs_but_not_on_the_dtype_of_the_projection(dtype: torch.dtype) -> None:
     gradient_dim = 24 * 25
     signs = draw_projection(10, gradient_dim, seed=5).dense()
     projection = signs > 0 if dtype == torch.bool else signs.to(dtype)
@@ -193,13 +193,13 @@ def test_embeddings_come_first_and_share_the_forward_pass_with_kl() -> None:
     assert equal_up_to_rounding(features[:, 24:], only_kl(images))
 
 
-def test_the_statistics_of_timm_are_used_for_its_models() -> None:
+def test_models_of_timm_have_the_statistics_that_timm_states() -> None:
     import timm
 
     model = timm.create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=False, num_classes=0, depth=1)
     wrapper = FUNGIWrapper(model, "blocks.0.attn.proj", "cpu", input_dim=224, extractor_configs=[KLConfig()])
     assert wrapper.image_input.statistics == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert wrapper.image_input.resize == 248
+    assert wrapper.image_input.resize == 248  # timm resizes images of this model to 224 / 0.9 pixels
     assert wrap(configs=[KLConfig()]).image_input.statistics[0] == (0.485, 0.456, 0.406)
 
 
@@ -257,14 +257,14 @@ def test_hard_negatives_come_first() -> None:
     config = SimCLRConfig(latent_dim=12, stride_scale=1, comparison_batch_size=5, hard_negatives=hard_negatives)
     extractor = set_up_wrapper(configs=[config]).extractors[0]
     views = torch.cat([extractor.transform(image) for image in hard_negatives])
-    assert extractor.comparison_batch.shape == (5 * 4, 12)
+    assert extractor.comparison_batch.shape == (5 * 4, 12)  # five images with four patches
     assert equal_up_to_rounding(extractor.comparison_batch[:8], extractor.encode(views))
 
 
 @pytest.mark.parametrize("views", ["random-crops", "default"])
 def test_features_of_other_simclr_views_do_not_depend_on_the_batch(views: str) -> None:
     wrapper = set_up_wrapper(configs=[SimCLRConfig(views=views, n_views=3, latent_dim=12, comparison_batch_size=4)])
-    assert wrapper.extractors[0].comparison_batch.shape == (4 * 2, 12)
+    assert wrapper.extractors[0].comparison_batch.shape == (4 * 2, 12)  # four images with two views
     images = pictures(2)
     assert equal_up_to_rounding(wrapper(images), torch.cat([wrapper([image]) for image in images]))
 

@@ -65,7 +65,7 @@ def test_feature_names_start_with_the_name_of_the_part() -> None:
     assert names[24] == "kl_0"
 
 
-def test_cloning_keeps_parameters() -> None:
+def test_a_clone_has_the_same_parameters_and_is_not_fitted() -> None:
     copy = clone(transformer(pca_dim=3))
     assert copy.get_params()["pca_dim"] == 3
     assert not hasattr(copy, "wrapper_")

@@ -39,8 +39,8 @@ def test_features_are_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    hard = SimCLRConfig(latent_dim=12, stride_scale=2, hard_negatives=pictures(1), negatives_mixing=True, mixing_k=3)
-    wrapper = set_up_wrapper(configs=[*SMALL_CONFIGS[:2], hard], layer=LAYERS, include_embeddings=True, seed=5)
+    simclr = SimCLRConfig(latent_dim=12, stride_scale=2, hard_negatives=pictures(1), negatives_mixing=True, mixing_k=3)
+    wrapper = set_up_wrapper(configs=[*SMALL_CONFIGS[:2], simclr], layer=LAYERS, include_embeddings=True, seed=5)
     wrapper.fit_pca(wrapper(pictures(9, seed=4)), 6)
     wrapper.save(tmp_path)
     features = wrapper(pictures(4))
@@ -53,7 +53,7 @@ def test_features_are_bit_equal_in_a_fresh_process(tmp_path: Path) -> None:
 
 def test_a_loaded_extractor_equals_the_saved_extractor(tmp_path: Path) -> None:
     wrapper = set_up_wrapper(layer=LAYERS, include_embeddings=True, views_per_forward=7)
-    with torch.no_grad():  # the current heads are saved, not the seed of the initial heads
+    with torch.no_grad():  # a file has the current heads, so heads that are not random can be loaded, too
         wrapper.extractors[0].projection_head.weight.mul_(2)
     wrapper.save(tmp_path)
     loaded_wrapper = FUNGIWrapper.load(tmp_path, wrapper.model, "cpu")

@@ -1,4 +1,4 @@
-"""View plans in the library, such as `views="native"`: independence of the batch, equal options, and saving."""
+"""View plans in the library, such as `views="native"`: independence of the batch, the same options, and saving."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_features_of_a_view_plan_do_not_depend_on_the_batch(kind: str) -> None:
     assert not torch.allclose(features, set_up_wrapper(kind, include_embeddings=True)(pictures(3)), atol=1e-3)
 
 
-def test_a_view_plan_equals_options_of_the_objectives() -> None:
+def test_a_view_plan_gives_the_features_of_the_same_options_of_the_objectives() -> None:
     patches = SimCLRConfig(latent_dim=12, stride_scale=2, view_size=16)
     options = (KLConfig(latent_dim=24), DINOConfig(latent_dim=24, local_size=16), patches)
     assert torch.equal(set_up_wrapper(views="native")(pictures(2)), set_up_wrapper(configs=options)(pictures(2)))

@@ -57,7 +57,7 @@ def test_the_default_patch_size_comes_from_the_model() -> None:
     assert torch.equal(automatic(pictures(1)), explicit(pictures(1)))
 
 
-def test_a_model_without_patch_size_needs_the_setting() -> None:
+def test_a_model_without_patch_size_needs_the_setting_patch_size() -> None:
     with pytest.raises(FungiError, match=r"the patch size of a Convolutions is not known\. Set patch_size"):
         wrap("convolutions", configs=[IBOTConfig()], model=build("convolutions"))
 
@@ -67,7 +67,7 @@ def test_the_cost_is_logged_and_long_work_gives_a_warning(
     seconds: float, level: str, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "fungi"):
-        log_cost(100, torch.zeros(10, 1_000), seconds)
+        log_cost(rows=100, first_batch=torch.zeros(10, 1_000), seconds=seconds)
     (record,) = caplog.records
     assert record.levelname == level
     assert f"about {text}; features [100, 1000]: 400 kB" in record.message
@@ -79,7 +79,7 @@ def test_extract_logs_its_cost_once(caplog: pytest.LogCaptureFixture) -> None:
     assert sum("5 images at" in record.message for record in caplog.records) == 1
 
 
-def test_names_of_parts_contain_the_objective_and_the_layer_if_there_are_several() -> None:
+def test_parts_are_named_after_objectives_and_after_layers_if_there_are_several_layers() -> None:
     configs = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24), KLConfig(latent_dim=12)]
     assert list(wrap(configs=configs, include_embeddings=True).parts) == ["embeddings", "kl", "dino", "kl-2"]
     layers = ["blocks.0.attn.proj", "blocks.1.attn.proj"]
