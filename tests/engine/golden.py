@@ -76,9 +76,9 @@ def tasks(golden: dict[str, torch.Tensor]) -> dict[str, SimpleNamespace]:
     dino = nn.ModuleDict({side: _linear(golden, f"dino_{side}") for side in ("student", "teacher")})
     negatives = {"negatives": golden["simclr_negatives"]}
     return {
-        "kl": SimpleNamespace(views=views[:, :1], loss=lambda e: KL().loss(e, heads["kl"], {})),
-        "dino": SimpleNamespace(views=views[:, :12], loss=lambda e: DINO().loss(e, dino, {})),
-        "simclr": SimpleNamespace(views=views, loss=lambda e: SimCLR().loss(e, heads["simclr"], negatives)),
+        "kl": SimpleNamespace(views=views[:, :1], loss=lambda encoded: KL().loss(encoded, heads["kl"], {})),
+        "dino": SimpleNamespace(views=views[:, :12], loss=lambda encoded: DINO().loss(encoded, dino, {})),
+        "simclr": SimpleNamespace(views=views, loss=lambda encoded: SimCLR().loss(encoded, heads["simclr"], negatives)),
     }
 
 

@@ -39,8 +39,10 @@ class TorchAttention(nn.Module):
 
     def __init__(self, batch_first: bool) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, 24, 8, 8)
-        self.layer = nn.TransformerEncoderLayer(24, 3, 32, dropout=0.1, batch_first=batch_first)
+        self.patches = nn.Conv2d(3, 24, kernel_size=8, stride=8)
+        self.layer = nn.TransformerEncoderLayer(
+            d_model=24, nhead=3, dim_feedforward=32, dropout=0.1, batch_first=batch_first
+        )
         self.batch_first = batch_first
 
     def forward(self, images: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "several layers": (vision_transformer, ("blocks.0.mlp.fc1", "blocks.0.attn.qkv", "blocks.1.attn.proj")),
     "patch embedding": (vision_transformer, ("patch_embed.proj",)),
     "mean-pooled": (averaging_transformer, ("blocks.1.attn.proj", "head")),
-    "torch attention": (lambda: TorchAttention(True), ("layer.self_attn.out_proj", "layer.linear1")),
+    "torch attention": (lambda: TorchAttention(batch_first=True), ("layer.self_attn.out_proj", "layer.linear1")),
     "convolutions": (Convolutional, ("stem", "grouped", "pointwise", "head")),
 }
 

@@ -145,7 +145,7 @@ def test_processes_on_gpus_of_the_same_model_share_compiled_code(
 
 
 def test_groups_of_a_batch_have_nearly_equal_sizes() -> None:
-    engine = engine_of(True)
+    engine = engine_of(short_cut=True)
     engine.views_per_forward = 48  # four samples of twelve crops
     bound = bind("dino", embedding_dim=24, input_spec=IMAGES, seed=0)
     batch = batch_of_images(pictures(9), [bound.views], seed=0)[bound.views.identity]

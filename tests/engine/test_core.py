@@ -57,7 +57,7 @@ def test_embeddings_are_float32_for_every_dtype_of_the_gradients() -> None:
     assert embedding_feature(in_float32, None, PreparedViews(1)).engine is in_float32
 
 
-def test_numbers_of_rows_that_are_not_finite_start_at_the_first_batch() -> None:
+def test_rows_that_are_not_finite_are_numbered_from_the_first_batch() -> None:
     check = FiniteCheck()
     assert check.bad_rows() == {}
     finite = torch.zeros(3, 2)

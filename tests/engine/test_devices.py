@@ -98,7 +98,7 @@ def support_of(objective: BoundObjective) -> dict[str, Tensor]:
         return {}
     embeddings = torch.zeros(6, objective.support_views.n_views, 24)
     train = Samples(np.zeros(6, dtype=np.uint32), [*"abcdef"], lambda row: None)
-    return objective.objective.support(train, lambda _: embeddings, objective.heads, 0)
+    return objective.objective.support(train, lambda _: embeddings, objective.heads, seed=0)
 
 
 def moved_to_gpu(module: nn.Module) -> nn.Module:
@@ -167,7 +167,7 @@ def test_a_batch_of_texts_or_sounds_never_waits_for_the_device(
 ) -> None:
     case: Case = CASES[name]
     bound = bind(objective, embedding_dim=24, input_spec=case.spec.input, seed=0)
-    batch = bound.views.collate([prepare(bound.views, item, 0, "a") for item in case.items()])
+    batch = bound.views.collate([prepare(bound.views, item, seed=0, sample_id="a") for item in case.items()])
     if isinstance(bound.views, Grouping):  # groups depend on the lengths, which fake tensors do not have
         groups = list(bound.views.groups(batch, 2))
         with FakeCopyMode(gpu):

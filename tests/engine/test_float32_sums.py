@@ -1,7 +1,7 @@
 """On a GPU, products of terms in half precision are summed in float32, without copies of the terms in float32.
 
-Most tests use fake tensors, which have a device and a shape but no numbers. A CPU cannot multiply in this way, so there
-the terms are converted. The sums are the same; other tests compare them with autograd.
+Most tests use fake tensors, which have a device and a shape but no numbers. A CPU cannot sum products in this way, so
+on a CPU the terms are converted to float32 first. The sums are the same; other tests compare them with autograd.
 """
 
 from typing import Any

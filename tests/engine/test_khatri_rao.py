@@ -76,11 +76,12 @@ def test_groups_of_a_convolution_have_separate_rows_of_the_gradient() -> None:
 
 
 def test_inner_products_have_the_stated_mean_and_variance() -> None:
-    """Estimate both from 40,000 independent rows, and allow five standard deviations of each estimate."""
+    """Estimate mean and variance from 40,000 independent rows, within five standard deviations of each estimate."""
     rows, (activations, signals) = 40_000, random_terms(2)
     signals[1] = signals[0] + 0.3 * signals[1]  # similar signals, because then no term of the variance is negligible
     # Every row of the projection gives an independent product: [p].
     products = project_positions(random_projector(rows), activations, signals).prod(dim=0) * rows
+    # The two gradients are the outer products of d and a, and of e and b.
     (d, e), (a, b) = signals, torch.cat([activations, torch.ones(2, 1)], dim=1)
     mean = float(d @ e) * float(a @ b)
     variance = fourth_moment(d, e) * fourth_moment(a, b) - mean**2
@@ -91,7 +92,7 @@ def test_inner_products_have_the_stated_mean_and_variance() -> None:
 
 
 def test_the_variance_of_the_squared_norm_is_high_for_rank_one_and_low_for_full_rank() -> None:
-    """Compare with the dense matrix, whose variance is 2/p: this projection has 8/p at rank one, 2/p at full rank."""
+    """The variance is 8/p at rank one, and 2/p at full rank. A dense matrix has 2/p at every rank."""
     size, width = 4000, 64
     generator = torch.Generator().manual_seed(5)
     matrix = draw_projection(size, width * width, kind="khatri-rao", seed=3)

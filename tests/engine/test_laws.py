@@ -127,7 +127,7 @@ def test_torch_attention_has_the_same_output_if_its_projection_is_called_as_a_mo
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        attention = nn.MultiheadAttention(12, 3, batch_first=batch_first).eval()
+        attention = nn.MultiheadAttention(embed_dim=12, num_heads=3, batch_first=batch_first).eval()
         tokens = torch.randn(2, 5, 12)
     tokens = tokens if batch_first else tokens.transpose(0, 1)
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
@@ -199,7 +199,7 @@ def test_a_path_may_start_with_backbone_and_the_default_name_has_two_parts_of_th
 
 def test_the_error_for_a_projection_of_the_wrong_width_names_both_widths() -> None:
     model, layers = build("attention projection, last block")
-    projector = DenseProjector(draw_projection(4, 7), CPU, torch.float32)
+    projector = DenseProjector(draw_projection(projection_dim=4, gradient_dim=7), CPU, torch.float32)
     with pytest.raises(FungiError, match=r"7 entries.*600 \(24 x 25\).*--gradients-dim 600"):
         GradientEngine(model, find_targets(model, layers), {"attn_proj": projector}, device=CPU)
 

@@ -31,7 +31,8 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 def test_kl_is_the_divergence_from_the_uniform_distribution_in_either_direction() -> None:
     latents = draw(3, 5)
-    from_uniform, to_uniform = kl_to_uniform(latents, 2.0), kl_to_uniform(latents, 2.0, "pred_to_uniform")
+    from_uniform = kl_to_uniform(latents, temperature=2.0)
+    to_uniform = kl_to_uniform(latents, temperature=2.0, direction="pred_to_uniform")
     uniform = 1 / 5
     for row, latent in enumerate(latents.tolist()):
         probabilities = softmax(latent, 2.0)
@@ -43,7 +44,7 @@ def test_kl_is_the_divergence_from_the_uniform_distribution_in_either_direction(
 
 def test_kl_has_no_gradient_at_a_uniform_prediction() -> None:
     latents = torch.zeros(2, 7, requires_grad=True)
-    (gradient,) = torch.autograd.grad(kl_to_uniform(latents, 15.0).sum(), latents)
+    (gradient,) = torch.autograd.grad(kl_to_uniform(latents, temperature=15.0).sum(), latents)
     assert gradient.abs().max() < 1e-8
 
 
@@ -51,7 +52,7 @@ def test_both_directions_of_kl_have_nearly_the_same_gradient_at_temperature_fift
     # The head gives latents of about 0.6 / sqrt(d) for an embedding of norm 1.
     latents = (0.03 * draw(4, 768)).requires_grad_()
     gradients = [
-        torch.autograd.grad(kl_to_uniform(latents, 15.0, direction).sum(), latents)[0]
+        torch.autograd.grad(kl_to_uniform(latents, temperature=15.0, direction=direction).sum(), latents)[0]
         for direction in ("uniform_to_pred", "pred_to_uniform")
     ]
     assert torch.cosine_similarity(*gradients).min() > 0.99999
@@ -60,7 +61,7 @@ def test_both_directions_of_kl_have_nearly_the_same_gradient_at_temperature_fift
 @pytest.mark.parametrize("skip", [False, True])
 def test_dino_sums_the_cross_entropies_of_all_pairs(skip: bool) -> None:
     student, teacher = draw(2, 4, 6), draw(2, 2, 6, seed=1)
-    actual = self_distillation(student, teacher, 0.5, 0.3, skip_same_view=skip)
+    actual = self_distillation(student, teacher, student_temperature=0.5, teacher_temperature=0.3, skip_same_view=skip)
     for sample in range(2):
         total = 0.0
         for teacher_view, student_view in product(range(2), range(4)):
@@ -74,7 +75,7 @@ def test_dino_sums_the_cross_entropies_of_all_pairs(skip: bool) -> None:
 
 def test_dino_gives_no_gradient_to_the_teacher() -> None:
     student, teacher = draw(2, 4, 6).requires_grad_(), draw(2, 2, 6, seed=1).requires_grad_()
-    loss = self_distillation(student, teacher, 0.1, 0.07).sum()
+    loss = self_distillation(student, teacher, student_temperature=0.1, teacher_temperature=0.07).sum()
     assert torch.autograd.grad(loss, teacher, allow_unused=True)[0] is None
 
 

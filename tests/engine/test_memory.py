@@ -62,7 +62,7 @@ def test_the_error_names_the_flag_if_half_a_group_does_not_fit(max_views: int, v
 
 
 def bytes_per_view_of(name: str, size: int | None = None, layers: tuple[str, ...] = (), pooled: bool = True) -> int:
-    """Return the estimated bytes per view for a backbone. size: of its images, in pixels."""
+    """Return the estimated bytes per view for a backbone. size: side of the images in pixels."""
     with torch.device("meta"):
         model = BACKBONES[name].build()
     if size is not None:

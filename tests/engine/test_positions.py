@@ -33,7 +33,7 @@ def token_contrast(encoded: Encoded) -> Tensor:
 
 
 def gradients(model: nn.Module, layer: str, batch: Tensor, **options: object) -> Tensor:
-    """Return the gradients of a layer. options: of the engine."""
+    """Return the gradients of a layer. options: arguments of the engine."""
     engine = GradientEngine(model, find_targets(model, (f"{layer}:x",)), device=CPU, **options)  # type: ignore[arg-type]
     return engine.extract(batch, PreparedViews(1), {"loss": contrast}).gradients["loss"]["x"]
 
@@ -60,7 +60,7 @@ def test_the_gradient_of_a_position_equals_autograd_for_its_token() -> None:
     actual = extracted.gradients["loss"]["attn_proj"]
     model.double()
     for sample, gradient in zip(batch.double(), actual, strict=True):
-        weights = torch.stack([layer.weight] * 5).requires_grad_()  # [t o i]
+        weights = torch.stack([layer.weight] * 5).requires_grad_()  # [t o i]: a class token and four patches
         handle = layer.register_forward_hook(
             lambda module, inputs, output: torch.einsum("nti,toi->nto", inputs[0], weights) + module.bias  # noqa: B023
         )

@@ -71,7 +71,7 @@ def test_a_matrix_of_the_published_code_can_be_read(tmp_path: Path) -> None:
     assert torch.equal(load_projection(tmp_path / "m.pth").dense(), from_entries(signs).dense())
 
 
-def test_errors_name_missing_damaged_and_other_files(tmp_path: Path) -> None:
+def test_errors_name_files_that_are_missing_or_damaged_or_have_no_matrix(tmp_path: Path) -> None:
     with pytest.raises(MissingFilesError, match=r"no projection matrix at .*m\.pth\. Write one with fungi projection"):
         load_projection(tmp_path / "m.pth")
     (tmp_path / "m.pth").write_bytes(b"not a matrix")

@@ -85,8 +85,8 @@ def slow_gradient(model: nn.Module, layer: str, batch: Batch) -> Tensor:
 @pytest.mark.parametrize("case", [case for case in CASES if case != "torch attention"])
 def test_gradients_over_several_sizes_equal_plain_autograd(case: str) -> None:
     model, layers = build(case)
-    oracle, _ = build(case)
-    actual, oracle = raw_gradients(model, layers, views_of(2)), for_all_sizes(oracle)
+    copy, _ = build(case)
+    actual, oracle = raw_gradients(model, layers, views_of(2)), for_all_sizes(copy)
     for target in find_targets(model, layers):
         layer = target.spec + f":{target.name}"
         samples = [rows_of(views_of(2), slice(row, row + 1)) for row in (0, 1)]
@@ -95,7 +95,7 @@ def test_gradients_over_several_sizes_equal_plain_autograd(case: str) -> None:
 
 
 @pytest.mark.parametrize("views_per_forward", [1, 12, 100])
-def test_gradients_do_not_depend_on_the_batch_its_groups_or_its_order(views_per_forward: int) -> None:
+def test_gradients_do_not_depend_on_the_batch_the_groups_or_the_order_of_samples(views_per_forward: int) -> None:
     model, layers = build("attention projection, last block")
     batch = views_of(5)
     gradients = raw_gradients(model, layers, batch)["attn_proj"]
@@ -104,8 +104,8 @@ def test_gradients_do_not_depend_on_the_batch_its_groups_or_its_order(views_per_
     of_single_samples = torch.cat([raw_gradients(model, layers, sample)["attn_proj"] for sample in single_samples])
     reversed_batch = {name: views.flip(0) for name, views in batch.items()}
     in_reverse_order = raw_gradients(model, layers, reversed_batch)["attn_proj"]
-    for others in (in_groups, of_single_samples, in_reverse_order.flip(0)):
-        assert_same_gradient(gradients, others)
+    for other_gradients in (in_groups, of_single_samples, in_reverse_order.flip(0)):
+        assert_same_gradient(gradients, other_gradients)
 
 
 def test_the_short_cut_equals_the_complete_model() -> None:
@@ -160,7 +160,9 @@ class FixedSize(nn.Module):
 def swin() -> nn.Module:
     from timm.models.swin_transformer import SwinTransformer
 
-    model = SwinTransformer(16, 2, num_classes=0, embed_dim=8, depths=(1, 1), num_heads=(2, 2), window_size=4)
+    model = SwinTransformer(
+        img_size=16, patch_size=2, num_classes=0, embed_dim=8, depths=(1, 1), num_heads=(2, 2), window_size=4
+    )
     return model.eval().requires_grad_(False)
 
 

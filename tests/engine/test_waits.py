@@ -25,7 +25,7 @@ from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support
 from fungi.store.banks import PatchRows
 from fungi.views.loading import batch_of_images
 from fungi.views.scenes import SceneView
-from tests.engine.test_devices import CPU, CUDA, IMAGES, Waits, on_gpu
+from tests.engine.test_devices import CPU, CUDA, IMAGES, WaitRecorder, moved_to_gpu
 from tests.engine.test_devices import gpu as gpu
 from tests.library.models import SIZE, build, pictures
 
@@ -36,18 +36,18 @@ def test_float32_embeddings_never_wait_for_the_device(gpu: FakeTensorMode) -> No
     with FakeCopyMode(gpu):
         batch, model = deepcopy((batch, model))
     with gpu:
-        engine = GradientEngine(on_gpu(model), device=CUDA, views_per_forward=30)
+        engine = GradientEngine(moved_to_gpu(model), device=CUDA, views_per_forward=30)
         features = [Feature("embeddings", plain, engine)]
         compute(batch, features)  # fills caches
-        with Waits() as waits:
+        with WaitRecorder() as recorder:
             computed = compute(batch, features)
             FiniteCheck().add(computed)
-    assert waits.seen == []
+    assert recorder.copies == []
     assert computed["embeddings"]["embeddings"].device == CUDA
 
 
 def test_features_of_patches_never_wait_for_the_device(gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bank is on the device; what the host draws is drawn; pinned memory is any memory."""
+    """The bank is on the device. Random draws of the host have real values. No memory is pinned."""
     model: Any = build("timm").eval()
     (target,) = find_targets(model, ("blocks.1.attn.proj",))
     matrix = draw_projection(4, target.gradient_dim, kind="khatri-rao", outputs=target.shape[0])
@@ -60,7 +60,7 @@ def test_features_of_patches_never_wait_for_the_device(gpu: FakeTensorMode, monk
         return *(gpu.from_tensor(values) for values in (searched, chosen)), counts
 
     monkeypatch.setattr(DenseLoss, "places", drawn_on_host)
-    monkeypatch.setattr(DenseExtractor, "_require_finite", lambda *_: None)  # reads once per batch, at its end
+    monkeypatch.setattr(DenseExtractor, "_require_finite", lambda *_: None)  # waits once, at the end of a batch
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Tensor, "is_pinned", lambda self: False)
     search = BankSearch(PatchRows(np.zeros((50, 24), dtype=np.float32)), CPU)
@@ -70,29 +70,29 @@ def test_features_of_patches_never_wait_for_the_device(gpu: FakeTensorMode, monk
     shapes = [factor.shape for factor in matrix.factors()]
     with gpu:
         projector._outputs, projector._inputs = (torch.empty(shape, device=CUDA) for shape in shapes)
-        targets = find_targets(on_gpu(model), ("blocks.1.attn.proj",))
+        targets = find_targets(moved_to_gpu(model), ("blocks.1.attn.proj",))
         search._device, bank = CUDA, torch.zeros(50, 24, device=CUDA)
         search._on_device.append(bank)
-        monkeypatch.setattr(dense, "random_linear", lambda *_: on_gpu(head))
+        monkeypatch.setattr(dense, "random_linear", lambda *_: moved_to_gpu(head))
         extractor = DenseExtractor(model, targets[0], projector, views, device=CUDA)
         images = torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8)
         support = Support(PatchRows(np.zeros((50, 24), dtype=np.float32)), search)
         extractor.features("embeddings+simclr", images, [1, 2], support)
-        with Waits() as waits:
+        with WaitRecorder() as recorder:
             features = extractor.features("embeddings+simclr", images, [1, 2], support)
     assert features.device == CUDA
-    assert waits.seen == []
+    assert recorder.copies == []
 
 
 class Head(nn.Linear):
-    """A head that is on its device already: fake parameters do not support `to`."""
+    """A head whose method `to` does nothing, because fake parameters do not support it."""
 
     def to(self, *_: Any) -> "Head":
         return self
 
 
 class Readings(TorchDispatchMode):
-    """Counts the numbers that the host reads: on a GPU, it waits for each."""
+    """A counter of the numbers that the host reads. On a GPU, the host waits for each number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,10 +108,10 @@ def rows(count: int, seed: int) -> Tensor:
 
 
 def test_a_search_reads_as_many_numbers_for_many_tiles_as_for_one() -> None:
-    keys, counts = rows(120, 0), []
+    keys, counts = rows(120, seed=0), []
     for tile in (120, 10):
         with Readings() as readings:
-            nearest(in_windows(PatchRows(keys.numpy()), tile, CPU), rows(5, 1), 3)
+            nearest(in_windows(PatchRows(keys.numpy()), tile, CPU), rows(5, seed=1), k=3)
         counts.append(readings.count)
     assert counts[0] == counts[1] > 0
 
@@ -121,6 +121,6 @@ def test_weighted_votes_read_as_many_numbers_for_many_queries_as_for_few(monkeyp
     counts, labels = [], torch.arange(80) % 3
     for queries in (8, 80):
         with Readings() as readings:
-            weighted_knn(rows(80, 0), labels, rows(queries, 1), labels[:queries], [1, 5])
+            weighted_knn(rows(80, seed=0), labels, rows(queries, seed=1), labels[:queries], neighbours=[1, 5])
         counts.append(readings.count)
     assert counts[0] == counts[1]
