@@ -25,6 +25,7 @@ def picture(seed: int = 0) -> Image.Image:
 
 
 def prepared(kind: str, input_spec: ImageInput = INPUT, **options: object) -> object:
+    """Return the views of the picture in 8 bits, as a worker prepares them."""
     views = input_spec.views(kind, **options)
     with seeded(42, "views"):
         return views.prepare(picture())
@@ -129,7 +130,7 @@ def test_sizes_of_a_plan_are_multiples_of_the_patch_size(plan: str, size: int, p
         assert all(view % patch == 0 and view <= size for view in objective.views.sizes if view != size)
 
 
-def test_options_of_the_user_replace_those_of_the_plan_and_remove_its_name() -> None:
+def test_options_of_the_user_replace_options_of_the_plan_and_remove_the_name_of_the_plan() -> None:
     changed = bound("simclr", ViewPlan("native", 16), view_size=96)
     assert set(changed.views.sizes) == {96}
     assert changed.plan == "published"  # the provenance lists the options instead

@@ -54,7 +54,7 @@ def objectives_with_random_views(modality: str) -> Iterator[BoundObjective]:
 
 def views_of(generator: Any, item: Any) -> list[bytes]:
     """Return the bytes of each view of an item, in order."""
-    prepared = prepare(generator, item, 1, "sample")
+    prepared = prepare(generator, item, seed=1, sample_id="sample")
     prepared = prepared["pixels"] if isinstance(prepared, dict) else prepared
     return [np.asarray(view[0] if isinstance(view, tuple) else view).tobytes() for view in prepared]
 
@@ -67,8 +67,13 @@ def test_every_objective_has_its_own_stream(modality: str) -> None:
 
 
 def test_objectives_with_equal_crop_settings_draw_different_crops() -> None:
-    same = {"global_area": (0.3, 0.9), "local_area": (0.1, 0.2), "interpolation": "bilinear", "local_crops": 2}
-    crops = {name: views_of(bound(name, **same).views, picture())[:4] for name in ("dino", "deepcluster")}
+    equal_settings = {
+        "global_area": (0.3, 0.9),
+        "local_area": (0.1, 0.2),
+        "interpolation": "bilinear",
+        "local_crops": 2,
+    }
+    crops = {name: views_of(bound(name, **equal_settings).views, picture())[:4] for name in ("dino", "deepcluster")}
     crops |= {name: views_of(bound(name).views, picture())[:4] for name in ("ibot", "mim")}
     for name, other_name in combinations(crops, 2):
         assert not set(crops[name]) & set(crops[other_name]), (name, other_name)
@@ -96,7 +101,9 @@ def test_negatives_of_a_sample_differ_from_its_own_views(modality: str, options:
 
 @pytest.mark.parametrize(("modality", "options"), RANDOM_VIEWS)
 def test_exclusion_of_a_sample_from_its_negatives_does_not_change_views(modality: str, options: dict[str, Any]) -> None:
-    excluding, plain = (bound("simclr", modality, exclude_self_from_negatives=x, **options) for x in (True, False))
+    excluding, plain = (
+        bound("simclr", modality, exclude_self_from_negatives=exclude, **options) for exclude in (True, False)
+    )
     item = MODALITIES[modality][1]()
     assert views_of(excluding.support_views, item)[-2:] == views_of(plain.support_views, item)
     assert views_of(excluding.views, item) == views_of(plain.views, item)
@@ -116,7 +123,7 @@ def test_a_sample_is_recognised_by_its_views_and_excluded_from_its_negatives() -
     variants = []
     for exclude in (True, False):
         objective = bound("simclr", exclude_self_from_negatives=exclude, **options).objective
-        heads = objective.heads(8, 0)
+        heads = objective.heads(embedding_dim=8, seed=0)
         views = train if exclude else train[:, 3:]
         support = objective.support(rows, lambda chosen, views=views: views[[*map(int, chosen.ids)]], heads, seed=0)
         assert support["negatives"].shape == (12, 4)

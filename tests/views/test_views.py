@@ -164,13 +164,13 @@ def test_the_full_augmentation_changes_colours_and_keeps_the_number_of_views() -
     assert not torch.equal(augmented, cropped)
 
 
-def test_every_epoch_has_other_views_and_epoch_0_has_those_of_a_run_without_epochs() -> None:
+def test_views_change_with_the_epoch_and_epoch_0_has_the_views_of_a_run_without_epochs() -> None:
     crops, image = ImageInput(size=32, resize=32).views("crops"), noise(60, 50)
     with seeded(42, "views", "crops", "a"):
         without_epochs = crops.prepare(image)
-    first, *later = (prepare(crops, image, 42, "a", epoch) for epoch in range(3))
+    first, *later = (prepare(crops, image, seed=42, sample_id="a", epoch=epoch) for epoch in range(3))
     assert torch.equal(first, without_epochs)
-    assert torch.equal(prepare(crops, image, 42, "a", 2), later[1])
+    assert torch.equal(prepare(crops, image, seed=42, sample_id="a", epoch=2), later[1])
     assert not torch.equal(first, later[0])
     assert not torch.equal(*later)
     samples = Samples(np.zeros(1, dtype=np.uint32), ["a"], lambda row: image)
@@ -189,7 +189,7 @@ def test_a_single_global_crop_is_blurred_like_the_first_and_local_crops_are_not_
     views = Crops(input=ImageInput(size=32, resize=32), global_crops=1, local_crops=2, augmentation="dino")
     steps_by_view = [views._transform(view).transforms for view in range(3)]
     assert not any(isinstance(step, v2.RandomSolarize) for steps in steps_by_view for step in steps)
-    assert [steps[4].p for steps in steps_by_view] == [1.0, 0.5, 0.5]
+    assert [steps[4].p for steps in steps_by_view] == [1.0, 0.5, 0.5]  # step 4 blurs with this probability
 
 
 def test_the_radius_of_the_blur_is_between_0_1_and_2_pixels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A worker that dies or cannot hand over a batch soon ends the command with one line that names the cause."""
+"""If a worker dies or cannot hand over a batch, the command soon ends with one line that names the cause."""
 
 import os
 import resource
@@ -19,7 +19,7 @@ from fungi.views.workers import LONGEST_FOLDER, worker_batches
 
 ROWS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 LONGEST_SECONDS = 25.0
-"""torch checks its workers every five seconds, and waits five seconds for each to end."""
+"""torch checks its workers every five seconds, and waits five seconds for the end of each worker."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,17 @@ def test_the_order_of_batches_does_not_depend_on_the_number_of_workers(workers: 
 
 
 def test_workers_work_with_a_long_name_of_the_temporary_folder(tmp_path, monkeypatch) -> None:
-    long = tmp_path / ("x" * 90)
-    long.mkdir()
-    assert len(str(long)) > LONGEST_FOLDER
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    long_folder = tmp_path / ("x" * 90)
+    long_folder.mkdir()
+    assert len(str(long_folder)) > LONGEST_FOLDER
+    monkeypatch.setattr(tempfile, "tempdir", str(long_folder))
     assert read(lambda: None) == read(lambda: None, num_workers=0)
 
 
 def test_without_a_folder_with_a_short_name_the_message_names_the_solution(tmp_path, monkeypatch) -> None:
-    long = tmp_path / ("x" * 90)
-    long.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    long_folder = tmp_path / ("x" * 90)
+    long_folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long_folder))
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(FungiError, match=r"too long for them\. Use --num-workers 0, or set TMPDIR"):
         read(lambda: None)
@@ -149,7 +149,7 @@ def test_torchs_own_handler_of_dead_children_is_not_active_after_another_loader(
 
 
 def test_only_one_module_starts_workers() -> None:
-    """Pretraining, segmentation and the library use the loaders of this module, so they handle dead workers, too."""
+    """Pretraining, segmentation and the library use the loaders of this module, which handle dead workers."""
     source = Path(fungi.__file__).parent
     users = [path for path in source.rglob("*.py") if "DataLoader(" in path.read_text(encoding="utf-8")]
     assert [path.relative_to(source).as_posix() for path in users] == ["views/workers.py"]
