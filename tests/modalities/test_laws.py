@@ -24,7 +24,7 @@ OBJECTIVES = ("kl", "simclr")
 
 
 def bound_objectives(case: Case, published: bool = False) -> list[BoundObjective]:
-    """Return both objectives. SimCLR has random negatives."""
+    """Return the objectives KL and SimCLR. SimCLR has random negatives."""
     input_spec = case.spec.published_input if published else case.spec.input
     objectives = []
     for name in OBJECTIVES:
@@ -47,7 +47,9 @@ def _with_sizes_of_case(case: Case, input_spec: Any) -> Any:
 def batch_of(objective: BoundObjective, items: list[Any], names: list[str] | None = None) -> Any:
     """Return the collated views of some items. names: ids of the items, which seed the views."""
     names = names or [f"sample {row}" for row in range(len(items))]
-    prepared = [prepare(objective.views, item, 42, name) for item, name in zip(items, names, strict=True)]
+    prepared = [
+        prepare(objective.views, item, seed=42, sample_id=name) for item, name in zip(items, names, strict=True)
+    ]
     return objective.views.collate(prepared)
 
 
@@ -171,7 +173,7 @@ def test_the_first_token_gradient_has_only_the_part_of_the_first_token() -> None
 
 
 def _first_token_oracle(case: Case, model: Any, batch: Tensor) -> Tensor:
-    """Return gradients by autograd, if the outputs of the layer for all other tokens are detached."""
+    """Return the gradients by autograd if the layer detaches its outputs for all tokens except the first."""
     objective = bound_objectives(case)[0]
     layer = model.get_submodule(case.layers[0])
     inputs = objective.views.render(batch)
