@@ -12,7 +12,7 @@ from fungi.runtime.seeds import numpy_generator
 
 SIDE = 64
 CATEGORY_IDS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89]
-"""The numbers of COCO's classes have gaps, so these have gaps too. Entry i stands for digit i."""
+"""Ids of the classes, with gaps like those of COCO. Entry i is the id of digit i."""
 
 DETECTOR_FLAGS = [
     "--epochs",

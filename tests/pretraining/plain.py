@@ -8,7 +8,7 @@ from fungi.pretraining.udi.network import Alignment, Predictions
 
 
 def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901
-    """Return the value of each part of the loss."""
+    """Return the value of each part of the loss, under the names of `fungi.pretraining.udi.losses`."""
     predictions, valid, samples = teacher.predictions, teacher.alignment.valid, teacher.samples
     cls_logits, all_patch_logits = (
         predictions.classes[0] @ predictions.prototypes.T,
@@ -36,7 +36,7 @@ def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) ->
 
     sums: dict[str, list[Tensor]] = {"g_cl": [], "l_cl": [], "g_mcl": [], "l_mcl": [], "g_pch": []}
     for image in range(images):
-        for a, b in ((0, 1), (1, 0)):
+        for a, b in ((0, 1), (1, 0)):  # view a of the student, view b of the teacher
             sums["g_cl"].append(entropy(target(cls_logits[b, image], 0), student_logits[0][0, a, image]))
             sums["g_mcl"].append(entropy(target_with_patches(b, image, slice(samples)), student_logits[0][1, a, image]))
             for k in range(samples):

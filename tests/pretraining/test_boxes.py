@@ -40,11 +40,11 @@ def test_crops_lie_in_the_image_and_overlap_by_half_of_the_smaller_side(size: tu
             assert relative_overlap(crop.columns, other.columns) >= 0.5
 
 
-def test_crops_that_the_published_code_moves_may_not_overlap() -> None:
+def test_crops_that_the_published_code_moves_can_have_no_overlap() -> None:
     """The published code measures columns from the start of the rows, so it sees an overlap where there is none."""
-    reference, new = Crop(0, 70, 30, 30), Crop(60, 10, 30, 30)
-    clean = shifted_towards(new, reference, 100, 100, DEVIATIONS["clean"])
-    published = shifted_towards(new, reference, 100, 100, Deviations(row_start_in_columns=True))
+    reference, new = Crop(0, 70, 30, 30), Crop(60, 10, 30, 30)  # top, left, height, width
+    clean = shifted_towards(new, reference, height=100, width=100, deviations=DEVIATIONS["clean"])
+    published = shifted_towards(new, reference, height=100, width=100, deviations=Deviations(row_start_in_columns=True))
     assert relative_overlap(clean.columns, reference.columns) == 0.5
     assert relative_overlap(published.columns, reference.columns) < 0
     assert published.top == clean.top
@@ -82,27 +82,28 @@ def test_the_published_shift_equals_the_formula_of_the_specification() -> None:
 
 @pytest.mark.parametrize("profile", DEVIATIONS)
 def test_crops_whose_centres_are_equal_do_not_move(profile: str) -> None:
-    new, reference = Crop(0, 40, 10, 20), Crop(30, 45, 10, 10)  # the published code compares the rows, too
-    assert shifted_towards(new, reference, 100, 100, DEVIATIONS[profile]).left == 40
+    new, reference = Crop(0, 40, 10, 20), Crop(30, 45, 10, 10)  # published: the rows count, too
+    assert shifted_towards(new, reference, height=100, width=100, deviations=DEVIATIONS[profile]).left == 40
 
 
 def test_the_published_reference_crop_depends_on_flips() -> None:
     first, second = Crop(0, 0, 40, 60), Crop(20, 40, 40, 50)
-    mirrored = [Crop(c.top, c.left, c.height, c.width, True) for c in (first, second)]
+    mirrored = [Crop(crop.top, crop.left, crop.height, crop.width, flipped=True) for crop in (first, second)]
     union, published = Crop(0, 0, 60, 90), DEVIATIONS["published"]
     assert reference_crop(*mirrored, DEVIATIONS["clean"]) == reference_crop(first, second, published) == union
     assert reference_crop(*mirrored, published).columns == (40, 60)  # the intersection instead of the union
 
 
 def test_a_flipped_crop_swaps_its_columns() -> None:
-    plain, flipped = Crop(2, 3, 5, 7), Crop(2, 3, 5, 7, True)
+    plain, flipped = Crop(2, 3, 5, 7), Crop(2, 3, 5, 7, flipped=True)
     assert plain.box == (2, 3, 6, 9)
     assert flipped.box == (2, 9, 6, 3)
 
 
 def test_the_share_of_the_area_is_drawn_from_the_whole_range() -> None:
     random = np.random.default_rng(0)
-    areas = [(c.height * c.width) / 10_000 for c in (random_crop(random, 100, 100, (0.3, 0.6)) for _ in range(300))]
+    crops = [random_crop(random, height=100, width=100, scale=(0.3, 0.6)) for _ in range(300)]
+    areas = [crop.height * crop.width / 10_000 for crop in crops]
     assert 0.28 < min(areas) < 0.34
     assert 0.55 < max(areas) < 0.62
 

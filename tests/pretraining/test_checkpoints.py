@@ -71,12 +71,12 @@ def test_our_checkpoint_is_read_as_a_backbone_and_by_a_run_that_continues(tmp_pa
     backbone = load_backbone("udi-micro", checkpoint=tmp_path / "checkpoint.pth").model
     with torch.no_grad():
         assert torch.equal(backbone(IMAGES), learner.teacher.backbone.backbone(IMAGES))
-    other = learner_of(settings(patch_size=4, drop_path_rate=0.0, seed=5))
-    assert load_checkpoint(tmp_path / "checkpoint.pth", other)["step"] == 1
-    assert learner.step(second, schedule(1)) == other.step(second, schedule(1))
+    other_learner = learner_of(settings(patch_size=4, drop_path_rate=0.0, seed=5))
+    assert load_checkpoint(tmp_path / "checkpoint.pth", other_learner)["step"] == 1
+    assert learner.step(second, schedule(1)) == other_learner.step(second, schedule(1))
 
 
-def test_the_written_layout_is_the_published_one(tmp_path) -> None:
+def test_checkpoints_are_written_in_the_published_layout(tmp_path) -> None:
     learner = learner_of(settings())
     save_checkpoint(tmp_path / "checkpoint.pth", learner, epoch=3, arguments={"arch": "vit_micro"}, run={})
     with torch.serialization.safe_globals([argparse.Namespace]):
@@ -120,7 +120,7 @@ def test_removing_class_tokens_removes_their_positions() -> None:
 
 
 def test_layers_outside_the_transformer_are_not_read_as_layers_of_the_transformer(published) -> None:
-    """SRS also has layers with the names `norm1` and `attn`."""
+    """The SRS layer also has parts with the names `norm1` and `attn`."""
     _, flat = published
     full = contents_by_layout(flat)["full"]
     assert isinstance(full, dict)

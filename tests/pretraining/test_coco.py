@@ -24,13 +24,13 @@ def train_images(coco: Path, short_sides: tuple[int, ...], crop: tuple[int, int]
 
 def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
     images = train_images(coco, (64, 80), (40, 60))
-    different = set()
+    distinct_images = set()
     for epoch in range(4):
         for row in range(6):
             pixels, target = images[epoch, row]
             again, _ = images[epoch, row]
             assert torch.equal(pixels, again)
-            different.add((row, pixels.float().mean().item(), tuple(pixels.shape)))
+            distinct_images.add((row, pixels.float().mean().item(), tuple(pixels.shape)))
             assert target["masks"].shape[1:] == pixels.shape[1:]
             for (x1, y1, x2, y2), mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
                 ys, xs = mask.nonzero(as_tuple=True)
@@ -39,7 +39,7 @@ def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coc
                     assert xs.max() <= x2 + 0.5
                     assert y1 - 1.5 <= ys.min()
                     assert ys.max() <= y2 + 0.5
-    assert len(different) > 12  # of 24: an image does not look the same in every epoch
+    assert len(distinct_images) > 12  # of 24: an image does not look the same in every epoch
 
 
 def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco: Path, tmp_path: Path, caplog) -> None:
@@ -80,15 +80,15 @@ def test_the_message_about_a_missing_pycocotools_says_how_to_install_it(coco: Pa
 
 def test_verification_finds_missing_and_unreadable_images(coco: Path, tmp_path: Path) -> None:
     published = {"train2017": 6, "val2017": 3}
-    lines = list(verify_coco(coco, published, 10, every_item=True))
+    lines = list(verify_coco(coco, published, classes=10, every_item=True))
     assert lines[1] == "coco val2017: 3 images, 6 objects of 10 classes, every image readable"
     with pytest.raises(FungiError, match="6 images of 10 classes, but the published split has 7 of 10"):
-        list(verify_coco(coco, {"train2017": 7}, 10))
+        list(verify_coco(coco, {"train2017": 7}, classes=10))
     shutil.copytree(coco, tmp_path / "coco")
     (tmp_path / "coco" / "val2017" / f"{2:012d}.png").write_bytes(b"not an image")
-    assert len(list(verify_coco(tmp_path / "coco", published, 10))) == 2
+    assert len(list(verify_coco(tmp_path / "coco", published, classes=10))) == 2
     with pytest.raises(FungiError, match=r"can't read .*000000000002.png"):
-        list(verify_coco(tmp_path / "coco", published, 10, every_item=True))
+        list(verify_coco(tmp_path / "coco", published, classes=10, every_item=True))
 
 
 def test_about_half_of_the_images_are_cropped(coco: Path) -> None:

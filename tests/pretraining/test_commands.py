@@ -85,7 +85,7 @@ def test_train_rows_and_scored_rows_are_different_images(classes, tmp_path) -> N
         (["--arch", "vit_micro", "--checkpoint", "nowhere.pth"], "there is no checkpoint nowhere.pth"),
     ],
 )
-def test_the_message_about_invalid_input_names_it(classes, flags, message, capsys) -> None:
+def test_the_message_names_the_invalid_input(classes, flags, message, capsys) -> None:
     weights = [] if "--checkpoint" in flags else ["--random-init"]
     assert COMMANDS["evaluate-encoder"].main(["--data_path", str(classes), "--device", "cpu", *weights, *flags]) == 2
     assert message in capsys.readouterr().err
@@ -109,7 +109,7 @@ def test_attention_maps_accepts_a_row_of_a_dataset(checkpoint, classes, tmp_path
     flags = ["--backbone", "udi-micro", "--checkpoint", str(checkpoint), "--dataset", f"own=folder:{classes}"]
     flags += ["--row", "3", "--image-size", "32"]
     assert COMMANDS["attention-maps"].main([*flags, "--output-dir", str(tmp_path), "--threshold", "0.5"]) == 0
-    assert len(list(tmp_path.iterdir())) == 17  # 9 as above, and a mask for each head and token
+    assert len(list(tmp_path.iterdir())) == 17  # 9 pictures as in the test above, and 8 masks: 4 heads of 2 tokens
     row_3 = classes / "train" / "bright" / "11.png"  # rows are sorted by file name: 0, 1, 10, 11
     with Image.open(tmp_path / "img.png") as picture, Image.open(row_3) as expected:
         assert np.array_equal(np.asarray(picture), np.asarray(expected.resize((32, 32))))

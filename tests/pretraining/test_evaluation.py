@@ -30,7 +30,6 @@ def model():
 
 def ranked_classes(train, train_targets, query, k: int, temperature: float) -> list[int]:
     """Return the classes by their votes for a query, the class with most votes first."""
-    """Classes by votes, the most voted first; one query, by the definition."""
     similarity = [float(row @ query / (row.norm() * query.norm())) for row in train]
     nearest = sorted(range(len(train)), key=lambda row: -similarity[row])[:k]
     votes = dict.fromkeys(range(6), 0.0)
@@ -72,7 +71,7 @@ def test_a_linear_probe_separates_separable_classes() -> None:
 
 @pytest.mark.slow
 def test_logistic_regression_equals_scikit_learn() -> None:
-    """The parameter is C = 1 / lambda; there is no intercept. Classes overlap, so the penalty changes the accuracy."""
+    """The setting C of scikit-learn is 1 / penalty. Classes overlap, so the penalty changes the accuracy."""
     from sklearn.linear_model import LogisticRegression
 
     generator = torch.Generator().manual_seed(0)
@@ -103,14 +102,14 @@ def test_the_tokens_equal_those_of_timm(model) -> None:
         torch.testing.assert_close(first, torch.cat([prefix, patches], dim=1), rtol=1e-4, atol=1e-5)
 
 
-def test_features_are_the_tokens_in_their_names(model) -> None:
+def test_the_name_of_a_feature_states_its_tokens(model) -> None:
     blocks = [torch.randn(2, 66, 64) for _ in range(2)]
     assert torch.equal(pooled(model, blocks, "cls"), torch.cat([blocks[0][:, 0], blocks[1][:, 0]], dim=1))
     assert torch.equal(pooled(model, blocks[1:], "cls+"), blocks[1][:, 1])
     assert torch.equal(pooled(model, blocks[1:], "concat"), blocks[1][:, :2].reshape(2, -1))
     torch.testing.assert_close(pooled(model, blocks, "patch_mean"), blocks[1][:, 2:].sum(1) / 64)
-    both = torch.cat([blocks[1][:, 0], pooled(model, blocks, "patch_mean")], dim=1)
-    assert torch.equal(pooled(model, blocks, "cls_patch_mean"), both)
+    class_and_mean = torch.cat([blocks[1][:, 0], pooled(model, blocks, "patch_mean")], dim=1)
+    assert torch.equal(pooled(model, blocks, "cls_patch_mean"), class_and_mean)
     with pytest.raises(FungiError, match="one class token"):
         pooled(BACKBONES["udi-micro-one-token"].build(), blocks, "cls+")
 

@@ -130,8 +130,8 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
     model = add_classifier(BACKBONES["udi-micro"].build(), 5, drop_path=0.3, hidden=torch.nn.Linear(64, 7))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     assert float(model.head.last.weight.detach().std()) == pytest.approx(0.02, rel=0.3)
-    small = add_classifier(BACKBONES["udi-micro"].build(), 100, drop_path=0.0, scale=0.001)
-    assert float(small.head.last.weight.detach().std()) == pytest.approx(2e-5, rel=0.1)
+    scaled_model = add_classifier(BACKBONES["udi-micro"].build(), 100, drop_path=0.0, scale=0.001)
+    assert float(scaled_model.head.last.weight.detach().std()) == pytest.approx(2e-5, rel=0.1)
     rate_and_decay = {
         names[id(parameter)]: (group["lr_scale"], group["weight_decay"])
         for group in layer_groups(model, layer_decay=0.55, weight_decay=0.05)
@@ -278,7 +278,7 @@ def test_a_share_of_rows_has_as_many_of_each_class_and_depends_only_on_the_seed(
     assert len(share_of_rows(targets, 1e-6, seed=0)) == 4  # at least one of each class
 
 
-def test_a_list_names_images_with_or_without_their_folders(tmp_path) -> None:
+def test_a_list_of_rows_can_name_images_with_or_without_their_folders(tmp_path) -> None:
     ids = ["train/b/n2_1.JPEG", "train/a/n1_7.JPEG", "train/a/n1_8.JPEG"]
     listing = tmp_path / "1percent.txt"
     listing.write_text("n1_8.JPEG\ntrain/b/n2_1.JPEG\n")
@@ -323,7 +323,7 @@ def test_the_message_names_the_setting_that_cannot_work(folder, checkpoint, chan
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(folder, checkpoint, tmp_path) -> None:
+def test_two_processes_give_the_numbers_of_one_process(folder, checkpoint, tmp_path) -> None:
     """Each process trains on half of every batch and scores half of the images.
 
     Mixing and dropped paths are off, because each process draws its own.

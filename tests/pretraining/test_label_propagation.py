@@ -81,7 +81,7 @@ def plain_masks(folder: Path, backbone, *, side: int, previous: int, radius: int
         pixels = np.array(Image.open(path))
         height, width = side, side * pixels.shape[1] // pixels.shape[0] // 64 * 64
         scaled = np.round(bilinear(pixels, height, width)) / 255
-        normal = (scaled - [0.485, 0.456, 0.406]) / [0.228, 0.224, 0.225]
+        normal = (scaled - [0.485, 0.456, 0.406]) / [0.228, 0.224, 0.225]  # 0.228 as published, not 0.229
         with torch.no_grad():
             image = torch.from_numpy(normal).permute(2, 0, 1)[None].float()
             tokens = last_blocks(backbone.model, image)[0][0, 2:].double().numpy()
@@ -131,7 +131,7 @@ def test_labels_come_from_the_most_similar_patches_nearby() -> None:
     """The expected values come from loops over patches. Patches outside of the neighbourhood do not count."""
     generator = torch.Generator().manual_seed(0)
     frame, context = torch.randn(12, 3, generator=generator), torch.randn(2, 12, 3, generator=generator)
-    labels, near = torch.rand(2, 12, 4, generator=generator), neighbourhood(3, 4, 1)
+    labels, near = torch.rand(2, 12, 4, generator=generator), neighbourhood(rows=3, columns=4, radius=1)
     shares = propagated_labels(frame, context, labels, near, temperature=0.2, neighbours=3)
     for i in range(12):
         candidates = [

@@ -48,7 +48,7 @@ def test_a_step_moves_student_teacher_and_centres() -> None:
     "options", first_fast([{}, {"drop_path_rate": 0.5}, {"use_bn_in_head": False, "target_mix": "probs"}])
 )
 def test_a_batch_in_parts_gives_the_same_step_as_the_batch(options) -> None:
-    # AdamW divides gradients by their size: where they vanish, its steps are rounding errors.
+    # AdamW divides gradients by their size. If a gradient is almost zero, the step of AdamW is only a rounding error.
     options = options | {"optimizer": "sgd"}
     undivided = settings(batch_size_per_gpu=8, **options)
     divided = settings(batch_size_per_gpu=2, accumulate_steps=4, **options)
@@ -117,7 +117,9 @@ def test_processes_with_different_states_all_stop() -> None:
 
 def test_batch_norm_of_several_processes_needs_gpus() -> None:
     with pytest.raises(FungiError, match="--use-bn-in-head with several processes needs GPUs"):
-        Learner(learner_options(settings(use_bn_in_head=True)), World(0, 2), torch.device("cpu"), torch.float32)
+        Learner(
+            learner_options(settings(use_bn_in_head=True)), World(rank=0, size=2), torch.device("cpu"), torch.float32
+        )
 
 
 @pytest.mark.parametrize("profile", ["clean", "published"])
@@ -160,7 +162,7 @@ def test_stochastic_depth_changes_only_the_student() -> None:
 
 def test_srs_with_the_identity_is_attention_with_a_residual_and_a_norm() -> None:
     torch.manual_seed(0)
-    layer, tokens = SampledAttention(12, 3), torch.randn(2, 5, 12)
+    layer, tokens = SampledAttention(width=12, heads=3), torch.randn(2, 5, 12)
     query, key, value = layer.qkv(tokens).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
     mixed = torch.softmax(query @ key.transpose(-1, -2) / 2, -1) @ value
     expected = layer.norm(layer.proj(mixed.transpose(1, 2).flatten(2)) + tokens)
@@ -170,7 +172,7 @@ def test_srs_with_the_identity_is_attention_with_a_residual_and_a_norm() -> None
 def test_queries_of_samples_are_interpolated_between_the_queries_of_tokens() -> None:
     """Queries are linear, so sampling tokens first and sampling queries later give the same numbers."""
     torch.manual_seed(0)
-    layer, tokens = SampledAttention(12, 3), torch.randn(1, 5, 12)
+    layer, tokens = SampledAttention(width=12, heads=3), torch.randn(1, 5, 12)
     sampling = torch.rand(1, 4, 5)
     sampling = sampling / sampling.sum(-1, keepdim=True)
     query, key, value = layer.qkv(tokens).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)
@@ -183,7 +185,7 @@ def test_samples_outside_the_other_view_change_nothing() -> None:
     run_settings = settings(local_crops_number=0)
     (batch,) = first_batches(run_settings, 1)
     views = batch[0]
-    valid = align(views, 4, 2).valid  # [2 b m]: requests of each view
+    valid = align(views, global_side=4, local_side=2).valid  # [2 b m]: requests of each view
     image, sample = (int(indices[0]) for indices in (~valid.any(0)).nonzero(as_tuple=True))
     learner, other_learner = learner_of(run_settings), learner_of(run_settings)
     tokens = views.global_tokens.clone()
@@ -191,7 +193,7 @@ def test_samples_outside_the_other_view_change_nothing() -> None:
     for token in sorted(set(range(16)) - used_tokens):
         tokens[image, sample] = token
         changed = type(views)(**(vars(views) | {"global_tokens": tokens}))
-        if torch.equal(align(changed, 4, 2).valid, valid):
+        if torch.equal(align(changed, global_side=4, local_side=2).valid, valid):
             break
     else:
         pytest.fail("no other token is outside of the other view")
@@ -232,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_step_before_it_changes_weights() ->
         ({"local_crops_number": 0}, {"g_cl", "g_mcl", "g_pch"}),
     ],
 )
-def test_the_mean_leaves_out_levels_that_are_switched_off(options, levels) -> None:
+def test_the_mean_of_the_loss_leaves_out_levels_that_are_switched_off(options, levels) -> None:
     run_settings = settings(**options)
     (batch,) = first_batches(run_settings, 1)
     measured = learner_of(run_settings).step(batch, schedule())
@@ -273,7 +275,7 @@ def test_a_student_learns_the_predictions_of_a_constant_teacher() -> None:
 
 
 def test_prototypes_combine_the_direction_of_one_weight_with_the_length_of_another() -> None:
-    prototypes = Prototypes(24, 7, trained_length=True)
+    prototypes = Prototypes(width=24, count=7, trained_length=True)
     prototypes.weight_g.data = torch.linspace(0.5, 3, 7)[:, None]
     vectors, lengths = prototypes.weight_v.detach().double().requires_grad_(), prototypes.weight_g.detach().double()
     expected = lengths * vectors / vectors.norm(dim=1, keepdim=True)

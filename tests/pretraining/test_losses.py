@@ -51,7 +51,7 @@ def test_losses_and_gradients_equal_a_simple_version(target_mix, local_crops, sh
 
 
 def test_losses_of_the_parts_of_a_batch_add_up() -> None:
-    """Gradient accumulation and training with several processes depend on it."""
+    """Gradient accumulation and training with several processes depend on this law."""
     student, teacher = random_predictions(images=5)
     counts, options = counts_of(teacher), LossOptions()
     undivided, _ = loss_parts(student, teacher, counts, options)
@@ -67,7 +67,7 @@ def test_losses_of_the_parts_of_a_batch_add_up() -> None:
     torch.testing.assert_close(loss_of(slice(0, 2)) + loss_of(slice(2, 5)), undivided, rtol=1e-12, atol=0)
 
 
-def test_every_part_of_the_loss_of_a_uniform_student_is_ln_k() -> None:
+def test_parts_of_the_loss_of_a_uniform_student_are_the_logarithm_of_the_number_of_prototypes() -> None:
     student, teacher = random_predictions(prototypes=11)
     uniform = dataclasses.replace(student, prototypes=torch.zeros_like(student.prototypes))
     for name, value in loss_parts(uniform, teacher, counts_of(teacher), LossOptions())[1].items():
@@ -116,7 +116,7 @@ def test_centres_are_means_of_raw_logits() -> None:
     cls = predictions.classes[0] @ predictions.prototypes.T
     valid = teacher.alignment.valid
     blends = []
-    for start, stop in ((0, 4), (4, 6), (6, 8)):
+    for start, stop in ((0, 4), (4, 6), (6, 8)):  # samples of the global crop, then of both local crops
         is_valid = valid[:, :, start:stop].double()
         sums = (logits[:, :, start:stop] * is_valid[..., None]).sum(2)
         mean = sums / (is_valid.sum(-1, keepdim=True) + 1e-5)
@@ -143,7 +143,7 @@ def test_warnings_tell_collapsed_and_uniform_teachers_from_healthy_ones() -> Non
 
     def warning(teacher: Teacher) -> str:
         entropy, predictions = (value / 400 for value in teacher_statistics(teacher))  # 200 images, 2 views
-        return collapse_warning(float(entropy), float(diversity(entropy, predictions)), 40)
+        return collapse_warning(float(entropy), float(diversity(entropy, predictions)), prototypes=40)
 
     equal_predictions = dataclasses.replace(
         teacher.predictions, classes=teacher.predictions.classes[:, :1, :1].expand(2, 2, 200, -1)

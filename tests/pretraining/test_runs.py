@@ -35,7 +35,7 @@ def small_run(output: Path, images: Path, **changed) -> list[str]:
 
 
 def act_in_step(monkeypatch: pytest.MonkeyPatch, step: int, action) -> None:
-    """Call `action` at the begin of a step."""
+    """Call `action` at the start of a step."""
     launch = learners.Learner.launch
 
     def launch_with_action(self, batch, schedule, *, stop=False):
@@ -243,7 +243,7 @@ def test_the_published_command_is_understood() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(images, tmp_path) -> None:
+def test_two_processes_give_the_numbers_of_one_process(images, tmp_path) -> None:
     """The processes share each batch of four images. The optimizer is SGD, because AdamW amplifies rounding."""
     changed = {"optimizer": "sgd", "drop_path_rate": 0.3, "lr": 5.0}
     flags = [*small_run(tmp_path / "two", images, **changed), "--batch_size_per_gpu", "2"]

@@ -45,7 +45,11 @@ def test_a_square_in_a_corner_has_one_sample_in_each_of_its_windows(side: int, w
 
 
 def test_every_token_can_be_drawn() -> None:
-    tokens = {token for seed in range(200) for token in stratified_tokens(np.random.default_rng(seed), 4, 2).tolist()}
+    tokens = {
+        token
+        for seed in range(200)
+        for token in stratified_tokens(np.random.default_rng(seed), side=4, window=2).tolist()
+    }
     assert tokens == set(range(16))
 
 
@@ -65,19 +69,20 @@ def test_positions_lie_between_the_corners_of_the_crop() -> None:
 
 def test_between_equal_boxes_the_target_map_of_inner_tokens_is_the_source_map() -> None:
     box, tokens = torch.tensor([[10, 20, 70, 90]]), torch.arange(36)[None]
-    positions_in_image = token_positions(tokens, 6, box, 5)
+    positions_in_image = token_positions(tokens, side=6, box=box, units=5)
     inner = [token for token in range(36) if 0 < token // 6 < 5 and 0 < token % 6 < 5]
-    inside = strictly_inside(positions_in_image, box, 5)
+    inside = strictly_inside(positions_in_image, box, units=5)
     assert inside[0].nonzero().flatten().tolist() == inner  # a token on the edge is not inside
-    target = target_map(positions_in_image, box, 6, 5)
-    torch.testing.assert_close(target[0, inner], one_hot_map(tokens, 36)[0, inner], atol=1e-7, rtol=0)
+    target = target_map(positions_in_image, box, side=6, units=5)
+    torch.testing.assert_close(target[0, inner], one_hot_map(tokens, count=36)[0, inner], atol=1e-7, rtol=0)
 
 
 def test_a_mirrored_target_has_the_mirrored_column() -> None:
     source, mirrored = torch.tensor([[10, 20, 70, 90]]), torch.tensor([[10, 90, 70, 20]])
     cells = [(1, 1), (1, 3), (4, 4)]
     tokens = torch.tensor([[6 * row + column for row, column in cells]])
-    target = target_map(token_positions(tokens, 6, source, 5), mirrored, 6, 5)
+    positions_in_image = token_positions(tokens, side=6, box=source, units=5)
+    target = target_map(positions_in_image, mirrored, side=6, units=5)
     assert target.argmax(-1).tolist() == [[6 * row + 5 - column for row, column in cells]]
 
 
@@ -131,8 +136,8 @@ def plain_row(token, sides, crops, size, coordinates) -> tuple[bool, list[float]
         share = (position[axis] - first) / (last - first)
         inner = min(max(share * sides[0] - Fraction(1, 2), 0), sides[0] - 1)
         grid.append(share * (sides[0] - 1) if coordinates == "corner" else inner)
-    hats = [[max(Fraction(0), 1 - abs(value - i)) for i in range(sides[0])] for value in grid]
-    return valid, [float(row * column) * valid for row in hats[0] for column in hats[1]]
+    axis_weights = [[max(Fraction(0), 1 - abs(value - i)) for i in range(sides[0])] for value in grid]
+    return valid, [float(row * column) * valid for row in axis_weights[0] for column in axis_weights[1]]
 
 
 def _is_inside_in_float32(token, side, crops, size, coordinates) -> bool:
@@ -141,20 +146,20 @@ def _is_inside_in_float32(token, side, crops, size, coordinates) -> bool:
     return all(min(pair) < value < max(pair) for pair, value in zip(ends, position, strict=True))
 
 
-def test_a_row_of_the_target_map_averages_positions_of_tokens_to_its_own_position() -> None:
+def test_weights_of_the_target_map_average_positions_of_tokens_to_the_position_of_the_sample() -> None:
     """Bilinear weights have this property."""
     box, position = torch.tensor([[0, 100, 100, 0]]), torch.tensor([[[4 * 37 + 1, 4 * 81 + 2]]])
-    target = target_map(position, box, 5, 4)
-    tokens = token_positions(torch.arange(25)[None], 5, box, 4).float()
+    target = target_map(position, box, side=5, units=4)
+    tokens = token_positions(torch.arange(25)[None], side=5, box=box, units=4).float()
     torch.testing.assert_close(target @ tokens, position.float())
 
 
 def test_no_token_lies_inside_a_box_without_extent() -> None:
     """An image of one pixel has such a crop."""
     box = torch.zeros(1, 4, dtype=torch.int64)
-    positions_in_image = token_positions(torch.arange(4)[None], 2, box, 1)
-    assert not strictly_inside(positions_in_image, box, 1).any()
-    assert (target_map(positions_in_image, box, 2, 1) == 0).all()
+    positions_in_image = token_positions(torch.arange(4)[None], side=2, box=box, units=1)
+    assert not strictly_inside(positions_in_image, box, units=1).any()
+    assert (target_map(positions_in_image, box, side=2, units=1) == 0).all()
 
 
 def test_a_mean_without_valid_samples_is_zero() -> None:

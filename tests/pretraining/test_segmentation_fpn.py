@@ -143,7 +143,7 @@ def test_an_interrupted_run_resumes_with_the_same_bits(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     """The processes share batch normalisation and the mean over labelled pixels, and each scores half of the images.
 
     The tolerance allows sums in another order, but no mean per process, of statistics or of pixels.
@@ -172,7 +172,7 @@ def test_impossible_settings_are_refused(more: list[str], message: str, tmp_path
     assert message in capsys.readouterr().err
 
 
-def test_the_default_settings_are_the_published_ones() -> None:
+def test_the_default_settings_are_the_published_settings() -> None:
     """The published settings are in spec udi 7.6."""
     settings = SegmentFpnSettings(arch="vit_small")
     assert settings.blocks == (2, 5, 8, 11)

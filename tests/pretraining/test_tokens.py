@@ -1,4 +1,4 @@
-"""Functions that run a transformer step by step give the tokens and attention of its own forward pass."""
+"""Functions that run a transformer step by step give the tokens and the attention of the whole forward pass."""
 
 import pytest
 import torch

@@ -35,6 +35,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
             return requests_between(*arguments)
 
     monkeypatch.setattr(network, "requests_between", with_real_tensors)
+    # Half of the samples are kept, with the factor 1.25, because fake factors have no values.
     monkeypatch.setattr(tokens, "kept_rows", lambda factors: (torch.arange(len(factors) // 2), 1.25))
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Tensor, "is_pinned", lambda self: False)
