@@ -32,7 +32,7 @@ def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> N
         **facts, feature="kl", dataset="digits", split="test", rows=10, backbone="digits-vit", seed=42, device="cpu"
     )
     provenance = replace(provenance, settings=settings or {})
-    manifest = Manifest(str(file_of(grid).relative_to(grid.root)), provenance, {}, 2)
+    manifest = Manifest(str(file_of(grid).relative_to(grid.root)), provenance, layers={}, block_size=2)
     blocks = BlockFolder.create(Layout(grid.root).blocks(file_of(grid), manifest.key), manifest)
     for span in manifest.spans():
         if span.index in done:

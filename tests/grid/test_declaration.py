@@ -42,7 +42,7 @@ def test_a_variable_that_contradicts_the_file_is_an_error(grid_file: Path) -> No
         declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_DATASETS": "digits"})
 
 
-def test_flags_that_contradict_the_file_are_also_an_error(grid_file: Path) -> None:
+def test_a_variable_with_flags_that_contradict_the_file_is_an_error(grid_file: Path) -> None:
     with pytest.raises(FungiError, match="flags"):
         declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_FLAGS_KNN": "--k 7"})
 

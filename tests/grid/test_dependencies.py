@@ -81,7 +81,7 @@ CHAIN_JOBS = ("grads_all_multi", "merge", "concat", "retrieval/concat", "report"
 @pytest.mark.parametrize("grid", [VARIED, replace(VARIED, shards=4, pack=2), replace(VARIED, shards=5, pack=3)])
 @pytest.mark.parametrize("max_array", [7, 1000])
 def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, max_array: int) -> None:
-    """The test lists the elements of each task, and the tasks for which SLURM makes the task wait."""
+    """The test lists the elements of each task, and the tasks whose end the task awaits in SLURM."""
     planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_of(grid, *CHAIN_JOBS)]
     elements_of: dict[str, tuple[str, list[Element]]] = {}  # task, such as 2_0 -> its job and elements
     tasks_of: dict[str, list[str]] = {}  # array -> its tasks

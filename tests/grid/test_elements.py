@@ -56,9 +56,9 @@ def test_a_missing_variable_of_an_array_is_an_error(absent: str) -> None:
     ("variables", "message"),
     [
         (task(0, 5), "goes up to index 4, but the grid has 4 elements. Use sbatch --array=0-3"),
-        (task(3, 1, 3, 7), "goes up to index 7"),
+        (task(3, count=1, low=3, high=7), "goes up to index 7"),
         (task(0, 2), "has 2 tasks, but the grid has 4 elements. Use sbatch --array=0-3"),
-        (task(3, 4, 0, 2), "contradict"),
+        (task(3, count=4, low=0, high=2), "contradict"),
         ({**task(0, 4), "SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x', not a number"),
     ],
 )
@@ -68,7 +68,7 @@ def test_an_array_that_does_not_fit_the_grid_is_an_error(variables: dict[str, st
 
 
 def test_an_array_over_a_part_of_the_grid_has_to_be_declared() -> None:
-    assert chosen_indices({**task(3, 2, 1, 3), "FUNGI_PARTIAL": "1"}, 4) == [3]
+    assert chosen_indices({**task(3, count=2, low=1, high=3), "FUNGI_PARTIAL": "1"}, 4) == [3]
 
 
 def test_a_grid_larger_than_an_array_becomes_arrays_that_cover_it() -> None:
@@ -78,7 +78,7 @@ def test_a_grid_larger_than_an_array_becomes_arrays_that_cover_it() -> None:
         assert max(part) < MAX_ARRAY
         variables = {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": str(first)}
         for index in (part[0], part[-1]):
-            counts.update(chosen_indices({**task(index, len(part), part[0], part[-1]), **variables}, count))
+            counts.update(chosen_indices({**task(index, len(part), low=part[0], high=part[-1]), **variables}, count))
     assert counts == Counter([0, MAX_ARRAY - 1, MAX_ARRAY, 2 * MAX_ARRAY - 1, 2 * MAX_ARRAY, count - 1])
 
 

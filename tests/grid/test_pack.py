@@ -15,9 +15,10 @@ TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME":
 
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Return a function that runs elements 4 and 5 with a script instead of Python, and returns their logs. 5 fails."""
+    """Return a function that runs elements 4 and 5 with a script instead of Python, and returns their logs."""
     python = tmp_path / "python"
     values = "$FUNGI_ELEMENT $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK $*"
+    # Element 5 fails.
     python.write_text(f'#!/bin/sh\necho "{values}"\n[ "$FUNGI_ELEMENT" != 5 ] || exit 3\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))

@@ -188,7 +188,7 @@ def test_blocks_of_another_seed_are_not_counted(grid: Grid, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(("option", "other"), [("simclr.temperature=5.0", False), ("kl.temperature=5.0", True)])
-def test_only_options_of_its_own_objective_make_a_file_differ(option: str, other: bool) -> None:
+def test_a_file_differs_only_if_an_option_of_its_own_objective_differs(option: str, other: bool) -> None:
     settings = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
     without_option = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
     assert bool(settings.difference_from(replace(PROVENANCE, feature="kl", settings=without_option))) == other

@@ -77,8 +77,8 @@ def test_all_elements_of_a_pack_in_the_queue_are_queued(grid: Grid) -> None:
     ]
 
 
-def test_a_task_of_an_array_over_pairs_is_the_shard_of_the_slot(grid: Grid) -> None:
-    """With two backbones and two shards, task 1 of slot 1 is the second shard of the second backbone."""
+def test_in_an_array_over_pairs_the_slot_is_the_shard_and_the_task_is_the_pair(grid: Grid) -> None:
+    """With two backbones and two shards, task 1 of the array with slot 1 is shard 2 of the second backbone."""
     two = replace(grid, backbones=("digits-vit", "vit-b16"))
     queue = Queue([f"9_1 PENDING {comment_of(two, CALL, shape_of(two, CALL, slot=1))}"])
     expected = {element: ExpectedFiles([file_of(two)]) for element in elements_of(two, CALL)}

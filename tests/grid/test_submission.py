@@ -24,7 +24,7 @@ main = COMMANDS["submit"].main
 pytestmark = pytest.mark.usefixtures("project_folder")
 
 
-def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_missing() -> None:
+def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_left_out() -> None:
     submitted_jobs = jobs_of(
         Grid(datasets=("digits",)), "report", "concat", "retrieval/concat", "merge", "extract", "projection"
     )
@@ -37,7 +37,7 @@ def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_missi
     ]
 
 
-def test_a_stage_waits_for_the_stage_before_it_and_is_cancelled_if_that_fails() -> None:
+def test_a_stage_waits_for_the_previous_stage_and_is_cancelled_if_the_previous_stage_fails() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (grid_job,) = jobs_of(grid, "extract")
     (array,) = arrays(grid, grid_job, JOBS, range(8), Dependency(("11", "12")))

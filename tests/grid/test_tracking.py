@@ -122,7 +122,7 @@ def test_a_failed_log_does_not_stop_the_command(
 
 @pytest.mark.slow
 def test_the_real_package_writes_the_results_of_a_command_to_an_offline_run(tmp_path: Path) -> None:
-    """It needs no account and no network."""
+    """An offline run needs no account and no network."""
     make_folder(tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     command = [sys.executable, "-m", "fungi", "knn", "--root", str(tmp_path), "--combinations", "nested", "--wandb"]
