@@ -136,9 +136,10 @@ class Reference:
         negatives = normalize(self.head(support[near[is_kept]]).detach(), dim=1)
         losses = []
         for index, latent in enumerate(latents):
-            others = torch.cat([latents[:index], latents[index + 1 :]]) @ latent / 0.07
-            negative_cosines = negatives @ latent / 0.07
-            losses.append(torch.logsumexp(torch.cat([others, negative_cosines]), 0) - others.mean())
+            scores_of_tokens = torch.cat([latents[:index], latents[index + 1 :]]) @ latent / 0.07
+            scores_of_negatives = negatives @ latent / 0.07
+            scores = torch.cat([scores_of_tokens, scores_of_negatives])
+            losses.append(torch.logsumexp(scores, 0) - scores_of_tokens.mean())
         return torch.stack(losses).mean()
 
     def iou(self, root: Path, neighbours: int, temperature: float, epochs: int = 0, keep: int = SIDE**2) -> list[float]:

@@ -85,8 +85,8 @@ def test_a_bank_with_a_flipped_bit_is_refused(name: str, least: int, bank_folder
         bank, rows = open_bank(bank_folder), np.array([[10, 4], [7, 0]])
         return [bank.features_of(rows).tobytes(), bank.labels_of(rows).tobytes()]
 
-    assert noticed_flips(bank_folder / name, by_windows, 40) >= least
-    assert noticed_flips(bank_folder / name, by_rows, 40, seed=1) >= least
+    assert noticed_flips(bank_folder / name, by_windows, count=40) >= least
+    assert noticed_flips(bank_folder / name, by_rows, count=40, seed=1) >= least
 
 
 def test_damage_in_a_block_does_not_affect_other_blocks(bank_folder: Path) -> None:
@@ -102,7 +102,7 @@ def test_damage_in_a_block_does_not_affect_other_blocks(bank_folder: Path) -> No
 
 
 def test_the_checksum_of_a_block_is_computed_only_once(bank_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published setting reads its bank thousands of times, so more would be slow."""
+    """The published setting reads its bank thousands of times, so repeated checksums would be slow."""
     ranges = []
     checksum = banks.checksum_of_range
     monkeypatch.setattr(banks, "checksum_of_range", lambda file, *span: ranges.append(span) or checksum(file, *span))
@@ -128,7 +128,7 @@ def test_a_bank_without_a_checksum_is_refused(bank_folder: Path) -> None:
         open_bank(bank_folder)
 
 
-def test_a_damaged_bank_or_one_with_other_settings_is_refused(tmp_path: Path) -> None:
+def test_banks_that_are_damaged_or_have_other_settings_are_refused(tmp_path: Path) -> None:
     Bank.create(tmp_path, MANIFEST)
     with pytest.raises(FungiError, match="contains a bank with other settings"):
         Bank.create(tmp_path, BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 2}))
@@ -149,26 +149,27 @@ def test_every_deciding_setting_is_in_the_key_of_a_bank() -> None:
     [(102_400, 10_582, 9), (1_024_000, 20_210, 50), (0, 5, 1024), (10_000, 5, 1024)],
 )
 def test_patches_per_image_equal_the_published_numbers(memory_size: int, views: int, patches: int) -> None:
-    assert patches_per_image(memory_size, views, 1024) == patches
+    assert patches_per_image(memory_size, views, 1024) == patches  # an image has 1024 patches
 
 
 def test_a_bank_without_a_patch_for_each_image_is_refused() -> None:
     with pytest.raises(FungiError, match="--memory-size 4 is too small: the bank needs one patch for each of 5 views"):
-        patches_per_image(4, 5, 1024)
+        patches_per_image(memory_size=4, views=5, patches=1024)
 
 
 def test_a_bank_has_zero_rows_only_on_request() -> None:
-    blocks = image_blocks(10, [SceneView(size=8, statistics=HALF)], 4)
-    assert bank_ends(blocks, 3, 32, zero_rows=False) == (12, 24, 30)
-    assert bank_ends(blocks, 3, 32, zero_rows=True) == (12, 24, 30, 32)
-    assert bank_ends(blocks, 3, 10**9, zero_rows=True) == (12, 24, 30, 30 + MAX_NEIGHBOURS)  # no search needs more
+    blocks = image_blocks(images=10, views=[SceneView(size=8, statistics=HALF)], size=4)
+    assert bank_ends(blocks, per_view=3, memory_size=32, zero_rows=False) == (12, 24, 30)
+    assert bank_ends(blocks, per_view=3, memory_size=32, zero_rows=True) == (12, 24, 30, 32)
+    ends = bank_ends(blocks, per_view=3, memory_size=10**9, zero_rows=True)
+    assert ends == (12, 24, 30, 30 + MAX_NEIGHBOURS)  # no search needs more rows of zeros
 
 
 def test_a_subset_depends_only_on_dataset_size_and_seed() -> None:
-    rows = subset_rows("pascal-voc", 1000, 83, 42)
+    rows = subset_rows("pascal-voc", available=1000, count=83, seed=42)
     assert len(set(rows.tolist())) == 83
     assert rows.tolist() == sorted(rows.tolist())
     np.testing.assert_array_equal(rows, subset_rows("pascal-voc", 1000, 83, 42))
     assert rows.tolist() != subset_rows("pascal-voc", 1000, 83, 43).tolist() != subset_rows("x", 1000, 83, 43).tolist()
     with pytest.raises(FungiError, match="--train-images 5 asks for more training images than there are: 4"):
-        subset_rows("x", 4, 5, 0)
+        subset_rows("x", available=4, count=5, seed=0)

@@ -106,7 +106,7 @@ def test_stages_that_need_the_class_of_an_image_refuse_masks(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_list_the_classes_are_those_of_all_masks(squares: Path) -> None:
+def test_without_a_list_of_classes_the_values_of_all_masks_are_the_classes(squares: Path) -> None:
     (squares / "classes.txt").unlink()
     assert list(open_split(f"squares=masks:{squares}", "test", squares).class_names) == [
         "class 0",
@@ -180,10 +180,10 @@ def test_both_banks_record_the_same_subset_of_images(squares: Path, tmp_path: Pa
 def test_approximate_search_states_its_recall(search: str, squares: Path, tmp_path: Path) -> None:
     settings = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings", "simclr"), search=search)
     exact = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",))
-    scores, truth = run(settings)["results"], run(exact)["results"]["embeddings"]
+    scores, exact_scores = run(settings)["results"], run(exact)["results"]["embeddings"]
     assert 0.5 < scores["embeddings"]["recall"] <= 1
-    assert scores["embeddings"]["mIoU"] == pytest.approx(truth["mIoU"], abs=0.1)
-    assert not {"recall", "recall-of-negatives"} & set(truth)
+    assert scores["embeddings"]["mIoU"] == pytest.approx(exact_scores["mIoU"], abs=0.1)
+    assert not {"recall", "recall-of-negatives"} & set(exact_scores)
     assert "recall-of-negatives" not in scores["embeddings"]
     assert 0.5 < scores["simclr"]["recall-of-negatives"] <= 1
 

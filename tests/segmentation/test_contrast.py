@@ -22,32 +22,34 @@ def value_and_derivative(latents: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]
 @pytest.mark.parametrize("denominator_temperature", [True, False])
 @pytest.mark.parametrize(("tokens", "negatives"), [(2, 1), (9, 7), (300, 40), (513, 3)])
 def test_value_and_derivative_equal_info_nce(tokens: int, negatives: int, denominator_temperature: bool) -> None:
-    latents, others = random_latents(tokens, negatives)
-    actual = value_and_derivative(latents, contrast(latents, others, 0.07, denominator_temperature))
-    expected = value_and_derivative(latents, info_nce(latents[None], others, 0.07, denominator_temperature)[0])
+    latents, negative_latents = random_latents(tokens, negatives)
+    options = {"temperature": 0.07, "denominator_temperature": denominator_temperature}
+    actual = value_and_derivative(latents, contrast(latents, negative_latents, **options))
+    expected = value_and_derivative(latents, info_nce(latents[None], negative_latents, **options)[0])
     torch.testing.assert_close(actual[0], expected[0], rtol=1e-13, atol=0)
     torch.testing.assert_close(actual[1], expected[1], rtol=0, atol=1e-13 * float(expected[1].abs().max()))
 
 
 def test_the_derivative_of_a_scaled_loss_equals_finite_differences() -> None:
-    latents, others = random_latents(6, 4)
-    assert torch.autograd.gradcheck(lambda values: 3 * contrast(values, others, 0.3), latents)
+    latents, negatives = random_latents(tokens=6, negatives=4)
+    assert torch.autograd.gradcheck(lambda values: 3 * contrast(values, negatives, temperature=0.3), latents)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_small_temperatures_neither_overflow_nor_underflow(sign: int) -> None:
     """Vectors are equal or opposite, so cosine / temperature is +-200. exp(200) is out of the range of float32."""
     latents = torch.ones(2, 5) * torch.tensor([[1.0], [sign]])
-    loss, derivative = value_and_derivative(latents.requires_grad_(), contrast(latents, -latents.detach()[1:], 0.005))
+    latents.requires_grad_()
+    loss, derivative = value_and_derivative(latents, contrast(latents, -latents.detach()[1:], temperature=0.005))
     exact = torch.logsumexp(torch.tensor([[200.0, -200.0], [200.0 * sign, -200.0]]), dim=1).mean() - 200 * sign
     torch.testing.assert_close(loss, exact, rtol=1e-5, atol=1e-3)
     assert bool(derivative.isfinite().all())
 
 
 def test_float32_agrees_with_float64() -> None:
-    latents, others = random_latents(300, 200)
-    exact = value_and_derivative(latents, contrast(latents, others, 0.07))
-    single = latents.detach().float().requires_grad_()
-    rounded = value_and_derivative(single, contrast(single, others.float(), 0.07))
+    latents, negatives = random_latents(tokens=300, negatives=200)
+    exact = value_and_derivative(latents, contrast(latents, negatives, temperature=0.07))
+    in_float32 = latents.detach().float().requires_grad_()
+    rounded = value_and_derivative(in_float32, contrast(in_float32, negatives.float(), temperature=0.07))
     torch.testing.assert_close(rounded[0].double(), exact[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(rounded[1].double(), exact[1], rtol=0, atol=1e-5 * float(exact[1].abs().max()))

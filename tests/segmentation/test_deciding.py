@@ -32,7 +32,7 @@ VARIANTS = [
     {"denominator_temperature": False},
     {"neighbour_layout": "published"},
     {"projection_kind": "binary"},
-    {"search": "faiss"},  # it also searches the negatives
+    {"search": "faiss"},  # faiss also searches the negatives
 ]
 
 
@@ -89,7 +89,7 @@ class AlwaysOne(Predictor):
 
 def test_flipped_bits_of_stored_scores_are_noticed(tmp_path: Path) -> None:
     """The scores of each block are stored, so that a killed run can be resumed."""
-    blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
+    blocks = image_blocks(images=1, views=[SceneView(size=4, statistics=HALF)], size=1)
     # `__new__` instead of a call, because `__init__` needs files that this test does not use.
     reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
 
@@ -99,11 +99,11 @@ def test_flipped_bits_of_stored_scores_are_noticed(tmp_path: Path) -> None:
 
     assert scores() == [[0, 0, 0], [0, 4, 0], [0, 4, 0]]
     (file,) = tmp_path.iterdir()
-    assert noticed_flips(file, scores, 200) >= 180
+    assert noticed_flips(file, scores, count=200) >= 180
 
 
 def test_pixels_of_the_ignored_class_are_not_counted(tmp_path: Path) -> None:
-    blocks = image_blocks(1, [SceneView(size=4, statistics=HALF)], 1)
+    blocks = image_blocks(images=1, views=[SceneView(size=4, statistics=HALF)], size=1)
     # `__new__` instead of a call, because `__init__` needs files that this test does not use.
     reader, predictor = (kind.__new__(kind) for kind in (OneImage, AlwaysOne))
     rules = MaskRules(input_size=4, ignored=0)

@@ -1,4 +1,4 @@
-"""The gradient of each patch equals autograd in float64, and loops."""
+"""The gradient of each patch equals a slow computation by autograd and loops in float64."""
 
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def test_features_equal_the_slow_gradients(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(features.norm(dim=2), torch.ones(features.shape[:2]))
 
 
-def test_features_do_not_depend_on_the_batch_or_its_order(tmp_path: Path) -> None:
+def test_features_do_not_depend_on_the_batch_or_the_order_of_images(tmp_path: Path) -> None:
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(4)
     together = dense.features("embeddings+simclr", batch, DRAWS, support)
     alone = [dense.features("embeddings+simclr", batch[i : i + 1], [DRAWS[i]], support)[0] for i in (3, 0, 2, 1)]
@@ -125,7 +125,7 @@ def test_an_error_names_the_image_with_a_gradient_that_is_not_finite(tmp_path: P
 
 
 class LargestTensor(TorchDispatchMode):
-    """Records the size of the largest tensor."""
+    """A recorder of the size of the largest tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,11 +162,12 @@ def test_khatri_rao_never_has_all_terms_in_memory_and_a_dense_matrix_has_them_in
 
 def test_negatives_are_the_neighbours_or_the_published_permutation() -> None:
     neighbours = torch.arange(3 * 5 * 4.0).reshape(3, 5, 4)  # [n k d]
-    real, published = DenseLoss(), DenseLoss(neighbour_layout="published")
-    assert torch.equal(real.candidates(neighbours), neighbours[:, :2])
-    block = neighbours[2].reshape(4, 5).T  # [K E] read as [E K], transposed
+    clean, published = DenseLoss(), DenseLoss(neighbour_layout="published")
+    assert torch.equal(clean.candidates(neighbours), neighbours[:, :2])
+    # The published code reads the numbers of `[k d]` as `[d k]`, and transposes them.
+    block = neighbours[2].reshape(4, 5).T
     assert torch.equal(published.candidates(neighbours)[2], block[:2])
-    assert (real.neighbours, published.neighbours) == (2, 5)
+    assert (clean.neighbours, published.neighbours) == (2, 5)
 
 
 def test_about_half_of_the_candidates_are_kept_and_at_least_one() -> None:

@@ -28,7 +28,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_iou_of_every_class_equals_the_reference(squares: Path, tmp_path: Path) -> None:
     scores = run(plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",)))["results"]["embeddings"]
-    expected = Reference().iou(squares, 7, 0.05)
+    expected = Reference().iou(squares, neighbours=7, temperature=0.05)
     assert scores["IoU"] == pytest.approx(expected, abs=1e-12)
     assert scores["mIoU"] == pytest.approx(np.mean(expected))
     assert 0.3 < scores["mIoU"] < 1  # a trivial or perfect score would not test anything
@@ -44,7 +44,8 @@ def test_augmentation_selection_and_gradients_equal_the_reference(squares: Path,
         "embeddings": Reference(),
         "embeddings+simclr": Reference(load_projection(projection).dense().double()),
     }
-    expected = {name: reference.iou(squares, 7, 0.05, epochs=2, keep=15) for name, reference in references.items()}
+    options = {"neighbours": 7, "temperature": 0.05, "epochs": 2, "keep": 15}
+    expected = {name: reference.iou(squares, **options) for name, reference in references.items()}
     for name, scores in results.items():
         assert scores["IoU"] == pytest.approx(expected[name], abs=1e-3)
         assert 0.2 < scores["mIoU"] < 1
