@@ -45,7 +45,7 @@ def test_leave_one_out_accuracies_equal_those_of_a_simple_loop() -> None:
 
 
 def test_equal_rows_never_vote_for_themselves() -> None:
-    neighbour_labels = other_labels(torch.ones(5, 2), np.arange(5), 3)
+    neighbour_labels = other_labels(torch.ones(5, 2), np.arange(5), k=3)
     assert neighbour_labels.shape == (5, 3)
     assert all(own_label not in labels for own_label, labels in enumerate(neighbour_labels.tolist()))
 

@@ -67,12 +67,12 @@ def test_a_feature_named_twice_is_refused():
 
 def test_few_shots_are_the_first_rows_of_each_class_in_stored_order():
     targets = np.array([2, 0, 0, 2, 1, 1, 0, 2, 1])
-    np.testing.assert_array_equal(few_shot_rows(targets, 2), [0, 1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(few_shot_rows(targets, size=2), [0, 1, 2, 3, 4, 5])
 
 
 def test_drawn_shots_are_balanced_and_depend_only_on_the_seed():
     targets = np.arange(200) % 4
-    rows, rows_of_same_seed, rows_of_other_seed = (few_shot_rows(targets, 7, seed) for seed in (1, 1, 2))
+    rows, rows_of_same_seed, rows_of_other_seed = (few_shot_rows(targets, size=7, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(rows, rows_of_same_seed)
     assert (rows != rows_of_other_seed).any()
     np.testing.assert_array_equal(np.bincount(targets[rows]), [7, 7, 7, 7])
@@ -81,9 +81,9 @@ def test_drawn_shots_are_balanced_and_depend_only_on_the_seed():
 
 def test_an_error_names_the_class_with_fewer_rows_than_shots():
     with pytest.raises(FungiError, match=r"class 1 has 2 train rows, but --shots needs 3"):
-        few_shot_rows(np.array([0, 0, 0, 1, 1]), 3)
+        few_shot_rows(np.array([0, 0, 0, 1, 1]), size=3)
     with pytest.raises(FungiError, match=r"class 'dog' has 1 train row, but --shots needs 3"):
-        few_shot_rows(np.array([0, 0, 0, 1]), 3, class_names=["cat", "dog"])
+        few_shot_rows(np.array([0, 0, 0, 1]), size=3, class_names=["cat", "dog"])
 
 
 def test_tiny_gradients_are_normalised_and_zero_rows_stay_zero():
@@ -112,7 +112,7 @@ def test_pca_from_the_gram_matrix_equals_scikit_learn(rows, pca_dim, subset, blo
     """Compare the inner products of the reduced rows, because the signs of single directions can differ."""
     train_arrays, test_arrays = three_blocks(rows), three_blocks(30, seed=50)
     names = all_combinations(train_arrays)[subset]
-    # Both get the same rounded inputs: if two variances are almost equal, PCA depends on the last digit.
+    # Both implementations get the same rounded rows. If two variances are almost equal, PCA depends on the last digit.
     train, test = (
         joined_rows(arrays, names).astype(np.float32).astype(np.float64) for arrays in (train_arrays, test_arrays)
     )
@@ -147,8 +147,8 @@ def test_pca_depends_only_on_train_rows():
     train, test = three_blocks(60), three_blocks(20, seed=9)
     names = ("embeddings", "dino")
     train_and_test = {name: np.concatenate([train[name], test[name]]) for name in train}
-    reduction = Reducer(source_of(train), 4).fit(names)
-    reduction_of_first_rows = Reducer(source_of(train_and_test, np.arange(60)), 4).fit(names)
+    reduction = Reducer(source_of(train), pca_dim=4).fit(names)
+    reduction_of_first_rows = Reducer(source_of(train_and_test, np.arange(60)), pca_dim=4).fit(names)
     torch.testing.assert_close(reduction.weights["dino"].abs(), reduction_of_first_rows.weights["dino"].abs())
 
 
@@ -156,7 +156,7 @@ def test_pca_depends_only_on_train_rows():
 def test_directions_without_variance_are_omitted():
     rank_two = np.random.default_rng(0).normal(size=(40, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
     source = source_of({"kl": rank_two}, unnormalized=frozenset({"kl"}))
-    assert Reducer(source, 5).fit(("kl",)).dim == 2
+    assert Reducer(source, pca_dim=5).fit(("kl",)).dim == 2
 
 
 def test_an_error_names_the_row_of_a_value_that_is_not_finite():

@@ -59,7 +59,7 @@ def test_predictions_equal_those_of_scikit_learn(backend, block):
     train, queries = train.astype(np.float32), queries.astype(np.float32)
     oracle = KNeighborsClassifier(20, algorithm="brute").fit(train, targets).predict(queries)
     train_blocks = in_blocks(torch.from_numpy(train), block)
-    predictions = knn_predictions(train_blocks, targets, torch.from_numpy(queries), 20, backend)
+    predictions = knn_predictions(train_blocks, targets, torch.from_numpy(queries), k=20, backend=backend)
     np.testing.assert_array_equal(predictions, oracle)
 
 
@@ -73,7 +73,7 @@ def test_every_backend_prefers_the_earlier_of_equally_distant_rows(backend, bloc
     distances = ((queries[:, None] - train[None]) ** 2).sum(-1)
     oracle = np.sort(np.argsort(distances, axis=1, kind="stable")[:, :7], axis=1)
     train_blocks = in_blocks(torch.from_numpy(train).float(), block)
-    neighbours = nearest(train_blocks, torch.from_numpy(queries).float(), 7, backend=backend).rows
+    neighbours = nearest(train_blocks, torch.from_numpy(queries).float(), k=7, backend=backend).rows
     np.testing.assert_array_equal(np.sort(neighbours.numpy(), axis=1), oracle)
 
 
@@ -86,7 +86,7 @@ def test_neighbours_with_equal_float32_distances_are_ranked_exactly(backend):
     queries = (1000 + generator.normal(size=(30, 16))).astype(np.float32)
     distances = ((queries[:, None].astype(np.float64) - train[None]) ** 2).sum(-1)
     oracle = np.sort(np.argsort(distances, axis=1)[:, :5], axis=1)
-    neighbours = nearest(in_memory(torch.from_numpy(train)), torch.from_numpy(queries), 5, backend=backend).rows
+    neighbours = nearest(in_memory(torch.from_numpy(train)), torch.from_numpy(queries), k=5, backend=backend).rows
     np.testing.assert_array_equal(np.sort(neighbours.numpy(), axis=1), oracle)
 
 
@@ -96,7 +96,7 @@ def test_votes_are_added_without_atomic_additions():
     train, queries = torch.randn(60, 8, generator=generator), torch.randn(9, 8, generator=generator)
     targets = torch.arange(60) % 4
     with NoAtomicAdditions():
-        weighted_knn(train, targets, queries, torch.arange(9) % 4, [1, 7, 20])
+        weighted_knn(train, targets, queries, torch.arange(9) % 4, neighbours=[1, 7, 20])
         weighted_predictions(in_memory(train), targets.numpy(), queries, 20)
         majority_vote(targets.numpy().reshape(6, 10))
 
@@ -108,9 +108,9 @@ def test_a_tied_vote_gives_the_smallest_label():
 def test_fewer_rows_than_neighbours_are_refused():
     rows = torch.zeros(5, 3)
     with pytest.raises(FungiError, match=r"k = 20 is too large: only 5 train rows can vote"):
-        knn_predictions(in_memory(rows), np.zeros(5, dtype=np.int64), rows, 20)
+        knn_predictions(in_memory(rows), np.zeros(5, dtype=np.int64), rows, k=20)
     with pytest.raises(FungiError, match=r"k = 2 is too large: only 1 train row can vote"):
-        knn_predictions(in_memory(rows[:1]), np.zeros(1, dtype=np.int64), rows, 2)
+        knn_predictions(in_memory(rows[:1]), np.zeros(1, dtype=np.int64), rows, k=2)
 
 
 def test_mean_per_class_accuracy_is_the_mean_over_the_present_classes():
@@ -120,7 +120,7 @@ def test_mean_per_class_accuracy_is_the_mean_over_the_present_classes():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_only_two_classes_have_an_area_under_the_roc_curve(classes, tmp_path):
+def test_only_datasets_of_two_classes_have_an_area_under_the_roc_curve(classes, tmp_path):
     layout = make_folder(tmp_path, features=("embeddings",), classes=classes)
     assert COMMANDS["knn"].main(["--root", str(tmp_path)]) == 0
     (path,) = (tmp_path / "results").rglob("digits-vit.json")

@@ -84,18 +84,18 @@ def test_the_optimum_equals_that_of_scikit_learn(solver, classes):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_labels_need_not_start_at_zero_or_be_dense(solver):
+def test_labels_need_not_start_at_zero_or_be_consecutive(solver):
     rows = labelled()
     options = LogisticOptions(solver=solver, tolerance=1e-8)
-    dense = fit_classifier(rows, 1e-2, options)
-    sparse = fit_classifier(replace(rows, targets=rows.targets * 7 + 5), 1e-2, options)
-    np.testing.assert_array_equal(sparse.predict(rows.features), dense.predict(rows.features) * 7 + 5)
+    consecutive = fit_classifier(rows, 1e-2, options)
+    with_gaps = fit_classifier(replace(rows, targets=rows.targets * 7 + 5), 1e-2, options)
+    np.testing.assert_array_equal(with_gaps.predict(rows.features), consecutive.predict(rows.features) * 7 + 5)
 
 
 @pytest.mark.threads
 def test_the_duality_gap_bounds_the_distance_to_the_optimum():
     rows = labelled()
-    problem = LogisticProblem(rows.features, torch.from_numpy(rows.targets), 3, 1e-3)
+    problem = LogisticProblem(rows.features, torch.from_numpy(rows.targets), classes=3, regularization=1e-3)
 
     def objective(weights):
         return float(problem.data_term(weights)[0] + 1e-3 / 2 * weights.square().sum())
@@ -114,8 +114,8 @@ def test_warm_and_cold_starts_have_the_same_optimum():
     rows = labelled()
     options = LogisticOptions(solver="lbfgs", tolerance=1e-10)
     codes = torch.from_numpy(rows.targets)
-    for warm in fit_path(rows.features, codes, 3, LAMBDAS, options):
-        cold = fit(LogisticProblem(rows.features, codes, 3, warm.regularization), options)
+    for warm in fit_path(rows.features, codes, classes=3, lambdas=LAMBDAS, options=options):
+        cold = fit(LogisticProblem(rows.features, codes, classes=3, regularization=warm.regularization), options)
         torch.testing.assert_close(warm.weights, cold.weights, rtol=1e-3, atol=1e-3)
 
 
@@ -140,13 +140,13 @@ def test_too_few_epochs_do_not_reach_the_tolerance(tmp_path):
 
 def test_the_validation_part_is_a_stratified_fifth():
     targets = np.repeat([0, 1, 2], [50, 30, 20])
-    train_rows, validation_rows = held_out_fifth(targets, 42)
+    train_rows, validation_rows = held_out_fifth(targets, seed=42)
     np.testing.assert_array_equal(np.sort(np.concatenate([train_rows, validation_rows])), np.arange(100))
     np.testing.assert_array_equal(np.bincount(targets[validation_rows]), [10, 6, 4])
     with pytest.raises(FungiError, match=r"can't be divided 80/20 by class"):
-        held_out_fifth(np.array([0, 0, 0, 0, 1]), 42)
+        held_out_fifth(np.array([0, 0, 0, 0, 1]), seed=42)
     with pytest.raises(FungiError, match=r"these classes have a single train row: class 'dog'\..*--valid-split"):
-        held_out_fifth(np.array([0, 0, 0, 0, 1]), 42, ["cat", "dog"])
+        held_out_fifth(np.array([0, 0, 0, 0, 1]), seed=42, class_names=["cat", "dog"])
 
 
 @pytest.mark.slow
@@ -243,7 +243,8 @@ def test_cross_validation_depends_only_on_its_seed():
     generator = np.random.default_rng(0)
     rows = LabelledRows(torch.from_numpy(generator.normal(size=(60, 4))), generator.integers(0, 3, 60))
     scores, scores_of_same_seed, scores_of_other_seed = (
-        cross_validation_accuracies(rows, 5, LogisticOptions(solver="lbfgs", seed=seed)).tolist() for seed in (1, 1, 2)
+        cross_validation_accuracies(rows, folds=5, options=LogisticOptions(solver="lbfgs", seed=seed)).tolist()
+        for seed in (1, 1, 2)
     )
     assert scores == scores_of_same_seed
     assert scores != scores_of_other_seed

@@ -55,8 +55,8 @@ def test_ignored_rows_are_absent_from_the_ranking():
 
 
 def test_the_cutoff_of_precision_is_at_most_the_rank_of_the_last_positive():
-    assert precision_at(np.array([0, 2]), 10) == pytest.approx(2 / 3)
-    assert precision_at(np.array([0, 2]), 2) == pytest.approx(1 / 2)
+    assert precision_at(np.array([0, 2]), cutoff=10) == pytest.approx(2 / 3)
+    assert precision_at(np.array([0, 2]), cutoff=2) == pytest.approx(1 / 2)
 
 
 @pytest.mark.threads
@@ -75,6 +75,7 @@ def folder(tmp_path):
 
 
 def settings_for(root, **options) -> RetrievalSettings:
+    """Return settings without PCA: features have fewer than 9999 entries."""
     defaults = {"ground_truth": RETRIEVAL / "landmarks.json", "pca_dim": 9999, "backbone": "dino_vitb16"}
     return RetrievalSettings(root=(root,), **defaults | options)
 
