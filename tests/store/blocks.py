@@ -22,7 +22,7 @@ def create_blocks(root: Path) -> tuple[BlockFolder, Path]:
     provenance = Provenance(
         feature="kl", dataset="pictures", split="train", rows=ROWS, backbone="digits-vit", seed=1, device="cpu", **facts
     )
-    manifest = Manifest(str(path.relative_to(root)), provenance, {"attn": LAYER}, BLOCK)
+    manifest = Manifest(str(path.relative_to(root)), provenance, layers={"attn": LAYER}, block_size=BLOCK)
     return BlockFolder.create(Layout(root).blocks(path, manifest.key), manifest), path
 
 

@@ -67,9 +67,9 @@ def test_clean_removes_orphans_and_prints_their_paths(tmp_path, capsys):
     orphans = {orphan_of(tmp_path / "results" / "knn" / "x.json"), orphan_of(tmp_path / "support" / "y.safetensors")}
     lock = tmp_path / "results" / "knn" / ".x.json.lock"
     lock.touch()
-    living = unfinished_name(path)
+    file_of_this_process = unfinished_name(path)  # no orphan, because this process has not ended
     path.parent.mkdir(parents=True)
-    living.touch()
+    file_of_this_process.touch()
     before = files_below(tmp_path)
     capsys.readouterr()
     clean(tmp_path, "--dry-run")
@@ -164,7 +164,7 @@ def test_files_have_the_access_modes_of_the_umask(mask, tmp_path):
     assert modes | {stat.S_IMODE(path.stat().st_mode)} == {0o666 & ~mask}
 
 
-def test_files_in_a_shared_folder_belong_to_its_group(tmp_path):
+def test_files_in_a_shared_folder_belong_to_the_group_of_the_folder(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("changing the group of a folder needs root")
     os.chown(tmp_path, -1, 12345)

@@ -16,7 +16,7 @@ def test_rows_of_items_do_not_depend_on_the_order_in_which_blocks_are_written(tm
         **facts, feature="kl", dataset="d", split="train", rows=7, backbone="b", seed=1, device="cpu"
     )
     values = np.arange(7 * 4 * 3, dtype=np.float32).reshape(7, 4, 3)  # [n k d]
-    blocks = BlockFolder.create(tmp_path / "blocks", Manifest("file.h5", provenance, {}, 2))
+    blocks = BlockFolder.create(tmp_path / "blocks", Manifest("file.h5", provenance, layers={}, block_size=2))
     for span in reversed(blocks.missing()):
         blocks.write(span, {"patches": values[span.start : span.stop]})
     assemble(blocks, tmp_path / "file.h5")

@@ -23,7 +23,11 @@ def file(tmp_path, monkeypatch):
     monkeypatch.setattr(seal, "SEGMENT_BYTES", 10 * VALUES.shape[1] * 4)
     gradient_blocks, path = create_blocks(tmp_path)
     manifest = Manifest(
-        gradient_blocks.manifest.file, gradient_blocks.manifest.provenance, {}, BLOCK, ("cat", "M\u00f6we")
+        gradient_blocks.manifest.file,
+        gradient_blocks.manifest.provenance,
+        layers={},
+        block_size=BLOCK,
+        class_names=("cat", "M\u00f6we"),
     )
     blocks = BlockFolder(gradient_blocks.folder, manifest)
     targets = np.arange(ROWS, dtype=np.uint32) % 2
@@ -128,7 +132,7 @@ def test_a_block_of_another_seed_or_of_other_rows_is_refused(tmp_path):
         assemble(blocks, path)
     second.write_bytes(content_of_second)
     provenance = replace(blocks.manifest.provenance, seed=2)
-    manifest = Manifest(blocks.manifest.file, provenance, blocks.manifest.layers, BLOCK)
+    manifest = Manifest(blocks.manifest.file, provenance, blocks.manifest.layers, block_size=BLOCK)
     other = BlockFolder.create(blocks.folder.with_name(manifest.key), manifest)
     fill(other)
     first.write_bytes((other.folder / first.name).read_bytes())
