@@ -30,7 +30,7 @@ def every_fourth_digit() -> DatasetSpec:
 
 
 class InThisProcess(Executor):
-    """Does the work of a pool of processes at once. Like a new process, it receives only what can be pickled.
+    """An executor that does the work of a pool of processes at once. As in a pool, all arguments are pickled.
 
     Two new processes would need 15 seconds to import everything.
     """

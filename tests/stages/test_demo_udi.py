@@ -23,7 +23,7 @@ def few_textures(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_demo_pretrains_scores_and_draws_and_a_second_run_reuses_it(
+def test_the_demo_pretrains_scores_and_draws_and_a_second_run_reuses_the_files(
     few_textures, tmp_path, monkeypatch, capfd
 ) -> None:
     for name, value in {"DATASET": few_textures, "BANK": 16, "NEIGHBOURS": 3}.items():
@@ -38,7 +38,7 @@ def test_the_demo_pretrains_scores_and_draws_and_a_second_run_reuses_it(
     for path, width in ((root / "loss.png", 400), (root / "attention.png", 800)):
         with Image.open(path) as picture:
             assert picture.width > width
-            assert len(picture.convert("L").getcolors() or []) > 2  # it is not blank
+            assert len(picture.convert("L").getcolors() or []) > 2  # the picture is not blank
     assert len((root / "pretraining" / "log.txt").read_text().splitlines()) == 2
     assert COMMANDS["demo-udi"].main(flags) == 0
     second = capfd.readouterr().out

@@ -102,7 +102,7 @@ def test_files_do_not_depend_on_shards_and_their_order(
 
 
 @pytest.mark.slow
-def test_a_shard_may_run_twice(one_run: Path, gradients: Stage, tmp_path: Path) -> None:
+def test_a_shard_can_run_twice(one_run: Path, gradients: Stage, tmp_path: Path) -> None:
     for index in (1, 1, 2):
         assert gradients(tmp_path, *ALL, "--shard", f"{index}/2") == 0
     assert_same_files(tmp_path, one_run)
@@ -156,7 +156,7 @@ def test_a_merge_never_replaces_a_file_with_other_settings(
     assert all(np.array_equal(values, before[name]) for name, values in arrays(tmp_path).items())
 
 
-def test_a_second_run_keeps_the_files_and_prints_this(
+def test_a_second_run_keeps_the_files_and_prints_that_it_keeps_them(
     one_run: Path, gradients: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in one_run.rglob("*.h5")}

@@ -1,4 +1,4 @@
-"""`--residual-dtype bfloat16`: files record it, and do not mix with those of a float32 residual stream."""
+"""`--residual-dtype bfloat16`: files record it, and are not joined with files of a float32 residual stream."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ FILE = Path("gradients") / "pictures" / "digits-vit" / "simclr-test.h5"
 HALF = ("--objective", "simclr", "--split", "test", "--dtype", "bfloat16")
 
 
-def test_files_record_the_residual_stream_and_refuse_another(
+def test_files_record_the_dtype_of_the_residual_stream_and_refuse_another_dtype(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for root, flags in ((tmp_path / "short", ("--residual-dtype", "bfloat16")), (tmp_path / "float", ())):
@@ -29,10 +29,10 @@ def test_files_record_the_residual_stream_and_refuse_another(
     assert len(list((tmp_path / "short" / "support").rglob("*.safetensors"))) == 1
     values = {root: arrays(tmp_path / root) for root in ("short", "float")}
     for name, rows in values["float"].items():
-        other = values["short"][name]
-        assert not np.array_equal(rows, other)
-        cosines = (rows * other).sum(axis=1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(other, axis=1)
-        assert cosines.min() > 0.99  # eight bits of mantissa
+        short_rows = values["short"][name]
+        assert not np.array_equal(rows, short_rows)
+        cosines = (rows * short_rows).sum(axis=1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(short_rows, axis=1)
+        assert cosines.min() > 0.99  # bfloat16 has a precision of eight bits
     capsys.readouterr()
     assert gradients(tmp_path / "short", *HALF) == 2
     assert f"dtype: {SHORT_RESIDUAL} -> bfloat16" in capsys.readouterr().err
@@ -52,7 +52,7 @@ def test_supporting_data_of_another_residual_stream_are_not_used(gradients: Stag
         (("--dtype", "bfloat16", "--layer", "blocks.0.attn.proj"), "no block comes before blocks.0.attn.proj"),
     ],
 )
-def test_a_residual_stream_that_can_not_be_bfloat16_is_refused(
+def test_a_residual_stream_that_cannot_be_bfloat16_is_refused(
     flags: tuple[str, ...], message: str, gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gradients(tmp_path, "--objective", "simclr", "--residual-dtype", "bfloat16", *flags) == 2

@@ -76,7 +76,7 @@ def test_the_report_names_the_plan(native_run: Path) -> None:
     assert not any("local" in text or text.startswith("KL") for text in texts)
 
 
-def test_files_that_another_plan_would_change_are_refused_and_the_others_are_kept(
+def test_files_that_another_plan_would_change_are_refused_and_other_files_are_kept(
     native_run: Path, gradients: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """KL has one view of the full size in every plan."""
