@@ -4,7 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class NoAtomicAdditions(TorchDispatchMode):
-    """Fails if floats are added by `index_add_`, `scatter_add_` or similar functions.
+    """A mode that fails if floats are added by `index_add_`, `scatter_add_` or similar functions.
 
     A GPU adds the numbers of such a call in any order, so the rounding of float sums differs from run to run. Sums of
     integers do not depend on the order.

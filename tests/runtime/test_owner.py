@@ -21,7 +21,7 @@ WRITER = (
 )
 
 
-def test_files_of_a_killed_writer_are_orphans_and_files_of_a_living_one_are_not(tmp_path):
+def test_files_of_a_killed_writer_are_orphans_and_files_of_a_living_writer_are_not(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "file")], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
     with written_atomically(tmp_path / "own") as own:
@@ -74,7 +74,7 @@ def test_folders_that_were_partly_removed_are_orphans_of_any_process(tmp_path):
     discard(folder)  # a folder that does not exist is no error
 
 
-def test_only_one_process_has_a_lock_and_it_leaves_no_file(tmp_path):
+def test_only_one_process_has_a_lock_and_the_lock_leaves_no_file(tmp_path):
     path = tmp_path / "result.json"
     code = (
         "import sys; from pathlib import Path; from fungi.runtime.files import locked\n"

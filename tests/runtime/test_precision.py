@@ -133,8 +133,10 @@ def test_float32_embeddings_in_a_command_have_full_precision(kind: str, tf32: No
     torch.testing.assert_close(embeddings(), expected, rtol=0, atol=0)
 
 
-def test_files_record_embeddings_of_short_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The device is only a name here: nothing is computed on it."""
+def test_files_record_the_precision_of_the_products_of_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is only a name here: nothing is computed on it."""
     settings = StageSettings(root=tmp_path, device="cpu", embedding_precision="tf32", views_per_forward=8)
     context = resolve_context(settings)
     with pytest.raises(FungiError, match="tf32 is for float32 embeddings on a GPU"):

@@ -14,7 +14,7 @@ def test_a_product_equals_the_product_in_float64(rows: int, keys: int, with_bias
     generator = torch.Generator().manual_seed(rows)
     shapes = (48, rows), (keys, 96), (2 * keys,)
     inputs, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    inputs, weight, bias = inputs.T, weight[:, ::2], bias[::2]  # none of them is contiguous
+    inputs, weight, bias = inputs.T, weight[:, ::2], bias[::2]  # no tensor is contiguous
     outputs = linear(inputs, weight, bias if with_bias else None)
     expected = inputs.double() @ weight.double().T + (bias.double() if with_bias else 0)
     assert (outputs.layout, outputs.dtype) == (torch.strided, dtype)

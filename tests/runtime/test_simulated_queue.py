@@ -6,7 +6,7 @@ from fungi.extraction.writing import WAITING_BLOCKS, HostBlock
 from fungi.runtime import background
 
 WRITES = [1, 1, 1, 9] * 25
-"""Seconds of each write: every fourth is slow. Computing a block takes 4 seconds, and a write 3 on average."""
+"""Seconds of each write: every fourth write is slow. Computing a block takes 4 seconds, and a write 3 on average."""
 
 
 class SimulatedQueues:

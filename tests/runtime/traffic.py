@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations read and write, for each operation separately: without cache or fusion.
+    """A counter of the bytes that operations read and write. Each operation counts separately, as without a cache.
 
-    bytes: of all operations. conversions: bytes that conversions to float32 write.
+    bytes: total of all operations. conversions: bytes that conversions to float32 write.
     """
 
     def __init__(self) -> None:
