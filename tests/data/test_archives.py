@@ -66,7 +66,7 @@ def test_a_refused_archive_leaves_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize("missing_bytes", [10, 200])
-def test_the_error_for_a_truncated_archive_names_it_and_no_folder_is_left(missing_bytes, tmp_path):
+def test_the_error_for_a_truncated_archive_names_the_archive_and_no_folder_is_left(missing_bytes, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.bin").write_bytes(bytes(range(256)) * 8)
     sources = {f"images/{number}": tmp_path / f"{number}.bin" for number in range(5)}

@@ -29,16 +29,16 @@ def test_equal_names_in_another_order_are_the_same_classes(tmp_path):
     train = text_dataset([0, 1, 2], ClassLabel(names=["cat", "dog", "hen"]))
     test = text_dataset([0, 1, 2, 2], ClassLabel(names=["hen", "cat", "dog"]))
     dataset = save_dataset(tmp_path / "own", train=train, test=test)
-    train, test = (open_split(dataset, split, tmp_path) for split in ("train", "test"))
-    assert list(train.class_names) == list(test.class_names) == ["cat", "dog", "hen"]
-    assert [train.class_names[label] for label in train.targets] == ["cat", "dog", "hen"]
-    assert [test.class_names[label] for label in test.targets] == ["hen", "cat", "dog", "dog"]
+    train_samples, test_samples = (open_split(dataset, split, tmp_path) for split in ("train", "test"))
+    assert list(train_samples.class_names) == list(test_samples.class_names) == ["cat", "dog", "hen"]
+    assert [train_samples.class_names[label] for label in train_samples.targets] == ["cat", "dog", "hen"]
+    assert [test_samples.class_names[label] for label in test_samples.targets] == ["hen", "cat", "dog", "dog"]
 
 
 def test_labels_can_be_names_in_one_split_and_numbers_in_another(tmp_path):
     train, test = text_dataset([1, 0], ClassLabel(names=["dog", "cat"])), text_dataset(["dog", "cat"])
-    test = open_split(save_dataset(tmp_path / "own", train=train, test=test), "test", tmp_path)
-    assert [test.class_names[label] for label in test.targets] == ["dog", "cat"]
+    samples = open_split(save_dataset(tmp_path / "own", train=train, test=test), "test", tmp_path)
+    assert [samples.class_names[label] for label in samples.targets] == ["dog", "cat"]
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_the_log_says_that_minus_one_is_void_and_lists_the_values(values, expect
     assert line.endswith(f"the masks contain {text}. Pixels of value -1 are void, like 255.")
 
 
-def test_test_masks_change_the_fingerprint_of_train_if_they_change_its_class_numbers(tmp_path):
+def test_masks_of_test_change_the_fingerprint_of_train_if_they_change_the_class_numbers(tmp_path):
     only_train = write_masks(tmp_path / "a", [0, 5])
     write_masks(tmp_path / "b", [0, 5])
     with_test = write_masks(tmp_path / "b", [0, 3], split="test")

@@ -25,7 +25,7 @@ def write_photograph(path, orientation, size=(12, 8)):
     """
     upright = Pillow.new("RGB", size, (0, 0, 255))
     upright.paste((255, 0, 0), (0, 0, size[0] // 2, size[1]))
-    # The inverse of the rotation or reflection that viewers apply.
+    # EXIF orientation -> number of the transposition in Pillow that inverts what viewers do.
     inverse = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
     image = upright if inverse is None else upright.transpose(Pillow.Transpose(inverse))
     exif = Pillow.Exif()

@@ -54,7 +54,9 @@ def test_the_error_for_damaged_annotations_names_the_folder_in_one_line(name, mi
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", [name for name in ANNOTATIONS if name != "imagenet-1k"])  # works without them
+@pytest.mark.parametrize(
+    "name", [name for name in ANNOTATIONS if name != "imagenet-1k"]
+)  # ImageNet-1k can be read without annotations
 def test_missing_annotations_are_explained(name, miniature):
     dataset = miniature(name)
     (dataset.data_dir / ANNOTATIONS[name]).unlink()

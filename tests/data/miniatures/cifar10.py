@@ -26,7 +26,7 @@ def rows_of(split: str, count: int, classes: int) -> list[Row]:
 def make(data_dir: Path, patch: pytest.MonkeyPatch) -> Miniature:
     folder = data_dir / "cifar10" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    splits = {"train": rows_of("train", 10, 3), "test": rows_of("test", 3, 3)}
+    splits = {"train": rows_of("train", count=10, classes=3), "test": rows_of("test", count=3, classes=3)}
     for batch in range(5):
         write_batch(folder / f"data_batch_{batch + 1}", splits["train"][batch * 2 : batch * 2 + 2], "labels")
     write_batch(folder / "test_batch", splits["test"], "labels")

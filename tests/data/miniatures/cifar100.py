@@ -15,7 +15,7 @@ CLASSES = ["apple", "aquarium_fish", "baby", "bear"]
 def make(data_dir: Path, patch: pytest.MonkeyPatch) -> Miniature:
     folder = data_dir / "cifar100" / "cifar-100-python"
     folder.mkdir(parents=True)
-    splits = {"train": rows_of("train", 8, 4), "test": rows_of("test", 4, 4)}
+    splits = {"train": rows_of("train", count=8, classes=4), "test": rows_of("test", count=4, classes=4)}
     for split, rows in splits.items():
         write_batch(folder / split, rows, "fine_labels")
         content = pickle.loads((folder / split).read_bytes())

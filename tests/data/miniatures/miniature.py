@@ -17,7 +17,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Row:
-    """Expected content of a row. colour: of the image, if the row is an image."""
+    """Expected content of a row. colour: colour of the image, if the row is an image."""
 
     id: str
     label: int

@@ -17,7 +17,7 @@ TRUTH = [
 
 
 def make_landmarks(data_dir: Path, folder: str) -> Miniature:
-    """Write a set of landmarks. Some database rows in its file are numpy arrays, as in the published file."""
+    """Write a set of landmarks. Some database rows in the written file are numpy arrays, as in the published file."""
     root = data_dir / "retrieval-landmarks" / folder
     lists = {"train": DATABASE, "test": QUERIES}
     splits = {
