@@ -37,7 +37,7 @@ def test_the_file_is_small_and_contains_a_state_dict():
 
 
 @pytest.mark.slow
-def test_the_digits_of_its_training_are_recognised_better_than_other_digits():
+def test_the_digits_of_the_training_are_recognised_better_than_other_digits():
     """Compare the label of each row with that of the most similar other row. The backbone was trained on 0 to 4."""
     embeddings, labels = embed(range(400))
     nearest = (embeddings @ embeddings.T).fill_diagonal_(-1).argmax(1)

@@ -54,7 +54,7 @@ def test_models_of_torchvision_are_scaled_as_in_torchvision() -> None:
 
     torch.manual_seed(0)
     model = VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=12, mlp_dim=16).eval()
-    state = interpolate_embeddings(16, 8, model.state_dict())
+    state = interpolate_embeddings(image_size=16, patch_size=8, model_state=model.state_dict())
     resized = VisionTransformer(
         image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=12, mlp_dim=16
     ).eval()

@@ -210,7 +210,7 @@ def test_weights_in_the_names_of_the_model_are_unchanged(name, on_meta):
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_every_layer_path_may_start_with_backbone(name):
+def test_every_layer_path_can_start_with_backbone(name):
     spec = BACKBONES[name]
     assert spec.layer_path(spec.layer) == spec.layer
     assert spec.layer_path(f"backbone.{spec.layer}") == spec.layer

@@ -24,7 +24,7 @@ GRADIENT_SOURCE = "blocks.3.attn.proj"
 
 
 def vit(width: int = 24, blocks: int = 4, size: int = 16) -> nn.Module:
-    """Return a small Vision Transformer of timm with LayerScale. size: of the images, in pixels."""
+    """Return a small Vision Transformer of timm with LayerScale. size: side of the images in pixels."""
     from timm.models.vision_transformer import VisionTransformer
 
     with torch.random.fork_rng():

@@ -59,7 +59,7 @@ def test_encoders_inside_training_checkpoints_are_read(kind, tmp_path, monkeypat
     assert "entries below" in backbone.weights_source
 
 
-RAW, AVERAGED = tensors(VIT), tensors(VIT, 9)
+RAW, AVERAGED = tensors(VIT), tensors(VIT, seed=9)
 WITH_AVERAGES = {
     "timm": {"state_dict": RAW, "state_dict_ema": AVERAGED},
     "deit": {"model": RAW, "model_ema": AVERAGED},
@@ -70,7 +70,9 @@ WITH_AVERAGES = {
 
 
 @pytest.mark.parametrize("kind", WITH_AVERAGES)
-def test_a_warning_names_the_chosen_weights_and_a_key_changes_them(kind, tmp_path, monkeypatch, caplog) -> None:
+def test_a_warning_names_the_chosen_weights_and_a_key_selects_other_weights(
+    kind, tmp_path, monkeypatch, caplog
+) -> None:
     shrink(monkeypatch, "dino_vits16")
     content = WITH_AVERAGES[kind]
     torch.save(content, tmp_path / "checkpoint.pth")
