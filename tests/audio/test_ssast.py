@@ -23,7 +23,7 @@ def published_checkpoint(width: int = 32, depth: int = 2) -> dict[str, Tensor]:
     shapes: dict[str, tuple[int, ...]] = {
         "v.cls_token": (1, 1, width),
         "v.dist_token": (1, 1, width),
-        "v.pos_embed": (1, 514, width),
+        "v.pos_embed": (1, 514, width),  # two class tokens, and 8 x 64 patches
         "v.patch_embed.proj.weight": (width, 1, 16, 16),
         "v.patch_embed.proj.bias": (width,),
         "v.norm.weight": (width,),

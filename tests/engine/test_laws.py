@@ -191,7 +191,7 @@ def test_two_layers_with_the_same_name_are_refused() -> None:
         find_targets(model, ("blocks.0.attn.proj:x", "blocks.1.attn.proj:x"))
 
 
-def test_a_path_may_start_with_backbone_and_the_default_name_has_two_parts_of_the_path() -> None:
+def test_a_path_can_start_with_backbone_and_the_default_name_has_two_parts_of_the_path() -> None:
     model, _ = build("fused qkv")
     (target,) = find_targets(model, ("backbone.blocks.1.attn.proj",))
     assert (target.path, target.name) == ("blocks.1.attn.proj", "attn_proj")

@@ -26,7 +26,7 @@ NAMES = np.array(["dog", "cat", "eel", "bat"])
 
 def rows_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the features and the labels of a split."""
-    values, targets = clustered(ROWS[split], 8, 4, seed=len(split))
+    values, targets = clustered(ROWS[split], dim=8, classes=4, seed=len(split))
     return values.astype(np.float32), targets
 
 
@@ -114,7 +114,7 @@ def test_flipped_bits_of_an_imported_file_never_change_what_is_read(tmp_path, mo
         return [rows, read_targets(path).tolist(), read_class_names(path), array.provenance]
 
     # The other flips hit the mark that says whether a file has checksums, and change nothing that is read.
-    assert noticed_flips(path, read, 200) >= 195
+    assert noticed_flips(path, read, count=200) >= 195
 
 
 def test_every_evaluation_accepts_imported_features_by_name(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def embeddings(samples: int, views: int, seed: int = 0) -> Tensor:
 def fitted_prototypes(**options: int) -> tuple[DeepCluster, torch.nn.ModuleDict, dict[str, Tensor]]:
     """Return an objective, its heads, and the prototypes of 20 random images."""
     objective = DeepCluster(latent_dim=5, prototypes=4, **options)
-    heads = objective.heads(7, seed=1)
+    heads = objective.heads(embedding_dim=7, seed=1)
     train = Samples(np.zeros(20, dtype=np.uint32), [str(row) for row in range(20)], load=lambda row: row)
     return objective, heads, objective.support(train, lambda samples: embeddings(len(samples), 2, 5), heads, seed=1)
 
@@ -47,6 +47,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_crops_and_prototype_heads() -> No
 
 
 def test_no_gradient_flows_through_the_crops_that_choose_the_targets() -> None:
+    """The first two views are these crops."""
     objective, heads, support = fitted_prototypes()
     inputs = embeddings(2, 10).requires_grad_()
     objective.loss(Encoded(inputs), heads, support).sum().backward()
@@ -63,7 +64,7 @@ def test_the_head_has_rows_of_length_one_and_no_bias() -> None:
 @pytest.mark.threads
 def test_k_means_equals_slow_k_means() -> None:
     rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    actual = k_means(rows, 6, 10, torch.Generator().manual_seed(2))
+    actual = k_means(rows, count=6, iterations=10, generator=torch.Generator().manual_seed(2))
     prototypes = rows[torch.randperm(40, generator=torch.Generator().manual_seed(2))[:6]].clone()
     for _ in range(10):
         members = [max(range(6), key=lambda k: float(prototypes[k] @ row)) for row in rows]
@@ -76,13 +77,13 @@ def test_k_means_equals_slow_k_means() -> None:
 def test_k_means_adds_in_a_fixed_order_on_a_gpu() -> None:
     rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     with NoAtomicAdditions():
-        k_means(rows, 6, 3, torch.Generator().manual_seed(2))
+        k_means(rows, count=6, iterations=3, generator=torch.Generator().manual_seed(2))
     with pytest.raises(AssertionError, match="index_add_"), NoAtomicAdditions():
         torch.zeros(2).index_add_(0, torch.zeros(3, dtype=torch.int64), torch.ones(3))
 
 
 def test_the_crops_of_k_means_are_the_first_views_of_the_loss() -> None:
-    """Therefore a train image belongs to the cluster that k-means has assigned it to."""
+    """Therefore, the loss assigns a train image to the same cluster as k-means."""
     samples = open_split("digits", "train", Path()).take(range(5))
     bound = bind("deepcluster", embedding_dim=8, input_spec=ImageInput(size=32, resize=32), seed=3)
 
@@ -113,7 +114,7 @@ def test_more_prototypes_than_images_are_refused() -> None:
     train = Samples(np.zeros(9, dtype=np.uint32), [str(row) for row in range(9)], load=lambda row: row)
     objective = DeepCluster(prototypes=3000)
     with pytest.raises(FungiError, match="prototypes is 3000, but there are only 9 train images"):
-        objective.support(train, lambda samples: embeddings(9, 2), objective.heads(7, 0), seed=0)
+        objective.support(train, lambda samples: embeddings(9, 2), objective.heads(embedding_dim=7, seed=0), seed=0)
     with pytest.raises(FungiError, match="has to be at least 0"):
         DeepCluster(prototypes=-1)
 

@@ -1,4 +1,4 @@
-"""Masks and tokens of iBOT. Its loss equals loops, and its gradients equal autograd."""
+"""Masks and tokens of iBOT. The loss equals loops, and the gradients equal autograd."""
 
 import math
 
@@ -48,9 +48,9 @@ def test_the_loss_equals_its_definition_in_loops() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (16, 16), (8, 8), (4, 4)])
-def test_masks_have_at_most_the_wanted_share_and_almost_reach_it(height: int, width: int) -> None:
+def test_masks_have_at_most_the_requested_share_of_patches_and_almost_reach_this_share(height: int, width: int) -> None:
     torch.manual_seed(1)
-    counts = [int(block_mask(height, width, 0.3).sum()) for _ in range(50)]
+    counts = [int(block_mask(height, width, ratio=0.3).sum()) for _ in range(50)]
     assert max(counts) <= math.ceil(0.3 * height * width)
     assert sum(counts) / 50 > 0.27 * height * width  # the rest can be too small for another block
 
@@ -59,7 +59,7 @@ def test_the_aspect_ratio_of_a_block_is_limited() -> None:
     """The ratio of the sides of a block is 0.3 to 1/0.3, up to rounding to whole patches."""
     torch.manual_seed(2)
     for _ in range(50):
-        mask = block_mask(14, 14, 16 / 196)  # 16 patches: a single block of the smallest size
+        mask = block_mask(height=14, width=14, ratio=16 / 196)  # 16 patches: a single block of the smallest size
         if mask.any():
             rows, columns = int(mask.any(dim=1).sum()), int(mask.any(dim=0).sum())
             assert 0.2 <= rows / columns <= 5
@@ -67,7 +67,7 @@ def test_the_aspect_ratio_of_a_block_is_limited() -> None:
 
 
 def test_a_share_of_zero_masks_nothing() -> None:
-    assert not block_mask(14, 14, 0.0).any()
+    assert not block_mask(height=14, width=14, ratio=0.0).any()
     torch.manual_seed(0)
     views = MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)
     empty = [not views.prepare(image)["mask"].any() for image in pictures(12)]
@@ -108,7 +108,7 @@ def test_tokens_equal_those_of_the_model_and_do_not_depend_on_masked_patches() -
 def test_a_small_random_vector_replaces_masked_patches_if_there_is_a_seed() -> None:
     model = build("timm").eval()
     images, mask = torch.randn(2, 3, 32, 32), torch.ones(2, 16, dtype=torch.bool)
-    vector = mask_vector(24, 7, torch.device("cpu"))
+    vector = mask_vector(width=24, seed=7, device=torch.device("cpu"))
     with torch.no_grad():
         without_seed, first, second, other_seed = (
             TokenEncoder(model)({"images": images, "mask": mask, "mask_seed": seed}).tokens for seed in (-1, 7, 7, 8)
@@ -119,7 +119,7 @@ def test_a_small_random_vector_replaces_masked_patches_if_there_is_a_seed() -> N
     assert torch.equal(first, second)
     assert not torch.allclose(first, without_seed)
     assert not torch.allclose(first, other_seed)
-    assert 0.01 < float(mask_vector(4096, 7, torch.device("cpu")).std()) < 0.03
+    assert 0.01 < float(mask_vector(width=4096, seed=7, device=torch.device("cpu")).std()) < 0.03
     views = MaskedCrops(input=ImageInput(size=32, resize=36), patch_size=8, mask_seed=7)
     assert views.render(views.collate([views.prepare(pictures(1)[0])]))["mask_seed"] == 7
 
@@ -173,7 +173,7 @@ def test_the_random_ratio_is_drawn_once_per_image() -> None:
 @pytest.mark.parametrize(("height", "width"), [(3, 40), (40, 3), (1, 60), (2, 2)])
 def test_blocks_stay_inside_grids_of_any_shape(height: int, width: int) -> None:
     torch.manual_seed(3)
-    counts = [int(block_mask(height, width, 0.5).sum()) for _ in range(50)]
+    counts = [int(block_mask(height, width, ratio=0.5).sum()) for _ in range(50)]
     assert 0 < max(counts) <= math.ceil(0.5 * height * width)
 
 

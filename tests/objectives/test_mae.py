@@ -123,7 +123,7 @@ def wrapper(tmp_path_factory: pytest.TempPathFactory) -> FUNGIWrapper:
     return wrap(configs=[MAEConfig(patch_size=PATCH)], model=model, layer=PROJECTION)
 
 
-def test_features_do_not_depend_on_the_batch_or_its_order(wrapper: FUNGIWrapper) -> None:
+def test_features_do_not_depend_on_the_batch_or_the_order_of_images(wrapper: FUNGIWrapper) -> None:
     wrapper.setup([(image, 0) for image in pictures(2)], check_independence=True)
     images = pictures(4)
     alone = torch.cat([wrapper([image]) for image in images])

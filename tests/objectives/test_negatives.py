@@ -26,20 +26,21 @@ def slow_info_nce(positives: Tensor, negatives: list[list[Tensor]], temperature:
     """Return InfoNCE of one sample by loops. `negatives[i]` are the negatives of view i."""
     losses = []
     for i, query in enumerate(positives):
-        others = [float(cosine_similarity(query, other, dim=0)) for j, other in enumerate(positives) if j != i]
+        positive_cosines = [float(cosine_similarity(query, view, dim=0)) for j, view in enumerate(positives) if j != i]
         negative_cosines = [float(cosine_similarity(query, negative, dim=0)) for negative in negatives[i]]
-        total = sum(math.exp(value / temperature) for value in others + negative_cosines)
-        losses.append(-sum(others) / len(others) / temperature + math.log(total))
+        total = sum(math.exp(value / temperature) for value in positive_cosines + negative_cosines)
+        mean = sum(positive_cosines) / len(positive_cosines)
+        losses.append(-mean / temperature + math.log(total))
     return sum(losses) / len(losses)
 
 
 def test_mixed_negatives_are_used_only_for_their_view() -> None:
     positives, negatives, shares = random(2, 3, 6), random(8, 6, seed=1), torch.rand(3, 4) / 2
     mixed = mix_negatives(positives, negatives, shares)
-    actual = info_nce(positives, negatives, 0.5, mixed=mixed)
+    actual = info_nce(positives, negatives, temperature=0.5, mixed=mixed)
     for sample, loss, synthetic in zip(positives, actual, mixed, strict=True):
         lists = [[*negatives, *synthetic[view]] for view in range(3)]
-        assert float(loss) == pytest.approx(slow_info_nce(sample, lists, 0.5), rel=1e-5)
+        assert float(loss) == pytest.approx(slow_info_nce(sample, lists, temperature=0.5), rel=1e-5)
 
 
 def test_each_mixing_share_belongs_to_one_of_the_nearest_negatives() -> None:
@@ -70,9 +71,10 @@ def test_own_views_are_not_negatives() -> None:
     positives = torch.stack([negatives[2] * 1.5, random(3, 6, seed=2)])
     own = own_negatives(positives, negatives.flatten(0, 1), negatives)
     assert own.tolist() == [[False] * 6 + [True] * 3 + [False] * 3, [False] * 12]
-    actual = info_nce(positives, negatives.flatten(0, 1), 0.5, own=own)
-    others = [row for image in (0, 1, 3) for row in negatives[image]]
-    assert float(actual[0]) == pytest.approx(slow_info_nce(positives[0], [others] * 3, 0.5), rel=1e-5)
+    actual = info_nce(positives, negatives.flatten(0, 1), temperature=0.5, own=own)
+    of_other_images = [row for image in (0, 1, 3) for row in negatives[image]]
+    expected = slow_info_nce(positives[0], [of_other_images] * 3, temperature=0.5)
+    assert float(actual[0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_objective_excludes_own_views_only_for_images_among_the_negatives() -> None:

@@ -34,7 +34,7 @@ def _cases() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("backbone", "name", "option"), _cases())
-def test_every_option_refuses_invalid_values_with_a_message_that_names_it(
+def test_every_option_refuses_invalid_values_with_a_message_that_names_the_option(
     backbone: str, name: str, option: str
 ) -> None:
     messages = [_refusal(backbone, name, {option: value}) for value in INVALID_OR_RARE]

@@ -89,7 +89,9 @@ def test_the_grid_distinguishes_finished_missing_and_other_results(name: str, tm
 
     def state(*further: str) -> tuple[str, str]:
         call = call_of([*words, *further], grid)
-        ((_, (progress,)),) = progress_of_jobs(grid, [(JobFile(name, path, {}, tuple(words), False), call)], Queue())
+        ((_, (progress,)),) = progress_of_jobs(
+            grid, [(JobFile(name, path, directives={}, words=tuple(words), landmarks=False), call)], Queue()
+        )
         return progress.state, progress.detail
 
     assert state() == ("missing", "")

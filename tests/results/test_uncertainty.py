@@ -45,9 +45,9 @@ def test_the_p_value_of_mcnemars_exact_test_equals_scipys_binomial_test() -> Non
         lost = int((~correct[name] & correct["embeddings"]).sum())
         assert by_combination[name].p_value == pytest.approx(binomtest(gained, gained + lost).pvalue)
     assert by_combination["embeddings"].p_value is None
-    same = result({"embeddings": 0.7})
-    same["results"]["kl"] = same["results"]["embeddings"]
-    assert uncertainties(same, "accuracy")["kl"].p_value == 1.0
+    with_equal_scores = result({"embeddings": 0.7})
+    with_equal_scores["results"]["kl"] = with_equal_scores["results"]["embeddings"]
+    assert uncertainties(with_equal_scores, "accuracy")["kl"].p_value == 1.0
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "mean-per-class-accuracy"])

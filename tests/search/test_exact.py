@@ -28,8 +28,8 @@ def in_blocks(keys: Tensor, size: int):
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
 @pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])
 def test_rows_and_scores_equal_sorting_all_scores(backend, metric):
-    keys, queries = rows(400, 0), rows(60, 1)
-    neighbours = nearest(in_blocks(keys, 37), queries, 7, metric, backend)
+    keys, queries = rows(400, seed=0), rows(60, seed=1)
+    neighbours = nearest(in_blocks(keys, 37), queries, k=7, metric=metric, backend=backend)
     products = queries.double() @ keys.double().T
     if metric == "inner-product":
         scores, order = products.sort(dim=1, descending=True)
@@ -47,7 +47,7 @@ def test_every_backend_prefers_the_earlier_of_equal_keys(backend, block):
     products = queries @ keys.T
     expected = np.sort(np.argsort(-products, axis=1, kind="stable")[:, :7], axis=1)
     keys, queries = torch.from_numpy(keys).float(), torch.from_numpy(queries).float()
-    neighbours = nearest(in_blocks(keys, block), queries, 7, "inner-product", backend)
+    neighbours = nearest(in_blocks(keys, block), queries, k=7, metric="inner-product", backend=backend)
     np.testing.assert_array_equal(neighbours.rows.sort(dim=1).values.numpy(), expected)
     np.testing.assert_allclose(
         neighbours.scores.numpy(), np.take_along_axis(products, neighbours.rows.numpy(), 1), atol=1e-5
@@ -59,10 +59,10 @@ def test_every_backend_prefers_the_earlier_of_equal_keys(backend, block):
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
 def test_neighbours_with_almost_equal_scores_are_those_of_float64(metric, offset, spread):
     """Keys are close to each other and far from zero, so the rounding of float32 matters. A few keys are longer."""
-    queries = rows(40, 1, dim=512)
-    keys = queries[0] * 0.5 + offset + spread * rows(1500, 0, dim=512)
+    queries = rows(40, seed=1, dim=512)
+    keys = queries[0] * 0.5 + offset + spread * rows(1500, seed=0, dim=512)
     keys[::97] *= 3
-    neighbours = nearest(in_blocks(keys, 400), queries, 20, metric)
+    neighbours = nearest(in_blocks(keys, 400), queries, k=20, metric=metric)
     double_queries, double_keys = queries.double(), keys.double()
     if metric == "inner-product":
         scores = -(double_queries @ double_keys.T)
@@ -81,16 +81,16 @@ def test_neighbours_with_almost_equal_scores_are_those_of_float64(metric, offset
 @pytest.mark.parametrize("block", [3010, 1250, 37])
 def test_neighbours_among_many_keys_do_not_depend_on_the_blocks(metric, block):
     """Wide blocks are searched in groups of columns, some with an incomplete last group. Narrow blocks are not."""
-    keys, queries = rows(3010, 0), rows(30, 1)
+    keys, queries = rows(3010, seed=0), rows(30, seed=1)
     products = queries.double() @ keys.double().T
     scores = products if metric == "inner-product" else -torch.cdist(queries.double(), keys.double())
-    assert torch.equal(nearest(in_blocks(keys, block), queries, 7, metric).rows, scores.topk(7, dim=1).indices)
+    assert torch.equal(nearest(in_blocks(keys, block), queries, k=7, metric=metric).rows, scores.topk(7, dim=1).indices)
 
 
 def test_most_similar_does_not_return_excluded_keys():
-    keys, queries = rows(50, 0), rows(12, 1).unflatten(0, (4, 3))
+    keys, queries = rows(50, seed=0), rows(12, seed=1).unflatten(0, (4, 3))
     is_excluded = torch.rand(4, 1, 50, generator=torch.Generator().manual_seed(2)) < 0.5
-    products, indices = most_similar(queries, keys, 5, is_excluded)
+    products, indices = most_similar(queries, keys, k=5, excluded=is_excluded)
     for item in range(4):
         allowed = [row for row in range(50) if not is_excluded[item, 0, row]]
         for view in range(3):
@@ -98,11 +98,11 @@ def test_most_similar_does_not_return_excluded_keys():
             ordered = sorted(allowed, key=lambda row, query=query: -float(query @ keys[row].double()))[:5]
             assert indices[item, view].tolist() == ordered
             torch.testing.assert_close(products[item, view], keys[ordered] @ queries[item, view])
-    assert most_similar(queries, keys[:2], 5)[1].shape == (4, 3, 2)
+    assert most_similar(queries, keys[:2], k=5)[1].shape == (4, 3, 2)
 
 
 def test_the_ranking_of_all_keys_does_not_depend_on_the_blocks():
-    keys, queries = rows(90, 0), rows(7, 1)
+    keys, queries = rows(90, seed=0), rows(7, seed=1)
     keys[::9] = keys[0]  # equal keys are ranked in their order
     products = queries.double().numpy() @ keys.double().numpy().T
     expected = [sorted(range(90), key=lambda row, scores=scores: (-round(scores[row], 9), row)) for scores in products]
@@ -110,7 +110,7 @@ def test_the_ranking_of_all_keys_does_not_depend_on_the_blocks():
 
 
 def test_there_are_at_most_as_many_neighbours_as_keys():
-    assert nearest(in_memory(rows(3, 0)), rows(2, 1), 5).rows.shape == (2, 3)
+    assert nearest(in_memory(rows(3, seed=0)), rows(2, seed=1), k=5).rows.shape == (2, 3)
 
 
 def test_recall_is_the_share_of_true_neighbours():
@@ -119,7 +119,7 @@ def test_recall_is_the_share_of_true_neighbours():
 
 def test_a_library_that_does_not_support_the_metric_is_refused():
     with pytest.raises(FungiError, match="scikit-learn does not support search by inner product"):
-        nearest(in_memory(rows(3, 0)), rows(2, 1), 1, "inner-product", "sklearn")
+        nearest(in_memory(rows(3, seed=0)), rows(2, seed=1), k=1, metric="inner-product", backend="sklearn")
 
 
 @pytest.mark.parametrize("backend", ["faiss", "scann"])

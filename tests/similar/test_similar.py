@@ -88,7 +88,7 @@ def test_flipped_bits_of_an_index_are_noticed(folder: Path, tmp_path: Path) -> N
         stored = Index.read(tmp_path / "index")
         return [stored.features.tobytes(), stored.parts, stored.states]
 
-    assert noticed_flips(tmp_path / "index" / "index.safetensors", content, 200) >= 180
+    assert noticed_flips(tmp_path / "index" / "index.safetensors", content, count=200) >= 180
 
 
 def test_an_index_without_a_checksum_is_refused(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_page_contains_its_pictures_and_marks_the_differences(folder: Path) 
         (["--backbone", "tiny-bert"], "backbone 'tiny-bert' takes text, not pictures"),
     ],
 )
-def test_the_message_about_invalid_input_names_it(change, message, folder, tmp_path, capsys, monkeypatch) -> None:
+def test_the_message_names_the_invalid_input(change, message, folder, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     valid = ["--images", str(folder), "--query", str(folder / "dark-0.png"), "--root", str(tmp_path / "features")]
     assert COMMANDS["similar"].main([*valid, *change]) == 2

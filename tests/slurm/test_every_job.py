@@ -86,7 +86,7 @@ def test_every_job_has_a_trial() -> None:
 
 
 def submit(cluster: Cluster, name: str, root: Path, toys: Mapping[str, str], job_ids: Mapping[str, str]) -> str:
-    """Submit a job like a user, with its grid in variables, and return its id. job_ids: those of earlier jobs."""
+    """Submit a job like a user, with its grid in variables, and return its id. job_ids: ids of earlier jobs."""
     trial = TRIALS[name]
     grid = {"FUNGI_ROOT": str(root), "FUNGI_DATA_DIR": str(root / "data"), "FUNGI_ARCHIVES": str(root / "downloads")}
     if not name.startswith(("datasets/", "reproduce/")):

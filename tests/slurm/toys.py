@@ -15,7 +15,7 @@ PER_CLASS = {"train": 6, "test": 3}
 
 
 def write_toys(folder: Path) -> dict[str, str]:
-    """Write all toys below a folder, and return the name of each -> its value for `--dataset`."""
+    """Write all toys below a folder, and return kind of toy -> value for `--dataset`."""
     _write_pictures(folder / "pictures")
     _write_texts(folder / "texts")
     _write_scenes(folder / "scenes")

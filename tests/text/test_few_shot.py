@@ -38,7 +38,7 @@ def test_impossible_stratified_draws_are_refused():
         stratified_rows(TARGETS, 400)
 
 
-BALANCED, STRATIFIED = few_shot_rows(TARGETS, 3).tolist(), stratified_rows(TARGETS, 3).tolist()
+BALANCED, STRATIFIED = few_shot_rows(TARGETS, size=3).tolist(), stratified_rows(TARGETS, 3).tolist()
 TEXTS, AUDIO = {"dataset": "trec", "backbone": "bert-base-uncased"}, {"dataset": "esc-50", "backbone": "patch-ssast"}
 
 
@@ -86,11 +86,11 @@ def test_the_sampling_is_recorded(profile, tmp_path):
 
 
 def test_a_share_of_rows_is_drawn_within_each_class_or_from_all_rows():
-    rows = few_shot_rows(TARGETS, 0.1)
+    rows = few_shot_rows(TARGETS, size=0.1)
     assert np.bincount(TARGETS[rows]).tolist() == [90, 9, 1]
     assert rows.tolist() == [*range(90), *range(900, 909), 990]
-    assert np.bincount(TARGETS[few_shot_rows(TARGETS, 0.001)]).tolist() == [1, 1, 1]
-    random_rows = few_shot_rows(TARGETS, 0.1, seed=3)
+    assert np.bincount(TARGETS[few_shot_rows(TARGETS, size=0.001)]).tolist() == [1, 1, 1]
+    random_rows = few_shot_rows(TARGETS, size=0.1, seed=3)
     assert np.bincount(TARGETS[random_rows]).tolist() == [90, 9, 1]
     assert random_rows.tolist() != rows.tolist()
     expected_rows, _ = train_test_split(np.arange(len(TARGETS)), train_size=0.0155, stratify=TARGETS, random_state=42)
@@ -100,7 +100,7 @@ def test_a_share_of_rows_is_drawn_within_each_class_or_from_all_rows():
 def test_an_integer_train_size_is_a_number_of_shots():
     assert KnnSettings(train_size=5.0) == KnnSettings(shots=5)
     share = KnnSettings(train_size=0.1)
-    assert share.rows(TARGETS, None, []).tolist() == few_shot_rows(TARGETS, 0.1).tolist()
+    assert share.rows(TARGETS, None, []).tolist() == few_shot_rows(TARGETS, size=0.1).tolist()
     assert replace(share, k=3).train_size == 0.1
 
 
@@ -129,16 +129,16 @@ def test_a_result_for_a_share_is_recorded_and_reused(tmp_path, capsys):
     assert str(setting_of(content)) == "25-percent"
     assert task_in_words("knn", Setting("share", 0.25, drawn=True)).endswith("25 % of the train rows drawn")
     assert not has_published_protocol(content, origin_of(content))
-    time = path.stat().st_mtime_ns
+    time_of_result = path.stat().st_mtime_ns
     assert COMMANDS["knn"].main(flags) == 0
     assert COMMANDS["knn"].main([*flags[:-1], "0.5"]) == 0
-    assert path.stat().st_mtime_ns == time
+    assert path.stat().st_mtime_ns == time_of_result
     assert len(list(tmp_path.rglob("*.json"))) == 2
 
 
 def test_no_row_is_drawn_twice_and_every_class_has_its_shots():
     targets = np.repeat(np.arange(4), 6)
     for seed in (None, *range(20)):
-        rows = few_shot_rows(targets, 5, seed)
+        rows = few_shot_rows(targets, size=5, seed=seed)
         assert len(set(rows.tolist())) == 20
         assert np.bincount(targets[rows]).tolist() == [5, 5, 5, 5]

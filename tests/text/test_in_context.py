@@ -164,7 +164,8 @@ def test_examples_are_sorted_by_distance_and_then_by_row():
     assert rows.tolist() == [[1, 3, 2], [0, 2, 1]]
 
 
-def test_proxies_equal_counts_by_hand():
+def test_proxies_equal_hand_computed_shares():
+    """Proxies are scores of the retrieved examples, without a language model."""
     examples, train = torch.tensor([[0, 1, 2], [2, 3, 0], [1, 1, 0]]), np.array([0, 0, 1, 1])
     assert proxies(examples, train, np.array([0, 0, 1])) == {"contains-label": 2 / 3, "majority-accuracy": 1 / 3}
 

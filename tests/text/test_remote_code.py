@@ -38,7 +38,7 @@ def test_code_in_the_folder_of_a_model_is_not_run(folder: Path, tmp_path: Path) 
     assert not (tmp_path / "trace").exists()
 
 
-def test_every_call_that_could_run_remote_code_forbids_it() -> None:
+def test_every_call_that_could_run_remote_code_forbids_remote_code() -> None:
     """The `Auto` classes of `transformers` select the code from the files of the model, which may contain code."""
     calls = []
     for path in Path(fungi.__file__).parent.rglob("*.py"):

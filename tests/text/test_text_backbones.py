@@ -94,7 +94,7 @@ def test_the_error_for_missing_weights_names_their_source(monkeypatch, tmp_path)
         load_backbone("bert-base-uncased")
 
 
-def test_the_error_for_a_missing_tokenizer_names_it(tmp_path):
+def test_the_error_for_a_missing_tokenizer_names_the_tokenizer(tmp_path):
     with pytest.raises(MissingFilesError, match=r"the tokenizer of .*is not on disk"):
         hub_tokenizer("own", str(tmp_path)).get()
 
@@ -206,7 +206,7 @@ def test_texts_are_truncated_to_the_positions_of_the_model_with_a_remark(archite
     assert views.remarks() == [f"1 texts were longer than {longest} tokens and were cut"]
 
 
-def test_the_remark_gives_the_limit_of_the_tokenizer_if_it_is_smaller(own_folder):
+def test_the_remark_gives_the_limit_of_the_tokenizer_if_this_limit_is_smaller(own_folder):
     views = load_backbone(f"mine=hf:{own_folder}").input.views("plain")
     list(views.groups(views.collate([views.prepare("a " * 30)]), 8))
     assert views.remarks() == ["1 texts were longer than 8 tokens and were cut"]

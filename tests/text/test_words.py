@@ -76,7 +76,7 @@ def test_a_text_without_words_is_not_changed(text):
 
 def test_views_depend_on_the_row_not_only_on_the_text():
     views = INPUT.views("words", deletion="count")
-    first, same, other = (prepare(views, words(30), 42, name) for name in ("row 1", "row 1", "row 2"))
+    first, same, other = (prepare(views, words(30), seed=42, sample_id=name) for name in ("row 1", "row 1", "row 2"))
     assert first == same
     assert first != other
     assert len(first) == 12
@@ -84,7 +84,7 @@ def test_views_depend_on_the_row_not_only_on_the_text():
 
 
 def test_views_do_not_depend_on_the_number_of_views():
-    few, many = (prepare(INPUT.views("words", n_views=count), words(30), 42, "row") for count in (2, 12))
+    few, many = (prepare(INPUT.views("words", n_views=count), words(30), seed=42, sample_id="row") for count in (2, 12))
     assert few == many[:2]
 
 
