@@ -52,7 +52,9 @@ def learner_of(run_settings: PretrainSettings) -> Learner:
 def first_batches(run_settings: PretrainSettings, steps: int) -> list[list[Views]]:
     """Return the batches of the first steps. A batch is a list of parts, whose gradients are added."""
     samples = open_images(run_settings.data_path, run_settings.dataset, run_settings.data_dir)
-    plan = BatchPlan(len(samples), run_settings.batch_size_per_gpu, run_settings.accumulate_steps, seed=run_settings.seed)
+    plan = BatchPlan(
+        len(samples), run_settings.batch_size_per_gpu, run_settings.accumulate_steps, seed=run_settings.seed
+    )
     images = ViewedImages(samples, learner_options(run_settings).views, run_settings.seed)
     iterator = batches(images, plan, rank=0, first_step=0, workers=0)
     return [next(iterator) for _ in range(steps)]
