@@ -23,13 +23,13 @@ def write_landmarks(root):
 
     The positives of a query are the rows of its class.
     """
-    make_folder(root, features=FEATURES, rows=ROWS, dim=DIM, dataset="oxford-write_landmarks")
+    make_folder(root, features=FEATURES, rows=ROWS, dim=DIM, dataset="oxford-landmarks")
     truth = [
         {"easy": list(range(query % 4, 400, 8)), "hard": list(range(query % 4 + 4, 400, 8)), "junk": [400 + query]}
         for query in range(ROWS["test"])
     ]
     (root / "truth.json").write_text(json.dumps(truth))
-    return ["--dataset", "oxford-write_landmarks", "--ground-truth", str(root / "truth.json")]
+    return ["--dataset", "oxford-landmarks", "--ground-truth", str(root / "truth.json")]
 
 
 def write_texts(root):
