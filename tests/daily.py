@@ -1,4 +1,4 @@
-"""The choice of the cases of a law that fast test runs (`make check`) include."""
+"""Choose which cases of a parametrised test run in `make check`."""
 
 from collections.abc import Iterable
 

@@ -26,7 +26,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
 from fungi.backbones.position_embedding import patch_size_of
-from fungi.backbones.residual_stream import with_short_residual
+from fungi.backbones.residual_stream import with_bfloat16_residual
 from fungi.extraction.gradient_settings import parse_options
 from fungi.gradients.assembly import build_engine
 from fungi.gradients.engine import GradientEngine
@@ -131,7 +131,7 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
     dtype = choose_dtype(options.dtype, device)
     is_short = options.residual_dtype == "bfloat16"
     engine = build_engine(
-        with_short_residual(model, [spec.layer]) if is_short else model,
+        with_bfloat16_residual(model, [spec.layer]) if is_short else model,
         [target],
         {"layer": matrix},
         device=device,

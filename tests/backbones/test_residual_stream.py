@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
 
+from fungi.backbones.bfloat16_block import Bfloat16Block
 from fungi.backbones.encoders import blocks_before
 from fungi.backbones.pooled_token import PooledTokenEncoder
-from fungi.backbones.residual_stream import with_short_residual
-from fungi.backbones.short_block import ShortBlock
+from fungi.backbones.residual_stream import with_bfloat16_residual
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import find_targets
@@ -62,9 +62,11 @@ def dtypes_of_streams(model: nn.Module) -> list[torch.dtype]:
 def test_only_the_stream_before_the_gradient_source_is_bfloat16() -> None:
     model = vit()
     assert dtypes_of_streams(model) == [torch.float32] * 4
-    in_bfloat16 = with_short_residual(model, [GRADIENT_SOURCE])
+    in_bfloat16 = with_bfloat16_residual(model, [GRADIENT_SOURCE])
     assert dtypes_of_streams(in_bfloat16) == [torch.bfloat16] * 2 + [torch.float32] * 2
-    assert dtypes_of_streams(with_short_residual(model, ["blocks.1.mlp.fc1", GRADIENT_SOURCE])) == [torch.float32] * 4
+    assert (
+        dtypes_of_streams(with_bfloat16_residual(model, ["blocks.1.mlp.fc1", GRADIENT_SOURCE])) == [torch.float32] * 4
+    )
     assert in_bfloat16.blocks[3] is model.blocks[3]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, "the backbone has changed"
 
@@ -73,7 +75,7 @@ def test_only_the_stream_before_the_gradient_source_is_bfloat16() -> None:
 def test_gradients_keep_the_direction_of_float32(short_cut: bool) -> None:
     model = vit()
     in_float32 = gradients(engine_of(model, dtype=torch.float32, short_cut=short_cut))
-    engine = engine_of(with_short_residual(model, [GRADIENT_SOURCE]), short_cut=short_cut)
+    engine = engine_of(with_bfloat16_residual(model, [GRADIENT_SOURCE]), short_cut=short_cut)
     assert isinstance(engine.encoder, PooledTokenEncoder) is short_cut
     in_bfloat16 = gradients(engine)
     assert not torch.equal(in_bfloat16, gradients(engine_of(model, short_cut=short_cut)))
@@ -82,8 +84,8 @@ def test_gradients_keep_the_direction_of_float32(short_cut: bool) -> None:
 
 
 def test_the_blocks_before_the_gradient_source_are_copies_with_a_bfloat16_stream() -> None:
-    in_bfloat16 = with_short_residual(vit(), [GRADIENT_SOURCE])
-    assert [type(block) for block in blocks_before(in_bfloat16, [GRADIENT_SOURCE])] == [ShortBlock] * 3
+    in_bfloat16 = with_bfloat16_residual(vit(), [GRADIENT_SOURCE])
+    assert [type(block) for block in blocks_before(in_bfloat16, [GRADIENT_SOURCE])] == [Bfloat16Block] * 3
 
 
 def test_all_copies_share_a_compiled_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,7 @@ def test_all_copies_share_a_compiled_program(monkeypatch: pytest.MonkeyPatch) ->
     compile_function = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compile_function(function, backend=counter))
     torch._dynamo.reset()
-    engine = engine_of(with_short_residual(vit(), [GRADIENT_SOURCE]))
+    engine = engine_of(with_bfloat16_residual(vit(), [GRADIENT_SOURCE]))
     expected = gradients(engine)
     engine.compile()
     torch.testing.assert_close(gradients(engine), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
@@ -104,7 +106,7 @@ def test_all_copies_share_a_compiled_program(monkeypatch: pytest.MonkeyPatch) ->
 def traffic_of_forward(*, in_bfloat16: bool) -> int:
     """Return the memory traffic of a forward pass in bytes. The model has half the width and image size of ViT-S/16."""
     model = vit(width=192, blocks=12, size=112)
-    model = with_short_residual(model, ["blocks.11.attn.proj"]) if in_bfloat16 else model
+    model = with_bfloat16_residual(model, ["blocks.11.attn.proj"]) if in_bfloat16 else model
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         images = torch.empty(16, 3, 112, 112)
         model(images)  # fills the cache of autocast
@@ -129,4 +131,4 @@ def test_models_without_blocks_before_the_gradient_source_are_refused(
     model: nn.Module, layers: list[str], message: str
 ) -> None:
     with pytest.raises(FungiError, match=message):
-        with_short_residual(model, layers)
+        with_bfloat16_residual(model, layers)

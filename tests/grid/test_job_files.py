@@ -25,7 +25,7 @@ PUBLISHED_NAMES = {
     "generate_imagenet100": "imagenet100.zip",
     "generate_cub": "CUB_200_2011.tgz",
 }
-"""Jobs of the published code, which call `prepare.job` -> an archive that the job needs."""
+"""Name of a job of the published code -> an archive that it needs. These jobs only call `prepare.job`."""
 JOB_FILES = sorted(path for path in (ROOT / "jobs").rglob("*.job") if path.stem not in PUBLISHED_NAMES)
 GRID_JOBS = grid_job_files(ROOT)
 each_grid_job = pytest.mark.parametrize("job", GRID_JOBS, ids=lambda job: job.name)
@@ -134,7 +134,11 @@ def test_the_exit_status_of_a_job_is_the_status_of_its_command(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", PUBLISHED_NAMES)
 def test_a_job_for_a_dataset_runs_without_slurm_and_names_the_missing_archive(name: str, tmp_path: Path) -> None:
-    variables = {"FUNGI_ARCHIVES": str(tmp_path), "FUNGI_DATA_DIR": str(tmp_path), "FUNGI_DATASETS": "cars"}
+    variables = {
+        "FUNGI_ARCHIVES": str(tmp_path),
+        "FUNGI_DATA_DIR": str(tmp_path),
+        "FUNGI_DATASETS": "cars",
+    }  # which the job replaces
     process = run_job(f"jobs/datasets/{name}.job", tmp_path, **variables)
     assert process.returncode == 2
     assert f"there is no {PUBLISHED_NAMES[name]}" in process.stderr

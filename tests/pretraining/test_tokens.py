@@ -40,7 +40,7 @@ def test_tokens_equal_those_of_the_model(kind: str) -> None:
     torch.testing.assert_close(last_attention(model, images), attention_maps[0], rtol=1e-5, atol=1e-6)
 
 
-def test_networks_without_a_class_token_or_with_other_tokens_are_refused() -> None:
+def test_networks_without_a_class_token_or_with_rotary_positions_are_refused() -> None:
     rotary = Eva(**SIZES, use_rot_pos_emb=True)
     without_class = VisionTransformer(**SIZES, class_token=False, global_pool="avg")
     for model in (rotary, without_class, torch.nn.Linear(1, 1)):
@@ -52,16 +52,16 @@ def test_networks_without_a_class_token_or_with_other_tokens_are_refused() -> No
 @pytest.mark.parametrize(
     ("size", "expected"), [((854, 480), (832, 480)), ((1080, 1920), (480, 832)), ((500, 480), (448, 480))]
 )
-def test_frames_keep_the_shorter_side_and_round_the_other_down(
+def test_the_shorter_side_gets_the_size_and_the_longer_side_is_rounded_down(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert frame_size(size, 480) == expected
 
 
-# Rows: attention and MLP of block 1, then of block 2. Columns: images.
+# Rows: attention and MLP of block 1, then of block 2. Columns: images. A factor of 0 drops the branch for the image.
 FACTORS = {
-    "some images": [[1.25, 0, 1.25, 1.25], [0, 0, 2, 2], [1, 1, 1, 1], [0, 3, 0, 0]],
-    "all images of a branch": [[0, 0, 0, 0], [2, 2, 2, 2], [1.5, 0, 0, 1.5], [0, 0, 0, 0]],
+    "dropped for some images": [[1.25, 0, 1.25, 1.25], [0, 0, 2, 2], [1, 1, 1, 1], [0, 3, 0, 0]],
+    "dropped for all images": [[0, 0, 0, 0], [2, 2, 2, 2], [1.5, 0, 0, 1.5], [0, 0, 0, 0]],
 }
 
 
@@ -90,7 +90,7 @@ def test_dropped_branches_are_not_computed() -> None:
     for block in model.blocks:
         for branch in (block.attn, block.mlp):
             branch.register_forward_hook(lambda _branch, inputs, _output: rows.append(len(inputs[0])))
-    run_blocks(model, embed(model, torch.randn(4, 3, 32, 32)), torch.tensor(FACTORS["some images"]))
+    run_blocks(model, embed(model, torch.randn(4, 3, 32, 32)), torch.tensor(FACTORS["dropped for some images"]))
     assert rows == [3, 2, 4, 1]  # number of factors that are not 0
 
 
@@ -98,7 +98,7 @@ def test_branches_can_be_dropped_in_bfloat16_and_tokens_stay_float32() -> None:
     torch.manual_seed(0)
     model = VisionTransformer(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2, num_classes=0)
     tokens = embed(model.requires_grad_(False), torch.randn(4, 3, 32, 32))
-    factors = torch.tensor(FACTORS["some images"])
+    factors = torch.tensor(FACTORS["dropped for some images"])
     with torch.autocast("cpu", torch.bfloat16):
         rounded = run_blocks(model, tokens, factors)
     assert rounded.dtype == torch.float32

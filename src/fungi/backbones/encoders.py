@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 
+from fungi.backbones.bfloat16_block import Bfloat16Block
 from fungi.backbones.position_embedding import at_size
-from fungi.backbones.short_block import ShortBlock
 from fungi.errors import FungiError, counted
 from fungi.runtime.seeds import torch_generator
 from fungi.views.base import Inputs
@@ -208,7 +208,7 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
 
 
 def _type_of(block: nn.Module) -> type:
-    return block.original_type if isinstance(block, ShortBlock) else type(block)
+    return block.original_type if isinstance(block, Bfloat16Block) else type(block)
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from fungi.backbones.bfloat16_block import Bfloat16Block
 from fungi.backbones.encoders import blocks_before
 from fungi.backbones.position_embedding import shallow_copy
-from fungi.backbones.short_block import ShortBlock
 from fungi.errors import FungiError
 
 
-def with_short_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module:
+def with_bfloat16_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module:
     """Return a copy of the model in which the blocks before all gradient sources are in bfloat16.
 
     The copy shares the other layers with the model. layers: paths of the sources. Raises FungiError if the model is not
@@ -35,6 +35,6 @@ def with_short_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module:
             f"--residual-dtype bfloat16 has no effect: no block comes before {', '.join(layers)}. Leave it out."
         )
     vit: Any = shallow_copy(model)
-    blocks = [ShortBlock(block, last=block is before[-1]) for block in before]
+    blocks = [Bfloat16Block(block, last=block is before[-1]) for block in before]
     vit._modules["blocks"] = nn.Sequential(*blocks, *list(model.blocks)[len(before) :])
     return vit

@@ -12,7 +12,7 @@ from torch import nn
 from fungi.backbones.base import BACKBONES, BackboneSpec
 from fungi.backbones.encoders import Encoded
 from fungi.backbones.position_embedding import patch_size_of, scaling_of
-from fungi.backbones.residual_stream import with_short_residual
+from fungi.backbones.residual_stream import with_bfloat16_residual
 from fungi.errors import FungiError, counted
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
@@ -213,7 +213,7 @@ def _encoded_model(settings: GradientSettings, context: StageContext, targets: S
         return model
     if context.dtype != torch.bfloat16:
         raise FungiError("--residual-dtype bfloat16 needs --dtype bfloat16. Add it, or leave both out.")
-    return with_short_residual(model, [target.path for target in targets])
+    return with_bfloat16_residual(model, [target.path for target in targets])
 
 
 def _precision(settings: GradientSettings) -> str:

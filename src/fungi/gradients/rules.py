@@ -39,7 +39,7 @@ def convolution_terms(
     )  # [m c*kh*kw y*x]
     outputs, groups = signals.shape[1], layer.groups
     if columns.shape[2] != signals.shape[2] * signals.shape[3]:
-        raise FungiError(f"a {type(layer).__name__} with its own padding is not supported. Choose another layer.")
+        raise FungiError(f"a {type(layer).__name__} that pads its input itself is not supported. Choose another layer.")
     return Terms(
         _per_sample(signals.flatten(2).unflatten(1, (groups, outputs // groups)), samples),  # [b g s o]
         _per_sample(columns.unflatten(1, (groups, columns.shape[1] // groups)), samples),  # [b g s i]

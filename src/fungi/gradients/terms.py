@@ -25,8 +25,8 @@ class Terms:
     """The outer products whose sums are the gradients of b rows (samples, or single positions of samples).
 
     Axis s: positions. Axis g: groups of a convolution (1 for other layers); the gradients of the groups are
-    concatenated along the outputs. bias: append the gradient of the bias (the sum of the signals) as another input
-    column.
+    concatenated along the outputs. bias: append the gradient of the bias (the sum of the signals) as the last column
+    of the gradient.
     """
 
     signals: Float[Tensor, "b g s o"]
@@ -70,7 +70,7 @@ class Terms:
 
 @runtime_checkable
 class Positions(Protocol):
-    """Rule that selects the positions whose sum is a gradient."""
+    """Whether a gradient belongs to a sample (the sum over its positions) or to a single position."""
 
     def rows(self, terms: Terms) -> Terms:
         """Return the terms of samples `[b ...]` as terms with one row per gradient."""

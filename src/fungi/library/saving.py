@@ -31,9 +31,9 @@ FORMAT = 3
 UNHASHED = ("versions", "hash")
 """Entries of `extractor.json` that are not part of the hash, because they do not decide the features."""
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
-MATRIX = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
-"""Saved fields of a projection matrix. Its entries are saved once, under its hash."""
-REDUCTION = ("names", "dim", "skipped", "explained_variance", "pca_dim")
+MATRIX_FIELDS = ("kind", "seed", "projection_dim", "gradient_dim", "outputs", "hash")
+"""Saved fields of a projection matrix. The matrix itself is saved once, under its hash."""
+REDUCTION_FIELDS = ("names", "dim", "skipped", "explained_variance", "pca_dim")
 
 
 def save_wrapper(wrapper: Any, folder: Path) -> None:
@@ -71,9 +71,9 @@ def _settings(wrapper: Any) -> dict[str, Any]:
         "views": wrapper.views,
         "configs": [_content_of(config) for config in wrapper.extractor_configs],
         "projections": {
-            name: _attributes(projector.matrix, MATRIX) for name, projector in wrapper.engine.projectors.items()
+            name: _attributes(projector.matrix, MATRIX_FIELDS) for name, projector in wrapper.engine.projectors.items()
         },
-        "reduction": None if wrapper.reduction is None else _attributes(wrapper.reduction, REDUCTION),
+        "reduction": None if wrapper.reduction is None else _attributes(wrapper.reduction, REDUCTION_FIELDS),
         "weights_hash": hash_weights(wrapper.model),
     }
 
@@ -123,10 +123,10 @@ def load_wrapper(
         views=content["views"],
     )
     for index, extractor in enumerate(wrapper.extractors):
-        extractor.restore(_with_prefix(tensors, f"extractor.{index}."))
+        extractor.restore(_without_prefix(tensors, f"extractor.{index}."))
     if content["reduction"] is not None:
         fields = {**content["reduction"], "names": tuple(content["reduction"]["names"])}
-        weights = {name: tensor.to(wrapper.device) for name, tensor in _with_prefix(tensors, "reduction.").items()}
+        weights = {name: tensor.to(wrapper.device) for name, tensor in _without_prefix(tensors, "reduction.").items()}
         wrapper.reduction = Reduction(**fields, weights=weights, offset=tensors["reduction_offset"].to(wrapper.device))
     return wrapper
 
@@ -195,6 +195,6 @@ def _image_input(values: Mapping[str, Any]) -> ImageInput:
     return ImageInput(**{**values, **{name: tuple(map(tuple, pair)) for name, pair in pairs.items()}})
 
 
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names have a prefix, under the names without the prefix."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -25,7 +25,7 @@ Support = dict[str, Tensor]
 """Supporting data of an objective (negatives, prototypes), as named constant tensors."""
 
 Embed = Callable[[Samples], Float[Tensor, "n v d"]]
-"""Function: samples -> embeddings of their views for supporting data, without gradient."""
+"""Function: samples -> embeddings of their `support_views`, without gradient."""
 
 
 def support_on(device: torch.device, support: Support) -> Support:
@@ -81,13 +81,14 @@ class Objective:
                 raise FungiError(f"{self.name}.{name} has to be larger than 0, not {value}.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return name -> fixed random head, the same for all splits and datasets. Default: E -> `latent_dim`."""
+        """Return name -> fixed random head, the same for all datasets. Default: one head, `[d]` -> `[latent_dim]`."""
         return nn.ModuleDict({"head": random_linear(embedding_dim, self.latent_dim, seed, self.name)})
 
     def loss(self, encoded: Encoded, heads: nn.ModuleDict, support: Support) -> Float[Tensor, " b"]:
-        """Return one loss per sample from the output of the encoder: `pooled` `[b v d]`, and `patches` with `encoder`.
+        """Return one loss per sample from the output of the encoder.
 
-        A loss with several heads or with tokens overrides this method. Other losses only define `latent_loss`.
+        The output has `pooled` `[b v d]`, and `patches` if the class sets `encoder`. A loss with several heads or with
+        tokens overrides this method. Other losses only define `latent_loss`.
         """
         return self.latent_loss(self.latents(encoded.pooled, heads["head"]), support)
 

@@ -44,7 +44,7 @@ class ReportSettings:
         Path("data"), "folder of the datasets, for class names that a result does not contain", topic="data"
     )
     expect: tuple[Path, ...] = setting(
-        (), "result files that have to exist; the report lists those that are missing", topic="files"
+        (), "expected result files; the report lists those that do not exist", topic="files"
     )
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Seed the global generators of torch (also on the current GPU), numpy and Python for a block, then restore them.
+    """Seed the global generators of torch (GPU included), numpy and Python; restore them after the `with` statement.
 
     Use this for library code that needs the global generators (torchvision's transforms, layer initialisation).
     """

@@ -45,10 +45,10 @@ class RetrievalScorer:
         self._facts = _facts(queries)
 
     def score(self, features: CombinedFeatures) -> Scores:
-        """Return mAP and mean precision under the three protocols, with the average precision of each query."""
+        """Return mAP and mean precision for the difficulties easy, medium and hard, and the precision of each query."""
         database, queries = self.sources
-        blocks, query_rows = features.blocks(database), self._normalised(features.rows(queries))
-        ranking = all_ranked(lambda: ((rows, self._normalised(block)) for rows, block in blocks()), query_rows)
+        read_blocks, query_rows = features.blocks(database), self._normalised(features.rows(queries))
+        ranking = all_ranked(lambda: ((rows, self._normalised(block)) for rows, block in read_blocks()), query_rows)
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
@@ -61,7 +61,7 @@ class RetrievalScorer:
         return {**scores, "AP": per_query, "protocol": self._facts | fitted_on}
 
     def warnings(self) -> list[str]:
-        """Return no warnings, because retrieval is scored with the ground truth instead of labels."""
+        """Return no warnings: those of other scorers are about labels, and retrieval does not use labels."""
         return []
 
     def _normalised(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:

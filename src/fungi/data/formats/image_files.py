@@ -101,8 +101,8 @@ def _on_white(image: "Image") -> "Image":
 def to_rgb(image: "Image") -> "Image":
     """Return an image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
 
-    Raises FungiError if the grey value of white is unknown. This is so for fractions, and for 32-bit numbers if the
-    largest number does not prove that they are 16-bit values.
+    Raises FungiError if the range of grey values is unknown: for fractions, and for 32-bit numbers unless the largest
+    number proves that they are 16-bit values.
     """
     from PIL import Image
 

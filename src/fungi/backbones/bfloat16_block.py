@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class ShortBlock(nn.Module):
+class Bfloat16Block(nn.Module):
     """A copy of a block in bfloat16: weights, products, normalisations and residual stream. Autocast has no effect.
 
     last: whether this is the last block in bfloat16; its output is then converted to float32.
