@@ -46,7 +46,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
         environment = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "FUNGI"))}
         environment |= {"FUNGI_PYTHON": str(executable(tmp_path / "python", python)), "FUNGI_PROJECT": str(ROOT)}
         environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
-        command, log = ["sh", str(ROOT / "jobs" / f"{name}.job")], tmp_path / "log"
+        # Tests may run in the background with SIGINT ignored. A shell cannot trap a signal that it inherits as ignored.
+        command = ["env", "--default-signal=INT", "sh", str(ROOT / "jobs" / f"{name}.job")]
+        log = tmp_path / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command, env=environment | variables, start_new_session=True, stdout=output, stderr=subprocess.STDOUT

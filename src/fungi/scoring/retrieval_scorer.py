@@ -45,7 +45,7 @@ class RetrievalScorer:
         self._facts = _facts(queries)
 
     def score(self, features: CombinedFeatures) -> Scores:
-        """Return mAP, mean precision and the average precision of each query, for the difficulties easy, medium, hard."""
+        """Return mAP, mean precision and the average precision of each query, for easy, medium and hard queries."""
         database, queries = self.sources
         read_blocks, query_rows = features.blocks(database), self._normalised(features.rows(queries))
         ranking = all_ranked(lambda: ((rows, self._normalised(block)) for rows, block in read_blocks()), query_rows)
