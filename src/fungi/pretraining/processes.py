@@ -69,6 +69,14 @@ class World:
             )
 
 
+_GROUPS: list[Any] = []
+"""Process groups, which have to outlive the model.
+
+If the model has the last reference, its end waits for the thread of gloo and holds Python's lock (GIL). The thread may
+need this lock to free a tensor, so the process would hang. The end of a group by itself does not hold the lock.
+"""
+
+
 @contextmanager
 def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
     """Connect this process with the other processes. Yield the `World` and the device of this process.
@@ -91,6 +99,7 @@ def process_group(device_name: str) -> Iterator[tuple[World, torch.device]]:
             f"the {size} processes cannot connect ({str(error).splitlines()[0]}). Start them with torchrun, or "
             "set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
         ) from None
+    _GROUPS.append(torch.distributed.group.WORLD)
     try:
         yield World(torch.distributed.get_rank(), size), device
     finally:
