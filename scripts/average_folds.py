@@ -32,7 +32,7 @@ class FoldSettings:
 
 
 def average(settings: FoldSettings) -> None:
-    """Print the table. Raises MissingFilesError if a fold was not evaluated."""
+    """Print the table of the mean scores. Raises MissingFilesError if a fold was not evaluated."""
     paths = [Layout(settings.root).results(settings.task, name, settings.backbone) for name in DATASETS]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise MissingFilesError(f"there is no {', '.join(missing)}. Evaluate these folds first.")

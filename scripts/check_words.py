@@ -62,6 +62,7 @@ RETIRED_PHRASES = {
 """Regular expressions of phrases that docstrings must not have -> the better words, and the reason."""
 
 ALLOWED = {"sweep_epochs"}
+"""Names that may have a retired word."""
 
 
 def violations(path: Path) -> Iterator[tuple[int, str]]:
@@ -112,9 +113,11 @@ def main() -> int:
     )
     parser.add_argument("--count", action="store_true", help="print the number of violations per folder")
     options = parser.parse_args()
-    files = sorted(file for path in options.paths for file in ([path] if path.is_file() else path.rglob("*.py")))
+    files: set[Path] = set()
+    for path in options.paths:
+        files |= {path} if path.is_file() else set(path.rglob("*.py"))
     counts: Counter[str] = Counter()
-    for file in files:
+    for file in sorted(files):
         for line, message in sorted(violations(file)):
             counts[file.parent.name] += 1
             if not options.count:

@@ -2,14 +2,15 @@
 
     python scripts/flip_test.py --flips 500
 
-Half of the flips hit a block, which is then assembled into a file. The other half hit a finished file, which is then
-read: every array, the labels, the provenance, the names of samples and classes. Each flip is tried in its own process
-and has one of four results:
+Half of the flips change a block, which is then assembled into a file. The other half change a finished file, which is
+then read: every array, the labels, the provenance, the names of samples and classes. Each flip is tried in its own
+process and has one of five results:
 
 - noticed: the program refuses the file or block.
 - harmless: the program reads the values that were written.
 - silent: the program reads other values. This must never happen.
-- crash: the process dies.
+- crash: a signal ends the process. This must never happen.
+- another error: the program fails without an explanation. This must never happen.
 
 500 flips take about a minute on two cores.
 """
@@ -38,10 +39,10 @@ from fungi.store.reading import open_array, provenance_of, read_class_names, rea
 
 LAYER = LayerProvenance(layer="l", bias=True, projection_hash="p", projection_kind="binary", projection_seed=1)
 FACTS = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x" * 64)
-PLAIN = Provenance(feature="kl", dataset="d", split="train", rows=64, backbone="b", seed=1, device="cpu", **FACTS)
+PROVENANCE = Provenance(feature="kl", dataset="d", split="train", rows=64, backbone="b", seed=1, device="cpu", **FACTS)
 WIDTH, BLOCK = 24, 16
-VALUES = np.random.default_rng(0).standard_normal((PLAIN.rows, WIDTH)).astype(np.float32)
-NOTICED, HARMLESS, SILENT, CRASH = "noticed", "harmless", "silent", "crash"
+VALUES = np.random.default_rng(0).standard_normal((PROVENANCE.rows, WIDTH)).astype(np.float32)
+NOTICED, HARMLESS, SILENT, CRASH, OTHER_ERROR = "noticed", "harmless", "silent", "crash", "another error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def write_blocks(root: Path, feature: str) -> tuple[BlockFolder, Path]:
     path = Layout(root).features(feature, "d", "b", "train")
     layers = {} if feature == "embeddings" else {"attn": LAYER}
     names = ("cat", "dog") if feature == "embeddings" else ()
-    manifest = Manifest(str(path.relative_to(root)), replace(PLAIN, feature=feature), layers, BLOCK, names)
+    manifest = Manifest(str(path.relative_to(root)), replace(PROVENANCE, feature=feature), layers, BLOCK, names)
     blocks = BlockFolder.create(Layout(root).blocks(path, manifest.key), manifest)
     for span in manifest.spans():
         rows = slice(span.start, span.stop)
@@ -74,10 +75,10 @@ def content(path: Path) -> list[Any]:
     """Return everything that the program can read from a feature file."""
     feature = path.name.removesuffix(".h5").removesuffix("-train")  # train.h5 has embeddings, kl-train.h5 has gradients
     array = open_array(path, "attn" if feature == "kl" else "embeddings")
-    parts: list[Any] = [array.read(start, start + 10).tobytes() for start in range(0, array.rows, 10)]
+    values: list[Any] = [array.read(start, start + 10).tobytes() for start in range(0, array.rows, 10)]
     if feature != "kl":
-        parts += [read_targets(path).tolist(), read_sample_ids(path), read_class_names(path)]
-    return [*parts, array.layer, provenance_of(path)]
+        values += [read_targets(path).tolist(), read_sample_ids(path), read_class_names(path)]
+    return [*values, array.layer, provenance_of(path)]
 
 
 def outcome(attempt: Callable[[], bool]) -> str:
@@ -87,7 +88,7 @@ def outcome(attempt: Callable[[], bool]) -> str:
     """
     pid = os.fork()
     if not pid:
-        status = 3
+        status = 3  # stays if an error other than FungiError ends the attempt
         try:
             status = 0 if attempt() else 1
         except FungiError:
@@ -96,7 +97,7 @@ def outcome(attempt: Callable[[], bool]) -> str:
             os._exit(status)
     _, status = os.waitpid(pid, 0)
     results = {0: HARMLESS, 1: SILENT, 2: NOTICED}
-    return CRASH if os.WIFSIGNALED(status) else results.get(os.WEXITSTATUS(status), "another error")
+    return CRASH if os.WIFSIGNALED(status) else results.get(os.WEXITSTATUS(status), OTHER_ERROR)
 
 
 def flip_bit(path: Path, draws: np.random.Generator) -> bytes:
@@ -120,14 +121,14 @@ def run(settings: FlipSettings) -> None:
         pending = {name: write_blocks(Path(folder) / "pending", name) for name in features}
         expected = {name: content(path) for name, (_, path) in finished.items()}
         for number in range(settings.flips):
-            name = features[number // 2 % 2]
+            name = features[number // 2 % 2]  # block and file of the first feature, then those of the second
             if number % 2:
                 path, kind = finished[name][1], "finished file"
                 before = flip_bit(path, draws)
                 result = outcome(partial(_reads_as_expected, path, expected[name]))
             else:
                 block_files = sorted(pending[name][0].folder.glob("*.safetensors"))
-                path, kind = block_files[draws.integers(PLAIN.rows // BLOCK)], "block"
+                path, kind = block_files[draws.integers(PROVENANCE.rows // BLOCK)], "block"
                 before = flip_bit(path, draws)
                 result = outcome(partial(_assembles_as_expected, pending[name], Path(folder) / "try", expected[name]))
                 shutil.rmtree(Path(folder) / "try", ignore_errors=True)
@@ -138,7 +139,7 @@ def run(settings: FlipSettings) -> None:
     total = sum(tallies.values(), Counter[str]())
     unnoticed = total[HARMLESS] + total[SILENT]
     print(f"{settings.flips} flips, {unnoticed} unnoticed, of which {total[SILENT]} changed the values that were read")
-    if failures := total[SILENT] + total[CRASH] + total["another error"]:
+    if failures := total[SILENT] + total[CRASH] + total[OTHER_ERROR]:
         raise FungiError(
             f"{failures} flips were silent, crashed the process, or ended in an error without an explanation."
         )

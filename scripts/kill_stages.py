@@ -8,46 +8,74 @@ from PIL import Image
 
 from fungi.objectives import OBJECTIVES
 
-EXTRACTION = ("--block-size", "2", "--batch-size", "2", "--device", "cpu")
-SETTINGS = {
+EXTRACTION_FLAGS = ("--block-size", "2", "--batch-size", "2", "--device", "cpu")
+OBJECTIVE_FLAGS = {
     "simclr": ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5"),
     "deepcluster": ("--set", "deepcluster.prototypes=4"),
     "ibot": ("--set", "ibot.patch_size=4"),
     "mim": ("--set", "mim.patch_size=4"),
 }
 ROOT, DATA = "ROOT", "DATA"
-"""Words in command lines that stand for the folder of files and the folder of data."""
-EVALUATION = ("--root", ROOT, "--dataset", "pictures", "--pca-dim", "4", "--device", "cpu")
+"""Words in command lines that stand for the folder of the written files and the folder of the data."""
+EVALUATION_FLAGS = ("--root", ROOT, "--dataset", "pictures", "--pca-dim", "4", "--device", "cpu")
 TWO_FEATURES = ("--features", "embeddings", "kl")
-SCENES = ("--memory-size", "0", "--augmentation-epochs", "1", "--input-size", "32", "--neighbours", "5")
+SEGMENTATION_FLAGS = ("--memory-size", "0", "--augmentation-epochs", "1", "--input-size", "32", "--neighbours", "5")
 EVALUATION_STAGES = {
-    "knn": ("knn", *EVALUATION, *TWO_FEATURES, "--k", "3"),
-    "linear": ("linear", *EVALUATION, *TWO_FEATURES, "--max-epochs", "20"),
-    "cluster": ("cluster", *EVALUATION, *TWO_FEATURES, "--restarts", "2"),
-    "retrieval": ("retrieval", *EVALUATION, *TWO_FEATURES, "--ground-truth", f"{DATA}/truth.json"),
+    "knn": ("knn", *EVALUATION_FLAGS, *TWO_FEATURES, "--k", "3"),
+    "linear": ("linear", *EVALUATION_FLAGS, *TWO_FEATURES, "--max-epochs", "20"),
+    "cluster": ("cluster", *EVALUATION_FLAGS, *TWO_FEATURES, "--restarts", "2"),
+    "retrieval": ("retrieval", *EVALUATION_FLAGS, *TWO_FEATURES, "--ground-truth", f"{DATA}/truth.json"),
     "analyse": (
-        *("analyse", *EVALUATION, *TWO_FEATURES, "--analysis", "cka", "shots", "layers"),
+        *("analyse", *EVALUATION_FLAGS, *TWO_FEATURES, "--analysis", "cka", "shots", "layers"),
         *("--shot-counts", "1", "2", "--k", "2"),
     ),
-    "segment": ("segment", "--root", ROOT, "--dataset", f"scenes=masks:{DATA}/scenes", *SCENES, *EXTRACTION),
+    "segment": (
+        "segment",
+        "--root",
+        ROOT,
+        "--dataset",
+        f"scenes=masks:{DATA}/scenes",
+        *SEGMENTATION_FLAGS,
+        *EXTRACTION_FLAGS,
+    ),
     "report": ("report", "--results", ROOT, "--output", f"{ROOT}/report"),
 }
-SMALL_RUN = ("--arch", "vit_micro", "--device", "cpu", "--num-workers", "0", "--epochs", "3", "--warmup-epochs", "1")
+TRAINING_FLAGS = (
+    "--arch",
+    "vit_micro",
+    "--device",
+    "cpu",
+    "--num-workers",
+    "0",
+    "--epochs",
+    "3",
+    "--warmup-epochs",
+    "1",
+)
 TRAINING_STAGES = {
     "pretrain": (
-        *("pretrain", "--data-path", f"{DATA}/pictures/train", "--output-dir", ROOT, *SMALL_RUN, "--patch-size", "8"),
+        *(
+            "pretrain",
+            "--data-path",
+            f"{DATA}/pictures/train",
+            "--output-dir",
+            ROOT,
+            *TRAINING_FLAGS,
+            "--patch-size",
+            "8",
+        ),
         *("--global-crops-size", "32", "--local-crops-size", "16", "--local-crops-number", "2", "--out-dim", "32"),
         *("--head-hidden-dim", "24", "--head-bottleneck-dim", "12", "--global-sampling-window-size", "2"),
         *("--local-sampling-window-size", "1", "--batch-size-per-gpu", "4", "--init", "xavier"),
         *("--save-minutes", "0.001", "--saveckp-freq", "1"),
     ),
     "fine-tune": (
-        *("fine-tune", "--dataset", "pictures", "--data-dir", DATA, "--output-dir", ROOT, *SMALL_RUN),
+        *("fine-tune", "--dataset", "pictures", "--data-dir", DATA, "--output-dir", ROOT, *TRAINING_FLAGS),
         *("--random-init", "--batch-size", "4"),
     ),
 }
 FEATURES = ("extract", "gradients-kl")
-BUILDS_ON = {
+REQUIRED_STAGES = {
     "merge": FEATURES,
     **dict.fromkeys(("knn", "linear", "cluster", "retrieval", "analyse"), FEATURES),
     "report": (*FEATURES, "knn", "cluster", "analyse"),
@@ -73,10 +101,13 @@ def make_data(folder: Path, rows: int) -> None:
 
 
 def commands(data: Path) -> dict[str, list[str]]:
-    """Return stage -> command line. A stage follows the stages that it needs. ROOT stands for the folder of files."""
-    common = ("--root", ROOT, "--dataset", "pictures", "--data-dir", DATA, *EXTRACTION)
+    """Return stage -> command line, in which ROOT stands for the folder of the written files.
+
+    A stage follows the stages that it requires. data: folder that `make_data` filled.
+    """
+    common = ("--root", ROOT, "--dataset", "pictures", "--data-dir", DATA, *EXTRACTION_FLAGS)
     gradients = {
-        f"gradients-{name}": ("extract-gradients", *common, "--objective", name, *SETTINGS.get(name, ()))
+        f"gradients-{name}": ("extract-gradients", *common, "--objective", name, *OBJECTIVE_FLAGS.get(name, ()))
         for name in OBJECTIVES.names()
         if name != "mae"  # the encoder of MAE needs the decoder of MAE, which has to be downloaded
     }

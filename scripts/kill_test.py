@@ -3,14 +3,14 @@
     python scripts/kill_test.py --kills 1000
     python scripts/kill_test.py --kills 40 --stages merge --moments spaced
 
-Each stage and objective works on a few pictures, in a process that is forked from this one, because a forked process
-needs no imports. The process is killed (SIGKILL, SIGTERM or SIGUSR1) at a random moment of its run and started again,
-until the number of kills is reached. After each kill, everything that was finished before must still exist, bit for
-bit. If a run reaches its end, its files must equal those of a run that was never killed. 1,000 kills take about ten
-minutes on two cores.
+Each stage works on a few pictures, in a process that is forked from this one, because a forked process needs no
+imports. The process is killed (SIGKILL, SIGTERM or SIGUSR1) at a random moment of its run and started again, until the
+number of kills is reached. After each kill, everything that was finished before must still exist, bit for bit. If a run
+reaches its end, its files must equal those of a run that was never killed. 1,000 kills take about ten minutes on two
+cores.
 
-`--moments spaced` kills before file operations (creating, renaming, removing) that are evenly spaced over the run. They
-are the same operations in every call. The test suite uses this option.
+`--moments spaced` kills before file operations (creating, renaming, removing) that are evenly spaced over the run.
+Every call chooses the same operations. The test suite uses this option.
 """
 
 import hashlib
@@ -43,15 +43,15 @@ from fungi.runtime.command import run_command
 from fungi.runtime.owner import find_orphans
 from fungi.settings import SEEDS, setting
 from fungi.store.banks import MANIFEST, Bank, read_manifest
-from kill_stages import BUILDS_ON, ROOT, commands, make_data
+from kill_stages import REQUIRED_STAGES, ROOT, commands, make_data
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 PRINTED_LOSSES = 20
-CHANGES = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
+CHANGE_EVENTS = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
 """Audit events of operations that change files. An `open` counts only if it opens a file for writing."""
-HANDLED = tuple(128 + number for number in SIGNALS)
+HANDLED_STATUSES = tuple(128 + number for number in SIGNALS)
 """Exit statuses of stages that save their state after a signal."""
-NEWEST = " after step "
+STEP_SEPARATOR = " after step "
 """Text between the name of a checkpoint and its step."""
 
 
@@ -72,8 +72,8 @@ class KillSettings:
 class Tally:
     """Results of the kills of a stage.
 
-    completed: number of runs that reached their end. lost: a text for each loss. orphans: kind of remaining files or
-    processes -> number.
+    completed: number of runs that reached their end. lost: a text for each loss. orphans: kind -> number of remaining
+    files or processes.
     """
 
     kills: int = 0
@@ -90,13 +90,14 @@ def _arguments(command: list[str], root: Path) -> list[str]:
 def start_in_fork(command: list[str], root: Path, *, assembled: bool = True, die_at: int = 0) -> int:
     """Start a command in a forked process that leads its own process group, and return its pid.
 
-    assembled: whether blocks are assembled into files. die_at: the process kills itself before this file operation
-    below the root, counted from 1; 0 means never. The number of operations is written to a file beside the root.
+    assembled: whether blocks are assembled into files. die_at: number of the file operation below the root, counted
+    from 1, before which the process kills itself; 0 means never. The process writes the number of its operations to a
+    file beside the root.
     """
     pid = os.fork()
     if pid:
         return pid
-    status = 70
+    status = 70  # of a process that ends with an unexpected error
     operations = _count_operations(root, die_at)
     try:
         os.setsid()
@@ -122,7 +123,7 @@ def _count_operations(root: Path, die_at: int) -> list[int]:
     count, prefix = [0], str(root) + os.sep
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in CHANGES or not str(arguments[0]).startswith(prefix):
+        if event not in CHANGE_EVENTS or not str(arguments[0]).startswith(prefix):
             return
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             return
@@ -144,11 +145,8 @@ def run_to_end(command: list[str], root: Path, *, assembled: bool = True) -> flo
     return time.monotonic() - start
 
 
-def run_here(command: list[str], root: Path) -> None:
-    """Run a command in this process, so that forked processes need no imports.
-
-    Raises FungiError if the command fails.
-    """
+def run_without_fork(command: list[str], root: Path) -> None:
+    """Run a command here, so that later forks need no imports. Raises FungiError if the command fails."""
     with root.with_name(f"{root.name}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         status = COMMANDS[command[0]].main(_arguments(command, root))
     if status != 0:
@@ -176,7 +174,7 @@ def finished(root: Path) -> dict[str, str]:
             contents |= {f"{name}:{number:06d}": json.dumps(epoch) for number, epoch in enumerate(epochs)}
         elif path.name.startswith("checkpoint"):
             step, digest = _state_of_run(path)
-            contents[f"{name}{NEWEST}{step:06d}"] = digest
+            contents[f"{name}{STEP_SEPARATOR}{step:06d}"] = digest
         elif path.name == MANIFEST:
             blocks = _blocks_of_bank(path.parent)
             contents |= {f"{path.parent.relative_to(root)}:{block}": digest for block, digest in blocks}
@@ -215,15 +213,16 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
     """Return the names in `before` that are missing in `after` or have another content there.
 
-    Blocks that were assembled into a feature file do not count, and replaced checkpoints do not count.
+    Neither blocks that were assembled into a feature file nor checkpoints that a later one replaced count as missing.
     """
     lost = []
     for name, content in before.items():
         feature_file = Path(name).parent.parent.as_posix().removeprefix("blocks/") + ".h5"
         is_assembled = name.startswith("blocks/") and any(key.startswith(f"{feature_file}:") for key in after)
-        checkpoint, separator, _ = name.partition(NEWEST)
-        has_newer = bool(separator) and any(key > name for key in after if key.startswith(checkpoint + NEWEST))
-        if after.get(name) != content and not (is_assembled or has_newer):
+        checkpoint, separator, _ = name.partition(STEP_SEPARATOR)
+        steps = [key for key in after if separator and key.startswith(checkpoint + separator)]
+        is_replaced = any(key > name for key in steps)
+        if after.get(name) != content and not (is_assembled or is_replaced):
             lost.append(name)
     return lost
 
@@ -247,16 +246,16 @@ def try_stage(
 ) -> Tally:
     """Kill a stage many times, and return the results.
 
-    start: folder of the files from which the stage begins. plain: folder of the files of a run that was never killed.
-    work: folder in which the stage works, a new copy of `start` after each run that reaches its end. moments: source of
+    start: folder of the files that the stage needs. plain: folder of the files of a run that was never killed. work:
+    folder in which the stage works, a new copy of `start` after each run that reaches its end. moments: source of
     random moments; None for evenly spaced file operations.
     """
     tally, expected = Tally(), finished(plain)
     shutil.copytree(start, work)
     duration = run_to_end(command, work)
     operations = int(work.with_name(f"{work.name}.operations").read_text(encoding="utf-8"))
-    for path in (work, work.with_name(f"{work.name}.log")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(work)
+    work.with_name(f"{work.name}.log").unlink()
     shutil.copytree(start, work)
     while tally.kills < kills:
         before = finished(work)
@@ -269,7 +268,7 @@ def try_stage(
         _, status = os.waitpid(pid, 0)
         if not end_group(pid):
             tally.orphans["processes that outlive their parent"] += 1
-        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in HANDLED:
+        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in HANDLED_STATUSES:
             tally.kills += 1
             tally.lost += missing_from(finished(work), before)
             continue
@@ -325,25 +324,20 @@ def run(settings: KillSettings) -> None:
 
 
 def _prepare(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
-    """Write two folders and return their paths.
-
-    The first folder has the files from which a stage begins. The second has the files of a run that was never killed.
-    """
+    """Write two folders and return them: the files that a stage needs, and the files of a run that was never killed."""
     start, plain = home / "start" / name, home / "plain" / name
     start.mkdir(parents=True)
-    for earlier in BUILDS_ON.get(name, ()):
-        run_to_end(stages[earlier], start, assembled=name != "merge")
+    for required in REQUIRED_STAGES.get(name, ()):
+        run_to_end(stages[required], start, assembled=name != "merge")
     shutil.copytree(start, plain)
-    run_here(stages[name], plain)
+    run_without_fork(stages[name], plain)
     return start, plain
 
 
 def _print(name: str, tally: Tally) -> None:
     orphans = ", ".join(f"{count} {kind}" for kind, count in tally.orphans.items() if count) or "no orphans"
-    print(
-        f"{name}: {tally.kills} kills, {tally.completed} completed runs, {len(tally.lost)} losses, {orphans}",
-        flush=True,
-    )
+    counts = f"{tally.kills} kills, {tally.completed} completed runs, {len(tally.lost)} losses"
+    print(f"{name}: {counts}, {orphans}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,9 +2,9 @@
 
     python scripts/merge_test.py --merges 200 --at-once 4
 
-A root is filled with the blocks of several small files. Then `--at-once` merges start on it together, each in its own
-process. This repeats until `--merges` of them have run. Each merge must succeed, and each file must have the rows of
-its blocks. 200 merges take about a minute on two cores.
+The script writes the blocks of several small files below a root. Then it starts `--at-once` merges of this root
+together, each in its own process. It repeats this until `--merges` merges have run. Each merge must succeed, and each
+file must have the rows of its blocks. 200 merges take about a minute on two cores.
 """
 
 import os
@@ -30,7 +30,7 @@ from fungi.store.reading import open_array
 
 LAYER = LayerProvenance(layer="l", bias=True, projection_hash="p", projection_kind="binary", projection_seed=1)
 FACTS = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
-PLAIN = Provenance(feature="kl", dataset="d", split="train", rows=64, backbone="b", seed=1, device="cpu", **FACTS)
+PROVENANCE = Provenance(feature="kl", dataset="d", split="train", rows=64, backbone="b", seed=1, device="cpu", **FACTS)
 WIDTH, BLOCK = 32, 2
 
 
@@ -47,7 +47,7 @@ def fill(root: Path, files: int) -> None:
     """Write all blocks of some feature files. Each file belongs to another dataset."""
     layout = Layout(root)
     for number in range(files):
-        provenance = replace(PLAIN, dataset=f"d{number}")
+        provenance = replace(PROVENANCE, dataset=f"d{number}")
         path = layout.gradients(provenance.dataset, "b", "kl", "train")
         manifest = Manifest(str(path.relative_to(root)), provenance, {"attn": LAYER}, BLOCK)
         blocks = BlockFolder.create(layout.blocks(path, manifest.key), manifest)
@@ -60,7 +60,7 @@ def merge_in_fork(root: Path, log: Path) -> int:
     pid = os.fork()
     if pid:
         return pid
-    status = 70
+    status = 70  # of a process that ends with an unexpected error
     try:
         with log.open("w", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
             status = COMMANDS["merge"].main(["--root", str(root)])
@@ -90,7 +90,7 @@ def run(settings: MergeTestSettings) -> None:
             merges += len(logs)
             for number in range(settings.files):
                 path = Layout(root).gradients(f"d{number}", "b", "kl", "train")
-                values = open_array(path, "attn").read(0, PLAIN.rows)
+                values = open_array(path, "attn").read(0, PROVENANCE.rows)
                 if not (values == number).all():
                     failures["a file differs from its blocks"] += 1
             shutil.rmtree(root)

@@ -16,7 +16,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(tree: ast.AST) -> list[Function]:
-    """Return all functions of a file, methods among them."""
+    """Return all functions and methods of a file."""
     return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
@@ -39,10 +39,7 @@ def one_use_functions(tree: ast.AST) -> list[Function]:
 
 
 def functions_on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
-    """Return the number of public functions with arrays in their signature, and a list.
-
-    The list contains the functions that have an array without axes in their signature.
-    """
+    """Return the number of public functions with arrays in their signature, and those whose arrays have no axes."""
     without_axes, count = [], 0
     scopes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
     for function in [node for scope in scopes for node in scope.body if isinstance(node, ast.FunctionDef)]:
@@ -61,18 +58,13 @@ def functions_on_arrays(tree: ast.Module) -> tuple[int, list[Function]]:
 def _has_array_without_axes(hint: str) -> bool:
     """Return whether a type hint has an array that is not the first part of a hint like `Float[Tensor, "n d"]`."""
     tree = ast.parse(hint)
-    parameters = [
-        node.slice.elts
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Subscript)
-        if isinstance(node.slice, ast.Tuple)
-    ]
-    with_axes = {id(first) for first, *rest in parameters if len(rest) == 1 and isinstance(rest[0], ast.Constant)}
-    return any(
-        ast.unparse(node) in ARRAYS and id(node) not in with_axes
-        for node in ast.walk(tree)
-        if isinstance(node, ast.expr)
-    )
+    brackets = [node.slice for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+    with_axes = set()  # nodes of arrays that a string follows within the brackets
+    for content in brackets:
+        if isinstance(content, ast.Tuple) and len(content.elts) == 2 and isinstance(content.elts[1], ast.Constant):
+            with_axes.add(content.elts[0])
+    arrays = [node for node in ast.walk(tree) if isinstance(node, ast.expr) and ast.unparse(node) in ARRAYS]
+    return any(node not in with_axes for node in arrays)
 
 
 def main(packages: list[str]) -> None:
@@ -93,14 +85,14 @@ def main(packages: list[str]) -> None:
         if short:
             print(f"{path}: {lines} lines")
         table.setdefault(package, Counter()).update(
-            lines=lines, one_use=len(one_use), short=int(short), arrays=on_arrays, plain=len(without_axes)
+            lines=lines, one_use=len(one_use), short=int(short), arrays=on_arrays, without_axes=len(without_axes)
         )
     total: Counter[str] = Counter()
     for counts in table.values():
         total.update(counts)
     print(f"{'package':<14}{'lines':>7}{'one use':>9}{'short files':>13}{'on arrays':>11}{'without axes':>14}")
     for package, counts in [*table.items(), ("all", total)]:
-        numbers = (counts["lines"], counts["one_use"], counts["short"], counts["arrays"], counts["plain"])
+        numbers = (counts["lines"], counts["one_use"], counts["short"], counts["arrays"], counts["without_axes"])
         print("{:<14}{:>7}{:>9}{:>13}{:>11}{:>14}".format(package, *numbers))
 
 

@@ -21,7 +21,7 @@ from fungi.views.loading import batches, row_batches
 
 NOT_MEASURED = "not measured (needs CUDA)"
 ATTENTION = ("flash", "fmha", "attention", "sdpa", "softmax")
-"""Parts of the names of attention kernels: flash, memory-efficient, cuDNN's and the plain one."""
+"""Parts of the names of attention kernels: flash, memory-efficient, cuDNN's and the one without fusion."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def busy_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
 
 
 def print_kernels(setup: Setup, count: int) -> None:
-    """Print the busy share of the device, the longest kernels and all attention kernels of one extraction."""
+    """Print the busy share of the device, the `count` longest kernels and all attention kernels of one extraction."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 

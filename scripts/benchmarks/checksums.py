@@ -2,7 +2,8 @@
 
 The benchmark writes a feature file and a bank of patches twice: with checksums, and without. It reads them in turns,
 window by window, from the page cache. It prints the ratio of processor time, and the seconds that checksums add per
-gigabyte. A process checks the rows of a bank only when it reads them for the first time; the benchmark measures this.
+gigabyte. A process checks the rows of a bank only when it reads them for the first time; the benchmark measures this
+first time.
 """
 
 import argparse
@@ -40,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
                 kind: partial(read, path) for kind, path in write(Path(folder), values).items()
             }
             seconds = in_turns(jobs, options.rounds, CPU)
-            checked, plain = seconds["checked"], seconds["unchecked"]
-            added = (median(checked) - median(plain)) / (values.nbytes / 1e9)
-            print(f"{name}: {median(checked):.2f} s with checksums, {median(plain):.2f} s without")
-            print(f"  ratio {ratio(checked, plain)}, {added:.2f} s more per GB")
+            checked, unchecked = seconds["checked"], seconds["unchecked"]
+            added = (median(checked) - median(unchecked)) / (values.nbytes / 1e9)
+            print(f"{name}: {median(checked):.2f} s with checksums, {median(unchecked):.2f} s without")
+            print(f"  ratio {ratio(checked, unchecked)}, {added:.2f} s more per GB")
     return 0
 
 
@@ -81,6 +82,6 @@ def _read_bank(folder: Path) -> None:
     bank = open_bank(folder)
     if folder.name == "unchecked":
         for checked in bank._checked.values():
-            checked[:] = True  # a bank does not check its blocks twice
+            checked[:] = True  # a bank does not check a block again
     for _ in bank.windows(WINDOW):
         pass

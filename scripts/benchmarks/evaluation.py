@@ -1,11 +1,11 @@
-"""Measure kNN over all combinations of features: time over the published way, and memory.
+"""Measure kNN over all combinations of features: memory, and the ratio of the time to that of the published way.
 
-    python scripts/benchmark.py evaluation                         about 4 minutes on 2 cores: both ways, ratio
+    python scripts/benchmark.py evaluation                        about 4 minutes on 2 cores: ours and the published way
     python scripts/benchmark.py evaluation --no-published --train-rows 1000000 --test-rows 1000 --width 32 --pca-dim 64
 
-The published way follows the protocol in plain code: for each combination, concatenate the features, fit scikit-learn's
-full-SVD PCA, and classify with scikit-learn's kNN. Both ways read the same files of random clusters, and have to make
-the same predictions.
+The published way follows the protocol in simple code: for each combination, concatenate the features, fit the full-SVD
+PCA of scikit-learn, and classify with its kNN. Our evaluation and the published way read the same files of random
+clusters, and have to make the same predictions.
 """
 
 import os
@@ -32,6 +32,8 @@ from fungi.store.layout import Layout
 FEATURES = ("embeddings", "kl", "dino", "simclr")
 DATASET, BACKBONE = "synthetic", "synthetic"
 WRITTEN_ROWS = 20_000
+SLOT_BYTES = 3 * (4 + 8)
+"""Bytes per neighbour of a query: distance (float32) and row (int64), three times while two rankings are merged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def measure(settings: EvaluationBenchmark) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_features(root, settings)
-        print_accounting(settings)
+        print_expected_memory(settings)
         before = peak_memory()
         ours, our_time = timed(lambda: run(knn_settings(root, settings)))
         print(f"ours: {len(ours['results'])} combinations in {our_time}")
@@ -99,10 +101,10 @@ def knn_settings(root: Path, settings: EvaluationBenchmark) -> KnnSettings:
     )
 
 
-def print_accounting(settings: EvaluationBenchmark) -> None:
+def print_expected_memory(settings: EvaluationBenchmark) -> None:
     """Print the largest memory that the run is designed to need, one line per purpose."""
     print("memory by design:")
-    parts = accounting(
+    parts = memory_by_purpose(
         settings.train_rows,
         settings.test_rows,
         [settings.width] * len(FEATURES),
@@ -116,7 +118,7 @@ def print_accounting(settings: EvaluationBenchmark) -> None:
     print(f"  {sum(parts.values()) / 2**20:10,.0f} MiB  together, at most")
 
 
-def accounting(
+def memory_by_purpose(
     train_rows: int,
     test_rows: int,
     dims: Sequence[int],
@@ -130,7 +132,7 @@ def accounting(
 
     If the features do not fit into `memory_bytes`, only the memory of the labels grows with the train rows.
     """
-    width, single, double = sum(dims), 4, 8
+    width, single, double = sum(dims), 4, 8  # bytes of a number in single and double precision
     reduced = min(pca_dim, width)
     train_bytes, test_bytes = train_rows * width * single, test_rows * width * single
     train_fits, test_fits = train_bytes <= memory_bytes, test_bytes <= memory_bytes
@@ -144,7 +146,7 @@ def accounting(
         "one block of rows: as read, in float64, normalised": block * width * (2 * single + 2 * double),
         "Gram matrix, a sub-block of it, its eigenvectors and workspace (float64)": 5 * width * width * double,
         "reduced test rows of one combination (float32)": test_rows * reduced * single,
-        "tile of distances, and the nearest neighbours": query_tile * block * single + test_rows * (k + 1) * 36,
+        "tile of distances, and the nearest neighbours": query_tile * block * single + test_rows * (k + 1) * SLOT_BYTES,
     }
 
 
@@ -159,7 +161,7 @@ def write_features(root: Path, settings: EvaluationBenchmark) -> None:
             path = layout.features(name, DATASET, BACKBONE, split)
             path.parent.mkdir(parents=True, exist_ok=True)
             with h5py.File(path, "w") as file:
-                array = file.create_dataset(_key(name), (rows, settings.width), dtype="float32")
+                array = file.create_dataset(_array_name(name), (rows, settings.width), dtype="float32")
                 for start in range(0, rows, WRITTEN_ROWS):
                     labels = targets[start : start + WRITTEN_ROWS]
                     noise = generator.normal(size=(len(labels), settings.width))
@@ -169,7 +171,7 @@ def write_features(root: Path, settings: EvaluationBenchmark) -> None:
 
 
 def published_way(root: Path, settings: EvaluationBenchmark) -> dict[str, list[int]]:
-    """Return combination -> predictions. They are computed by the published protocol, with plain scikit-learn."""
+    """Return combination -> predictions, computed by the published protocol with scikit-learn alone."""
     from sklearn.decomposition import PCA
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -195,12 +197,12 @@ def _read_normalized(root: Path, split: str) -> dict[str, np.ndarray]:
     features = {}
     for name in FEATURES:
         with h5py.File(Layout(root).features(name, DATASET, BACKBONE, split)) as file:
-            rows = torch.from_numpy(file[_key(name)][:])
+            rows = torch.from_numpy(file[_array_name(name)][:])
         features[name] = torch.nn.functional.normalize(rows, dim=-1).numpy()
     return features
 
 
-def _key(feature: str) -> str:
+def _array_name(feature: str) -> str:
     return "embeddings" if feature == "embeddings" else "attn_proj"
 
 

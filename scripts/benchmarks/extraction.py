@@ -1,9 +1,10 @@
 """Compare extraction with bare forwards: `benchmark.py extraction --backbone vit-s16 --objective simclr`.
 
-The benchmark prints the time of the complete extraction (views, forwards, heads, backward, gradients, projection) over
-the time of the same number of bare forwards of the same model, with the same dtype and the same number of views at
-once. Rounds of both alternate, so a change in the speed of the machine does not change the ratio. The output is the
-median over rounds and the range. Weights are random and images are noise, because they do not change the time.
+The benchmark prints the ratio of two times: the time of the complete extraction (views, forwards, heads, backward,
+gradients, projection), and the time of the same number of bare forwards. Bare forwards only encode, with the same model
+and dtype and the same number of views at once. Extraction and bare forwards alternate, so a change in the speed of the
+machine does not change the ratio. The output is the median over rounds and the range. Weights are random and images are
+noise, because they do not change the time.
 
 `--views published native budget` compares several plans of views in one run: the cost of an image with each plan, in
 bare forwards of the full input size.
@@ -39,7 +40,7 @@ from fungi.views.base import forwards_of
 from fungi.views.plans import PLANS, PUBLISHED, PlanName, ViewPlan
 
 BARE_FORWARDS = 64
-"""Number of bare forwards that are timed beside the plans of views."""
+"""Number of bare forwards per round, to which the plans of views are compared."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--views", nargs="+", default=[PUBLISHED], choices=PLANS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--residual-dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--residual-dtype", default="float32", choices=["float32", "bfloat16"], help="dtype between the blocks"
+    )
     parser.add_argument("--set", nargs="+", default=[], help="options of objectives, such as dino.resize_on=device")
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--views-per-forward", type=int, default=0)
+    parser.add_argument("--images", type=int, default=4, help="number of images in a batch")
+    parser.add_argument("--views-per-forward", type=int, default=0, help="0 is the usual number on the device")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--short-cut", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--projection-dim", type=int, default=0)
+    parser.add_argument("--projection-dim", type=int, default=0, help="0 is the usual dimension for the backbone")
     return parser
 
 
@@ -129,9 +132,9 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
     target = find_target(model, f"{spec.layer}:layer")
     matrix = draw_projection(options.projection_dim or spec.projection_dim, target.gradient_dim)
     dtype = choose_dtype(options.dtype, device)
-    is_short = options.residual_dtype == "bfloat16"
+    has_bfloat16_residual = options.residual_dtype == "bfloat16"
     engine = build_engine(
-        with_bfloat16_residual(model, [spec.layer]) if is_short else model,
+        with_bfloat16_residual(model, [spec.layer]) if has_bfloat16_residual else model,
         [target],
         {"layer": matrix},
         device=device,

@@ -1,6 +1,6 @@
 """Compare the time of extraction from texts and sounds with the time of the forward passes alone.
 
-    python scripts/benchmark.py modalities                                        (both, about a minute on 2 cores)
+    python scripts/benchmark.py modalities                        (texts and sounds, about a minute on 2 cores)
     python scripts/benchmark.py modalities --backbone minilm --dataset pydocs --rows 256 --device cuda --dtype bfloat16
 
 The benchmark prints four numbers per feature: the rows per second of the complete extraction (views on the device,
@@ -162,9 +162,9 @@ def _padding(engine: GradientEngine, bound: BoundObjective, batch: Any) -> str:
     if not isinstance(batch, dict):
         return ""
     real = int(batch["attention_mask"].sum())
-    grouped = sum(part["input_ids"].numel() for _, part in engine._groups(batch, bound.views))
-    single = batch["input_ids"].numel()
-    return f"{100 * (1 - real / grouped):.0f} % (one group: {100 * (1 - real / single):.0f} %)"
+    in_groups = sum(part["input_ids"].numel() for _, part in engine._groups(batch, bound.views))
+    in_one_group = batch["input_ids"].numel()
+    return f"{100 * (1 - real / in_groups):.0f} % (one group: {100 * (1 - real / in_one_group):.0f} %)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

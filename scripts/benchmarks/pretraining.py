@@ -1,14 +1,14 @@
 """Measure a step of pretraining: `python scripts/benchmark.py pretraining --batch-size 4`.
 
-The step is compared with two others:
+The step is compared with two other kinds of steps:
 
 - bare: the same views through the same vision transformer (student forward and backward, teacher forward of the global
   crops).
-- reference: the same products in the order of the authors' code. The teacher runs twice, all logits of local patches
-  are computed, and each pair of views has its own logarithm of a softmax.
+- reference: the same matrix products in the order of the published code. The teacher runs twice, all logits of local
+  patches are computed, and each pair of views has its own logarithm of a softmax.
 
-Rounds alternate. The benchmark prints the median and the range of the ratios of the rounds, the median time of each
-kind (processor time on a CPU), and the peak memory of a process that runs only this kind.
+The kinds take turns in each round. The benchmark prints the median and the range of the ratios over the rounds, the
+median time of each kind (processor time on a CPU), and the peak memory of a process that runs only this kind.
 """
 
 import argparse
@@ -99,15 +99,15 @@ def _bare(learner: Learner, views: Views) -> None:
 
 
 def _reference(learner: Learner, views: Views) -> None:
-    """Do a training step in the order of the authors' code.
+    """Do a training step in the order of the published code.
 
-    The products are the same as in our step. The losses have no centres and no weights, and all patches count.
+    The matrix products are the same as in our step. The losses have no centres and no weights, and all patches count.
     """
     options = learner.options
     alignment = align(views, options.views.global_side, options.views.local_side, device=learner.device)
     images, crops = (pixels.unflatten(0, (-1, len(views))) for pixels in _pixels(learner, views))
     samples = alignment.source.shape[2]
-    with torch.no_grad():  # the reference runs the teacher once for each group of maps
+    with torch.no_grad():  # the published code runs the teacher once for each group of maps
         first = learner.teacher(images, crops[:0], alignment.target[:, :, :samples])
         second = learner.teacher(images, crops[:0], alignment.target[:, :, samples:])
         cls = first.classes[0] @ first.prototypes.T  # [2 b k]
@@ -120,11 +120,11 @@ def _reference(learner: Learner, views: Views) -> None:
     logits, local_logits = student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T
     learner.optimizer.zero_grad(set_to_none=True)
     losses = [_entropy(cls[1 - a], logits[0, a]) + _entropy(mixed[1 - a], logits[1, a]) for a in (0, 1)]
-    for place in range(len(crops)):
-        for b in (0, 1):
+    for crop in range(len(crops)):
+        for a in (0, 1):
             losses += [
-                _entropy(cls[b], local_logits[0, place]),
-                _entropy(mixed_local[b, :, place], local_logits[1, place]),
+                _entropy(cls[a], local_logits[0, crop]),
+                _entropy(mixed_local[a, :, crop], local_logits[1, crop]),
             ]
     rows = (student.patches @ student.prototypes.T).flatten(0, 1)
     losses.append(_entropy(patches.flip(0).flatten(0, 1), rows))

@@ -1,7 +1,7 @@
 """Measure the speed of the forward pass on a CPU: `python scripts/benchmark.py processor --backbone vit-s16`.
 
-The benchmark runs several implementations of the same forward pass in turns. For each, it prints the ratio of its
-processor time to plain float32, and the smallest cosine between its embeddings and those of plain float32.
+The benchmark runs several implementations of the same forward pass in turns. For each of them, it prints the ratio of
+the processor time to that of unchanged float32, and the smallest cosine between the embeddings and those of float32.
 """
 
 import argparse

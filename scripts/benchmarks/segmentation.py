@@ -1,16 +1,17 @@
-"""Compare segmentation with bare forwards, FAISS and another order of work: `benchmark.py segmentation`.
+"""Compare segmentation with bare forwards, FAISS and another order of steps: `benchmark.py segmentation`.
 
 The benchmark prints three ratios:
 
 - dense features (tokens, neighbours, loss, gradients, projection) over the same number of bare forwards of the same
   model at the same size, for each kind of projection;
 - exact search over FAISS's flat index in the same bank, which must return the same rows;
-- our evaluation over an evaluation in the order of open implementations, which must have the same IoU.
+- our evaluation over an evaluation in the order of steps of other open-source implementations, which must have the
+  same IoU.
 
-Rounds alternate within one run. On a CPU the benchmark counts processor time. Weights, images and banks are random,
+The two works of a ratio take turns. On a CPU the benchmark counts processor time. Weights, images and banks are random,
 because they do not change the time. The support bank is small (`--support-rows`), because the time of exact
-search grows with its rows: 1,025 queries x rows x width multiply-adds per image. The benchmark prints this number, but
-in fact one quarter of the tokens has no negative and is not searched.
+search grows with its rows: 1,025 queries x rows x width multiply-adds per image. The benchmark prints this number. The
+real number is smaller by a quarter, because one quarter of the tokens has no negative and is not searched.
 """
 
 import argparse
@@ -120,9 +121,9 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
     counts = torch.nn.functional.one_hot(classes, CLASSES) * PATCH**2
     bank = Bank.create(folder, BankManifest(width, CLASSES, "float32", (len(rows),), {}))
     bank.write(0, rows, counts.numpy())
-    near = torch.randint(len(rows), (options.scored, grid**2), generator=generator)
+    drawn = torch.randint(len(rows), (options.scored, grid**2), generator=generator)
     noise = torch.randn(options.scored, grid**2, width, generator=generator) / width**0.5
-    features = normalize(torch.from_numpy(rows)[near] + noise, dim=2).to(device)
+    features = normalize(torch.from_numpy(rows)[drawn] + noise, dim=2).to(device)
     truth = torch.randint(CLASSES, (options.scored, grid, grid), generator=generator).byte()
     truth = truth.repeat_interleave(PATCH, dim=1).repeat_interleave(PATCH, dim=2)
     predictor = Predictor(bank, BankSearch(bank, device), 30, 0.02, size, PATCH**2)
@@ -140,7 +141,7 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
     seconds = in_turns({"ours": ours, "open": open_order}, options.rounds, device)
     same = bool(np.allclose(iou["ours"], iou["open"], atol=1e-3))
     print(
-        f"evaluation of {options.scored} images (bank on the disk) over open implementations' order (bank in memory), "
+        f"evaluation of {options.scored} images (bank on the disk) over the order of other code (bank in memory), "
         f"{len(rows)} x {width}, {CLASSES} classes: {ratio(seconds['ours'], seconds['open'])}, same IoU: {same}"
     )
 
@@ -148,7 +149,7 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
 def _open_order(
     features: Tensor, bank: Tensor, labels: Tensor, truth: Tensor, size: int, k: int = 30, temperature: float = 0.02
 ) -> list[float]:
-    """Return the IoU of each class, computed in the same order of steps as in open implementations.
+    """Return the IoU of each class, computed in the order of steps of other open-source implementations.
 
     For each image, compute all similarities, fetch the features of the neighbours, and compute the similarities to the
     neighbours again. Keep the predictions of all pixels until the end.

@@ -1,7 +1,8 @@
 """Compare the library with the stage: `python scripts/benchmark.py wrapper --backbone digits-vit --objective simclr`.
 
-Both compute projected gradients of the same decoded images. The work of the stage is that of `extract_gradients.py` for
-a batch: prepare the views, run the engine. Rounds of both alternate. The benchmark prints the median of their ratio.
+The library and the stage compute projected gradients of the same decoded images, in turns. The work of the stage is
+that of `extract_gradients.py` for a batch: prepare the views, run the engine. The benchmark prints the median ratio of
+their times.
 """
 
 import argparse
@@ -23,7 +24,7 @@ CONFIGS = {"kl": KLConfig, "dino": DINOConfig, "simclr": SimCLRConfig}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure both and print the results."""
+    """Measure the library and the stage, and print the results."""
     options = _parser().parse_args(arguments)
     device = choose_device(options.device)
     backbone = load_backbone(options.backbone, random_init=options.backbone != "digits-vit")

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from study import token_windows
-from study.scores import place_of, score
+from study.scores import feature_folder, score
 from study.settings import COMBINED, SETTINGS, Setting
 
 WITH_WINDOWS = ("digits-vit", "udi-micro")
@@ -67,7 +67,7 @@ def _extract(
     from fungi.extraction import extract_gradients
     from fungi.extraction.gradient_settings import GradientSettings
 
-    place, start = place_of(folder, seed, setting), perf_counter()
+    place, start = feature_folder(folder, seed, setting), perf_counter()
     if (place / "done.json").exists():
         return
     common_options = tuple(text for text in options.set if text.startswith(f"{setting.objective}."))

@@ -17,10 +17,11 @@ from study.settings import KL, Setting
 
 NEIGHBOURS, FEW_NEIGHBOURS, SHOTS = 20, 5, 5
 LAMBDA = 5e-5
+"""Strength of the regularisation of the linear classifier."""
 SCORES = ("kNN", "5-shot kNN", "linear", "retrieval mAP")
 
 
-def place_of(folder: Path, seed: int, setting: Setting) -> Path:
+def feature_folder(folder: Path, seed: int, setting: Setting) -> Path:
     """Return the folder with the features of a setting and a seed."""
     return folder / f"seed-{seed}" / setting.name.replace(" ", "-").replace("/", "_")
 
@@ -38,16 +39,17 @@ def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarr
 
 
 def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> None:
-    """Score the embeddings joined with the gradients of some settings, and the embeddings alone; write a JSON file.
+    """Score the embeddings joined with the gradients of some settings, and the embeddings alone. Write a JSON file.
 
-    Return at once if the file exists, or if the features of a setting are not complete.
+    Do nothing if the file exists, or if the features of a setting are not complete. name: name of the combination; a
+    single setting has its own name.
     """
     label = name if len(settings) > 1 else settings[0].name
     path = folder / "scores" / f"{label.replace(' ', '-').replace('/', '_')}-{seed}.json"
-    places = [place_of(folder, seed, setting) for setting in settings]
+    places = [feature_folder(folder, seed, setting) for setting in settings]
     if path.exists() or not all((place / "done.json").exists() for place in places):
         return
-    embeddings_place = place_of(folder, seed, KL)
+    embeddings_place = feature_folder(folder, seed, KL)
     costs = [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places]
     splits, labels = {}, {}
     for split in ("train", "test"):

@@ -62,7 +62,7 @@ IMAGE_SETTINGS = (
     Setting("9 patches of 5/8, full size", "simclr", patches(3, 5 / 8)),
     Setting("49 patches of 1/2, full size", "simclr", patches(7, 1 / 2)),
 )
-"""Settings from cheap to expensive. If the study is stopped early, as many settings as possible are measured.
+"""Settings from cheap to expensive, so that a study that is stopped early has measured as many as possible.
 
 "own size" means that views are encoded at their size in the image. "full size" means that they are enlarged to the
 input size first. A fraction is the side of a view as a share of the input size. "last quarter of the network" means

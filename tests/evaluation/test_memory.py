@@ -43,28 +43,28 @@ def test_the_memory_of_a_streamed_evaluation_does_not_depend_on_the_number_of_ro
 
 
 @pytest.fixture
-def accounting():
+def memory_by_purpose():
     """Return the function that computes the memory of an evaluation from the sizes of its arrays."""
     sys.path.insert(0, str(SCRIPTS))
     try:
-        from benchmarks.evaluation import accounting
+        from benchmarks.evaluation import memory_by_purpose
 
-        yield accounting
+        yield memory_by_purpose
     finally:
         sys.path.remove(str(SCRIPTS))
 
 
-def test_imagenet_fits_into_24_gb_by_the_accounting(accounting):
+def test_imagenet_fits_into_24_gb_by_design(memory_by_purpose):
     imagenet = {"train_rows": 1_281_167, "test_rows": 50_000, "dims": [768] * 4}
-    parts = accounting(**imagenet, pca_dim=512, block_rows=8192, memory_bytes=4 * GIB)
+    parts = memory_by_purpose(**imagenet, pca_dim=512, block_rows=8192, memory_bytes=4 * GIB)
     assert sum(parts.values()) < 6 * GIB
-    without_pca = accounting(**imagenet, pca_dim=10**6, block_rows=8192, memory_bytes=4 * GIB)
+    without_pca = memory_by_purpose(**imagenet, pca_dim=10**6, block_rows=8192, memory_bytes=4 * GIB)
     assert sum(without_pca.values()) < 8 * GIB
 
 
-def test_with_streamed_features_only_labels_grow_with_train_rows(accounting):
+def test_with_streamed_features_only_labels_grow_with_train_rows(memory_by_purpose):
     small, large = (
-        accounting(rows, test_rows=1000, dims=[384] * 4, pca_dim=384, block_rows=8192, memory_bytes=0)
+        memory_by_purpose(rows, test_rows=1000, dims=[384] * 4, pca_dim=384, block_rows=8192, memory_bytes=0)
         for rows in (10**6, 10**7)
     )
     assert {name for name in small if small[name] != large[name]} == {"labels (int64)"}
