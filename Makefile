@@ -1,15 +1,16 @@
-# make demo | demo-text | demo-audio | demo-segmentation | test | test-slurm | test-release | check | site: each sets everything up first (a virtual environment in .venv).
+# make demo | demo-text | demo-audio | demo-segmentation | demo-udi | test | test-slurm | test-release | check | site
+# Each of these first creates a virtual environment in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Two test workers, one thread each: more would wait for each other. Tests are handed out one by one, slow ones first;
-# those that share a fixture of their module go together (tests/conftest.py).
-# Byte code is kept even where the environment forbids it: else every worker, and every command that a test starts,
-# would compile (and prepare for the checks of axes) hundreds of files anew.
+# Two test workers with one thread each. A worker gets one test at a time, slow tests first; tests that share a fixture of
+# their module go to the same worker (tests/conftest.py).
+# An empty PYTHONDONTWRITEBYTECODE stores byte code even if the environment forbids it. Otherwise every worker, and every
+# command that a test starts, would compile hundreds of files (and add the checks of axes to them) again.
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-# Tests whose numbers depend on threads run once more with two: some faults of numerical libraries show with several
-# threads alone.
+# Tests whose numbers depend on threads run once more with two threads, because some faults of numerical libraries occur
+# only with several threads.
 THREADED := $(addprefix tests/evaluation/test_,combine.py linear.py clustering.py knn.py retrieval.py) \
   $(addprefix tests/engine/test_,laws.py projection.py) tests/objectives/test_deepcluster.py
 TWO_THREADS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "threads and not slow" $(THREADED)
@@ -18,10 +19,10 @@ TWO_THREADS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytes
 
 setup: $(READY)
 
-# uv installs the pinned set in seconds where its cache is warm; where it can't reach the package index
-# (some mirrors are configured for pip alone), pip does the same work more slowly. uv trusts whom the system trusts,
-# as institutes with certificates of their own need it. Either compiles the packages once:
-# where the environment forbids Python to keep byte code, every start would pay 6 seconds for it.
+# uv installs the pinned packages in seconds if they are in its cache. If uv cannot reach the package index (some mirrors
+# are configured only for pip), pip installs the same packages more slowly. UV_SYSTEM_CERTS: uv accepts the certificates
+# of the system, because some institutes have their own. uv and pip compile the packages once: if the environment forbids
+# Python to store byte code, every start would otherwise take 6 seconds longer.
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip uv
@@ -48,11 +49,11 @@ test: setup format lint types
 	$(TEST) -m "not slurm and not release"
 	$(TWO_THREADS)
 
-# The wheel in an empty environment, and the site.
+# Tests that build the wheel and the site, and install the wheel in an empty environment.
 test-release: setup
 	$(TEST) -m release
 
-# Job files on a real SLURM, which these tests start (and install, where they may).
+# Tests that run the job files on a real SLURM. They start SLURM, and install it if they run as root.
 test-slurm: setup
 	$(TEST) -m slurm
 

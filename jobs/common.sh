@@ -40,8 +40,8 @@ in_project() {
   run_until_warned "$FUNGI_PYTHON" "$script" "$@"
 }
 # The processes connect to each other through the first node, with a port that depends on the job.
-# On SIGTERM, srun kills its tasks. It passes SIGUSR1 on to them. Since SLURM 22.05, srun does not inherit
-# --cpus-per-task of the job, and each process would get one core.
+# At SIGTERM, srun kills its tasks. It passes SIGUSR1 on to its tasks, so jobs stop them with SIGUSR1. Since SLURM 22.05,
+# srun does not inherit --cpus-per-task of the job, and without SRUN_CPUS_PER_TASK each process would get one core.
 per_process() {
   child_signal=USR1
   if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
@@ -55,8 +55,8 @@ per_process() {
 }
 
 # Run a command in the background, because a shell handles signals only while it waits. Finished blocks are always
-# kept. At the warning before the time limit (USR1), the command is stopped and the job is queued again. Background
-# commands ignore Ctrl-C, so INT is passed on as TERM. HUP, for a terminal that closes, is passed on as well.
+# kept. USR1 is the warning before the time limit: the command is stopped and the job is queued again. Background
+# commands ignore Ctrl-C, so INT is passed on as TERM. The HUP of a closed terminal is passed on as TERM, too.
 run_until_warned() {
   echo "== $(date '+%F %T') job ${SLURM_JOB_ID:-none} on ${SLURMD_NODENAME:-$(uname -n)}, restart ${SLURM_RESTART_COUNT:-0}"
   child='' warned='' signalled=''
@@ -81,12 +81,12 @@ run_until_warned() {
 }
 
 put_back_into_queue() {
-  restarts=${SLURM_RESTART_COUNT:-0} most=${FUNGI_MAX_RESTARTS:-20}
-  if [ "$restarts" -lt "$most" ]; then
+  restarts=${SLURM_RESTART_COUNT:-0} limit=${FUNGI_MAX_RESTARTS:-20}
+  if [ "$restarts" -lt "$limit" ]; then
     echo "out of time: back into the queue, to go on from the last finished block" >&2
     scontrol requeue "$SLURM_JOB_ID" || true
   else
-    echo "out of time, and not queued again: $restarts restarts, of at most $most (FUNGI_MAX_RESTARTS)." \
+    echo "out of time, and not queued again: $restarts restarts, of at most $limit (FUNGI_MAX_RESTARTS)." \
       "Use more shards, or more --time" >&2
   fi
 }
