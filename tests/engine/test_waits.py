@@ -52,14 +52,14 @@ def test_features_of_patches_never_wait_for_the_device(gpu: FakeTensorMode, monk
     (target,) = find_targets(model, ("blocks.1.attn.proj",))
     matrix = draw_projection(4, target.gradient_dim, kind="khatri-rao", outputs=target.shape[0])
     projector: Any = make_projector(matrix, CPU, torch.float32)
-    places = DenseLoss.places
+    draw_indices = DenseLoss.draw_indices
 
     def drawn_on_host(self: DenseLoss, tokens: int, draws: Any) -> Any:
         with unset_fake_temporarily():
-            searched, chosen, counts = places(self, tokens, draws)
+            searched, chosen, counts = draw_indices(self, tokens, draws)
         return *(gpu.from_tensor(values) for values in (searched, chosen)), counts
 
-    monkeypatch.setattr(DenseLoss, "places", drawn_on_host)
+    monkeypatch.setattr(DenseLoss, "draw_indices", drawn_on_host)
     monkeypatch.setattr(DenseExtractor, "_require_finite", lambda *_: None)  # waits once, at the end of a batch
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(Tensor, "is_pinned", lambda self: False)

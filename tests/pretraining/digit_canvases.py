@@ -70,7 +70,7 @@ def compose(split: str, number: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
         digit = np.asarray(Image.fromarray(digits[row]).resize((side, side), Image.Resampling.BICUBIC))
         top, start = int(generator.integers(0, SIDE - side)), left + int(generator.integers(0, SIDE // 2 - side + 1))
         mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
-        mask[top : top + side, start : start + side] = digit >= 96
+        mask[top : top + side, start : start + side] = digit >= 96  # pixels of ink; the background is below 40
         region = (slice(top, top + side), slice(start, start + side))
         canvas[region] = np.maximum(canvas[region], digit)
         objects.append(_instance(mask, CATEGORY_IDS[int(labels[row])]))
@@ -79,9 +79,10 @@ def compose(split: str, number: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
 def _instance(mask: np.ndarray, category: int) -> dict[str, Any]:
     """Return an annotation, with the mask in COCO's uncompressed run lengths, column by column."""
+    # The first run is of zeros (its length may be 0). A different value after the last pixel ends the last run.
     values = np.concatenate([[0], mask.flatten(order="F"), [1 - mask[-1, -1]]])
-    ends = np.flatnonzero(np.diff(values))
-    counts = np.diff(np.concatenate([[0], ends])).tolist()
+    run_ends = np.flatnonzero(np.diff(values))
+    counts = np.diff(np.concatenate([[0], run_ends])).tolist()
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])
     box = [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]

@@ -15,13 +15,13 @@ def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) ->
         predictions.patches @ predictions.prototypes.T,
     )
     student_logits = [student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T]
-    images, count = predictions.classes.shape[2], student.local_classes.shape[1]
-    size = (all_patch_logits.shape[2] - samples) // count if count else 0
+    images, local_crops = predictions.classes.shape[2], student.local_classes.shape[1]
+    local_samples = (all_patch_logits.shape[2] - samples) // local_crops if local_crops else 0
 
     def target(logits: Tensor, level: int) -> Tensor:
         return ((logits - teacher.centres[level]) / teacher.temperature).softmax(-1)
 
-    def entropy(p: Tensor, logits: Tensor) -> Tensor:
+    def cross_entropy(p: Tensor, logits: Tensor) -> Tensor:
         return -(p * (logits / options.student_temperature).log_softmax(-1)).sum()
 
     def target_with_patches(view: int, image: int, rows: slice) -> Tensor:
@@ -37,18 +37,23 @@ def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) ->
     sums: dict[str, list[Tensor]] = {"g_cl": [], "l_cl": [], "g_mcl": [], "l_mcl": [], "g_pch": []}
     for image in range(images):
         for a, b in ((0, 1), (1, 0)):  # view a of the student, view b of the teacher
-            sums["g_cl"].append(entropy(target(cls_logits[b, image], 0), student_logits[0][0, a, image]))
-            sums["g_mcl"].append(entropy(target_with_patches(b, image, slice(samples)), student_logits[0][1, a, image]))
+            sums["g_cl"].append(cross_entropy(target(cls_logits[b, image], 0), student_logits[0][0, a, image]))
+            sums["g_mcl"].append(
+                cross_entropy(target_with_patches(b, image, slice(samples)), student_logits[0][1, a, image])
+            )
             for k in range(samples):
                 if valid[b, image, k]:
                     p = target(all_patch_logits[b, image, k], 2)
-                    sums["g_pch"].append(entropy(p, student.patches[a, image, k] @ student.prototypes.T))
-        for local in range(count):
-            rows = slice(samples + local * size, samples + (local + 1) * size)
+                    sums["g_pch"].append(cross_entropy(p, student.patches[a, image, k] @ student.prototypes.T))
+        for local in range(local_crops):
+            rows = slice(samples + local * local_samples, samples + (local + 1) * local_samples)
             for b in (0, 1):
-                sums["l_cl"].append(entropy(target(cls_logits[b, image], 0), student_logits[1][0, local, image]))
-                sums["l_mcl"].append(entropy(target_with_patches(b, image, rows), student_logits[1][1, local, image]))
-    return {name: torch.stack(values).mean() if values else torch.tensor(0.0).double() for name, values in sums.items()}
+                sums["l_cl"].append(cross_entropy(target(cls_logits[b, image], 0), student_logits[1][0, local, image]))
+                sums["l_mcl"].append(
+                    cross_entropy(target_with_patches(b, image, rows), student_logits[1][1, local, image])
+                )
+    zero = torch.zeros((), dtype=torch.float64)
+    return {name: torch.stack(values).mean() if values else zero for name, values in sums.items()}
 
 
 def alignment_of(valid: Tensor, samples: int) -> Alignment:

@@ -78,7 +78,7 @@ def image_folder(folder: Path, count: int, size: tuple[int, int] = (20, 24)) -> 
 
 
 def command_flags(**changed: Any) -> list[str]:
-    """Return the small settings as flags of `fungi pretrain`, in the spelling of the published code."""
+    """Return the small settings as flags of `fungi udi pretrain`, in the spelling of the published code."""
     flags: list[str] = []
     for name, value in (FLAGS | changed).items():
         values: Sequence[Any] = value if isinstance(value, tuple) else (value,)

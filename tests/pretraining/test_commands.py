@@ -1,4 +1,4 @@
-"""The commands `fungi evaluate-encoder` and `fungi attention-maps` (spec udi 7)."""
+"""The commands `fungi udi evaluate` and `fungi udi attention-maps`, by their earlier names (spec udi 7)."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.pretraining.small import learner_of, settings
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """Return a checkpoint of a small network, like those of `fungi pretrain`."""
+    """Return a checkpoint of a small network, as `fungi udi pretrain` writes it."""
     path = tmp_path_factory.mktemp("run") / "checkpoint.pth"
     save_checkpoint(path, learner_of(settings(patch_size=4)), epoch=1, arguments={}, run={})
     return path
@@ -46,7 +46,7 @@ def classes(tmp_path_factory) -> Path:
         ),
     ],
 )
-def test_evaluate_encoder_understands_published_flags_and_writes_scores(
+def test_evaluation_understands_published_flags_and_writes_scores(
     checkpoint, classes, tmp_path, capsys, flags, scores
 ) -> None:
     output = tmp_path / "scores.json"

@@ -15,7 +15,7 @@ from fungi.errors import FungiError
 from fungi.evaluators.linear_sgd import linear_probe
 from fungi.evaluators.weighted_knn import weighted_knn
 from fungi.pretraining.tokens import embed, last_attention, last_blocks
-from fungi.pretraining.transfer.attention_maps import class_attention, overview, smallest_masks, write_maps
+from fungi.pretraining.transfer.attention_maps import class_attention, smallest_masks, write_maps, write_overview
 from fungi.pretraining.transfer.evaluate import EvaluateSettings
 from fungi.pretraining.transfer.evaluate import _score as score
 from fungi.pretraining.transfer.features import pooled
@@ -158,7 +158,7 @@ def test_pictures_are_written_for_every_head_of_both_tokens(model, tmp_path: Pat
     pixels, image = Image.new("RGB", (32, 32), (90, 120, 30)), torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         paths = write_maps(tmp_path, model, pixels, image, threshold=0.6)
-        overview(tmp_path / "all.png", model, [(pixels, image)] * 2, side=16)
+        write_overview(tmp_path / "all.png", model, [(pixels, image)] * 2, side=16)
     names = {"img"} | {
         f"{kind}-{middle}head{h}" for kind in ("attn", "mask") for middle in ("", "plus-") for h in range(4)
     }

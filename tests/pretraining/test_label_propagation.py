@@ -58,8 +58,8 @@ def bilinear(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
     def neighbours_and_weights(size: int, new: int) -> list[tuple[int, int, float]]:
         """Return the two old pixels between which each new pixel lies, and the weight of the second."""
-        places = [min(max((i + 0.5) * size / new - 0.5, 0), size - 1) for i in range(new)]
-        return [(math.floor(p), min(math.floor(p) + 1, size - 1), p - math.floor(p)) for p in places]
+        positions = [min(max((i + 0.5) * size / new - 0.5, 0), size - 1) for i in range(new)]
+        return [(math.floor(p), min(math.floor(p) + 1, size - 1), p - math.floor(p)) for p in positions]
 
     values = pixels.astype(np.float64)
     rows = neighbours_and_weights(pixels.shape[0], height)

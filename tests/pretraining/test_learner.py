@@ -104,7 +104,7 @@ def test_processes_with_different_states_all_stop() -> None:
     def refusal(process: World, step: int) -> str:
         """Return the message of the error, or an empty text if the processes agree."""
         try:
-            process.agree(step, torch.device("cpu"), Path("run"))
+            process.require_same_step(step, torch.device("cpu"), Path("run"))
         except FungiError as error:
             return str(error)
         return ""

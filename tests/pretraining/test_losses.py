@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from fungi.pretraining.udi import cross_entropy as chunks
+from fungi.pretraining.udi import cross_entropy
 from fungi.pretraining.udi.centres import collapse_warning, diversity, teacher_statistics, updated_centres, vector_sums
 from fungi.pretraining.udi.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
 from fungi.pretraining.udi.network import Predictions
@@ -26,7 +26,7 @@ def leaves(student: Predictions) -> list[torch.Tensor]:
 @pytest.mark.parametrize("local_crops", [0, 1, 3])
 @pytest.mark.parametrize("share_valid", [0.0, 0.6, 1.0])
 def test_losses_and_gradients_equal_a_simple_version(target_mix, local_crops, share_valid, monkeypatch) -> None:
-    monkeypatch.setattr(chunks, "TILE", 20)  # two rows at a time
+    monkeypatch.setattr(cross_entropy, "TILE", 20)  # logits: two rows of 7 prototypes at a time
     student, teacher = random_predictions(local_crops=local_crops, share_valid=share_valid, samples=4)
     options = LossOptions(alpha=0.3, target_mix=target_mix)
     loss, parts = loss_parts(student, teacher, counts_of(teacher), options)
@@ -35,11 +35,11 @@ def test_losses_and_gradients_equal_a_simple_version(target_mix, local_crops, sh
         torch.testing.assert_close(value, expected_parts[name], rtol=1e-9, atol=1e-12, msg=name)
     assert len(parts) == (5 if local_crops else 3)
     views = 2 + 2 * local_crops
-    of_tokens = [
+    class_token_losses = [
         (2 * expected_parts[f"g_{kind}"] + 2 * local_crops * expected_parts[f"l_{kind}"]) / views
         for kind in ("cl", "mcl")
     ]
-    total = (sum(of_tokens) + expected_parts["g_pch"]) / 3
+    total = (sum(class_token_losses) + expected_parts["g_pch"]) / 3
     shares = part_shares(list(parts), local_crops)
     mean = torch.stack([shares[name] * value for name, value in parts.items()]).sum()
     torch.testing.assert_close(loss, mean, rtol=1e-12, atol=0)
@@ -80,7 +80,7 @@ def test_a_view_is_never_matched_with_itself() -> None:
     axes = torch.eye(7, dtype=torch.float64)
     teacher_classes = teacher.predictions.classes.clone()
     teacher_classes[:, 0], teacher_classes[:, 1] = axes[0], axes[1]
-    swapped = teacher_classes.flip(1)  # right if each view is matched with the other
+    swapped = teacher_classes.flip(1)  # the correct predictions, if each view is matched with the other view
     certain = dataclasses.replace(
         teacher,
         predictions=Predictions(teacher_classes, teacher.predictions.local_classes, teacher.predictions.patches, axes),

@@ -90,7 +90,8 @@ def test_a_mirrored_target_has_the_mirrored_column() -> None:
 def test_maps_equal_exact_fractions(coordinates) -> None:
     """Crops are chosen so that tokens lie on edges of the other crop, where rounding decides about the side."""
     random, sides, size = np.random.default_rng(0), (6, 4), (97, 131)
-    units, steps = units_per_pixel(sides, coordinates), 3 if coordinates == "corner" else 8
+    units = units_per_pixel(sides, coordinates)
+    steps = 3 if coordinates == "corner" else 8  # equal steps along a crop at which the tokens of 4 x 4 lie
     rounding_errors = 0
     for _ in range(40):
         starts, extents = random.integers(0, 30, 2).tolist(), random.integers(1, 8, 2).tolist()

@@ -8,7 +8,7 @@ import pytest
 
 from fungi.errors import FungiError
 from fungi.segmentation.image_blocks import image_blocks, subset_rows
-from fungi.segmentation.memory_bank import bank_ends, patches_per_image
+from fungi.segmentation.memory_bank import bank_ends, patches_per_view
 from fungi.segmentation.settings import MAX_NEIGHBOURS
 from fungi.store import banks
 from fungi.store.banks import Bank, BankManifest, open_bank
@@ -72,9 +72,9 @@ def bank_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
+    ("name", "least_noticed"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
 )
-def test_a_bank_with_a_flipped_bit_is_refused(name: str, least: int, bank_folder: Path) -> None:
+def test_a_bank_with_a_flipped_bit_is_refused(name: str, least_noticed: int, bank_folder: Path) -> None:
     """Flips in the whitespace of a record, or in the word "checksum" of a mark, have no effect."""
 
     def by_windows() -> list[bytes]:
@@ -85,13 +85,13 @@ def test_a_bank_with_a_flipped_bit_is_refused(name: str, least: int, bank_folder
         bank, rows = open_bank(bank_folder), np.array([[10, 4], [7, 0]])
         return [bank.features_of(rows).tobytes(), bank.labels_of(rows).tobytes()]
 
-    assert noticed_flips(bank_folder / name, by_windows, count=40) >= least
-    assert noticed_flips(bank_folder / name, by_rows, count=40, seed=1) >= least
+    assert noticed_flips(bank_folder / name, by_windows, count=40) >= least_noticed
+    assert noticed_flips(bank_folder / name, by_rows, count=40, seed=1) >= least_noticed
 
 
 def test_damage_in_a_block_does_not_affect_other_blocks(bank_folder: Path) -> None:
     with (bank_folder / "features.bin").open("r+b") as file:
-        file.seek(5 * 3 * 4)
+        file.seek(5 * 3 * 4)  # row 5, which has 3 numbers of 4 bytes, is in block 1
         file.write(b"\xff")
     bank = open_bank(bank_folder)
     np.testing.assert_array_equal(bank.features_of(np.array([3, 9])), np.stack([block(0)[0][3], block(2)[0][0]]))
@@ -110,7 +110,7 @@ def test_the_checksum_of_a_block_is_computed_only_once(bank_folder: Path, monkey
     for _ in range(3):
         list(bank.windows(4))
         bank.features_of(np.arange(11))
-    assert ranges == [(0, 48), (48, 108), (108, 132)]
+    assert ranges == [(0, 48), (48, 108), (108, 132)]  # bytes of the blocks, 12 per row
 
 
 def test_a_block_without_checksums_is_refused(bank_folder: Path) -> None:
@@ -148,20 +148,20 @@ def test_every_deciding_setting_is_in_the_key_of_a_bank() -> None:
     ("memory_size", "views", "patches"),
     [(102_400, 10_582, 9), (1_024_000, 20_210, 50), (0, 5, 1024), (10_000, 5, 1024)],
 )
-def test_patches_per_image_equal_the_published_numbers(memory_size: int, views: int, patches: int) -> None:
-    assert patches_per_image(memory_size, views, 1024) == patches  # an image has 1024 patches
+def test_patches_per_view_equal_the_published_numbers(memory_size: int, views: int, patches: int) -> None:
+    assert patches_per_view(memory_size, views, 1024) == patches  # an image has 1024 patches
 
 
 def test_a_bank_without_a_patch_for_each_image_is_refused() -> None:
     with pytest.raises(FungiError, match="--memory-size 4 is too small: the bank needs one patch for each of 5 views"):
-        patches_per_image(memory_size=4, views=5, patches=1024)
+        patches_per_view(memory_size=4, views=5, patches=1024)
 
 
 def test_a_bank_has_zero_rows_only_on_request() -> None:
     blocks = image_blocks(images=10, views=[SceneView(size=8, statistics=HALF)], size=4)
-    assert bank_ends(blocks, per_view=3, memory_size=32, zero_rows=False) == (12, 24, 30)
-    assert bank_ends(blocks, per_view=3, memory_size=32, zero_rows=True) == (12, 24, 30, 32)
-    ends = bank_ends(blocks, per_view=3, memory_size=10**9, zero_rows=True)
+    assert bank_ends(blocks, view_patches=3, memory_size=32, zero_rows=False) == (12, 24, 30)
+    assert bank_ends(blocks, view_patches=3, memory_size=32, zero_rows=True) == (12, 24, 30, 32)
+    ends = bank_ends(blocks, view_patches=3, memory_size=10**9, zero_rows=True)
     assert ends == (12, 24, 30, 30 + MAX_NEIGHBOURS)  # no search needs more rows of zeros
 
 

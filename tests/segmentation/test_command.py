@@ -16,7 +16,7 @@ from fungi.segmentation.evaluation import prepare
 from fungi.segmentation.segment import run
 from fungi.segmentation.settings import MAX_NEIGHBOURS, SegmentSettings
 from tests.segmentation.own_masks import write_dataset
-from tests.segmentation.test_protocol import plain
+from tests.segmentation.test_protocol import simple_settings
 
 
 @pytest.fixture
@@ -41,13 +41,13 @@ def overwrite(path: Path, values: np.ndarray) -> None:
 def test_an_invalid_mask_is_refused(values: np.ndarray, message: str, squares: Path, tmp_path: Path) -> None:
     overwrite(squares / "train" / "masks" / "01.png", values)
     with pytest.raises(FungiError, match=message):
-        run(plain(tmp_path / "out", f"squares=masks:{squares}"))
+        run(simple_settings(tmp_path / "out", f"squares=masks:{squares}"))
 
 
 def test_a_missing_mask_is_refused(squares: Path, tmp_path: Path) -> None:
     (squares / "test" / "masks" / "00.png").unlink()
     with pytest.raises(MissingFilesError, match=r"test/images/00\.png has no mask\. Put one at .*test/masks/00\.png"):
-        run(plain(tmp_path / "out", f"squares=masks:{squares}"))
+        run(simple_settings(tmp_path / "out", f"squares=masks:{squares}"))
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_invalid_flags_are_refused_before_any_computation(
     flags: dict, message: str, squares: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(FungiError, match=message):
-        run(plain(tmp_path / "out", f"squares=masks:{squares}", features=("embeddings",), **flags))
+        run(simple_settings(tmp_path / "out", f"squares=masks:{squares}", features=("embeddings",), **flags))
     assert not list(tmp_path.glob("out/banks/*"))  # nothing was computed before the error
 
 
 def test_an_invalid_mask_of_the_scored_split_is_refused_before_any_computation(squares: Path, tmp_path: Path) -> None:
     overwrite(squares / "test" / "masks" / "02.png", np.full((32, 32), 255))
     with pytest.raises(FungiError, match=r"'test/images/02\.png': its mask is void"):
-        run(plain(tmp_path / "out", f"squares=masks:{squares}"))
+        run(simple_settings(tmp_path / "out", f"squares=masks:{squares}"))
     assert not list(tmp_path.glob("out/banks/*"))
 
 
@@ -86,7 +86,7 @@ def test_an_error_names_the_image_with_a_gradient_that_is_not_finite(
 
     monkeypatch.setattr("fungi.segmentation.dense.contrast", not_finite_in_call_3)
     with pytest.raises(FungiError, match=r"not finite for 'train/images/02\.png'"):
-        run(plain(tmp_path / "out", f"squares=masks:{squares}", features=("simclr",)))
+        run(simple_settings(tmp_path / "out", f"squares=masks:{squares}", features=("simclr",)))
 
 
 def test_datasets_without_masks_and_unknown_features_are_refused() -> None:
@@ -133,9 +133,9 @@ def test_interruptions_do_not_change_the_bytes_of_a_run(
 ) -> None:
     """The run is interrupted after every write of a block."""
     flags = {"block_size": 2, "memory_size": 200, "augmentation_epochs": 2, "features": ("embeddings+simclr",)}
-    complete = plain(tmp_path / "uninterrupted", f"squares=masks:{squares}", **flags)
+    complete = simple_settings(tmp_path / "uninterrupted", f"squares=masks:{squares}", **flags)
     run(complete)
-    interrupted = plain(tmp_path / "interrupted", f"squares=masks:{squares}", **flags)
+    interrupted = simple_settings(tmp_path / "interrupted", f"squares=masks:{squares}", **flags)
 
     class Interrupted(Exception):
         pass
@@ -162,7 +162,7 @@ def test_interruptions_do_not_change_the_bytes_of_a_run(
 @pytest.mark.slow
 def test_both_banks_record_the_same_subset_of_images(squares: Path, tmp_path: Path) -> None:
     flags = {"images": 3, "features": ("embeddings+simclr",)}
-    run(plain(tmp_path, f"squares=masks:{squares}", **flags))
+    run(simple_settings(tmp_path, f"squares=masks:{squares}", **flags))
     manifests = {
         path.parent.name.partition("-")[0]: json.loads(path.read_text())
         for path in tmp_path.glob("banks/*/*/*/bank.json")
@@ -178,8 +178,8 @@ def test_both_banks_record_the_same_subset_of_images(squares: Path, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["faiss", "scann"])
 def test_approximate_search_states_its_recall(search: str, squares: Path, tmp_path: Path) -> None:
-    settings = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings", "simclr"), search=search)
-    exact = plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",))
+    settings = simple_settings(tmp_path, f"squares=masks:{squares}", features=("embeddings", "simclr"), search=search)
+    exact = simple_settings(tmp_path, f"squares=masks:{squares}", features=("embeddings",))
     scores, exact_scores = run(settings)["results"], run(exact)["results"]["embeddings"]
     assert 0.5 < scores["embeddings"]["recall"] <= 1
     assert scores["embeddings"]["mIoU"] == pytest.approx(exact_scores["mIoU"], abs=0.1)
@@ -192,7 +192,7 @@ def test_the_published_profile_keeps_the_zero_rows_of_a_bank_of_few_images(squar
     """Three images have fewer patches than the size of the bank, and the rest of its rows are zero."""
     flags = {"images": 3, "neighbours": 90}
     clean, published = (
-        prepare(plain(tmp_path, f"squares=masks:{squares}", profile=profile, **flags)).ends()
+        prepare(simple_settings(tmp_path, f"squares=masks:{squares}", profile=profile, **flags)).ends()
         for profile in ("clean", "published")
     )
     assert (clean[-1], published) == (300, (*clean, 300 + MAX_NEIGHBOURS))
@@ -200,7 +200,7 @@ def test_the_published_profile_keeps_the_zero_rows_of_a_bank_of_few_images(squar
 
 @pytest.mark.slow
 def test_the_published_profile_reports_matching_and_keeps_zero_rows(squares: Path, tmp_path: Path) -> None:
-    settings = plain(
+    settings = simple_settings(
         tmp_path, f"squares=masks:{squares}", profile="published", memory_size=64, features=("embeddings+simclr",)
     )
     scores = run(settings)["results"]["embeddings+simclr"]
@@ -214,7 +214,8 @@ def test_the_published_profile_reports_matching_and_keeps_zero_rows(squares: Pat
 @pytest.mark.slow
 def test_batch_size_does_not_change_scores(squares: Path, tmp_path: Path) -> None:
     results = [
-        run(plain(tmp_path / str(size), f"squares=masks:{squares}", batch_size=size))["results"] for size in (1, 4)
+        run(simple_settings(tmp_path / str(size), f"squares=masks:{squares}", batch_size=size))["results"]
+        for size in (1, 4)
     ]
     for feature, scores in results[0].items():
         assert scores["IoU"] == pytest.approx(results[1][feature]["IoU"], abs=2e-3)  # tied votes can change

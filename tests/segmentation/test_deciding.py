@@ -17,7 +17,7 @@ from fungi.segmentation.segment import run
 from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
 from tests.segmentation.own_masks import write_dataset
-from tests.segmentation.test_protocol import plain
+from tests.segmentation.test_protocol import simple_settings
 from tests.store.flips import noticed_flips
 
 
@@ -32,14 +32,14 @@ VARIANTS = [
     {"denominator_temperature": False},
     {"neighbour_layout": "published"},
     {"projection_kind": "binary"},
-    {"search": "faiss"},  # faiss also searches the negatives
+    {"search": "faiss"},  # also searches the negatives, which decide the gradients
 ]
 
 
 @pytest.mark.slow
 def test_every_variant_of_the_gradient_has_its_own_bank(squares: str, tmp_path: Path) -> None:
     for flags in VARIANTS:
-        evaluation.prepare(plain(tmp_path, squares, **flags)).predictor("simclr")
+        evaluation.prepare(simple_settings(tmp_path, squares, **flags)).predictor("simclr")
     features = [folder.name.partition("-")[0] for folder in tmp_path.glob("banks/*/*/*")]
     assert (features.count("simclr"), features.count("embeddings")) == (len(VARIANTS), 1)
 
@@ -47,9 +47,9 @@ def test_every_variant_of_the_gradient_has_its_own_bank(squares: str, tmp_path: 
 @pytest.mark.parametrize("flags", [{"temperature": 5.0}, {"neighbours": 40}, {"split": "train"}])
 def test_scores_do_not_depend_on_other_results_in_the_folder(flags: dict, squares: str, tmp_path: Path) -> None:
     shared, separate = tmp_path / "shared", tmp_path / "separate"
-    defaults = run(plain(shared, squares, features=("embeddings",)))["results"]
+    defaults = run(simple_settings(shared, squares, features=("embeddings",)))["results"]
     in_shared, in_separate = (
-        run(plain(root, squares, features=("embeddings",), **flags))["results"] for root in (shared, separate)
+        run(simple_settings(root, squares, features=("embeddings",), **flags))["results"] for root in (shared, separate)
     )
     assert in_shared == in_separate
     assert in_shared != defaults
@@ -66,7 +66,7 @@ def test_negatives_are_always_searched_with_the_tree_of_the_full_setting(
         return bank_search(*arguments, tree=tree, **options)
 
     monkeypatch.setattr(evaluation, "BankSearch", record_tree)
-    evaluation.prepare(plain(tmp_path, squares, images=3)).predictor("simclr")
+    evaluation.prepare(simple_settings(tmp_path, squares, images=3)).predictor("simclr")
     assert trees == [TreeSettings(), DATA_EFFICIENT_TREE]  # for the negatives, then for the predictor
 
 

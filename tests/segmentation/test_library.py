@@ -19,7 +19,7 @@ from fungi.store.banks import open_bank
 from fungi.views.image import HALF
 from tests.daily import first_fast
 from tests.segmentation.own_masks import write_dataset
-from tests.segmentation.test_protocol import SIZE, plain
+from tests.segmentation.test_protocol import SIZE, simple_settings
 
 
 def wrapper_with(projection: ProjectionMatrix | None) -> FUNGIWrapper:
@@ -34,7 +34,7 @@ def wrapper_with(projection: ProjectionMatrix | None) -> FUNGIWrapper:
 
 @pytest.mark.parametrize("from_bank", first_fast([False, True]))
 def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Path) -> None:
-    run(plain(tmp_path / "out", write_dataset(tmp_path / "data"), features=("embeddings+simclr",)))
+    run(simple_settings(tmp_path / "out", write_dataset(tmp_path / "data"), features=("embeddings+simclr",)))
     (projection,) = (tmp_path / "out" / "projections").iterdir()
     banks = {path.name.partition("-")[0]: path for path in (tmp_path / "out" / "banks").glob("*/*/*")}
     wrapper = wrapper_with(load_projection(projection))
@@ -70,7 +70,7 @@ def test_a_bank_with_another_provenance_is_refused(
     feature = flags.pop("feature")
     if "std_typo" in flags:
         monkeypatch.setattr("fungi.segmentation.evaluation.IMAGENET", HALF)  # HALF is the input of digits-vit
-    stage = prepare(plain(tmp_path, squares, **flags))
+    stage = prepare(simple_settings(tmp_path, squares, **flags))
     bank = stage.bank(feature, None if feature == "embeddings" else stage.support)
     wrapper = wrapper_with(None)
     with pytest.raises(FungiError, match=f"{bank.folder} does not fit: its {cause}.* Pass a bank of embeddings"):

@@ -13,7 +13,7 @@ from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.reference import SIZE, Reference
 
 
-def plain(root: Path, dataset: str, **flags) -> SegmentSettings:
+def simple_settings(root: Path, dataset: str, **flags) -> SegmentSettings:
     """Return settings without random draws: no augmentation, and every patch is kept."""
     defaults = {"memory_size": 0, "augmentation_epochs": 0, "input_size": SIZE, "neighbours": 7, "temperature": 0.05}
     return SegmentSettings(root=root, dataset=dataset, **{**defaults, **flags})
@@ -27,7 +27,9 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_iou_of_every_class_equals_the_reference(squares: Path, tmp_path: Path) -> None:
-    scores = run(plain(tmp_path, f"squares=masks:{squares}", features=("embeddings",)))["results"]["embeddings"]
+    scores = run(simple_settings(tmp_path, f"squares=masks:{squares}", features=("embeddings",)))["results"][
+        "embeddings"
+    ]
     expected = Reference().iou(squares, neighbours=7, temperature=0.05)
     assert scores["IoU"] == pytest.approx(expected, abs=1e-12)
     assert scores["mIoU"] == pytest.approx(np.mean(expected))
@@ -38,7 +40,7 @@ def test_iou_of_every_class_equals_the_reference(squares: Path, tmp_path: Path) 
 def test_augmentation_selection_and_gradients_equal_the_reference(squares: Path, tmp_path: Path) -> None:
     """There are two epochs of five images, and 15 patches per view. Rounding can change pixels between two classes."""
     flags = {"augmentation_epochs": 2, "memory_size": 150, "features": ("embeddings", "embeddings+simclr")}
-    results = run(plain(tmp_path, f"squares=masks:{squares}", **flags))["results"]
+    results = run(simple_settings(tmp_path, f"squares=masks:{squares}", **flags))["results"]
     (projection,) = (tmp_path / "projections").iterdir()
     references = {
         "embeddings": Reference(),
@@ -57,7 +59,7 @@ def test_patches_of_training_images_have_themselves_as_nearest_neighbours(
     feature: str, squares: Path, tmp_path: Path
 ) -> None:
     """With one neighbour, a patch gets its own label, so that only pixels inside of mixed patches can be wrong."""
-    settings = plain(
+    settings = simple_settings(
         tmp_path, f"squares=masks:{squares}", features=(feature,), neighbours=1, split="train", input_size=48
     )
     assert run(settings)["results"][feature]["mIoU"] > 0.7

@@ -25,7 +25,7 @@ def tiny_vit(*, seed: int = 0, registers: int = 0, kind: type = VisionTransforme
     torch.manual_seed(seed)
     options = {"num_classes": 0, **options} | ({"num_reg_tokens" if kind is Eva else "reg_tokens": registers})
     model = kind(img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=3, **options)
-    model.position_scaling = "hub"  # like the published code of DINO, which is the reference
+    model.position_scaling = "hub"  # as in the published code of DINO
     for parameter in model.parameters():  # also biases, which are zero in a new model
         torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()

@@ -151,7 +151,7 @@ def test_worker_processes_decode_the_pictures_for_a_gpu(
     monkeypatch.setattr(collection, "usable_cores", lambda: 8)
     settings = SimilarSettings(images=folder, query=(folder / "dark-0.png",), batch_size=2)
     pictures = pictures_below(folder)
-    assert list(features.compute(settings, pictures, pictures)) == []
+    assert list(features.compute_features(settings, pictures, pictures)) == []
     assert loaders == [expected]  # six pictures are three batches: more processes would have nothing to do
 
 

@@ -1,4 +1,4 @@
-"""Few-shot rows: balanced draws, and stratified draws like in the published text evaluation."""
+"""Few-shot rows: balanced draws, and stratified draws as in the published text evaluation."""
 
 import json
 from dataclasses import replace

@@ -71,7 +71,10 @@ def settings(extracted: Path, tmp_path: Path) -> InContextSettings:
 
 
 class Stub:
-    """A chat endpoint that answers with the label of the first example. It can fail several times before it answers."""
+    """A chat endpoint that answers with the label of the first example, or with `body` if it is set.
+
+    failures: HTTP status codes of the next requests, which get no answer.
+    """
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -269,6 +272,7 @@ def test_an_answer_in_another_format_is_an_error_without_a_retry(body, message, 
 
 
 def test_an_unreachable_endpoint_is_named():
+    # No program listens on port 9.
     endpoint = ChatEndpoint("http://127.0.0.1:9/v1", "m", tries=2, wait=lambda seconds: None)
     with pytest.raises(FungiError, match=r"http://127.0.0.1:9/v1/chat/completions did not answer \(URLError"):
         endpoint.ask([])

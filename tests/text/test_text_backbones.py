@@ -16,7 +16,7 @@ from fungi.profiles import PROFILES
 from fungi.views.tokenizers import hub_tokenizer
 
 TEXT = [name for name in BACKBONES if BACKBONES[name].modality == "text"]
-# embedding size, layer, weight shape, bias, gradient size, projection size (spec text 1)
+# Embedding size, layer, weight shape, whether it has a bias, gradient size, projection size (spec text 1).
 BERT = (768, "encoder.layer.11.attention.output.dense", (768, 768), True, 590592, 768)
 T5 = (512, "encoder.block.5.layer.0.SelfAttention.o", (512, 512), False, 262144, 512)
 TABLE = {"bert-base-uncased": BERT, "bert-base-uncased-mean": BERT, "t5-small": T5, "t5-small-mean": T5}

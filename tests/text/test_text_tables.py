@@ -19,20 +19,20 @@ def quiet():
     logger.disabled = False
 
 
-def put(folder: Path, name: str, content: str | bytes) -> None:
+def write_file(folder: Path, name: str, content: str | bytes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def test_json_lines_and_csv_give_the_same_rows(tmp_path):
     rows = [('A, "quoted" text\nof two lines', 0), ("", 3), ("plain é", 1)]
-    put(
+    write_file(
         tmp_path / "lines" / "ag-news",
         "train.jsonl",
         "".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows),
     )
     quoted = ["text,label", *('"' + t.replace('"', '""') + f'",{n}' for t, n in rows)]
-    put(tmp_path / "table" / "ag-news", "train.csv", "\n".join(quoted) + "\n")
+    write_file(tmp_path / "table" / "ag-news", "train.csv", "\n".join(quoted) + "\n")
     lines, table = (open_split("ag-news", "train", tmp_path / folder) for folder in ("lines", "table"))
     assert [lines.load(row) for row in range(3)] == [text for text, _ in rows]
     assert lines.targets.tolist() == [0, 3, 1]
@@ -40,7 +40,7 @@ def test_json_lines_and_csv_give_the_same_rows(tmp_path):
 
 
 def test_labels_can_be_names(tmp_path):
-    put(tmp_path / "trec", "test.jsonl", '{"text": "Who ?", "coarse_label": "HUM"}\n')
+    write_file(tmp_path / "trec", "test.jsonl", '{"text": "Who ?", "coarse_label": "HUM"}\n')
     assert open_split("trec", "test", tmp_path).targets.tolist() == [3]
 
 
@@ -67,20 +67,20 @@ def test_the_error_for_missing_files_names_columns_folder_and_command(tmp_path):
     ],
 )
 def test_the_message_names_the_error_in_a_table(tmp_path, content, message):
-    put(tmp_path / "ag-news", "train.jsonl", content)
+    write_file(tmp_path / "ag-news", "train.jsonl", content)
     with pytest.raises(FungiError, match=message):
         open_split("ag-news", "train", tmp_path)
 
 
 def test_the_message_names_a_damaged_parquet_file(tmp_path):
-    put(tmp_path / "ag-news", "train.parquet", b"PAR1 but not a table")
+    write_file(tmp_path / "ag-news", "train.parquet", b"PAR1 but not a table")
     with pytest.raises(FungiError, match=r"train.parquet can't be read as a table .*Create or download it again"):
         open_split("ag-news", "train", tmp_path)
 
 
 def test_old_labels_of_trec_are_refused(tmp_path):
     question = "How far is it from Denver to Aspen ?"
-    put(tmp_path / "trec", "train.jsonl", json.dumps({"text": question, "coarse_label": 0}) + "\n")
+    write_file(tmp_path / "trec", "train.jsonl", json.dumps({"text": question, "coarse_label": 0}) + "\n")
     with pytest.raises(FungiError, match="is not labelled NUM"):
         open_split("trec", "train", tmp_path)
 
@@ -98,7 +98,7 @@ def test_the_published_bins_include_their_lower_end_and_the_label_1_is_a_sixth_c
 
 
 def test_the_published_profile_uses_the_published_bins(tmp_path):
-    put(tmp_path / "fine-grained-sst", "test.jsonl", '{"sentence": "Best", "label": 1.0}\n')
+    write_file(tmp_path / "fine-grained-sst", "test.jsonl", '{"sentence": "Best", "label": 1.0}\n')
     spec = DATASETS["fine-grained-sst"]
     assert spec.open(tmp_path, "test").targets.tolist() == [4]
     assert spec.published_open(tmp_path, "test").targets.tolist() == [5]
@@ -164,11 +164,11 @@ def test_this_python_has_enough_docstrings_for_every_class_of_pydocs():
     ],
 )
 def test_ambiguous_tables_are_refused(tmp_path, content, message):
-    put(tmp_path / "ag-news", "train.csv", content)
+    write_file(tmp_path / "ag-news", "train.csv", content)
     with pytest.raises(FungiError, match=message):
         open_split("ag-news", "train", tmp_path)
 
 
 def test_labels_can_be_whole_numbers_in_the_format_of_floats(tmp_path):
-    put(tmp_path / "ag-news", "train.csv", "text,label\na,2.0\nb,3.0\n")
+    write_file(tmp_path / "ag-news", "train.csv", "text,label\na,2.0\nb,3.0\n")
     assert open_split("ag-news", "train", tmp_path).targets.tolist() == [2, 3]

@@ -163,7 +163,7 @@ def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
 
     from fungi.backbones.loading import load_backbone
     from fungi.data.base import open_split
-    from fungi.pretraining.transfer.attention_maps import overview
+    from fungi.pretraining.transfer.attention_maps import write_overview
     from fungi.report.figures import COLOURS, canvas
     from fungi.views.pixels import as_pixels, normalize
 
@@ -184,7 +184,7 @@ def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
     images = [samples.load(row) for row in range(8)]
     with torch.no_grad():
         normalized = [normalize(as_pixels(image)[None], backbone.input.statistics) for image in images]
-        overview(attention_file, backbone.model, list(zip(images, normalized, strict=True)))
+        write_overview(attention_file, backbone.model, list(zip(images, normalized, strict=True)))
     return [loss_file, attention_file]
 
 

@@ -17,10 +17,10 @@ TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class ChatEndpoint:
-    """A chat endpoint at the address `<url>/chat/completions`. It is asked for answers at temperature 0.
+    """A chat endpoint at the address `<url>/chat/completions`. Requests have the temperature 0.
 
     key: sent as a bearer token if it is not empty, and never written to a file. tries: maximum number of requests per
-    answer, with increasing waiting times.
+    answer, with increasing waiting times. timeout: seconds per request. wait: function that waits for some seconds.
     """
 
     url: str

@@ -34,8 +34,10 @@ def run(settings: InContextSettings) -> dict[str, Any]:
     if settings.endpoint is not None:
         endpoint = ChatEndpoint(settings.endpoint, settings.model, os.environ.get(settings.key_variable, ""))
     retrieval = Retrieval(settings)
-    entry = Run(label={"root": str(settings.root[0]), "few_shot_seed": None}, features=provenance(retrieval.splits))
-    result = settings.open_result([entry], provenances=provenances_of(retrieval.splits))
+    scored_run = Run(
+        label={"root": str(settings.root[0]), "few_shot_seed": None}, features=provenance(retrieval.splits)
+    )
+    result = settings.open_result([scored_run], provenances=provenances_of(retrieval.splits))
     for combination in retrieval.combinations:
         prompts, scores = retrieval.prompts(combination)
         prompts_file, answers_file = settings.file(combination, "prompts"), settings.file(combination, "answers")
@@ -46,7 +48,7 @@ def run(settings: InContextSettings) -> dict[str, Any]:
         if answers := read_answers(answers_file, prompts):
             labels = {prompt.id: prompt.label for prompt in prompts}
             scores |= score_answers(answers, labels, retrieval.train.class_names)
-        result.add(entry, name_of(combination), scores)
+        result.add(scored_run, name_of(combination), scores)
     result.finish()
     print(f"wrote {result.path}")
     return result.content()

@@ -28,7 +28,7 @@ class Retrieval:
             )
         self.splits = open_splits(settings, settings.root[0], ("train", "test"))
         self.train, self.test = (
-            _opened(self.dataset, name, settings, self.splits[split])
+            _open_texts(self.dataset, name, settings, self.splits[split])
             for split, name in (("train", settings.train_split), ("test", settings.test_split))
         )
         self.device = choose_device(settings.device)
@@ -70,7 +70,7 @@ class Retrieval:
         return Prompt(self.test.ids[row], names[label], compose(text, examples, names, self.dataset.title))
 
 
-def _opened(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
+def _open_texts(dataset: DatasetSpec, split: str, settings: InContextSettings, files: SplitFiles) -> Samples:
     """Return the texts of a split. Raises RefusedJoinError if the features were computed from other texts."""
     provenances = [array.provenance for array in files.arrays.values() if array.provenance]
     if any(choose_profile(provenance.profile).published_labels for provenance in provenances):

@@ -44,8 +44,8 @@ class InContextSettings(FeatureSettings):
     def file(self, combination: Combination, kind: Literal["prompts", "answers"]) -> Path:
         """Return the file of prompts or answers of a combination.
 
-        The name contains the settings that change the content and differ from the defaults, except the number of
-        queries.
+        The name contains the settings that differ from the defaults, if they change the content. The number of queries
+        is not part of the name.
         """
         folder = self.root[0] / "in-context" / self.dataset_name / self.backbone_name
         leave_out = ("dataset", "backbone", "features", "queries", *(("model",) if kind == "prompts" else ()))

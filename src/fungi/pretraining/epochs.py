@@ -68,7 +68,7 @@ class EpochTraining(ABC):
         path = self.output_dir / "checkpoint.pth"
         if path.exists():
             self._load(path, identity)
-        self.world.agree(len(self.history) * self.steps, self.device, path.parent)
+        self.world.require_same_step(len(self.history) * self.steps, self.device, path.parent)
         for epoch in range(len(self.history), self.epochs):
             loss = self.world.summed(torch.tensor(self._learn(epoch), device=self.device)) / self.world.size
             line: dict[str, int | float] = {"epoch": epoch, "loss": float(loss), **self.scores()}
@@ -82,7 +82,7 @@ class EpochTraining(ABC):
         """Train for one epoch. Return the mean loss of this process."""
         self.parallel.train()
         losses: list[float] = []
-        pending: deque[tuple[int, Callable[[], list[float]]]] = deque()  # losses that are copied from the device
+        pending: deque[tuple[int, Callable[[], list[float]]]] = deque()  # losses that are being copied to the host
         for step, loss in enumerate(self.losses(epoch), start=epoch * self.steps):
             for group in self.optimizer.param_groups:
                 group["lr"] = float(self.rates[step]) * group["lr_scale"]

@@ -54,7 +54,7 @@ class World:
         """Return the model in a wrapper that averages gradients over processes. Inputs stay on their device."""
         return model if self.size == 1 else nn.parallel.DistributedDataParallel(model)
 
-    def agree(self, step: int, device: torch.device, folder: Path) -> None:
+    def require_same_step(self, step: int, device: torch.device, folder: Path) -> None:
         """Raise FungiError in all processes if the processes start at different steps.
 
         Different steps mean that some processes cannot see the checkpoint in the folder.
@@ -72,8 +72,9 @@ class World:
 _GROUPS: list[Any] = []
 """Process groups, which have to outlive the model.
 
-If the model has the last reference, its end waits for the thread of gloo and holds Python's lock (GIL). The thread may
-need this lock to free a tensor, so the process would hang. The end of a group by itself does not hold the lock.
+If the model has the last reference to a group, the end of the model waits for the thread of gloo and holds Python's
+lock (GIL). This thread may need the lock to free a tensor, so the process would hang. If this list has the last
+reference, the end of the group does not hold the lock.
 """
 
 
@@ -147,7 +148,7 @@ class StopRequest:
 
     @property
     def status(self) -> int:
-        """The exit status that a shell reports after this signal."""
+        """The exit status that a shell reports after this signal, or after SIGTERM if only other processes got one."""
         return 128 + (self.signal or signal.SIGTERM)
 
 
@@ -170,7 +171,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 def queue_again(request: StopRequest) -> None:
     """Requeue this SLURM job if this process received SIGUSR1, the warning before the time limit.
 
-    If FUNGI_JOB_REQUEUES is set, the job script requeues the job.
+    If FUNGI_JOB_REQUEUES is set, do nothing, because the job script requeues the job.
     """
     job = os.environ.get("SLURM_JOB_ID") if not os.environ.get("FUNGI_JOB_REQUEUES") else None
     if request.signal == signal.SIGUSR1 and job and shutil.which("scontrol"):

@@ -29,7 +29,7 @@ def require_known_tokens(model: Any, name: str) -> None:
 
 
 def embed(model: Any, images: Float[Tensor, "n 3 s s2"]) -> Float[Tensor, "n t d"]:
-    """Return the tokens before the first block. The position embedding is resized as in the code of the authors."""
+    """Return the tokens before the first block. The position embedding is resized as in the published code."""
     patches = model.patch_embed.proj(images)  # [n d rows columns]
     rows, columns = patches.shape[-2:]
     patches = patches.flatten(2).transpose(1, 2)
@@ -97,7 +97,7 @@ def kept_rows(factors: Float[Tensor, " n"]) -> tuple[Int64[Tensor, " kept"], flo
 
 
 def last_blocks(model: Any, images: Float[Tensor, "n 3 s s2"], count: int = 1) -> list[Float[Tensor, "n t d"]]:
-    """Return all tokens after each of the last `count` blocks, from the first to the last. Apply the final norm."""
+    """Return all tokens after each of the last `count` blocks and the final norm, in the order of the blocks."""
     tokens, outputs = embed(model, images), []
     for index, block in enumerate(model.blocks):
         tokens = block(tokens)

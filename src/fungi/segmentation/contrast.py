@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-_TILE_TOKENS = 256  # the similarities of so many tokens to 2,000 keys fit into the cache of a core
+_TILE_TOKENS = 256  # the similarities of this number of tokens to 2,000 keys fit into the cache of a core
 
 
 def contrast(

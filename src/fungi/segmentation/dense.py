@@ -42,8 +42,8 @@ class DenseLoss:
     """SimCLR's loss between the tokens of an image (spec dense 4.2), with switches for deviations.
 
     kept: probability that a candidate (a neighbour of a token in the support bank) becomes a negative.
-    denominator_temperature: whether similarities in the log-sum-exp are divided by the temperature (False: deviation
-        H2).
+    denominator_temperature: whether similarities in the log-sum-exp are divided by the temperature; if not, this is
+        deviation H2.
     neighbour_layout: `real` neighbours, or the scrambled neighbours of the published code (deviation H1).
     normalise_tokens_before_head: whether tokens are scaled to length 1, like their neighbours (deviation H16).
     """
@@ -75,12 +75,14 @@ class DenseLoss:
         is_negative[:, 0, 0] |= ~is_negative.any(dim=(1, 2))  # each image needs at least one negative
         return is_negative
 
-    def places(self, tokens: int, seeds: Sequence[int]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " m"], list[int]]:
-        """Return indices of tokens, indices of candidates, and the number of negatives of each image.
+    def draw_indices(
+        self, tokens: int, seeds: Sequence[int]
+    ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " m"], list[int]]:
+        """Return the indices of the tokens to search for, the indices of the negatives, and their number per image.
 
-        The tokens are those whose neighbours are searched. The other tokens (a quarter of all tokens) have no negative
-        among their candidates. The candidates are those of the searched tokens that become negatives. The indices are
-        on the host: with a mask on a GPU, the host would wait for the GPU.
+        The neighbours of the other tokens (a quarter of all tokens) are not searched, because none of them becomes a
+        negative. The indices of the negatives count the candidates of the searched tokens only. All indices are on the
+        host: with a mask on a GPU, the host would wait for the GPU.
         """
         is_negative = self.draw_negatives(tokens, seeds)
         searched = is_negative.any(dim=2)
@@ -154,7 +156,7 @@ class DenseExtractor:
         self,
         feature: Feature,
         images: Shaped[Tensor, "b c s s"],
-        draws: Sequence[int],
+        draw_seeds: Sequence[int],
         support: Support | None = None,
         ids: Sequence[str] = (),
     ) -> Float[Tensor, "b t f"]:
@@ -162,7 +164,7 @@ class DenseExtractor:
 
         Token and gradient are also L2-normalised before they are concatenated.
 
-        draws: seed of each image for the choice of negatives. support: bank with the candidates for negatives; not
+        draw_seeds: seed of each image for the choice of negatives. support: bank with the candidates for negatives; not
         needed for embeddings. ids: names of the images in error messages.
         Raises FungiError if a gradient is not finite.
         """
@@ -171,7 +173,7 @@ class DenseExtractor:
             assert patches is not None
             return normalize(patches[:, 0], dim=-1)
         assert support is not None
-        extracted = self.engine.extract(images, self.views, {"simclr": self._loss_of(draws, support)})
+        extracted = self.engine.extract(images, self.views, {"simclr": self._loss_of(draw_seeds, support)})
         patches, gradients = extracted.encoded.patches, extracted.gradients["simclr"][self._target]
         assert patches is not None
         self._require_finite(gradients, ids)
@@ -188,12 +190,12 @@ class DenseExtractor:
                 f"the gradient of a patch is not finite for {names} ({len(bad_rows)} in this batch).{advice}"
             )
 
-    def _loss_of(self, draws: Sequence[int], support: Support) -> Loss:
+    def _loss_of(self, draw_seeds: Sequence[int], support: Support) -> Loss:
         """Return the loss of a batch of images as a function of their encoding."""
 
         def loss(encoded: Encoded) -> Float[Tensor, " b"]:
             tokens = encoded.tokens[:, 0]  # [b 1 1+t d] -> [b 1+t d]
-            searched, chosen, counts = self.loss.places(tokens.shape[1], draws)
+            searched, chosen, counts = self.loss.draw_indices(tokens.shape[1], draw_seeds)
             searched, chosen = upload(searched, tokens.device), upload(chosen, tokens.device)
             neighbours = support.nearest(tokens.detach().flatten(0, 1)[searched], self.loss.neighbours)
             negatives = self.loss.candidates(neighbours).flatten(0, 1)[chosen]  # [n 2 d] -> [n*2 d], image by image

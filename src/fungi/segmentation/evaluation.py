@@ -39,11 +39,11 @@ from fungi.segmentation.dense import (
 )
 from fungi.segmentation.image_blocks import ImageBlock, Reader, image_blocks, subset_rows
 from fungi.segmentation.memory_bank import (
-    NOMINAL_DATA_EFFICIENT,
+    DATA_EFFICIENT_BANK_ROWS,
     PatchFeatures,
     bank_ends,
     fill_bank,
-    patches_per_image,
+    patches_per_view,
 )
 from fungi.segmentation.scoring import Predictor, confusion_matrix
 from fungi.segmentation.settings import SegmentSettings
@@ -126,22 +126,22 @@ class Segmentation:
         bank = Bank.create(folder, manifest)
         if bank.missing():
             features = self.features(feature, support)
-            fill_bank(bank, self.reader(self.train), blocks, self.patches_per_view(), self.rules, features)
+            fill_bank(bank, self.reader(self.train), blocks, self.view_patches(), self.rules, features)
             views = sum(len(block.rows) for block in blocks)
             print(f"wrote {folder}: {counted(bank.rows, 'patch')} of {counted(views, 'view')}")
         return bank
 
-    def patches_per_view(self) -> int:
+    def view_patches(self) -> int:
         """Return the number of patches per view that a bank keeps."""
         views = sum(len(block.rows) for block in self.training_blocks())
-        return patches_per_image(self.settings.numbers.memory_size, views, self.patches)
+        return patches_per_view(self.settings.numbers.memory_size, views, self.patches)
 
     def ends(self) -> tuple[int, ...]:
         """Return the number of rows of a bank after each block. The numbers are the same for all features."""
         settings = self.settings
-        memory_size = settings.numbers.memory_size or (0 if settings.images is None else NOMINAL_DATA_EFFICIENT)
+        memory_size = settings.numbers.memory_size or (0 if settings.images is None else DATA_EFFICIENT_BANK_ROWS)
         return bank_ends(
-            self.training_blocks(), self.patches_per_view(), memory_size, zero_rows=settings.deviations.zero_rows
+            self.training_blocks(), self.view_patches(), memory_size, zero_rows=settings.deviations.zero_rows
         )
 
     def check_inputs(self) -> None:
@@ -181,11 +181,11 @@ class Segmentation:
     def support(self) -> Support:
         """The bank of embeddings of the training images, and its search. The negatives come from this bank."""
         bank, k = self.bank("embeddings", None), self.extractor.loss.neighbours
-        # The support index always has the tree of the full setting (spec dense 4.1).
+        # The index of the support bank always has the tree of the full setting (spec dense 4.1).
         return Support(bank, self.search(bank, k, TreeSettings()))
 
     def predictor(self, feature: Feature) -> tuple[PatchFeatures, Predictor]:
-        """Fill the banks; return the function from a batch to its features, and the predictor of classes."""
+        """Fill the banks. Return the function from a batch to its features, and the predictor of classes."""
         numbers = self.settings.numbers
         support = None if feature == "embeddings" else self.support
         bank = self.bank(feature, support)

@@ -20,14 +20,15 @@ PatchFeatures = Callable[[dict[str, Any]], Float[Tensor, "b t f"]]
 """A batch of views -> features of all patches."""
 
 
-NOMINAL_DATA_EFFICIENT = 20_480_000
+DATA_EFFICIENT_BANK_ROWS = 20_480_000
 """Bank size of the published code in the data-efficient setting. Its last rows are never filled (spec dense 3.2)."""
 
 
-def patches_per_image(memory_size: int, views: int, patches: int) -> int:
-    """Return the number of patches per view that fit into the bank. A memory_size of 0 means no limit.
+def patches_per_view(memory_size: int, views: int, patches: int) -> int:
+    """Return the number of patches of each view that fit into the bank.
 
-    Raises FungiError if the bank is smaller than one patch per view.
+    memory_size: number of patches in the bank; 0 means no limit. patches: number of patches of an image. Raises
+    FungiError if the bank is smaller than one patch per view.
     """
     if memory_size == 0:
         return patches
@@ -39,28 +40,28 @@ def patches_per_image(memory_size: int, views: int, patches: int) -> int:
     return min(patches, memory_size // views)
 
 
-def bank_ends(blocks: list[ImageBlock], per_view: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
+def bank_ends(blocks: list[ImageBlock], view_patches: int, memory_size: int, *, zero_rows: bool) -> tuple[int, ...]:
     """Return the number of rows of the bank after each block. `zero_rows` adds rows of zeros up to `memory_size`.
 
     At most `MAX_NEIGHBOURS` rows of zeros are added. Rows of zeros are all equal, and a search retrieves at most
     `MAX_NEIGHBOURS` rows. Further rows of zeros would therefore not change the result of exact search.
     """
-    ends = tuple(accumulate(len(block.rows) * per_view for block in blocks))
+    ends = tuple(accumulate(len(block.rows) * view_patches for block in blocks))
     zeros = min(memory_size - ends[-1], MAX_NEIGHBOURS)
     return (*ends, ends[-1] + zeros) if zero_rows and zeros > 0 else ends
 
 
 def fill_bank(
-    bank: Bank, reader: Reader, blocks: list[ImageBlock], per_view: int, rules: MaskRules, features: PatchFeatures
+    bank: Bank, reader: Reader, blocks: list[ImageBlock], view_patches: int, rules: MaskRules, features: PatchFeatures
 ) -> None:
-    """Compute and write the missing blocks of the bank. per_view: number of patches per view in the bank."""
+    """Compute and write the missing blocks of the bank. view_patches: number of patches per view in the bank."""
     missing = set(bank.missing())
     missing_blocks = [block for block in blocks if block.index in missing]
-    label = bank.folder.name.rpartition("-")[0]
+    label = bank.folder.name.rpartition("-")[0]  # the feature; the name of the folder is FEATURE-KEY
     sizes = [len(block.rows) for block in missing_blocks]
     for block, batches in progress(reader.read(missing_blocks), sizes, label=label):
-        parts = [_select(batch, features(batch), per_view, bank.classes, rules) for batch in batches]
-        rows, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+        parts = [_select(batch, features(batch), view_patches, bank.classes, rules) for batch in batches]
+        rows, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         bank.write(block.index, rows, labels)
     for zero_block in missing - {block.index for block in blocks}:
         start, stop = bank.span(zero_block)
@@ -69,14 +70,14 @@ def fill_bank(
 
 
 def _select(
-    batch: dict[str, Any], features: Float[Tensor, "b t f"], per_view: int, classes: int, rules: MaskRules
+    batch: dict[str, Any], features: Float[Tensor, "b t f"], view_patches: int, classes: int, rules: MaskRules
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return features and labels of the patches of a batch for the bank, image by image."""
     counts = patch_labels(batch["mask"], round(features.shape[1] ** 0.5), classes, rules.void_class)
     rows, labels = [], []
     for image, draw in enumerate(batch["draw_seed"]):
         # A separate random stream selects the same patches for every feature.
-        indices = chosen_patches(counts[image], per_view, torch.Generator().manual_seed(draw ^ 1))
+        indices = chosen_patches(counts[image], view_patches, torch.Generator().manual_seed(draw ^ 1))
         rows.append(features[image, indices.to(features.device)])
         labels.append(counts[image, indices])
     return torch.cat(rows).float().cpu().numpy(), torch.cat(labels).numpy()

@@ -8,7 +8,7 @@ from fungi.segmentation.settings import SegmentSettings
 
 DESCRIPTION = """Segment images with the labels of their patches' nearest neighbours among training patches.
 
-  fungi segment                                                     the embedded scenes of digits
+  fungi segment                                                     the included scenes of digits
   fungi segment --dataset pascal-voc --backbone dino_vits16 --memory-size 102400
   fungi segment --dataset pascal-voc --backbone dino_vits16 --train-images 83    the data-efficient setting
   fungi segment --dataset mine=masks:PATH --backbone dino_vits16

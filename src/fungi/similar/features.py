@@ -23,7 +23,7 @@ PICTURES_PER_WRITE = 256
 """Number of pictures after which the index is written. A killed run loses at most these pictures."""
 
 
-def compute(
+def compute_features(
     settings: SimilarSettings, pictures: Sequence[Path], new: Sequence[Path]
 ) -> Iterator[tuple[Sequence[Path], Float32[np.ndarray, "m f"], dict[str, int]]]:
     """Yield groups of pictures, their features, and the width of each part of the features by name.

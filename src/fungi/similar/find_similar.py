@@ -12,8 +12,8 @@ DESCRIPTION = """Index a folder of pictures once, with its subfolders, and show 
   fungi similar --images holidays --query holidays/beach.jpg
 
 The page shows the neighbours by embeddings next to the neighbours by embeddings and gradients. No labels are needed.
-The features of indexed pictures are not computed again, so a second query takes a second. KL and DINO cost 13 forward
-passes per picture. SimCLR costs 49 more, and often gains the most."""
+The features of indexed pictures are not computed again, so the second query takes about a second. KL and DINO cost 13
+forward passes per picture. SimCLR costs 49 more, and often gains the most."""
 
 
 def run(settings: SimilarSettings) -> None:
@@ -29,9 +29,9 @@ def run(settings: SimilarSettings) -> None:
     damaged = {path for path in new if not _is_readable(path)}
     pictures, new = ([path for path in paths if path not in damaged] for paths in (pictures, new))
     if new:
-        from fungi.similar.features import compute
+        from fungi.similar.features import compute_features
 
-        for indexed, features, parts in compute(settings, pictures, new):
+        for indexed, features, parts in compute_features(settings, pictures, new):
             index = index.joined(indexed, features, parts)
             index.write(settings.index_folder)
     answers = []

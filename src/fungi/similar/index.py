@@ -69,14 +69,17 @@ class Index:
 
     def missing(self, paths: Sequence[Path]) -> list[Path]:
         """Return the files, without duplicates, that are not in the index or have changed since they were indexed."""
-        return [
-            path for path in dict.fromkeys(paths) if tuple(self.states.get(str(path), ()))[1:] != _size_and_time(path)
-        ]
+
+        def is_indexed(path: Path) -> bool:
+            _, *size_and_time = self.states.get(str(path), (None,))
+            return tuple(size_and_time) == _size_and_time(path)
+
+        return [path for path in dict.fromkeys(paths) if not is_indexed(path)]
 
     def joined(self, paths: Sequence[Path], features: Float32[np.ndarray, "m f"], parts: Mapping[str, int]) -> "Index":
-        """Return an index that also contains the new features of `paths`.
+        """Return an index that also contains the features of `paths`.
 
-        New features replace earlier features of the same files. If the parts differ, all earlier features are dropped.
+        They replace earlier features of the same files. If the parts differ, all earlier features are dropped.
         """
         earlier = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
         states = dict(self.states) if self.parts == parts else {}

@@ -33,7 +33,10 @@ class Answer:
 
 
 def page(answers: Sequence[Answer], folder: Path, backbone: str, objectives: Sequence[str]) -> str:
-    """Return the page as HTML."""
+    """Return the page as HTML: a section for each query.
+
+    folder: folder of the pictures; their captions are the paths below this folder. objectives: for the heading.
+    """
     title = f"Pictures of <b>{escape(folder.name or str(folder))}</b>, compared by {escape(backbone)}"
     sections = "\n".join(_section(answer, folder.resolve(), objectives) for answer in answers)
     explanation = "A blue frame marks pictures that only one of the two features retrieves."

@@ -52,7 +52,7 @@ def write_maps(
     return [folder / name for name in pictures]
 
 
-def overview(
+def write_overview(
     path: Path, model: Any, images: list[tuple[Image.Image, Float[Tensor, "1 3 s s2"]]], side: int = 96
 ) -> None:
     """Write one picture with a row per image: the image, then the heads of cls, then the heads of cls+."""

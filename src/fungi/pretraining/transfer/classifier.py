@@ -12,8 +12,8 @@ from fungi.errors import FungiError
 from fungi.pretraining.tokens import set_drop_path
 from fungi.runtime.seeds import seeded
 
-STD = 0.02
-EMBEDDING = ("cls_token", "reg_token", "pos_embed", "patch_embed.")
+INITIAL_STD = 0.02
+EMBEDDING_NAMES = ("cls_token", "reg_token", "pos_embed", "patch_embed.")
 
 
 def add_classifier(
@@ -29,7 +29,7 @@ def add_classifier(
     set_drop_path(model, drop_path)
     with seeded(seed, "classifier"):
         last = nn.Linear(hidden.out_features if hidden else model.embed_dim, classes)
-        nn.init.trunc_normal_(last.weight, std=STD)
+        nn.init.trunc_normal_(last.weight, std=INITIAL_STD)
     nn.init.zeros_(last.bias)
     last.weight.data *= scale
     model.num_classes = classes
@@ -62,16 +62,16 @@ def layer_groups(model: Any, *, layer_decay: float, weight_decay: float) -> list
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     depth = len(model.blocks)
     for name, parameter in model.named_parameters():
-        layer = 0 if name.startswith(EMBEDDING) else depth + 1
+        layer = 0 if name.startswith(EMBEDDING_NAMES) else depth + 1
         if name.startswith("blocks."):
             layer = int(name.split(".")[1]) + 1
-        no_decay = parameter.ndim == 1 or name in EMBEDDING
+        without_decay = parameter.ndim == 1 or name in EMBEDDING_NAMES
         group = groups.setdefault(
-            (layer, no_decay),
+            (layer, without_decay),
             {
                 "params": [],
                 "lr_scale": layer_decay ** (depth + 1 - layer),
-                "weight_decay": 0.0 if no_decay else weight_decay,
+                "weight_decay": 0.0 if without_decay else weight_decay,
             },
         )
         group["params"].append(parameter)

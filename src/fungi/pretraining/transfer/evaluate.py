@@ -21,8 +21,8 @@ DESCRIPTION = """Score the tokens of a vision transformer as UDI does: by weight
 or by logistic regression on few images (--task logistic --train-share 0.01, or --train-list 1percent.txt).
 
 Features: cls, cls+, concat (cls and cls+), patch_mean, cls_patch_mean. The command trains on the train split of the
-dataset. It scores the test split or, if there is none, the valid split. To score a published checkpoint or your own,
-use --backbone udi-vits16 --checkpoint FILE."""
+dataset. It scores the test split or, if there is none, the last split. To score a published checkpoint or your own, use
+--backbone udi-vits16 --checkpoint FILE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +92,14 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         name: {feature: {"provenance": _provenance(settings, name, samples, backbone)} for feature in settings.features}
         for name, samples in zip(("train", "test"), splits, strict=True)
     }
-    entry = Run(label={}, features=provenances)
-    result = settings.open_result([entry]) if settings.output else None
-    missing = [feature for feature in settings.features if feature not in entry.results]
+    scored_run = Run(label={}, features=provenances)
+    result = settings.open_result([scored_run]) if settings.output else None  # also reads the existing scores
+    missing = [feature for feature in settings.features if feature not in scored_run.results]
     if missing:
         rows = _encode_splits(settings, backbone, splits, missing)
-        entry.results |= {feature: _score(settings, rows[feature]) for feature in missing}
+        scored_run.results |= {feature: _score(settings, rows[feature]) for feature in missing}
     if result is None:
-        return {"settings": settings.deciding(), "results": entry.results}
+        return {"settings": settings.deciding(), "results": scored_run.results}
     result.finish()
     return result.content()
 

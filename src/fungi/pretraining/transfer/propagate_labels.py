@@ -98,7 +98,8 @@ def _segment(settings: PropagateSettings, backbone: Any, name: str) -> list[Path
             near_patches = None if near_patches is None else near_patches.to(tokens.device)
             first = tokens, labels
         else:
-            keys, key_labels = (torch.stack(frames_part) for frames_part in zip(first, *previous, strict=True))
+            # The pairs (tokens, labels) of the first frame and of the previous frames become two tensors.
+            keys, key_labels = (torch.stack(tensors) for tensors in zip(first, *previous, strict=True))
             labels = propagated_labels(
                 tokens,
                 keys,

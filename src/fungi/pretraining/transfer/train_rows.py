@@ -28,15 +28,16 @@ def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -
 def listed_rows(ids: Sequence[str], listing: Path) -> Integer[np.ndarray, " s"]:
     """Return the rows of the images whose names are in a file, in ascending order.
 
-    listing: file with one name per line, with or without its folder. Raises MissingFilesError if the file is missing,
-    FungiError if a name belongs to no row.
+    listing: file with one image name per line; a name may include the folder of the image. Raises MissingFilesError if
+    the file is missing, FungiError if a name belongs to no row.
     """
     if not listing.is_file():
         raise MissingFilesError(f"--train-list: there is no file {listing}. SimCLR's lists are named 1percent.txt.")
     names = listing.read_text(encoding="utf-8").split()
-    row_of = {PurePath(name).name: row for row, name in enumerate(ids)} | {name: row for row, name in enumerate(ids)}
-    unknown = [name for name in names if name not in row_of]
+    row_by_name = {PurePath(name).name: row for row, name in enumerate(ids)}
+    row_by_name |= {name: row for row, name in enumerate(ids)}
+    unknown = [name for name in names if name not in row_by_name]
     if unknown or not names:
-        names_text = f"{len(unknown)} names that no train image has ({', '.join(unknown[:3])})" if names else "no names"
-        raise FungiError(f"--train-list: {listing} has {names_text}. Use the list of this dataset.")
-    return np.array(sorted({row_of[name] for name in names}))
+        problem = f"{len(unknown)} names that no train image has ({', '.join(unknown[:3])})" if names else "no names"
+        raise FungiError(f"--train-list: {listing} has {problem}. Use the list of this dataset.")
+    return np.array(sorted({row_by_name[name] for name in names}))

@@ -64,9 +64,9 @@ def random_crop(random: np.random.Generator, height: int, width: int, scale: tup
 
 
 def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviations: Deviations) -> Crop:
-    """Return the crop, shifted towards the reference.
+    """Return the crop, shifted towards the reference crop.
 
-    Along each axis, the shifted crop overlaps the reference by at least half of the smaller side.
+    Along each axis, the overlap of the two crops is then at least half of the smaller side.
     """
     top = _shifted_start(crop.rows, reference.rows, height, deviations, start=crop.top)
     start = crop.top if deviations.row_start_in_columns else crop.left
@@ -74,10 +74,10 @@ def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviat
 
 
 def _shifted_start(span: Span, reference: Span, limit: int, deviations: Deviations, *, start: int) -> int:
-    """Return the start of a span after its shift towards the reference.
+    """Return the start of a span after its shift towards the span of the reference crop.
 
-    limit: length of the axis. start: start of the span in the computation of the extent of both spans together. Only a
-    deviation uses another start than `span[0]`.
+    limit: length of the axis. start: start of the span for the extent of the two spans together. It is `span[0]` except
+    with the deviation `row_start_in_columns`.
     """
     length, reference_length = span[1] - span[0], reference[1] - reference[0]
     smaller = min(length, reference_length - 1) if deviations.rounded_overlap else min(length, reference_length)

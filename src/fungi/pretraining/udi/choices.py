@@ -24,8 +24,8 @@ Optimizer = Literal["adamw", "sgd", "lars"]
 class Deviations:
     """Switches of the deviations. The profile `clean` has no deviation, `published` has all deviations.
 
-    row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the second crop. About
-        one pair in 200 then does not overlap enough (8.2-1).
+    row_start_in_columns: the horizontal extent of two crops is measured from the *row* start of the second crop. The
+        overlap of about one pair in 200 is then too small (8.2-1).
     rounded_overlap: the overlap is half of the smaller side, rounded, after one pixel is subtracted from the side of
         the reference crop (7.6). Clean: half of the smaller side, rounded up.
     signed_reference: local crops are shifted towards the smallest start and the largest end of both boxes. Flipped

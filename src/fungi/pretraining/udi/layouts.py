@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 HEAD_WIDTH = 64
-"""Width of an attention head in all published variants. The weights do not contain the number of heads (spec udi 6.3).
+"""Width of an attention head in all published networks. It gives the number of heads, which the weights do not contain
+(spec udi 6.3).
 """
 
 
@@ -203,17 +204,17 @@ def _blocks(state: StateDict, prefix: str, names: dict[str, str]) -> StateDict:
     """
     renamed = {}
     for name, tensor in state.items():
-        part_name, _, rest = name.partition(".")
-        if part_name == "patch_embed":
-            renamed[f"embeddings.patch_embeddings.projection.{rest.removeprefix('proj.')}"] = tensor
-        elif part_name == "norm":
-            renamed[f"layernorm.{rest}"] = tensor
-        elif part_name == "blocks":
-            index, module, *inner = rest.split(".")
+        first_name, _, inner_path = name.partition(".")
+        if first_name == "patch_embed":
+            renamed[f"embeddings.patch_embeddings.projection.{inner_path.removeprefix('proj.')}"] = tensor
+        elif first_name == "norm":
+            renamed[f"layernorm.{inner_path}"] = tensor
+        elif first_name == "blocks":
+            index, module, *inner = inner_path.split(".")  # such as 0.attn.qkv.weight or 0.norm1.weight
             path = f"{prefix}.{index}.{names.get(module, module)}".replace(".attn", ".attention")
             if inner[0] == "qkv":
-                parts = zip("qkv", tensor.chunk(3), strict=True)
-                renamed |= {f"{path}.{letter}_proj.{inner[1]}": part.contiguous() for letter, part in parts}
+                thirds = zip("qkv", tensor.chunk(3), strict=True)
+                renamed |= {f"{path}.{letter}_proj.{inner[1]}": third.contiguous() for letter, third in thirds}
             else:
                 renamed[".".join([path, *inner]).replace("attention.proj", "attention.o_proj")] = tensor
     return renamed

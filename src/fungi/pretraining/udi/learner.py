@@ -148,9 +148,9 @@ class Learner:
         sums = self._empty_sums(stop)
         self.optimizer.zero_grad(set_to_none=True)
         for index, (views, alignment) in enumerate(zip(batch, alignments, strict=True)):
-            # Processes exchange gradients only in the last part. A single process has nothing to exchange.
-            is_last = self.world.size == 1 or index == len(batch) - 1
-            with nullcontext() if is_last else self.parallel.no_sync():
+            # Several processes exchange their gradients only after the last part.
+            sums_without_exchange = self.world.size > 1 and index < len(batch) - 1
+            with self.parallel.no_sync() if sums_without_exchange else nullcontext():
                 depth_factors = self._depth_factors(schedule.step, len(views), index, len(batch))
                 self._learn_part(views, alignment, schedule, counts, sums, depth_factors)
         measurement = self._clip_and_update_centres(sums, schedule, counts)

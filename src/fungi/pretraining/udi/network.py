@@ -24,7 +24,7 @@ from fungi.pretraining.udi.sampling import (
 from fungi.pretraining.udi.views import Views
 from fungi.runtime.transfers import upload
 
-CLASS_TOKEN_STD = 0.02
+INITIAL_STD = 0.02
 CPU = torch.device("cpu")
 
 
@@ -190,8 +190,8 @@ class Requests:
 def requests_between(views: Views, global_side: int, local_side: int, coordinates: Coordinates) -> Requests:
     """Return the requests of all views.
 
-    The requests are computed on the host, because the host needs the number of valid samples. For a number from a GPU,
-    the host would have to wait.
+    The requests are computed on the host, because the host needs the number of valid samples and would have to wait for
+    a number from a GPU.
     """
     boxes = views.boxes
     units = units_per_pixel([global_side, local_side] if len(boxes) > 2 else [global_side], coordinates)
@@ -234,14 +234,14 @@ def initialise(network: nn.Module, *, xavier: bool) -> None:
             if xavier:
                 nn.init.xavier_uniform_(module.weight)
             else:
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=INITIAL_STD)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Conv2d):
             module.reset_parameters()
     for name, parameter in network.named_parameters():
         if name.endswith(("cls_token", "reg_token", "pos_embed")):
-            nn.init.trunc_normal_(parameter, std=CLASS_TOKEN_STD)
+            nn.init.trunc_normal_(parameter, std=INITIAL_STD)
 
 
 def stochastic_depth(

@@ -73,8 +73,8 @@ def target_map(
     share = (positions - start) / extent.double()
     cell = share * (side - 1) if coordinates == "corner" else (share * side - 0.5).clamp(0, side - 1)
     grid = torch.arange(side, device=box.device, dtype=cell.dtype)
-    hats = (1 - (cell.unsqueeze(-1) - grid).abs()).clamp_min(0).float()  # [b m 2 side]
-    weights = hats[:, :, 0, :, None] * hats[:, :, 1, None, :]  # [b m side side]
+    axis_weights = (1 - (cell.unsqueeze(-1) - grid).abs()).clamp_min(0).float()  # linear, [b m 2 side]
+    weights = axis_weights[:, :, 0, :, None] * axis_weights[:, :, 1, None, :]  # [b m side side]
     return weights.flatten(2) * strictly_inside(positions, box, units).unsqueeze(-1)
 
 

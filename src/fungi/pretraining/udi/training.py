@@ -139,7 +139,7 @@ class Training:
         """Load the checkpoint if it exists. Raises FungiError if only some processes can see the checkpoint."""
         if self.checkpoint.exists():
             self._load()
-        self.world.agree(self.progress.step, self.learner.device, self.settings.output_dir)
+        self.world.require_same_step(self.progress.step, self.learner.device, self.settings.output_dir)
 
     def _load(self) -> None:
         run = load_checkpoint(self.checkpoint, self.learner)

@@ -123,10 +123,14 @@ def _change_colours(view: Image.Image, options: ViewOptions, random: np.random.G
     if random.random() < GREY_PROBABILITY:
         view = view.convert("L").convert("RGB")
     mixture = random.random()
-    blur_probability = 0.5 if mixture < 0.25 else 1.0 if mixture < 0.5 else 0.1
+    blur_probability, solarisation_probability = 0.1, 0.2  # half of the views
+    if mixture < 0.25:
+        blur_probability, solarisation_probability = 0.5, 0.0
+    elif mixture < 0.5:
+        blur_probability, solarisation_probability = 1.0, 0.0
     if random.random() < blur_probability:
         view = view.filter(ImageFilter.GaussianBlur(random.uniform(*options.blur_radius)))
-    if mixture >= 0.5 and random.random() < 0.2:
+    if solarisation_probability and random.random() < solarisation_probability:  # without draw if it is 0
         view = ImageOps.solarize(view, SOLARISATION_THRESHOLD)
     return view
 
