@@ -140,7 +140,7 @@ def test_a_name_that_is_not_a_valid_folder_name_is_refused(name, folders):
         ("digits=folder:/x", "'digits' is the name of a known dataset"),
         ("mine=folder:/there/is/none", "there is no folder /there/is/none"),
         ("diggits", r"Did you mean 'digits'.*\? Your own data need their path: --dataset diggits=folder:PATH"),
-        ("quux", r"need their path in every command: NAME=folder:PATH .*`fungi list datasets`\.$"),
+        ("quux", r"need their path here: NAME=folder:PATH .*`fungi list datasets`\.$"),
     ],
 )
 def test_mistakes_in_the_dataset_flag_are_explained(text, message):

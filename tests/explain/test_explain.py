@@ -83,6 +83,15 @@ def test_the_page_shows_the_samples_on_which_two_features_disagree(result: Path,
     assert counts in capsys.readouterr().out
 
 
+def test_pictures_that_the_extraction_left_out_do_not_hide_the_others(result: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "test" / "dark" / "005.png").write_bytes(b"left out by --skip-damaged")
+    Image.new("RGB", (20, 10)).save(tmp_path / "pictures" / "test" / "light" / "000.png")  # left out by --limit
+    assert COMMANDS["explain"].main([str(result), "--features", "embeddings", "kl"]) == 0
+    page = result.with_suffix(".html").read_text()
+    differing = [*expected_ids(result, "kl", "embeddings"), *expected_ids(result, "embeddings", "kl")]
+    assert page.count("<img") == len(differing)
+
+
 @pytest.mark.parametrize("change", ["moved", "edited"])
 def test_if_the_pictures_changed_the_samples_are_listed_by_id(
     change: str, result: Path, tmp_path: Path, capsys

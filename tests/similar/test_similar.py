@@ -169,13 +169,13 @@ def test_a_second_query_needs_no_model_and_only_new_pictures_are_indexed(folder,
     common = ["--images", str(folder), "--backbone", "digits-vit", "--root", str(tmp_path / "features")]
     common += ["--neighbours", "2", "--output", str(output)]
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "dark-0.png")]) == 0
-    assert "6 pictures, 6 of them new" in capsys.readouterr().out
+    assert "6 pictures; added to the index: 6\n" in capsys.readouterr().out
     dark = re.findall(r"<figcaption>(\S+) ", output.read_text())
     assert set(dark) == {"dark-1.png", "dark-2.png"}
 
     monkeypatch.setitem(sys.modules, "fungi.similar.features", None)  # an import of this module fails now
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "more" / "bright-1.jpg")]) == 0
-    assert "6 pictures, 0 of them new" in capsys.readouterr().out
+    assert "6 pictures; added to the index: 0\n" in capsys.readouterr().out
     assert set(re.findall(r"<figcaption>(\S+) ", output.read_text())) == {"more/bright-0.jpg", "more/bright-2.jpg"}
     monkeypatch.undo()
 
@@ -184,10 +184,10 @@ def test_a_second_query_needs_no_model_and_only_new_pictures_are_indexed(folder,
     assert COMMANDS["similar"].main([*common, "--query", str(folder / "dark-0.png")]) == 0
     captured = capsys.readouterr()
     assert "left out: sample 'unreadable.png': can't read" in captured.err
-    assert "6 pictures, 0 of them new" in captured.out
+    assert "6 pictures; added to the index: 0\n" in captured.out
     unreadable.unlink()
 
     outside = paint(tmp_path / "elsewhere.png", (225, 225, 225), 9)
     assert COMMANDS["similar"].main([*common, "--query", str(outside)]) == 0
-    assert "6 pictures, 1 of them new" in capsys.readouterr().out
+    assert "6 pictures; added to the index: 1\n" in capsys.readouterr().out
     assert all(name.startswith("more/bright") for name in re.findall(r"<figcaption>(\S+) ", output.read_text()))

@@ -69,9 +69,7 @@ def _spec_by_name(name: str, data_dir: Path | None, known_names: Iterable[str]) 
         advice = f"{similar_names} Your own data need their path: --dataset {name}=folder:PATH, or {name}=masks:PATH "
         advice += "for images with masks."
     else:
-        advice = (
-            f" Your own pictures need their path in every command: {_FORMS}. Known datasets: `fungi list datasets`."
-        )
+        advice = f" Your own pictures need their path here: {_FORMS}. Known datasets: `fungi list datasets`."
     raise FungiError(f"unknown dataset {name!r}{no_splits}.{advice}")
 
 

@@ -98,7 +98,7 @@ def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | N
         dataset = resolve_dataset(settings.get("dataset") or record["dataset"], folder)
         if choose_profile(record["profile"]).published_labels:
             dataset = dataset.as_published()
-        samples = dataset.open_split(record["split"], folder)
+        samples = _scored_samples(dataset.open_split(record["split"], folder), content)
     except (FungiError, OSError) as error:
         logger.warning(
             f"samples are listed by id, since the data can't be opened: {error} Give its folder with --data-dir."
@@ -111,6 +111,16 @@ def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | N
         )
         return None
     return samples
+
+
+def _scored_samples(samples: Samples, content: Mapping[str, Any]) -> Samples:
+    """Return the samples with the ids in the result: extraction may leave out some (`--limit`, `--skip-damaged`).
+
+    If an id of the result is not among the samples, all samples are returned.
+    """
+    row_of = {sample_id: row for row, sample_id in enumerate(samples.ids)}
+    rows = [row_of.get(sample_id) for sample_id in _ids(content, len(content["test_targets"]))]
+    return samples if None in rows else samples.take([row for row in rows if row is not None])
 
 
 def _origins(content: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -45,7 +45,7 @@ def run(settings: SimilarSettings) -> None:
             neighbours[feature] = [(others[row], score) for row, score in nearest(query, keys, settings.neighbours)]
         answers.append(Answer(path, neighbours))
     write_text_atomically(settings.output, page(answers, settings.images, settings.backbone, settings.objective))
-    print(f"wrote {settings.output}: {counted(len(pictures), 'picture')}, {len(new):,} of them new")
+    print(f"wrote {settings.output}: {counted(len(pictures), 'picture')}; added to the index: {len(new):,}")
 
 
 def _is_readable(path: Path) -> bool:
