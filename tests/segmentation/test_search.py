@@ -88,7 +88,7 @@ def test_a_bank_that_fits_into_memory_is_read_once_and_gives_the_same_neighbours
     rows, limit = vectors(20_000, 8), 100 << 20
     in_memory, streamed = CountedReads(rows.numpy()), CountedReads(rows.numpy())
     searches = BankSearch(in_memory, CPU, tile_bytes=limit), BankSearch(streamed, CPU, tile_bytes=1 << 20)
-    assert [search.held for search in searches] == [True, False]
+    assert [search.is_in_memory for search in searches] == [True, False]
     for seed in range(3):
         (scores, indices), (truth, expected) = (search(vectors(64, 8, seed=seed), 9) for search in searches)
         assert torch.equal(indices, expected)

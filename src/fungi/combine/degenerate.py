@@ -27,7 +27,7 @@ class DegenerateRowCheck:
     constant_rows: list[int] = field(default_factory=list)
     count: int = 0
     _first_row: Tensor | None = None
-    _all_equal: bool = True
+    _all_rows_equal: bool = True
 
     def add(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
         """Add a block. rows: row numbers of the block in the file. Raises FungiError for values that are not finite."""
@@ -37,22 +37,22 @@ class DegenerateRowCheck:
         if self._first_row is None:
             self._first_row = block[0].clone()
         self.count += block.shape[0]
-        self._all_equal = self._all_equal and bool((block == self._first_row).all())
+        self._all_rows_equal = self._all_rows_equal and bool((block == self._first_row).all())
         is_constant = block.amax(dim=1) == block.amin(dim=1)
-        if bool(is_constant.any()) and block.shape[1] > 1:
+        if bool(is_constant.any()) and block.shape[1] > 1:  # a row with one entry is always constant
             is_zero = is_constant & (block[:, 0] == 0)
             self.zero_rows += rows[is_zero].tolist()
             self.constant_rows += rows[is_constant & ~is_zero].tolist()
 
     def warnings(self) -> list[str]:
         """Return the warnings, after the last block. Raises FungiError if all rows are equal."""
-        if self.count > 1 and self._all_equal:
+        if self.count > 1 and self._all_rows_equal:
             raise FungiError(
                 f"{self.place}: all {self.count} rows have the same values, so they can't be told apart."
                 " Leave this feature out with --features, or extract it again with --overwrite."
             )
         kinds = [("all zero", self.zero_rows), ("constant (one value everywhere)", self.constant_rows)]
-        return [f"{self.place}: {_listed(rows)} {kind}" for kind, rows in kinds if rows]
+        return [f"{self.place}: {_start_of_sentence(rows)} {kind}" for kind, rows in kinds if rows]
 
     def _refuse_not_finite(self, block: Float[Tensor, "b d"], rows: Int[Tensor, " b"]) -> None:
         """Raise FungiError if an entry is NaN or infinite."""
@@ -62,12 +62,12 @@ class DegenerateRowCheck:
         is_bad = (~torch.isfinite(block)).any(dim=1)
         if bool(is_bad.any()):
             raise FungiError(
-                f"{self.place}: {_listed(rows[is_bad].tolist())} NaN or infinite."
+                f"{self.place}: {_start_of_sentence(rows[is_bad].tolist())} NaN or infinite."
                 " Compute the feature again, in float32 (extraction: --overwrite --dtype float32)."
             )
 
 
-def _listed(rows: list[int]) -> str:
-    """Return the subject of a sentence about rows: `1 row is (row 3)`, `2 rows are (rows 3, 7)`."""
+def _start_of_sentence(rows: list[int]) -> str:
+    """Return the start of a sentence about rows: `1 row is (row 3)`, `2 rows are (rows 3, 7)`."""
     numbers = ", ".join(map(str, rows[:_MAX_LISTED])) + (", ..." if len(rows) > _MAX_LISTED else "")
     return f"{len(rows)} rows are (rows {numbers})" if len(rows) > 1 else f"{len(rows)} row is (row {numbers})"

@@ -12,10 +12,11 @@ from fungi.runtime.seeds import numpy_generator
 
 def few_shot_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None, class_names: Sequence[str] = ()
-) -> Integer[np.ndarray, " s"]:
+) -> Integer[np.ndarray, " selected"]:
     """Return the rows of `size` examples per class, ascending.
 
-    size: number of rows per class (int), or share of the rows of each class, at least one row (float).
+    size: an int is the number of rows per class. A float is the share of the rows of each class; at least one row is
+        selected.
     seed: seed of a random draw. None: the first rows of each class in stored order (the published rule).
     class_names: names of the labels 0, 1, ..., for the message.
     Raises FungiError if a class has too few rows.
@@ -36,12 +37,12 @@ def few_shot_rows(
 
 def stratified_rows(
     targets: Integer[np.ndarray, " n"], size: int | float, seed: int | None = None
-) -> Integer[np.ndarray, " s"]:
+) -> Integer[np.ndarray, " selected"]:
     """Return the rows of a stratified random draw, ascending.
 
     Classes keep their shares, so a rare class may be missing. This is the published rule for texts (deviation T4).
 
-    size: mean number of rows per class (int), or share of all rows (float).
+    size: an int is the mean number of rows per class. A float is the share of all rows.
     seed: None means the published seed.
     Raises FungiError if scikit-learn cannot draw this number of rows.
     """

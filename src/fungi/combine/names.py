@@ -11,7 +11,7 @@ Combination = tuple[str, ...]
 
 
 def in_order(features: Iterable[str]) -> Combination:
-    """Return known features in canonical order, followed by unknown features in alphabetical order.
+    """Return the features of `CANONICAL_ORDER` in this order, followed by other features in alphabetical order.
 
     Raises FungiError for a repeated feature.
     """
@@ -19,8 +19,8 @@ def in_order(features: Iterable[str]) -> Combination:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise FungiError(f"feature {repeated[0]!r} is repeated. Name each feature once.")
-    known = [name for name in CANONICAL_ORDER if name in names]
-    return tuple(known + sorted(set(names) - set(known)))
+    canonical = [name for name in CANONICAL_ORDER if name in names]
+    return tuple(canonical + sorted(set(names) - set(canonical)))
 
 
 def name_of(combination: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from fungi.combine.eigen import checked_eigh, checked_share
-from fungi.combine.source import Blocks, FeatureSource
+from fungi.combine.source import Block, FeatureSource
 from fungi.runtime.precision import full_precision
 
 
@@ -35,8 +35,9 @@ class Reduction:
 
     dim: size of the result.
     weights: feature -> `[d r]`; empty if PCA is skipped. offset: the projected mean.
-    skipped: the reason to skip PCA; None if it is not skipped. explained_variance: 1 without PCA.
-    pca_dim: number of components in the settings; `dim` is smaller if some directions have no variance.
+    skipped: the reason to skip PCA; None if PCA is applied. explained_variance: share of the variance; 1 without PCA.
+    pca_dim: number of components in the settings, or `dim` without PCA. If some directions have no variance, `dim` is
+        smaller.
     """
 
     names: tuple[str, ...]
@@ -48,7 +49,7 @@ class Reduction:
     pca_dim: int
 
     @full_precision()
-    def __call__(self, block: Blocks, device: torch.device) -> Float32[Tensor, "b r"]:
+    def __call__(self, block: Block, device: torch.device) -> Float32[Tensor, "b r"]:
         """Return the reduced rows of a block, on a device."""
         if not self.weights:
             return torch.cat([block[name].to(device) for name in self.names], dim=1)
@@ -80,8 +81,8 @@ class Reducer:
             no_offset = torch.zeros(0, device=self.device)
             return Reduction(tuple(names), features, {}, no_offset, skipped, 1.0, features)
         if len(self.train) < features:
-            parts = [torch.cat([block[name] for name in names], dim=1) for _, block in self.train.blocks(names)]
-            rows = torch.cat(parts).to(self.device, torch.float64)
+            blocks = [torch.cat([block[name] for name in names], dim=1) for _, block in self.train.blocks(names)]
+            rows = torch.cat(blocks).to(self.device, torch.float64)  # [n f]
             mean, directions, share = _fit_rows(rows, self.pca_dim)
         else:
             mean, directions, share = self._fit_gram(names)
@@ -141,10 +142,14 @@ def _fit_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
 
 
 def _leading_eigenvalues(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
-    """Return the indices of the largest eigenvalues, descending. Zeros with rounding errors are left out."""
-    rounding = spectrum[-1] * spectrum.numel() * torch.finfo(spectrum.dtype).eps
-    largest = torch.arange(spectrum.numel() - 1, spectrum.numel() - 1 - pca_dim, -1, device=spectrum.device)
-    return largest[spectrum[largest] > rounding]
+    """Return the indices of the largest eigenvalues, in descending order of the eigenvalues.
+
+    spectrum: eigenvalues, ascending. Eigenvalues that are zero up to rounding errors are left out.
+    """
+    size = spectrum.numel()
+    rounding_error = spectrum[-1] * size * torch.finfo(spectrum.dtype).eps
+    largest = torch.arange(size - 1, size - 1 - pca_dim, -1, device=spectrum.device)
+    return largest[spectrum[largest] > rounding_error]
 
 
 def reduced_blocks(

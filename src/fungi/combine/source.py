@@ -15,9 +15,11 @@ from torch import Tensor
 from fungi.combine.degenerate import DegenerateRowCheck
 from fungi.errors import FungiError, counted
 
-Blocks = dict[str, Float[Tensor, "b d"]]
+Block = dict[str, Float[Tensor, "b d"]]
+"""A block of rows: feature name -> `[b d]`."""
 BLOCK_ROWS = 8192
 MEMORY_BYTES = 4 << 30
+"""Features of a split that need at most this memory are kept in memory by default."""
 
 
 @runtime_checkable
@@ -65,7 +67,7 @@ class FeatureSource:
     def __init__(
         self,
         arrays: Mapping[str, ReadableArray],
-        rows: Integer[np.ndarray, " s"] | None = None,
+        rows: Integer[np.ndarray, " selected"] | None = None,
         *,
         unnormalized: frozenset[str] = frozenset(),
         block_rows: int = BLOCK_ROWS,
@@ -79,7 +81,7 @@ class FeatureSource:
         self._unnormalized = unnormalized
         self._block_rows = block_rows
         self._memory_bytes = memory_bytes
-        self._loaded: Blocks = {}
+        self._loaded: Block = {}
         self._warnings: dict[str, list[str]] = {}
         self.dims = {name: array.dim for name, array in arrays.items()}
 
@@ -93,7 +95,7 @@ class FeatureSource:
 
     @property
     def fits_in_memory(self) -> bool:
-        """Whether the selected rows fit into memory. They are then read only once."""
+        """Whether the selected rows of all features fit into memory. They are then read only once."""
         return len(self) * sum(self.dims.values()) * 4 <= self._memory_bytes
 
     def dim_of(self, names: Sequence[str]) -> int:
@@ -104,7 +106,7 @@ class FeatureSource:
         """Return warnings about the rows that were read."""
         return [text for name in self._arrays for text in self._warnings.get(name, [])]
 
-    def blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
+    def blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Block]]:
         """Yield blocks of the selected rows in order: (slice of the selected rows, feature -> `[b d]`)."""
         if self.fits_in_memory:
             self._load(names)
@@ -125,13 +127,13 @@ class FeatureSource:
                 arrays[name][part] = block[name]
         self._loaded |= arrays
 
-    def _read_blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Blocks]]:
-        """Yield blocks from the files, in file order: read contiguous rows, and select from them."""
+    def _read_blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Block]]:
+        """Yield blocks from the files in file order: read all rows of a block, and keep the selected rows."""
         checks = {name: DegenerateRowCheck(str(self._arrays[name])) for name in names}
-        total = self._arrays[names[0]].rows
-        for start in range(0, total, self._block_rows):
-            stop = min(start + self._block_rows, total)
-            part = slice(*np.searchsorted(self._rows, (start, stop)).tolist())
+        rows_in_file = self._arrays[names[0]].rows
+        for start in range(0, rows_in_file, self._block_rows):
+            stop = min(start + self._block_rows, rows_in_file)
+            part = slice(*np.searchsorted(self._rows, (start, stop)).tolist())  # selected rows from start to stop
             if part.start == part.stop:
                 continue
             rows = self._rows[part]

@@ -8,5 +8,5 @@ from typing import Any
 from fungi.registry import Registry
 
 EMBEDDINGS = "embeddings"
-"""Name of the feature that has no objective, and name of the array of this feature."""
+"""Name of the feature that has no objective, and of its array in files."""
 OBJECTIVES: Registry[Any] = Registry("objective", "fungi.objectives", lazy=True, common=("base", "binding"))

@@ -34,9 +34,9 @@ def support_on(device: torch.device, support: Support) -> Support:
 
 
 def random_linear(inputs: int, outputs: int, seed: int, *purpose: str) -> nn.Linear:
-    """Return a frozen linear layer with PyTorch's default distribution, `U(-1/sqrt(E), 1/sqrt(E))`.
+    """Return a frozen linear layer with PyTorch's default distribution, `U(-1/sqrt(inputs), 1/sqrt(inputs))`.
 
-    inputs: E. The random stream depends only on the seed and the purpose.
+    The random numbers depend only on the seed and the purpose.
     """
     generator = torch_generator(seed, "head", *purpose)
     bound = inputs**-0.5
@@ -76,7 +76,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "temperature", "student_temperature", "teacher_temperature"):
-            value = getattr(self, name, 1)
+            value = getattr(self, name, 1)  # objectives without this setting pass the check
             if not value > 0:
                 raise FungiError(f"{self.name}.{name} has to be larger than 0, not {value}.")
 
@@ -110,7 +110,7 @@ class Objective:
         return views
 
     def check_views(self, views: ViewGenerator) -> None:
-        """Raise FungiError if the loss of these views has no gradient. By default, all views are accepted."""
+        """Raise FungiError if the loss is not defined for these views or has no gradient. Default: accept all views."""
 
     @property
     def needs_support(self) -> bool:

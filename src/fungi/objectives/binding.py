@@ -23,8 +23,8 @@ from fungi.views.plans import AS_PUBLISHED, PUBLISHED, ViewPlan
 class BoundObjective:
     """An objective with its views, heads and supporting data. The method `loss` needs only the output of the encoder.
 
-    plan: name of the view plan with exactly these views; `published` also if options of the user change the views
-        (`settings` has these options).
+    plan: name of the view plan that has exactly these views. If options of the user change the views, the name is
+        `published`, and `settings` contains the options.
     scaling: name of the method that scales position embeddings (`backbones.position_embedding.scaling_of`); empty if
         no view is smaller than the input.
     """
@@ -102,21 +102,25 @@ def settings_of(objective: Objective, views: ViewGenerator) -> dict[str, Any]:
 def configure(
     name: str, input_spec: InputSpec, options: dict[str, Any] | None = None, plan: ViewPlan = AS_PUBLISHED
 ) -> tuple[Objective, ViewGenerator, str]:
-    """Return an objective, its views and the name of its view plan. The arguments are those of `bind`."""
+    """Return an objective, its views and the name of its view plan (see `BoundObjective`).
+
+    The arguments are those of `bind`. Raises FungiError for an unknown objective or option.
+    """
     objective_type = OBJECTIVES[name]
     fields = {field.name for field in dataclasses.fields(objective_type)}
     defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
     values = {**defaults, **(options or {})}
-    following = {setting: values[option] for setting, option in objective_type.follows.items() if option in values}
-    values = following | values
+    follows = objective_type.follows
+    following_settings = {setting: values[option] for setting, option in follows.items() if option in values}
+    values = following_settings | values
     settings = {key: value for key, value in values.items() if key in fields}
     view_options = {key: value for key, value in values.items() if key not in settings}
     try:
         objective = objective_type(**converted(objective_type, settings))
-        planned = objective.view_defaults | plan.options(objective.view_kind, input_spec)
-        views = input_spec.views(objective.view_kind, **planned | view_options)
+        plan_options = objective.view_defaults | plan.options(objective.view_kind, input_spec)
+        views = input_spec.views(objective.view_kind, **plan_options | view_options)
         objective.check_views(views)
-        follows_plan = planned and views == input_spec.views(objective.view_kind, **planned)
+        follows_plan = bool(plan_options) and views == input_spec.views(objective.view_kind, **plan_options)
     except NoViewsError:
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except UnknownOptionError as error:

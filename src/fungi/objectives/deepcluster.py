@@ -54,12 +54,12 @@ class DeepCluster(Objective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("prototypes", 0), ("prototype_heads", 1), ("iterations", 0)):
-            if getattr(self, name) < least:
-                raise FungiError(f"deepcluster.{name} has to be at least {least}, not {getattr(self, name)}.")
+        for name, minimum in (("prototypes", 0), ("prototype_heads", 1), ("iterations", 0)):
+            if getattr(self, name) < minimum:
+                raise FungiError(f"deepcluster.{name} has to be at least {minimum}, not {getattr(self, name)}.")
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return one head without bias, E -> 128, with rows of unit norm (weight normalisation with gain 1)."""
+        """Return one head without bias, whose rows have unit norm (weight normalisation with gain 1)."""
         layer = random_linear(embedding_dim, self.latent_dim, seed, self.name)
         head = nn.utils.skip_init(nn.Linear, embedding_dim, self.latent_dim, bias=False).requires_grad_(False)
         head.weight.copy_(normalize(layer.weight, dim=1))
@@ -70,7 +70,7 @@ class DeepCluster(Objective):
         return replace(views, global_crops=BANK_CROPS, local_crops=0) if isinstance(views, Crops) else views
 
     def support(self, train: Samples, embed: Embed, heads: nn.ModuleDict, seed: int) -> Support:
-        """Return the prototypes `[h k l]`, fitted on the bank crops of the train images."""
+        """Return the prototypes `[heads k l]`, fitted on the bank crops of the train images."""
         count = self.prototypes_for(len(train))
         bank = self.unit_latents(embed(train)[:, :BANK_CROPS], heads["head"])  # [n 2 l]
         prototypes = []
@@ -80,7 +80,7 @@ class DeepCluster(Objective):
         return {"prototypes": torch.stack(prototypes)}
 
     def prototypes_for(self, images: int) -> int:
-        """Return the number of clusters per head for a number of train images."""
+        """Return the number of clusters per head. Raises FungiError if there are fewer train images than clusters."""
         if self.prototypes > images:
             raise FungiError(
                 f"deepcluster.prototypes is {self.prototypes}, but there are only {images} train images. "

@@ -20,10 +20,10 @@ def self_distillation(
     teacher_temperature: float,
     skip_same_view: bool = False,
 ) -> Float[Tensor, " b"]:
-    """Return the sum of the cross-entropies of all pairs of a teacher view and a student view.
+    """Return the sum of the cross-entropies of all pairs of a teacher view (axis a) and a student view (axis v).
 
-    Teacher view a and student view a are the same crop. `skip_same_view` leaves out this pair (deviation V5). The
-    teacher gets no gradient.
+    The teacher views are the first of the student views. `skip_same_view` leaves out the pairs of a view with itself
+    (deviation V5). The teacher gets no gradient.
     """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
     log_p = torch.log_softmax(student / student_temperature, dim=-1)
@@ -55,14 +55,14 @@ class DINO(Objective):
     skip_same_view: bool = False
 
     def check_views(self, views: ViewGenerator) -> None:
-        """Raise FungiError if the number of teacher views is not from 1 to the number of crops."""
+        """Raise FungiError if the number of teacher views is less than 1 or larger than the number of crops."""
         if not 1 <= self.teacher_views <= views.n_views:
             raise FungiError(
                 f"teacher_views is {self.teacher_views}, but has to be from 1 to {views.n_views}, the number of crops."
             )
 
     def heads(self, embedding_dim: int, seed: int) -> nn.ModuleDict:
-        """Return independent heads for student and teacher, E -> 2048. With `shared_head`, they have the same head."""
+        """Return independent heads for student and teacher. With `shared_head`, both have the same head."""
         student = teacher = random_linear(embedding_dim, self.latent_dim, seed, self.name, "student")
         if not self.shared_head:
             teacher = random_linear(embedding_dim, self.latent_dim, seed, self.name, "teacher")

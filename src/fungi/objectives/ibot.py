@@ -21,9 +21,9 @@ def masked_cross_entropy(
     student_temperature: float,
     teacher_temperature: float,
 ) -> Float[Tensor, " b"]:
-    """Return the cross-entropy at masked patches, averaged per crop and then over crops.
+    """Return the cross-entropy at masked patches, averaged per global crop (axis g) and then over global crops.
 
-    A crop without masked patches counts as 0.
+    mask: true for masked patches. A crop without masked patches counts as 0.
     """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
     cross_entropies = -(target * torch.log_softmax(student / student_temperature, dim=-1)).sum(dim=-1)  # [b g t]
@@ -36,7 +36,8 @@ def masked_cross_entropy(
 class IBOT(Objective):
     """The iBOT objective.
 
-    The student encodes masked global crops and local crops. The teacher encodes global crops without a mask.
+    The student encodes the first views: masked global crops, then local crops. The teacher encodes the last two views:
+    the same global crops without a mask.
 
     class_loss: add the loss of the class tokens to the loss of the patches.
     """
@@ -80,4 +81,5 @@ class IBOT(Objective):
             self.teacher_temperature,
             skip_same_view=True,
         )
-        return total / (GLOBAL_CROPS * (student.shape[1] - 1))
+        pairs = GLOBAL_CROPS * (student.shape[1] - 1)
+        return total / pairs

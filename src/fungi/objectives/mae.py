@@ -15,7 +15,10 @@ from fungi.objectives.base import Objective, Support, register
 def masked_squared_error(
     prediction: Float[Tensor, "b v t f"], target: Float[Tensor, "b v t f"], mask: Bool[Tensor, "b v t"]
 ) -> Float[Tensor, " b"]:
-    """Return the squared error of the pixels of masked patches, averaged per view and then over views."""
+    """Return the squared error of the pixels of masked patches, averaged per view and then over views.
+
+    The axis f has the pixel values of a patch. mask: true for masked patches.
+    """
     errors = (prediction - target).square().mean(dim=-1)  # [b v t]
     return ((errors * mask).sum(dim=-1) / mask.sum(dim=-1)).mean(dim=-1)
 

@@ -35,13 +35,14 @@ def info_nce(
 ) -> Float[Tensor, " b"]:
     """Return InfoNCE of every view with the other views of its sample and the negatives, averaged over views.
 
-    negatives: `[m l]` for all samples, or `[b m l]`.
+    With similarities `s = cos / T`, views i and j of a sample, and negatives k, the loss of view i is
+    `-mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`. The sum in the logarithm (the denominator)
+    contains all other positives, but not the similarity of a view to itself.
 
-    With similarities `s = cos / T`:  `l_i = -mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`.
-    The denominator contains all other positives, but not the similarity of a view to itself. Without
-    `denominator_temperature`, the denominator has T = 1, as in the published library (deviation V23a).
-
-    own: true for negatives that are skipped, per sample; mixed: additional negatives of unit norm, per view.
+    positives: latents of the views. negatives: `[m l]` for all samples, or `[b m l]`. Latents are L2-normalised here.
+    denominator_temperature: False means T = 1 in the denominator, as in the published library (deviation V23a).
+    own: true for negatives that are skipped, because they are views of the sample itself.
+    mixed: additional negatives for each view, of unit norm.
     """
     queries = normalize(positives, dim=-1)
     views = positives.shape[1]
@@ -49,7 +50,7 @@ def info_nce(
     cosines = torch.einsum("bvl,bul->bvu", queries, queries)
     numerator = cosines.masked_fill(same_view, 0).sum(dim=-1) / (temperature * (views - 1))
     scale = temperature if denominator_temperature else 1.0
-    # There are many negatives, so scale the few queries, and add the parts of the denominator without concatenation.
+    # There are many negatives. To save memory, scale the few queries, and do not concatenate positives and negatives.
     logits = (queries / scale) @ normalize(negatives, dim=-1).mT  # [b v l] x [l m] -> [b v m]
     if own is not None:
         logits = logits.masked_fill(own.unsqueeze(1), -torch.inf)
@@ -69,7 +70,8 @@ def mix_negatives(
 ) -> Float[Tensor, "b v k l"]:
     """Return mixtures of each view with its k most similar negatives, with unit norm and without gradient.
 
-    shares: share of the view in each mixture, below one half. own: true for negatives that are skipped.
+    shares: share of the view in each mixture, below one half. own: true for negatives that are skipped (see
+    `own_negatives`).
     """
     queries, unit_negatives = normalize(positives.detach(), dim=-1), normalize(negatives, dim=-1)
     excluded = None if own is None else own.unsqueeze(1)
@@ -79,16 +81,16 @@ def mix_negatives(
 
 
 def own_negatives(
-    positives: Float[Tensor, "b v l"], negatives: Float[Tensor, "m l"], own_views: Float[Tensor, "s v l"]
+    positives: Float[Tensor, "b v l"], negatives: Float[Tensor, "m l"], own_views: Float[Tensor, "images v l"]
 ) -> Bool[Tensor, "b m"]:
     """Return a mask of the negatives that are views of the sample itself.
 
-    own_views: latents of the s images from which the negatives come, for the same views as in the loss. If the latents
-    of an image are equal to the latents of a sample, the image is this sample. Each image has the same number of
-    negatives.
+    own_views: latents of the images from which the negatives come, for the same views as in the loss. If the latents of
+    an image are almost equal to the latents of a sample, the image is this sample (`SAME_IMAGE`). Each image has the
+    same number of negatives, and the negatives of an image are neighbouring rows.
     """
-    cosines = torch.einsum("bvl,svl->bs", normalize(positives.detach(), dim=-1), normalize(own_views, dim=-1))
-    is_same_image = cosines / own_views.shape[1] > SAME_IMAGE
+    sums = torch.einsum("bvl,ivl->bi", normalize(positives.detach(), dim=-1), normalize(own_views, dim=-1))
+    is_same_image = sums / own_views.shape[1] > SAME_IMAGE  # the mean cosine over views
     return is_same_image.repeat_interleave(len(negatives) // len(own_views), dim=1)
 
 
@@ -101,7 +103,7 @@ class SimCLR(Objective):
     hard_negatives: rows of the training split that are used as the first negative images.
     negatives_mixing: for every view, add mixtures of the view with its `mixed_negatives` nearest negatives.
     exclude_self_from_negatives: skip negatives that are views of the sample itself (deviation V8).
-    view_generator: kind of views. Random views need `n_views`; then, a negative image has two views.
+    view_generator: kind of views. Random views need the view option `n_views`, and a negative image then has two views.
     """
 
     name = "simclr"
@@ -157,7 +159,7 @@ class SimCLR(Objective):
         with torch.no_grad():
             latents = self.latents(embed(train.take(rows)), heads["head"])  # [n v l]
         own_views, negatives = latents, latents
-        if self.exclude_self_from_negatives and self.view_generator != type(self).views:
+        if self.exclude_self_from_negatives and self.view_generator != type(self).views:  # see `support_views`
             own_views, negatives = latents[:, :-NEGATIVE_VIEWS], latents[:, -NEGATIVE_VIEWS:]
         support = {"negatives": negatives.flatten(0, 1)}
         if self.negatives_mixing:
@@ -167,7 +169,10 @@ class SimCLR(Objective):
         return support
 
     def negative_rows(self, available: int, seed: int) -> Int64[np.ndarray, " m"]:
-        """Return the rows of the training split that are negatives. If the split has too few rows, return all rows."""
+        """Return the rows of the training split that are negatives; all rows if the split has too few.
+
+        available: number of rows of the training split. Raises FungiError if hard negatives are not rows of the split.
+        """
         hard = np.array(self.hard_negatives, dtype=np.int64)
         if len(hard) and (hard.min() < 0 or hard.max() >= available):
             raise FungiError(f"simclr.hard_negatives has rows outside the training split, which has {available} rows.")

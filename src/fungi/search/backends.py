@@ -2,7 +2,7 @@
 
 The ranking of a key b for a query a is the product a.b (inner product, descending) or |b|^2 - 2 a.b (euclidean,
 ascending). The euclidean ranking is the squared distance without |a|^2. This term is the same for all keys of a query,
-and to add it would cost precision.
+and adding it would lose precision.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,9 @@ from fungi.search.libraries import LibrarySearch, TreeSettings, faiss_search, sc
 from fungi.search.neighbours import Keys
 
 QUERIES_PER_TILE = 512
+"""Number of queries in a tile. A tile is the matrix of rankings of these queries and of the keys of one block."""
 GROUP = 32
-"""Number of columns in a group. Only the groups with the best entries are searched in full."""
+"""Number of columns of a tile in a group. Only the groups with the best entries are searched in full."""
 
 Ranked = tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]
 """Rankings and rows, nearest key first."""
@@ -33,8 +34,8 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
 
     @full_precision()
     def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
-        # Update the best matches after every tile. To collect the results of all tiles would take more memory. They
-        # would also lie between the large blocks that are freed, and so fragment the memory.
+        # Update the best keys after every tile. Keeping the results of all tiles would take more memory, and would
+        # fragment it, because the results would lie between large blocks that are freed.
         values = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
         rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
         count = 0
@@ -59,7 +60,7 @@ def _merge(
     new_rows: Int64[Tensor, "q n"],
     largest: bool,
 ) -> None:
-    """Update the best matches in place with the matches of another block."""
+    """Update the rankings and rows of the best keys in place with those of another block."""
     best = torch.cat([values, new_values], dim=1).topk(values.shape[1], dim=1, largest=largest)
     values.copy_(best.values)
     rows.copy_(torch.cat([rows, new_rows], dim=1).gather(1, best.indices))
@@ -71,14 +72,14 @@ def squared_lengths(rows: Float[Tensor, "q d"]) -> Float[Tensor, "q 1"]:
 
 
 def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
-    """Return the k best entries of each row and their columns.
+    """Return the k best entries of each row and their columns; all entries if there are fewer than k.
 
-    For speed, this searches only the k groups of columns with the best maxima or minima. These groups contain the k
-    best entries.
+    largest: whether the largest entries are the best. For speed, this searches only the k groups of columns with the
+    best maxima or minima. These groups contain the k best entries.
     """
     width = ranking.shape[1]
     grouped = width // GROUP * GROUP
-    if grouped < 4 * k * GROUP:
+    if grouped < 4 * k * GROUP:  # with few groups, a search of all columns is faster
         top = ranking.topk(min(k, width), dim=1, largest=largest)
         return top.values, top.indices
     groups = ranking[:, :grouped].unflatten(1, (-1, GROUP))  # [q g 32]
@@ -92,8 +93,8 @@ def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
     return top.values, columns
 
 
-def _of_library(build_search: Callable[..., LibrarySearch]) -> Callable[..., Search]:
-    """Return a back-end that uses another library, which keeps all keys in main memory."""
+def _library_backend(build_search: Callable[..., LibrarySearch]) -> Callable[..., Search]:
+    """Return a back-end that uses another library. The library keeps all keys in main memory."""
 
     def prepare(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
         blocks = [block.cpu() for _, block in keys()]
@@ -114,8 +115,8 @@ def _of_library(build_search: Callable[..., LibrarySearch]) -> Callable[..., Sea
 
 SEARCHES: dict[Backend, Callable[..., Search]] = {
     "exact": torch_search,
-    "faiss": _of_library(faiss_search),
-    "scann": _of_library(scann_search),
-    "sklearn": _of_library(sklearn_search),
+    "faiss": _library_backend(faiss_search),
+    "scann": _library_backend(scann_search),
+    "sklearn": _library_backend(sklearn_search),
 }
 """Back-end -> function that returns a `Search`, from keys, metric, largest k and, for approximate search, a tree."""

@@ -4,9 +4,9 @@ With alpha and beta of the metric, keys b are ranked for a query a by
 
     r(b) = beta |b|^2 - alpha a.b        (euclidean: beta 1, alpha 2; |a|^2 is the same for all keys of a query)
 
-tile by tile in float32. The k nearest keys are certain if the k-th and (k+1)-th ranking of a query differ by more than
-the rounding error. The few other queries are searched again in float64; keys with equal rankings are taken in their
-order. So all libraries return the same rows, for every tile size.
+Rankings are first computed in float32. The k nearest keys are certain if the k-th and (k+1)-th ranking of a query
+differ by more than the rounding error. The few other queries are searched again in float64. Among keys with equal
+rankings, the first keys are taken. Therefore, all libraries return the same rows, for every size of blocks.
 """
 
 from collections.abc import Iterator
@@ -32,23 +32,26 @@ def nearest(
 
     The set of rows is exact. The order of the rows within the set may come from float32 scores.
     """
-    lengths: list[Float[Tensor, ""]] = []
+    block_maxima: list[Float[Tensor, ""]] = []
 
-    def keys_with_lengths() -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
+    def keys_with_maxima() -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
         for span, block in keys():
-            lengths.append(torch.linalg.vector_norm(block, dim=1).max())  # read later: reading waits for the device
+            largest_norm = torch.linalg.vector_norm(block, dim=1).max()
+            block_maxima.append(largest_norm)  # not converted to a number yet, because this would wait for the device
             yield span, block
 
-    ranking, rows = SEARCHES[backend](keys_with_lengths, metric, k + 1)(queries, k + 1)  # [q k+1], nearest first
+    ranking, rows = SEARCHES[backend](keys_with_maxima, metric, k + 1)(queries, k + 1)  # [q k+1], nearest first
     ranking, rows = ranking.to(queries.device, torch.float64), rows.to(queries.device)
-    best, values, longest = rows[:, :k].clone(), ranking[:, :k].clone(), float(torch.stack(lengths).max())
-    if ranking.shape[1] > k:
-        is_unsure = (ranking[:, k] - ranking[:, k - 1]).abs() <= _rounding(queries, longest, metric)
-        if bool(is_unsure.any()):
-            values[is_unsure], best[is_unsure] = _search_float64(keys, queries[is_unsure], k, longest, metric)
+    best_ranking, best_rows = ranking[:, :k].clone(), rows[:, :k].clone()
+    if ranking.shape[1] > k:  # otherwise, all keys are returned
+        largest_norm = float(torch.stack(block_maxima).max())
+        is_uncertain = (ranking[:, k] - ranking[:, k - 1]).abs() <= _rounding_error(queries, largest_norm, metric)
+        if bool(is_uncertain.any()):
+            exact_ranking, exact_rows = _search_float64(keys, queries[is_uncertain], k, largest_norm, metric)
+            best_ranking[is_uncertain], best_rows[is_uncertain] = exact_ranking, exact_rows
     if metric == "inner-product":
-        return Neighbours(values.float(), best)
-    return Neighbours((values + squared_lengths(queries)).clamp_min(0).float(), best)
+        return Neighbours(best_ranking.float(), best_rows)
+    return Neighbours((best_ranking + squared_lengths(queries)).clamp_min(0).float(), best_rows)
 
 
 @full_precision()
@@ -68,40 +71,43 @@ def most_similar(
 
 def all_ranked(keys: Keys, queries: Float[Tensor, "q d"]) -> Int64[np.ndarray, "q n"]:
     """Return all rows of keys per query, by descending product in float64. Ties keep the order of the keys."""
-    float64 = queries.double()
-    products = torch.cat([(float64 @ block.double().T).cpu() for _, block in keys()], dim=1)  # [q d] [d b] -> [q b]
+    queries64 = queries.double()
+    products = torch.cat([(queries64 @ block.double().T).cpu() for _, block in keys()], dim=1)  # [q d] [d b] -> [q b]
     return np.argsort(-products.numpy(), axis=1, kind="stable")
 
 
-def _rounding(queries: Float[Tensor, "q d"], longest: float, metric: Metric) -> Float[Tensor, " q"]:
+def _rounding_error(queries: Float[Tensor, "q d"], largest_norm: float, metric: Metric) -> Float[Tensor, " q"]:
     """Return an upper bound of the rounding error, in float32, of the difference between two rankings.
 
-    longest: largest norm of a key.
+    largest_norm: largest norm of a key.
     """
-    terms = queries.shape[1] ** 0.5 + 4  # the error of a sum grows with the square root of its number of terms
-    lengths = torch.linalg.vector_norm(queries, dim=1)
-    size = (longest + lengths).square() if metric == "euclidean" else longest * lengths
-    return 2 * torch.finfo(torch.float32).eps * terms * size
+    growth = queries.shape[1] ** 0.5 + 4  # the error of a sum grows with the square root of its number of terms
+    norms = torch.linalg.vector_norm(queries, dim=1)
+    size = (largest_norm + norms).square() if metric == "euclidean" else largest_norm * norms
+    return 2 * torch.finfo(torch.float32).eps * growth * size
 
 
 def _search_float64(
-    keys: Keys, queries: Float[Tensor, "q d"], k: int, longest: float, metric: Metric
+    keys: Keys, queries: Float[Tensor, "q d"], k: int, largest_norm: float, metric: Metric
 ) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
-    """Return rankings (as in `SEARCHES`) and rows from float64 products. Ties keep the order of the rows."""
+    """Return rankings (as defined in `search.backends`) and rows from float64 products.
+
+    Among keys with equal rankings, the first keys are taken.
+    """
     beta, alpha = (1, 2) if metric == "euclidean" else (0, 1)
-    float64 = queries.double()
-    lengths = beta * squared_lengths(queries)
-    # Rankings are rounded to a grid, so that ties are equal for every order of summation.
-    grid = _TIE * (squared_lengths(queries) + longest * longest)
-    values = float64.new_empty(float64.shape[0], 0)
-    rows = torch.empty(float64.shape[0], 0, dtype=torch.int64, device=float64.device)
+    queries64 = queries.double()
+    offset = beta * squared_lengths(queries)  # makes euclidean rankings squared distances
+    # Distances are rounded to multiples of a step, so that ties are equal for every order of summation.
+    step = _TIE * (squared_lengths(queries) + largest_norm * largest_norm)
+    steps = queries64.new_empty(queries64.shape[0], 0)  # of the best keys, [q k]
+    rows = torch.empty(queries64.shape[0], 0, dtype=torch.int64, device=queries64.device)
     for span, block in keys():
-        block = block.to(float64)
+        block = block.to(queries64)
         squares = beta * block.square().sum(dim=1)
-        distances = torch.round((squares - alpha * float64 @ block.T + lengths) / grid)  # [q d] [d b] -> [q b]
-        rows_of_block = torch.arange(span.start, span.stop, device=rows.device).expand(len(rows), -1)
-        values, rows = torch.cat([values, distances], dim=1), torch.cat([rows, rows_of_block], dim=1)
-        order = values.sort(dim=1, stable=True).indices[:, :k]
-        values, rows = values.gather(1, order), rows.gather(1, order)
-    ranking = values * grid - lengths
+        new_steps = torch.round((squares - alpha * queries64 @ block.T + offset) / step)  # [q d] [d b] -> [q b]
+        new_rows = torch.arange(span.start, span.stop, device=rows.device).expand(len(rows), -1)
+        steps, rows = torch.cat([steps, new_steps], dim=1), torch.cat([rows, new_rows], dim=1)
+        order = steps.sort(dim=1, stable=True).indices[:, :k]
+        steps, rows = steps.gather(1, order), rows.gather(1, order)
+    ranking = steps * step - offset
     return (ranking if metric == "euclidean" else -ranking), rows

@@ -23,11 +23,17 @@ LibrarySearch = Callable[[Float[Tensor, "q d"], int], tuple[Float[Tensor, "q k"]
 
 _SMALLEST_HASHED = 64
 """Smallest number of rows from which ScaNN can learn its hash."""
+_FAISS_ROWS_PER_LEAF, _SCANN_ROWS_PER_LEAF = 39, 16
+"""Smallest number of rows per leaf of a tree."""
 
 
 @dataclass(frozen=True)
 class TreeSettings:
-    """Settings of approximate search: number of leaves, of searched leaves, and of reordered keys (spec dense 3.3)."""
+    """Settings of approximate search with a tree of clusters (spec dense 3.3).
+
+    leaves: number of clusters. searched: number of leaves that are searched per query. reordered: number of the best
+    keys whose products are computed exactly.
+    """
 
     leaves: int = 512
     searched: int = 32
@@ -54,13 +60,13 @@ def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
 
 
 def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> LibrarySearch:
-    """Return a search with FAISS."""
-    if tree is None or len(keys) < 39 * tree.leaves:
+    """Return a search with FAISS. Without enough rows for the tree, the search is exhaustive."""
+    if tree is None or len(keys) < _FAISS_ROWS_PER_LEAF * tree.leaves:
         index, tree = faiss_index(keys, metric), None
     else:
         faiss, dim = library("faiss"), keys.shape[1]
-        leaves = faiss_index(keys[:0], metric)
-        index = faiss.IndexIVFFlat(leaves, dim, tree.leaves, leaves.metric_type)
+        leaf_index = faiss_index(keys[:0], metric)
+        index = faiss.IndexIVFFlat(leaf_index, dim, tree.leaves, leaf_index.metric_type)
         index.train(keys.numpy())
         index.add(keys.numpy())
 
@@ -83,10 +89,11 @@ def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
     """Return a search with ScaNN for at most `k` neighbours."""
     distance = "dot_product" if metric == "inner-product" else "squared_l2"
     builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, distance)
-    leaves = 0 if tree is None or len(keys) < _SMALLEST_HASHED else max(1, min(tree.leaves, len(keys) // 16))
-    if tree is None or leaves == 0:
+    leaves = 0  # no tree
+    if tree is None or len(keys) < _SMALLEST_HASHED:
         builder = builder.score_brute_force()
     else:
+        leaves = max(1, min(tree.leaves, len(keys) // _SCANN_ROWS_PER_LEAF))
         builder = builder.tree(leaves, min(leaves, tree.searched), training_sample_size=len(keys))
         builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(k, tree.reordered))
     searcher = builder.build()

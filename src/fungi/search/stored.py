@@ -19,6 +19,7 @@ from fungi.search.neighbours import Keys, Neighbours, StoredKeys, in_windows
 _READ_ROWS = 8192
 """Number of rows per read. A bank stays in memory only if there is also memory for a tile of this many rows."""
 DATA_EFFICIENT_TREE = TreeSettings(searched=256, reordered=1800)
+"""The published settings for banks from a few images (`--images`)."""
 
 
 class BankSearch:
@@ -26,9 +27,9 @@ class BankSearch:
 
     tree, k: tree and largest number of neighbours for the approximate back-ends, which keep the entire bank in memory.
     tile_bytes: memory for exact search, in addition to queries and results. If the bank and the products of one tile
-        fit, the bank is read once and kept on the device. Otherwise each search reads all rows again. A tile needs
-        memory for its rows, for the rows that are read next, and for three copies of its products with 512 queries (in
-        the format of oneDNN, as a plain tensor, and for the selection of the best).
+        fit, the bank is read once and kept on the device. Otherwise, each search reads all rows again. Then a tile
+        needs memory for its rows and for the rows that are read next. Every tile needs memory for three copies of its
+        products with 512 queries: in the format of oneDNN, as an ordinary tensor, and for the selection of the best.
     """
 
     def __init__(
@@ -43,16 +44,18 @@ class BankSearch:
     ) -> None:
         self._rows, self._device = bank.rows, device
         self._on_device: list[Float[Tensor, "n d"]] = []
-        products, bank_bytes = QUERIES_PER_TILE * 4 * 3, bank.rows * bank.dim * 4
-        self.held = backend != "exact" or bank_bytes + products * min(bank.rows, _READ_ROWS) <= tile_bytes
+        product_bytes = QUERIES_PER_TILE * 4 * 3  # per row of a tile
+        bank_bytes = bank.rows * bank.dim * 4
+        self.is_in_memory = backend != "exact" or bank_bytes + product_bytes * min(bank.rows, _READ_ROWS) <= tile_bytes
         """Whether the bank stays in memory after the first search."""
         if backend != "exact":
             keys = in_windows(bank, bank.rows, torch.device("cpu"))
-        elif self.held:
-            size = max(GROUP, min(bank.rows, (tile_bytes - bank_bytes) // products))
-            keys = _keys_on_device(bank, size, device, self._on_device)
+        elif self.is_in_memory:
+            tile_rows = max(GROUP, min(bank.rows, (tile_bytes - bank_bytes) // product_bytes))
+            keys = _keys_on_device(bank, tile_rows, device, self._on_device)
         else:
-            keys = in_windows(bank, max(GROUP, min(bank.rows, tile_bytes // (bank.dim * 8 + products))), device)
+            row_bytes = 2 * bank.dim * 4 + product_bytes  # this tile and the next
+            keys = in_windows(bank, max(GROUP, min(bank.rows, tile_bytes // row_bytes)), device)
         self._search = SEARCHES[backend](keys, "inner-product", k, tree)
 
     def __call__(self, queries: Float[Tensor, "q d"], k: int) -> Neighbours:
@@ -66,18 +69,18 @@ class BankSearch:
         return self._on_device[0][rows] if self._on_device else None
 
 
-def _keys_on_device(bank: StoredKeys, size: int, device: torch.device, rows: list[Float[Tensor, "n d"]]) -> Keys:
-    """Return blocks of `size` keys. The first pass reads the bank, and keeps it on the device for later passes."""
+def _keys_on_device(bank: StoredKeys, size: int, device: torch.device, cache: list[Float[Tensor, "n d"]]) -> Keys:
+    """Return blocks of `size` keys. The first pass reads the bank into `cache`, an empty list, for later passes."""
 
     def keys() -> Iterator[tuple[slice, Float[Tensor, "b d"]]]:
-        if not rows:
+        if not cache:
             entire_bank = torch.empty(bank.rows, bank.dim, device=device)
             for start, window in bank.windows(_READ_ROWS):
                 entire_bank[start : start + len(window)] = torch.from_numpy(window)
-            rows.append(entire_bank)
+            cache.append(entire_bank)
         for start in range(0, bank.rows, size):
             stop = min(start + size, bank.rows)
-            yield slice(start, stop), rows[0][start:stop]
+            yield slice(start, stop), cache[0][start:stop]
 
     return keys
 

@@ -168,7 +168,7 @@ class Segmentation:
         backend = "exact" if exact else cast(Backend, settings.search)
         device = self.context.device
         search = BankSearch(bank, device, backend, k=k, tree=tree, tile_bytes=settings.search_bytes(device))
-        if not search.held:
+        if not search.is_in_memory:
             size = bank.rows * bank.dim * 4 / 2**30
             logger.info(
                 "a bank of %.2f GB does not fit into --memory-gb, so every search reads it again; a larger --block-size"
@@ -200,7 +200,7 @@ class Segmentation:
         """Return the scores of the test images."""
         settings = self.settings
         features, predictor = self.predictor(feature)
-        is_in_memory = getattr(predictor.search, "held", True)
+        is_in_memory = getattr(predictor.search, "is_in_memory", True)
         # Larger blocks need fewer passes over a bank on disk.
         size = settings.block_size * (1 if is_in_memory else _BLOCKS_PER_SEARCH)
         blocks = image_blocks(len(self.test), [self.extractor.views], size)
