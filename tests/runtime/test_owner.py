@@ -12,7 +12,14 @@ import pytest
 
 from fungi.runtime import owner
 from fungi.runtime.files import is_free_lock, locked, written_atomically
-from fungi.runtime.owner import UNTOUCHED, discard, find_orphans, remove_orphans, removed_name, unfinished_name
+from fungi.runtime.owner import (
+    SECONDS_WITHOUT_CHANGES,
+    discard,
+    find_orphans,
+    remove_orphans,
+    removed_name,
+    unfinished_name,
+)
 
 WRITER = (
     "import sys, time; from pathlib import Path; from fungi.runtime.files import written_atomically\n"
@@ -53,7 +60,7 @@ def test_files_of_another_machine_become_orphans_after_a_day(name, tmp_path):
     path = tmp_path / name
     path.touch()
     assert list(find_orphans(tmp_path)) == []
-    old = time.time() - UNTOUCHED - 1
+    old = time.time() - SECONDS_WITHOUT_CHANGES - 1
     os.utime(path, (old, old))
     assert list(find_orphans(tmp_path)) == [path]
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 Work = Callable[[], None]
 WAITING = 1
+"""Default number of functions that may wait for the thread."""
 
 
 @contextmanager
@@ -15,14 +16,14 @@ def in_background(waiting: int = WAITING) -> Iterator[Callable[[Work], None]]:
 
     waiting: number of functions that may wait for the thread. If more are submitted, `submit` waits.
 
-    If a function raises an error, a later `submit` or the end of the block raises this error in the caller. An error of
-    the caller itself takes precedence. All work has finished when the block ends.
+    If a function raises an error, a later `submit` or the end of the `with` statement raises this error in the caller.
+    An error of the caller itself takes precedence. All work has finished at the end of the `with` statement.
     """
     futures: deque[Future[None]] = deque()
 
     def submit(work: Work) -> None:
         while futures and (futures[0].done() or len(futures) > waiting):
-            futures.popleft().result()
+            futures.popleft().result()  # waits, and raises the error of the function
         futures.append(thread.submit(work))
 
     with ThreadPoolExecutor(max_workers=1) as thread:

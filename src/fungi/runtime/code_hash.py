@@ -31,7 +31,8 @@ def code_hash(module: str) -> str:
     """
     digest = hashlib.sha256()
     for name, path in sorted(imported_files(module).items()):
-        digest.update(f"{name}\0".encode() + _hash_and_imports(path)[0])
+        hash_of_file, _ = _hash_and_imports(path)
+        digest.update(f"{name}\0".encode() + hash_of_file)
     return digest.hexdigest()[:12]
 
 
@@ -47,14 +48,15 @@ def imported_files(module: str) -> dict[str, Path]:
                 continue
             files[name] = path
             pending.append(name.rpartition(".")[0])  # importing a module runs the __init__.py of its packages
-            for imported, with_submodules in _hash_and_imports(path)[1]:
+            _, imports = _hash_and_imports(path)
+            for imported, with_submodules in imports:
                 pending += [imported, *(_submodules(imported) if with_submodules else ())]
     return files
 
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Switch the garbage collector off inside the block.
+    """Switch the garbage collector off inside the `with` statement.
 
     Syntax trees are many small objects without cycles, and the search for cycles takes twice as long as parsing.
     """
@@ -68,7 +70,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 def _file_of(module: str) -> Path | None:
-    """Return the file of a module of this package, or of another script or module that calls this package."""
+    """Return the file of a module of this package, or of a script outside this package; None if it has no file."""
     if module.partition(".")[0] != _PACKAGE_NAME:
         spec = importlib.util.find_spec(module) if module else None
         return Path(spec.origin) if spec and spec.origin else None
@@ -77,6 +79,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _submodules(package: str) -> list[str]:
+    """Return the modules in the folder of a package, which a registry imports."""
     folder = PACKAGE.joinpath(*package.split(".")[1:])
     return [f"{package}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
 
@@ -128,6 +131,7 @@ def _is_docstring(body: list[ast.stmt]) -> bool:
 
 
 def _imports_of(node: Any) -> Iterator[tuple[str, bool]]:
+    """Yield the imports from this package in an import or a call: (name, with all submodules)."""
     if isinstance(node, ast.ImportFrom):
         if node.module and node.module.partition(".")[0] == _PACKAGE_NAME:
             yield node.module, False

@@ -15,7 +15,7 @@ from fungi.settings import parse
 
 Settings = TypeVar("Settings")
 _OUT_OF_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "can't start new thread")
-"""Parts of the messages, in small letters, of libraries that can't allocate memory."""
+"""Parts of the messages, in lower case, of libraries that can't allocate memory."""
 
 
 def run_command(

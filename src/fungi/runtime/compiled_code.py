@@ -11,7 +11,7 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def share_compiled_code(folder: Path, device: torch.device) -> None:
-    """Let torch store its compiled code in a subfolder of `folder`; each model of GPU has its own subfolder.
+    """Let torch store its compiled code in a subfolder of `folder`. Each GPU model has its own subfolder.
 
     Do nothing on a CPU, or if the variable TORCHINDUCTOR_CACHE_DIR already names a folder.
     """

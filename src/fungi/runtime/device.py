@@ -51,7 +51,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the model of a GPU, such as `NVIDIA H200`, or `cpu`."""
+    """Return the name of the GPU model, such as `NVIDIA H200`, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -98,7 +98,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 @contextmanager
 def default_torch_settings() -> Iterator[None]:
-    """Use torch's default settings inside the block: no autocast, no inference mode, default dtype and device.
+    """Use torch's default settings inside the `with` statement: no autocast, no inference mode, float32, CPU.
 
     Settings of the caller could change results silently: under `torch.autocast`, gradients have a lower precision. This
     function can also be used as a decorator.
@@ -155,7 +155,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        """Add the time inside the block to a step."""
+        """Add the time inside the `with` statement to a step."""
         start = perf_counter()
         try:
             yield

@@ -21,7 +21,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; flush and rename it to `path` if the block raises no error.
+    """Yield a temporary path in the folder of `path`. If the `with` statement raises no error, rename it to `path`.
 
     Several processes may write `path` at once: each has its own temporary path, and the last rename wins.
     """
@@ -91,10 +91,10 @@ def save_with_torch(content: Any, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Lock a path inside the block. Other processes that lock the path wait, also on other machines with this folder.
+    """Lock a path inside the `with` statement.
 
-    The kernel (on NFS, the server) releases the lock if the process dies. On a file system without locks, the block
-    runs without a lock.
+    Other processes that lock the path wait, also on other machines that share the folder. The kernel (on NFS, the
+    server) releases the lock if the process dies. On a file system without locks, nothing is locked.
     """
     ensure_folder(path.parent)
     lock_file = path.with_name(f".{path.name}{LOCK}")
@@ -135,7 +135,7 @@ def _locked_file(path: Path) -> int:
 
 @contextmanager
 def _temporary_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; at the end of the block, remove the file if it still exists."""
+    """Yield a temporary path in the folder of `path`; afterwards, remove the file if it still exists."""
     ensure_folder(path.parent)
     temporary = unfinished_name(path)
     try:

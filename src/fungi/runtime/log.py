@@ -13,10 +13,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 logger = logging.getLogger("fungi")
-FIRST_LINE = 5.0
-"""Seconds until the first line of progress, if the output is not a terminal."""
-LINE_EVERY = 30.0
-"""Seconds between later lines of progress."""
+SECONDS_TO_FIRST_LINE = 5.0
+"""Time until the first line of progress, if the output is not a terminal."""
+SECONDS_BETWEEN_LINES = 30.0
+"""Time between later lines of progress."""
 
 
 @runtime_checkable
@@ -100,25 +100,29 @@ def progress(
 
 
 class _Item:
-    """Progress within the current item of the latest bar."""
+    """Progress within the current item of the latest bar.
+
+    An item has a size in the units of the bar. Its work may be counted in other parts, such as views.
+    """
 
     def __init__(self) -> None:
         self._bar: _Bar | None = None
-        self._size = self._shown = self._parts = self._done = 0
+        self._size = self._shown_units = self._parts = self._parts_done = 0
 
     def begin(self, bar: _Bar, size: int) -> None:
         """Begin an item of `size` units."""
-        self._bar, self._size, self._shown, self._parts, self._done = bar, size, 0, 0, 0
+        self._bar, self._size = bar, size
+        self._shown_units = self._parts = self._parts_done = 0
 
     def expect(self, parts: int) -> None:
         """Set the number of parts of the work on the item."""
-        self._parts, self._done = parts, 0
+        self._parts, self._parts_done = parts, 0
 
     def advance(self, parts: int) -> None:
         """Count `parts` more parts as done, and show the corresponding units."""
-        self._done += parts
+        self._parts_done += parts
         if self._parts:
-            self._show(min(self._size, self._size * self._done // self._parts))
+            self._show(min(self._size, self._size * self._parts_done // self._parts))
 
     def finish(self) -> None:
         """Show all units of the item."""
@@ -126,9 +130,10 @@ class _Item:
         self._bar = None
 
     def _show(self, units: int) -> None:
-        if self._bar in _open_bars and self._bar is not None and units > self._shown:
-            self._bar.update(units - self._shown)
-            self._shown = units
+        """Show the first `units` units of the item as done, if its bar is open."""
+        if self._bar is not None and self._bar in _open_bars and units > self._shown_units:
+            self._bar.update(units - self._shown_units)
+            self._shown_units = units
 
 
 _item = _Item()
@@ -185,14 +190,15 @@ class _Lines:
     def __init__(self, total: int, label: str, unit: str) -> None:
         self._total, self._label, self._unit = total, label, unit
         self._start = self._last_line = monotonic()
-        self._done = self._lines = 0
+        self._done, self._has_written = 0, False
 
     def update(self, count: int) -> None:
         """Count `count` more units; write a line of progress after a few seconds, and then every half minute."""
         self._done += count
         now = monotonic()
-        if now - self._last_line >= (LINE_EVERY if self._lines else FIRST_LINE):
-            self._last_line, self._lines = now, self._lines + 1
+        interval = SECONDS_BETWEEN_LINES if self._has_written else SECONDS_TO_FIRST_LINE
+        if now - self._last_line >= interval:
+            self._last_line, self._has_written = now, True
             rate = self._done / (now - self._start)
             remaining = time_in_words((self._total - self._done) / rate)
             speed = f"{rate:.3g} {self._unit}s/s, {remaining} to go"

@@ -9,6 +9,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 SECONDS = 4.0
+"""Longest time to wait for a connection or a reply."""
 
 
 def hub_answers() -> bool:

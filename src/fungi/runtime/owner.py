@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-UNTOUCHED = 24 * 3600
-"""Seconds without changes after which a file of a process that can't be seen counts as an orphan."""
+SECONDS_WITHOUT_CHANGES = 24 * 3600
+"""Time without changes after which a file counts as an orphan if its process can't be seen."""
 
 _UNFINISHED = re.compile(r"\..+\.partial-(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-)?[^-]+")
 _REMOVED = re.compile(r"\..+\.removed-[^-]+")
@@ -73,10 +73,10 @@ def _is_orphan(entry: Path) -> bool:
     match = _UNFINISHED.fullmatch(entry.name)
     if match is None:
         return False
-    if match["machine"] == _machine() and _start_of(os.getpid()):
+    if match["machine"] == _machine() and _start_of(os.getpid()):  # the process can be seen
         return _start_of(int(match["pid"])) != int(match["start"])
     try:
-        return time.time() - entry.stat().st_mtime > UNTOUCHED
+        return time.time() - entry.stat().st_mtime > SECONDS_WITHOUT_CHANGES
     except FileNotFoundError:
         return False
 
@@ -99,7 +99,7 @@ def _start_of(pid: int) -> int:
     The system reuses pids, but pid and start time together identify a process.
     """
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        fields_after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return 0
-    return int(state[19])
+    return int(fields_after_name[19])  # `starttime` (man proc_pid_stat)

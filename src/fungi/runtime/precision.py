@@ -1,4 +1,4 @@
-"""Choose the precision of float32 products on a GPU: float32, or TF32, which rounds the factors to ten bits."""
+"""Choose the precision of float32 products on a GPU: float32, or TF32, whose factors have a mantissa of ten bits."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def set_full_precision() -> None:
 
 @contextmanager
 def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[None]:
-    """Compute float32 products and convolutions on a GPU in TF32 inside the block, if `enabled` is set."""
+    """Compute float32 products and convolutions on a GPU in TF32 inside the `with` statement, if `enabled` is set."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     if enabled and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -39,7 +39,7 @@ def tf32_products(device: torch.device, *, enabled: bool = True) -> Iterator[Non
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 products and convolutions in float32 inside the block, or inside a decorated function.
+    """Compute float32 products and convolutions in float32 inside the `with` statement or the decorated function.
 
     Otherwise, torch uses TF32 after `torch.set_float32_matmul_precision("high")`, with
     TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 and, for convolutions, by default. Exact search, Gram matrices and decompositions

@@ -17,7 +17,7 @@ def linear(
     """
     assert rows.dtype == weight.dtype, (rows.dtype, weight.dtype)
     with torch.autocast(rows.device.type, enabled=False):
-        if _onednn_takes(rows) and weight.numel():
+        if _supports_onednn(rows) and weight.numel():
             bias = None if bias is None else bias.contiguous()  # oneDNN ignores strides
             return torch.nn.functional.linear(rows.to_mkldnn(), weight, bias).to_dense()
         return torch.nn.functional.linear(rows, weight, bias)  # [r d] [n d] -> [r n]
@@ -46,10 +46,11 @@ def products(
 
 
 def _has_float32_output(left: Tensor, right: Tensor) -> bool:
-    """Return whether the device can multiply these factors with float32 output: NVIDIA GPUs can, in half precision."""
+    """Return whether torch can sum these products in float32 without a conversion: in half precision on NVIDIA GPUs."""
     is_cuda = left.device.type == "cuda" and torch.version.hip is None
     return is_cuda and left.dtype == right.dtype and left.dtype in (torch.bfloat16, torch.float16)
 
 
-def _onednn_takes(rows: Float[Tensor, "r d"]) -> bool:
+def _supports_onednn(rows: Float[Tensor, "r d"]) -> bool:
+    """Return whether oneDNN can multiply these rows in float32."""
     return rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available()

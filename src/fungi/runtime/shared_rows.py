@@ -63,7 +63,10 @@ def shared_rows(count: int, dim: int) -> Float64[Tensor, "n r"]:
 
 @contextmanager
 def shared_memory_handle(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
-    """Yield a handle for rows on the CPU, valid inside the block; copy the rows to shared memory if necessary."""
+    """Yield a handle for rows on the CPU; copy the rows to shared memory if necessary.
+
+    The handle is valid inside the `with` statement.
+    """
     if rows.untyped_storage().data_ptr() not in _REGIONS or not rows.is_contiguous():
         copy = shared_rows(*rows.shape)
         copy.copy_(rows)

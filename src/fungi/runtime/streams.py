@@ -1,4 +1,4 @@
-"""Standard output and standard error, which may be closed, may be on a full disk, or may not support every letter."""
+"""Standard output and standard error. They may be closed, on a full disk, or not support every character."""
 
 import io
 import os
@@ -11,7 +11,7 @@ DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command agai
 
 
 def prepare_streams() -> None:
-    """Connect closed standard streams to the null device, and print letters as codes if the terminal lacks them.
+    """Connect closed standard streams to the null device, and print unsupported characters as codes.
 
     If a standard stream is closed, the next opened file gets the number of the stream, and libraries would write their
     messages into this file.

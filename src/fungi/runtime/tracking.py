@@ -33,7 +33,7 @@ def track(values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def tracked(settings: Any, program: str) -> Iterator[None]:
-    """Open a wandb run for the block, if the settings ask for it.
+    """Open a wandb run for the `with` statement, if the settings ask for it.
 
     If several processes train together, only the first process opens a run.
 
@@ -70,6 +70,7 @@ class RowRate:
 
 
 def _start(settings: Any, program: str) -> Any:
+    """Return a new wandb run; None if wandb fails. Raises FungiError if wandb is not installed."""
     try:
         import wandb
     except ImportError:

@@ -51,8 +51,8 @@ class Index:
         if not path.is_file():
             return cls(np.zeros((0, 0), np.float32), {}, {})
         try:
-            tensors, labels = load_tensors(path)
-            state, features = json.loads(labels[STATE]), tensors[FEATURES]
+            tensors, metadata = load_tensors(path)
+            state, features = json.loads(metadata[STATE]), tensors[FEATURES]
         except (ValueError, KeyError, TypeError) as error:
             raise FungiError(
                 f"{path} is damaged ({error}). Move it away, and run the same command again to rebuild it."

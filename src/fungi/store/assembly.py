@@ -60,16 +60,16 @@ def is_finished(path: Path, manifest: Manifest) -> bool:
 def versions_of(path: Path) -> list[CodeVersion]:
     """Return the versions of this program that computed the rows of a feature file."""
     provenance, _ = _provenances(path)
-    return [CodeVersion(**{**record}) for record in provenance.code_versions] if provenance else []
+    return [CodeVersion(**record) for record in provenance.code_versions] if provenance else []
 
 
 def assemble(blocks: BlockFolder, path: Path, *, accept: bool = False) -> None:
     """Write the feature file from its blocks, then remove the blocks.
 
     accept: whether to accept blocks of different versions of this program in one file. Raises FungiError if a block is
-    missing or damaged, or if there are blocks of two versions and `accept` is not set.
+    missing or damaged, or if there are blocks of different versions and `accept` is False.
 
-    Several processes may do this at once, and write equal files. If blocks are missing because another process was
+    Several processes may do this at once; they write equal files. If blocks are missing because another process was
     faster, the file of that process is accepted.
     """
     try:
@@ -92,7 +92,8 @@ def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[li
     folders, errors = [], []
     for folder in sorted(_folders_with_manifest(root / "blocks")):
         _, *names = folder.relative_to(root / "blocks").parts  # "embeddings" or "gradients", dataset, backbone, ...
-        if any(selected not in ("", name) for selected, name in zip((dataset, backbone), names, strict=False)):
+        is_selected = all(wish in ("", name) for wish, name in zip((dataset, backbone), names, strict=False))
+        if not is_selected:
             continue
         try:
             folders.append(BlockFolder.open(folder))
@@ -104,6 +105,7 @@ def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[li
 
 
 def _folders_with_manifest(top: Path) -> Iterator[Path]:
+    """Yield the folders of blocks below a folder, without those that are being removed."""
     for folder, subfolders, files in os.walk(top):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         if MANIFEST in files:
@@ -153,6 +155,7 @@ def _write_rows(blocks: BlockFolder, skeleton: Skeleton, path: Path) -> list[str
 
 
 def _provenances(path: Path) -> tuple[Provenance | None, dict[str, Any]]:
+    """Return the provenance of a file (None without a provenance), and array name -> record of the layer."""
     with opened(path) as file:
         layers = {name: read_layer_provenance(array) for name, array in file.items()}
         return read_provenance(file), {name: asdict(layer) for name, layer in layers.items() if layer is not None}

@@ -56,7 +56,7 @@ class BankManifest:
 
 @runtime_checkable
 class Patches(Protocol):
-    """Features of patches, for searches. They are read in windows of rows or as single rows."""
+    """Features of patches for searches, which read windows of rows or single rows."""
 
     rows: int
     dim: int
@@ -92,7 +92,9 @@ class Bank:
         self.folder, self.manifest = folder, manifest
         self.rows, self.dim, self.classes = manifest.rows, manifest.dim, manifest.classes
         self._sizes = {FEATURES: (self.dim, np.dtype(manifest.dtype)), LABELS: (self.classes, np.dtype(np.uint16))}
-        self._checked = {name: np.zeros(len(manifest.ends), dtype=bool) for name in self._sizes}  # per block
+        """File -> number of columns, dtype."""
+        self._checked = {name: np.zeros(len(manifest.ends), dtype=bool) for name in self._sizes}
+        """File -> for each block, whether its checksum was compared."""
 
     @classmethod
     def create(cls, folder: Path, manifest: BankManifest) -> "Bank":
@@ -146,7 +148,7 @@ class Bank:
         return self._single_rows(FEATURES, rows).astype(np.float32)
 
     def labels_of(self, rows: Integer[np.ndarray, "*n"]) -> UInt16[np.ndarray, "*n c"]:
-        """Return the pixel counts by class of single rows."""
+        """Return the number of pixels of each class in single rows."""
         return self._single_rows(LABELS, rows)
 
     def windows(self, size: int) -> Iterator[tuple[int, Float[np.ndarray, "n d"]]]:
@@ -199,8 +201,8 @@ class Bank:
             with (self.folder / name).open("rb") as file:
                 checksum = f"{checksum_of_range(file, start * row_bytes, stop * row_bytes):08x}"
             if checksum != self._checksums(block)[name]:
-                what = f"rows {start} to {stop - 1} do not have the checksum that they were written with"
-                raise _damaged(self.folder / name, what)
+                reason = f"rows {start} to {stop - 1} do not have the checksum that they were written with"
+                raise _damaged(self.folder / name, reason)
             checked[block] = True
 
     def _checksums(self, block: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ The states of a block, here and in the other stores of blocks:
 2. *computed*: the block is in memory. It does not depend on other blocks.
 3. *written*: the file of the block is written under a temporary name that contains the process, flushed to the disk,
    and renamed. It is never written again. A killed process leaves at most a temporary file, which nobody reads.
-   `remove_orphans` removes this file. Stages call the function for the folders to which they write. `fungi merge` and
+   `remove_orphans` removes such files. Stages call this function for the folders to which they write. `fungi merge` and
    `fungi clean` call it for all folders below the root.
 4. *assembled*: when no block is missing, any process can write the feature file, again under a temporary name. If
    several processes do so at once, they write the same bytes.
@@ -22,8 +22,8 @@ The other stores differ in some states:
 * a bank (`store.banks`): the rows of a block are written to their position in two files, and then a mark is written as
   in 3. The bank is complete when no mark is missing, so nothing is assembled;
 * the scores of a segmentation (`segmentation.scoring`): the matrices of all blocks are read and added;
-* the index of `fungi similar` (`similar.index`): one file contains all pictures. This file is written again when
-  pictures are missing in the file, or have changed.
+* the index of `fungi similar` (`similar.index`): one file contains all pictures. It is written again if pictures are
+  missing in the file or have changed.
 
 All stores take temporary names from `runtime.files`, and remove orphans (`runtime.owner`) when they are opened.
 """
@@ -100,7 +100,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as text, with a checksum."""
-        values = json.loads(json.dumps(asdict(self)))
+        values = json.loads(json.dumps(asdict(self)))  # converts tuples to lists, so that the checksum fits the text
         return json.dumps(values | {"checksum": checksum_of_record(values)}, sort_keys=True, indent=1)
 
     @classmethod
@@ -193,13 +193,13 @@ class BlockFolder:
         if sample_ids is not None:
             assert len(sample_ids) == len(span)
             tensors[_SAMPLE_IDS] = np.frombuffer(json.dumps(list(sample_ids)).encode(), dtype=np.uint8)
-        labels = {
+        metadata = {
             "code_version": current_version().to_json(),
             "key": self.manifest.key,
             "rows": f"{span.index}: {span.start}-{span.stop}",
             "computed_on": computed_on,
         }
-        content = save(tensors, labels | {CHECKSUM: checksum_of_tensors(tensors, labels)})
+        content = save(tensors, metadata | {CHECKSUM: checksum_of_tensors(tensors, metadata)})
         self._write_manifest()
         self._write_file(self._path(span), content)
 
@@ -208,8 +208,8 @@ class BlockFolder:
 
         Raises FungiError if the block can't be read, FileNotFoundError if it is missing.
         """
-        _, labels = self._load(span)
-        return CodeVersion.from_json(labels.get("code_version")), labels.get("computed_on", "")
+        _, metadata = self._load(span)
+        return CodeVersion.from_json(metadata.get("code_version")), metadata.get("computed_on", "")
 
     def code_versions(self) -> dict[Span, CodeVersion]:
         """Return the code version of each existing block. Raises FungiError for a block that can't be read."""
@@ -231,8 +231,8 @@ class BlockFolder:
         """
         self.require_complete()
         for span in self.manifest.spans():
-            tensors, labels = self._load(span, arrays=True)
-            if labels.get(CHECKSUM) != checksum_of_tensors(tensors, labels):
+            tensors, metadata = self._load(span, with_tensors=True)
+            if metadata.get(CHECKSUM) != checksum_of_tensors(tensors, metadata):
                 raise self._unreadable(span, "its checksum differs")
             texts = tensors.pop(_SAMPLE_IDS, None)
             sample_ids = [] if texts is None else json.loads(texts.tobytes())
@@ -277,24 +277,24 @@ class BlockFolder:
                 if attempt == ATTEMPTS - 1:
                     raise
 
-    def _load(self, span: Span, *, arrays: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Return the tensors and labels of a block. Raises FungiError if the block contains other rows.
+    def _load(self, span: Span, *, with_tensors: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Return the tensors and metadata of a block. Raises FungiError if the block contains other rows.
 
-        arrays: whether to read the tensors; if not, only the labels are read.
+        with_tensors: whether to read the tensors; if not, there are none in the result.
         """
         path = self._path(span)
         try:
             with safe_open(path, "np") as file:
-                labels = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys() if arrays}  # noqa: SIM118
+                metadata = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys() if with_tensors}  # noqa: SIM118
         except FileNotFoundError:
             raise
         except (SafetensorError, OSError, ValueError, TypeError) as error:
             raise self._unreadable(span, str(error)) from error
         expected = (self.manifest.key, f"{span.index}: {span.start}-{span.stop}")
-        if (labels.get("key"), labels.get("rows")) != expected:
-            raise self._unreadable(span, "it was computed for another file or other rows, or its labels are damaged")
-        return tensors, labels
+        if (metadata.get("key"), metadata.get("rows")) != expected:
+            raise self._unreadable(span, "it was computed for another file or other rows, or its metadata are damaged")
+        return tensors, metadata
 
     def _unreadable(self, span: Span, reason: str) -> FungiError:
         return FungiError(f"block {self._path(span)} can't be used: {reason}. Move it away and run the stage again.")

@@ -36,7 +36,7 @@ class CodeVersion:
     commit: str = "unknown"
     versions: dict[str, str] = field(default_factory=dict)
 
-    def deciding(self) -> dict[str, str]:
+    def deciding_versions(self) -> dict[str, str]:
         """Return the versions that can change a number.
 
         They do not include the machine, so that any node can continue the work of another node.
@@ -78,7 +78,7 @@ def current_version() -> CodeVersion:
 
 def difference(first: CodeVersion, second: CodeVersion) -> str:
     """Return the differences that can change a number, as a text for people; empty without such differences."""
-    first_versions, second_versions = first.deciding(), second.deciding()
+    first_versions, second_versions = first.deciding_versions(), second.deciding_versions()
     differences = []
     for name in sorted({*first_versions, *second_versions}):
         old, new = first_versions.get(name, "absent"), second_versions.get(name, "absent")
@@ -98,7 +98,7 @@ def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:
     """Return the versions in order; leave out a version if it gives the same numbers as an earlier version."""
     versions: dict[str, CodeVersion] = {}
     for code_version in code_versions:
-        versions.setdefault(json.dumps(code_version.deciding(), sort_keys=True), code_version)
+        versions.setdefault(json.dumps(code_version.deciding_versions(), sort_keys=True), code_version)
     return list(versions.values())
 
 

@@ -27,11 +27,13 @@ def differing_parts(old: Any, new: Any) -> tuple[Any, Any]:
         return _as_arguments(before), _as_arguments(after)
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return old, new
+    # An absent entry differs from an entry that is None.
     names = [name for name in {**old, **new} if old.get(name) != new.get(name) or (name in old) != (name in new)]
     return {name: old[name] for name in names if name in old}, {name: new[name] for name in names if name in new}
 
 
 def _as_arguments(values: Mapping[str, Any]) -> str:
+    """Return `name=value, ...`. No arguments mean that only the other text has differing arguments."""
     return ", ".join(f"{name}={value}" for name, value in values.items()) or "nothing else"
 
 

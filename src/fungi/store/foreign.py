@@ -5,7 +5,7 @@ users to delete these files, because they may be the only copies.
 """
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +62,7 @@ def format_of(path: Path) -> Format:
 
 
 def split_key(text: str | Path) -> tuple[Path, str | None]:
-    """Return file and key of `FILE:KEY`; None for the key of a plain `FILE`."""
+    """Return file and key of `FILE:KEY`; the key is None if the text is only `FILE`."""
     path, colon, key = str(text).rpartition(":")
     if not colon or not path or Path(text).exists():
         return Path(text), None
@@ -104,10 +104,12 @@ def choose_key(path: Path, usual_keys: tuple[str, ...], dimensions: int) -> str:
     dimensions: number of axes of the array. Raises FungiError if several arrays are possible.
     """
     shapes = shapes_of(path)
-    possible = [key for key, shape in shapes.items() if len(shape) == dimensions]
-    for key in (*usual_keys, *(possible if len(possible) == 1 else ())):
+    for key in usual_keys:
         if key in shapes:
             return key
+    possible_keys = [key for key, shape in shapes.items() if len(shape) == dimensions]
+    if len(possible_keys) == 1:
+        return possible_keys[0]
     raise FungiError(f"{path} contains {_names_and_shapes(shapes)}. Name the array: {path}:KEY.")
 
 
@@ -169,10 +171,12 @@ def _loaded(path: Path, modified_ns: int) -> Mapping[str, np.ndarray]:
 
 
 def _arrays(path: Path) -> Mapping[str, np.ndarray]:
+    """Return the arrays of a file that is not HDF5, from the cache if the file has not changed."""
     return _loaded(path, path.stat().st_mtime_ns)
 
 
 def _torch_content(path: Path) -> Any:
+    """Return the content of a PyTorch file. Raises FungiError if reading it could execute code."""
     import torch
 
     try:
@@ -187,7 +191,7 @@ def _torch_content(path: Path) -> Any:
 
 
 def _tensors(content: Any, key: str) -> list[tuple[str, np.ndarray]]:
-    """Return all tensors in nested lists and dictionaries, each with its path."""
+    """Return (key, array) for all tensors in nested lists and dictionaries, with keys such as `train/features`."""
     import torch
 
     if isinstance(content, torch.Tensor):
@@ -195,8 +199,15 @@ def _tensors(content: Any, key: str) -> list[tuple[str, np.ndarray]]:
         return [(key, (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy())]
     if isinstance(content, list | tuple) and content and all(isinstance(part, str | int) for part in content):
         return [(key, np.asarray(content))]
-    parts = content.items() if isinstance(content, Mapping) else enumerate(content) if isinstance(content, list) else ()
-    return [pair for name, part in parts for pair in _tensors(part, f"{key}/{name}" if key else str(name))]
+    named_parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(content, Mapping):
+        named_parts = content.items()
+    elif isinstance(content, list):
+        named_parts = enumerate(content)
+    tensors = []
+    for name, part in named_parts:
+        tensors += _tensors(part, f"{key}/{name}" if key else str(name))
+    return tensors
 
 
 def _unreadable(path: Path, file_format: str, error: Exception) -> FungiError:

@@ -1,4 +1,4 @@
-"""Check by their provenances whether feature arrays may be used together.
+"""Compare the provenances of feature arrays, to check whether the arrays may be used together.
 
 * Different features of one split are concatenated. They need the same rows, dataset and weights, and gradients need the
   same layer and projection (`SAME_SPLIT`).
@@ -20,19 +20,21 @@ from fungi.store.reading import FeatureArray
 class Fact:
     """A fact that has to be equal for several arrays.
 
-    of: function that returns the fact for an array. advice: text for the user if the facts differ.
+    value_of: function that returns the fact for an array. advice: text for the user if the facts differ.
     """
 
     name: str
-    of: Callable[[FeatureArray], Any]
+    value_of: Callable[[FeatureArray], Any]
     advice: str = "Extract both with the same settings."
 
 
 def _from_provenance(field: str) -> Callable[[FeatureArray], Any]:
+    """Return a function that returns a field of the provenance of an array; None without a provenance."""
     return lambda array: None if array.provenance is None else getattr(array.provenance, field)
 
 
 def _from_layer(field: str) -> Callable[[FeatureArray], Any]:
+    """Return a function that returns a field of the layer provenance of an array; None for embeddings."""
     return lambda array: None if array.layer is None else getattr(array.layer, field)
 
 
@@ -147,7 +149,7 @@ def _refuse_copies(runs: Mapping[str, Mapping[str, Mapping[str, FeatureArray]]])
         if origin and origin in root_of:
             raise RefusedJoinError(
                 f"{root_of[origin]} and {root} contain the same extraction, with the same seed and projection. A"
-                " deviation over copies has no meaning. Name folders of different seeds."
+                " standard deviation over copies has no meaning. Name folders of different seeds."
             )
         root_of[origin] = root
 
@@ -165,9 +167,9 @@ def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
     """Raise RefusedJoinError if a fact differs between arrays. Arrays that do not record the fact are not compared."""
     arrays = list(arrays)
     for fact in facts:
-        values = [(array, fact.of(array)) for array in arrays if fact.of(array) is not None]
-        for array, value in values[1:]:
-            first_array, first_value = values[0]
+        recorded = [(array, fact.value_of(array)) for array in arrays if fact.value_of(array) is not None]
+        for array, value in recorded[1:]:
+            first_array, first_value = recorded[0]
             if value != first_value:
                 first_part, part = (shortened(part) for part in differing_parts(first_value, value))
                 raise RefusedJoinError(

@@ -37,21 +37,23 @@ class Layout:
         return self.gradients(dataset, backbone, feature, split)
 
     def objectives(self, dataset: str, backbone: str, split: str) -> list[str]:
-        """Return the objectives with gradients of a split, in this layout or in the layout of the original harness."""
+        """Return the objectives with gradients of a split, in this layout or in the layout of the published code."""
         ending = f"-{split}.h5"
-        folders = (self.root / "gradients" / dataset / backbone, self._original(dataset, backbone))
+        folders = (self.root / "gradients" / dataset / backbone, self._published_folder(dataset, backbone))
         files = [path for folder in folders for path in sorted(folder.glob(f"*{ending}"))]
         return list(dict.fromkeys(path.name.removesuffix(ending) for path in files))
 
-    def _original(self, dataset: str, backbone: str) -> Path:
-        """Return the folder of gradients of the original harness. Its paths have no level `gradients`."""
+    def _published_folder(self, dataset: str, backbone: str) -> Path:
+        """Return the folder of the gradients of the published code. Its paths have no level `gradients`."""
         return self.root / dataset / backbone
 
     def existing(self, feature: str, dataset: str, backbone: str, split: str) -> Path:
-        """Return the file of a feature: our file, or the file of the original harness if only that file exists."""
+        """Return the file of a feature: our file, or the file of the published code if only that file exists."""
         path = self.features(feature, dataset, backbone, split)
-        original = self._original(dataset, backbone) / path.name
-        return original if feature != EMBEDDINGS and original.is_file() and not path.exists() else path
+        published_path = self._published_folder(dataset, backbone) / path.name
+        if feature != EMBEDDINGS and published_path.is_file() and not path.exists():
+            return published_path
+        return path
 
     def projection(self, name: str) -> Path:
         """Return the file of a default projection matrix."""
@@ -67,10 +69,9 @@ class Layout:
 
     def written_folders(self, dataset: str = "", backbone: str = "") -> list[Path]:
         """Return the folders of blocks and feature files: all, or only those of a dataset and a backbone."""
-        below = Path(dataset, backbone) if dataset else Path()
-        return [
-            self.root / kind / below for kind in ("blocks/embeddings", "blocks/gradients", "embeddings", "gradients")
-        ]
+        subfolder = Path(dataset, backbone) if dataset else Path()
+        kinds = ("blocks/embeddings", "blocks/gradients", "embeddings", "gradients")
+        return [self.root / kind / subfolder for kind in kinds]
 
     def bank(self, dataset: str, backbone: str, name: str) -> Path:
         """Return the folder of a bank of patches. name: feature and key of the bank (`BankManifest.key`)."""
@@ -78,7 +79,7 @@ class Layout:
 
     @property
     def compiled(self) -> Path:
-        """Folder of compiled code. It has a subfolder for each model of GPU."""
+        """Folder of compiled code. It has a subfolder for each GPU model."""
         return self.root / "compiled"
 
     def results(self, task: str, dataset: str, backbone: str) -> Path:

@@ -88,22 +88,21 @@ def write_provenance(file: "h5py.File", provenance: Provenance) -> None:
 
 
 def read_provenance(file: "h5py.File") -> Provenance | None:
-    """Return the record of a file; None for files of the original harness, which have no record.
+    """Return the provenance of a file; None for files of the published code, which have no provenance.
 
-    Raises FungiError for an incomplete record.
+    Raises FungiError if the provenance is incomplete.
     """
     if "schema_version" not in file.attrs:
         return None
     values = {}
-    for known in fields(Provenance):
-        if known.name not in file.attrs:
+    for name in (provenance_field.name for provenance_field in fields(Provenance)):
+        if name not in file.attrs:
             raise FungiError(
-                f"{file.filename} has no entry {known.name!r} in its provenance: it is damaged, or another version of"
+                f"{file.filename} has no entry {name!r} in its provenance: it is damaged, or another version of"
                 " this program wrote it. Extract it again with --overwrite, or choose another --root."
             )
-        raw = file.attrs[known.name]
-        raw = raw.item() if hasattr(raw, "item") else raw
-        values[known.name] = json.loads(raw) if known.name in _AS_JSON else raw
+        value = _python_value(file.attrs[name])
+        values[name] = json.loads(value) if name in _AS_JSON else value
     return Provenance(**values)
 
 
@@ -114,10 +113,13 @@ def write_layer_provenance(array: "h5py.Dataset", provenance: LayerProvenance) -
 
 
 def read_layer_provenance(array: "h5py.Dataset") -> LayerProvenance | None:
-    """Return the provenance of an array of a gradient file; None for files of the original harness."""
+    """Return the provenance of an array of a gradient file; None for files of the published code."""
     if "projection_hash" not in array.attrs:
         return None
-    values = {field.name: array.attrs[field.name] for field in fields(LayerProvenance)}
-    return LayerProvenance(
-        **{name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
-    )
+    names = [layer_field.name for layer_field in fields(LayerProvenance)]
+    return LayerProvenance(**{name: _python_value(array.attrs[name]) for name in names})
+
+
+def _python_value(value: Any) -> Any:
+    """Return the Python number of a number of NumPy; return other values unchanged."""
+    return value.item() if hasattr(value, "item") else value

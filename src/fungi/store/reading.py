@@ -1,7 +1,7 @@
 """Open the arrays of feature files for evaluation, and read them in blocks of rows.
 
-Files of this program have a provenance. Files of the original harness (the experiment code of the authors) have none:
-the program reads them with a warning.
+Files of this program have a provenance. Files of the published code (the experiment code of the authors) have none: the
+program reads them with a warning.
 """
 
 import warnings
@@ -34,7 +34,7 @@ class UnknownOriginWarning(UserWarning):
 class FeatureArray:
     """An array `[n d]` of a feature file, with its provenance.
 
-    provenance, layer: None for files of the original harness.
+    provenance, layer: None for files of the published code; the layer is also None for embeddings.
     checksums: checksums of the rows, if the file has them; they are checked at every read.
     """
 
@@ -70,13 +70,14 @@ def open_array(path: Path, key: str) -> FeatureArray:
         provenance = read_provenance(file)
         if provenance is not None:
             _check_provenance(provenance, path, key, array.shape[0])
-        layer, (rows, dim) = read_layer_provenance(array), map(int, array.shape)
+        layer = read_layer_provenance(array)
+        rows, dim = map(int, array.shape)
     checksums = seal.arrays.get(key) if seal else None
     return FeatureArray(path=path, key=key, rows=rows, dim=dim, provenance=provenance, layer=layer, checksums=checksums)
 
 
 def provenance_of(path: Path) -> Provenance | None:
-    """Return the provenance of a file; None for files of the original harness, which have no provenance."""
+    """Return the provenance of a file; None for files of the published code, which have no provenance."""
     with opened(path) as file:
         return read_provenance(file)
 
@@ -111,6 +112,7 @@ def read_class_names(path: Path) -> list[str] | None:
 
 
 def _texts(path: Path, key: str) -> list[str] | None:
+    """Return an array of texts; None if the file does not have it."""
     with opened(path) as file:
         if key not in file:
             return None
@@ -138,7 +140,7 @@ def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
     if paths:
         others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         warnings.warn(
-            f"{paths[0]}{others}: no provenance (a file of the original harness), so it can't be checked that"
+            f"{paths[0]}{others}: no provenance (a file of the published code), so it can't be checked that"
             " projection, weights, layer and rows belong together.",
             UnknownOriginWarning,
             stacklevel=2,
@@ -149,7 +151,8 @@ def warn_of_unknown_origin(arrays: list[FeatureArray]) -> None:
 def opened(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
     """Yield the file for reading. The checksum of its attributes is checked before HDF5 opens the file.
 
-    check: False if the caller has checked it. Raises FungiError for all errors of HDF5 and for damaged records.
+    check: False if the caller has already checked the file. Raises FungiError for all errors of HDF5 and for damaged
+    records.
     """
     if check:
         _seal(path)
@@ -186,6 +189,7 @@ def _no_permission(path: Path) -> FungiError:
 
 
 def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    """Return an array of a file. Raises FungiError if it is absent, incomplete or in another file."""
     if key not in file:
         names = ", ".join(sorted(file)) or "nothing"
         raise FungiError(

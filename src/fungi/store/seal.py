@@ -8,7 +8,7 @@ The seal covers every byte, and is checked before HDF5 opens the file:
 Each array has one CRC-32 per mebibyte of rows, so that a reader of a few rows checks only these rows. All other bytes
 (attributes, sample ids, class names) share one CRC-32. A CRC-32 detects every flipped bit and every run of up to 32
 damaged bits, but does not protect against deliberate changes. Other programs ignore the seal. A file without a seal (of
-the original harness, or edited with another program) is read without a check.
+the published code, or edited with another program) is read without a check.
 """
 
 import json
@@ -37,7 +37,7 @@ class DamagedFileError(FungiError):
 class ArrayChecksums:
     """Position of the rows of an array in the file, and one CRC-32 per segment of `segment_rows` rows.
 
-    Pass rows to `add` in order. The last segment may be shorter.
+    Pass rows to `add` in order. The last segment may be shorter. offset: position of the first byte of the array.
     """
 
     offset: int
@@ -46,6 +46,7 @@ class ArrayChecksums:
     segment_rows: int = 0
     values: list[int] = field(default_factory=list)
     _filled: int = 0
+    """Number of bytes that were added."""
 
     def __post_init__(self) -> None:
         self.segment_rows = self.segment_rows or max(1, SEGMENT_BYTES // max(1, self.row_bytes))
@@ -69,17 +70,18 @@ class ArrayChecksums:
     def segments(self, start: int, stop: int) -> tuple[int, int]:
         """Return the first row, and the row after the last row, of the segments that contain the rows `start:stop`."""
         first = start // self.segment_rows * self.segment_rows
-        last = -(-stop // self.segment_rows) * self.segment_rows
-        return first, min(last, self.rows)
+        end = -(-stop // self.segment_rows) * self.segment_rows  # rounded up
+        return first, min(end, self.rows)
 
     def check(self, path: Path, key: str, start: int, content: memoryview) -> None:
         """Check the bytes of complete segments from row `start`. Raises DamagedFileError if they have changed."""
         segment_bytes = self.segment_rows * self.row_bytes
-        for number, first in enumerate(range(0, len(content), segment_bytes), start // self.segment_rows):
-            if crc32(content[first : first + segment_bytes]) != self.values[number]:
-                row = number * self.segment_rows
-                last = min(row + self.segment_rows, self.rows) - 1
-                raise damaged(path, f"the checksum of rows {row} to {last} of {key!r} is wrong")
+        first_segment = start // self.segment_rows
+        for segment, position in enumerate(range(0, len(content), segment_bytes), first_segment):
+            if crc32(content[position : position + segment_bytes]) != self.values[segment]:
+                first_row = segment * self.segment_rows
+                last_row = min(first_row + self.segment_rows, self.rows) - 1
+                raise damaged(path, f"the checksum of rows {first_row} to {last_row} of {key!r} is wrong")
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def check_arrays(path: Path) -> None:
 
 
 def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums]) -> int:
+    """Return the CRC-32 of the first `size` bytes of a file without the bytes of the arrays."""
     checksum = 0
     for start, stop in ranges_outside(size, arrays):
         checksum = checksum_of_range(file, start, stop, checksum)
@@ -175,7 +178,7 @@ def checksum_of_range(file: BinaryIO, start: int, stop: int, checksum: int = 0) 
 
 
 def ranges_outside(size: int, arrays: Iterable[ArrayChecksums]) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of the byte ranges below `size` that lie outside all arrays."""
+    """Yield (start, stop) of the ranges of the first `size` bytes that lie outside all arrays."""
     start = 0
     for array in sorted(arrays, key=lambda array: array.offset):
         yield start, array.offset

@@ -88,7 +88,7 @@ class Skeleton:
     """An HDF5 file whose headers are in memory and whose rows are on the disk.
 
     Use it inside `new_skeleton`: `add` arrays, write their rows with `append_rows`, and set the attributes of `file`.
-    After the block, `write_headers` completes the file on the disk.
+    After the `with` statement, `write_headers` completes the file on the disk.
     """
 
     file: h5py.File
@@ -137,7 +137,7 @@ class Skeleton:
 
 @contextmanager
 def new_skeleton() -> Iterator[Skeleton]:
-    """Yield an empty file. Its headers are complete at the end of the block."""
+    """Yield an empty file. Its headers are complete after the `with` statement."""
     headers = _Headers()
     with h5py.File(headers, "w") as file:
         yield Skeleton(file, headers)

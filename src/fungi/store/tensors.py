@@ -1,4 +1,4 @@
-"""Small files of tensors (safetensors) with labels and a checksum, for indexes and scores of blocks."""
+"""Small files of tensors (safetensors) with metadata and a checksum, for indexes and scores of blocks."""
 
 import json
 from collections.abc import Mapping
@@ -11,35 +11,35 @@ from jaxtyping import Shaped
 from fungi.store.seal import bytes_of, compare_checksums
 
 CHECKSUM = "checksum"
-"""Name of the label with the checksum."""
+"""Name of the checksum in the metadata."""
 
 
-def checksum_of_tensors(tensors: Mapping[str, Shaped[np.ndarray, "..."]], labels: Mapping[str, str]) -> str:
-    """Return the CRC-32, as eight hexadecimal digits, of names, types, shapes and values of tensors, and of the labels.
+def checksum_of_tensors(tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata: Mapping[str, str]) -> str:
+    """Return the CRC-32, as eight hexadecimal digits, of names, types, shapes and values of tensors, and of metadata.
 
-    The label `checksum` itself is left out.
+    The checksum in the metadata is left out.
     """
     shapes = {name: [values.dtype.str, list(values.shape)] for name, values in tensors.items()}
-    other_labels = {name: value for name, value in labels.items() if name != CHECKSUM}
-    checksum = crc32(json.dumps([shapes, other_labels], sort_keys=True).encode())
+    other_metadata = {name: value for name, value in metadata.items() if name != CHECKSUM}
+    checksum = crc32(json.dumps([shapes, other_metadata], sort_keys=True).encode())
     for _, values in sorted(tensors.items()):
         checksum = crc32(bytes_of(values), checksum)
     return f"{checksum:08x}"
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], labels: Mapping[str, str] | None = None
+    path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and labels, with their checksum."""
+    """Write tensors and metadata, with their checksum."""
     from safetensors.numpy import save_file
 
     arrays = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
-    metadata = dict(labels or {})
+    metadata = dict(metadata or {})
     save_file(arrays, path, metadata=metadata | {CHECKSUM: checksum_of_tensors(arrays, metadata)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the tensors and labels of a file that `save_tensors` wrote.
+    """Return the tensors and metadata of a file that `save_tensors` wrote.
 
     Raises ValueError if the file is damaged or has no checksum.
     """
@@ -47,9 +47,9 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     try:
         with safe_open(path, framework="np") as file:
-            labels = dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError) as error:
         raise ValueError(str(error)) from error
-    compare_checksums(labels.get(CHECKSUM), checksum_of_tensors(tensors, labels))
-    return tensors, labels
+    compare_checksums(metadata.get(CHECKSUM), checksum_of_tensors(tensors, metadata))
+    return tensors, metadata
