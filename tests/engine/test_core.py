@@ -4,7 +4,7 @@ import torch
 
 from fungi.gradients.core import EMBEDDINGS, Feature, FiniteCheck, compute, embedding_feature
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.group_size import ON_CPU
+from fungi.gradients.group_size import VIEWS_ON_CPU
 from fungi.gradients.targets import find_targets
 from tests.engine.golden import PreparedViews
 from tests.engine.models import build, contrast
@@ -69,5 +69,5 @@ def test_rows_that_are_not_finite_are_numbered_from_the_first_batch() -> None:
 
 def test_the_device_decides_the_default_of_views_per_forward() -> None:
     model, _ = build("attention projection, last block")
-    assert GradientEngine(model, device=CPU).views_per_forward == ON_CPU
+    assert GradientEngine(model, device=CPU).views_per_forward == VIEWS_ON_CPU
     assert GradientEngine(model, device=CPU, views_per_forward=3).views_per_forward == 3

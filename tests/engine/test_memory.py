@@ -8,7 +8,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import Encoded, WholeModel
 from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, largest_fitting
+from fungi.gradients.group_size import MAX_VIEWS_ON_GPU, SHARE, bytes_per_view, largest_fitting
 from fungi.gradients.targets import find_targets
 from tests.engine.golden import PreparedViews
 from tests.engine.models import build, contrast
@@ -71,14 +71,14 @@ def bytes_per_view_of(name: str, size: int | None = None, layers: tuple[str, ...
 
 
 def test_large_models_get_small_groups_within_the_share_of_memory() -> None:
-    assert largest_fitting(40 * GIB, bytes_per_view_of("vit-b16")) == MOST_ON_GPU
+    assert largest_fitting(40 * GIB, bytes_per_view_of("vit-b16")) == MAX_VIEWS_ON_GPU
     large_view = bytes_per_view_of("dinov2_vitg14", size=518)
-    assert MOST_ON_GPU * large_view > 60e9  # a group of the largest size would need more than 60 GB
+    assert MAX_VIEWS_ON_GPU * large_view > 60e9  # a group of the largest size would need more than 60 GB
     for memory in (16 * GIB, 40 * GIB, 80 * GIB):
-        assert 1 < largest_fitting(memory, large_view) < MOST_ON_GPU
+        assert 1 < largest_fitting(memory, large_view) < MAX_VIEWS_ON_GPU
         assert largest_fitting(memory, large_view) * large_view <= SHARE * memory
     assert largest_fitting(1, large_view) == 1
-    assert largest_fitting(80 * GIB, 0) == MOST_ON_GPU  # the size of a view is not known
+    assert largest_fitting(80 * GIB, 0) == MAX_VIEWS_ON_GPU  # the size of a view is not known
 
 
 def test_earlier_gradient_sources_need_more_memory() -> None:

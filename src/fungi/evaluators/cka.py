@@ -17,11 +17,7 @@ from torch import Tensor
 def cka_matrix(gram: Float64[Tensor, "f f"], sizes: Mapping[str, int]) -> Float[np.ndarray, "m m"]:
     """Return the CKA of all pairs of features. sizes: feature -> number of columns, in the order of the matrix."""
     widths = list(sizes.values())
-    norms = np.array(
-        [
-            [float(torch.linalg.matrix_norm(block)) for block in rows.split(widths, dim=1)]
-            for rows in gram.split(widths, dim=0)
-        ]
-    )
+    rows_of_blocks = [rows.split(widths, dim=1) for rows in gram.split(widths, dim=0)]
+    norms = np.array([[float(torch.linalg.matrix_norm(block)) for block in row] for row in rows_of_blocks])
     own_norms = np.diag(norms)
     return norms**2 / np.outer(own_norms, own_norms)

@@ -51,14 +51,14 @@ def match_clusters(clusters: Int64[np.ndarray, " n"], targets: Integer[np.ndarra
     from sklearn.metrics import normalized_mutual_info_score
 
     classes, codes = np.unique(targets, return_inverse=True)
-    count = max(int(clusters.max()) + 1, len(classes))
-    counts = np.zeros((count, len(classes)), dtype=np.int64)  # [cluster class]
+    cluster_count = max(int(clusters.max()) + 1, len(classes))
+    counts = np.zeros((cluster_count, len(classes)), dtype=np.int64)  # rows by cluster and class
     np.add.at(counts, (clusters, codes), 1)
     matched_clusters, matched_classes = linear_sum_assignment(counts, maximize=True)
     intersections = counts[matched_clusters, matched_classes]
     class_sizes = counts.sum(axis=0)[matched_classes]
     cluster_sizes = counts.sum(axis=1)[matched_clusters]
-    class_of_cluster = np.full(count, -1, dtype=np.int64)
+    class_of_cluster = np.full(cluster_count, -1, dtype=np.int64)
     class_of_cluster[matched_clusters] = classes[matched_classes]
     return Clustering(
         accuracy=float(intersections.sum() / len(targets)),

@@ -56,13 +56,14 @@ class CyanureSolution:
 class CyanureProcess:
     """Object of the parent process that controls the child process.
 
-    The child process starts at the first fit. If it has ended, it is started again at the next fit.
+    The child process starts at the first fit. If it has ended, it is started again at the next fit. After a fork, the
+    new process starts a child process of its own.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._owner = 0
+        self._owner_pid = 0
 
     def fit(self, request: CyanureFit, descriptor: int, codes: Int64[np.ndarray, " n"]) -> CyanureSolution:
         """Fit on features in shared memory. Raises FungiError if the fit fails.
@@ -87,7 +88,7 @@ class CyanureProcess:
 
     def stop(self) -> None:
         """Kill the process."""
-        if self._process is not None and self._owner == os.getpid():
+        if self._process is not None and self._owner_pid == os.getpid():
             assert self._connection is not None
             self._connection.close()
             self._process.kill()
@@ -96,7 +97,7 @@ class CyanureProcess:
 
     def _running_connection(self, threads: int) -> Connection:
         """Return the connection to the child process. Start the process if it is not running."""
-        is_running = self._process is not None and self._process.poll() is None and self._owner == os.getpid()
+        is_running = self._process is not None and self._process.poll() is None and self._owner_pid == os.getpid()
         if not is_running:
             self.stop()
             self._start(threads)
@@ -119,7 +120,7 @@ class CyanureProcess:
                 stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
                 env=os.environ | variables,
             )
-        self._connection, self._owner = Connection(parent_socket.detach()), os.getpid()
+        self._connection, self._owner_pid = Connection(parent_socket.detach()), os.getpid()
 
     def _message_of_ended_process(self, request: CyanureFit) -> str:
         """Return the error message for a child process that ended during a fit, with the cause if it is known."""

@@ -23,7 +23,7 @@ class LabelledRows:
     features: Float[Tensor, "n r"]
     targets: Integer[np.ndarray, " n"]
 
-    def take(self, rows: Integer[np.ndarray, " s"]) -> "LabelledRows":
+    def take(self, rows: Integer[np.ndarray, " selected"]) -> "LabelledRows":
         """Return a subset of the rows."""
         indices = torch.from_numpy(rows).to(self.features.device)
         return LabelledRows(self.features[indices], self.targets[rows])
@@ -53,7 +53,7 @@ class LinearClassifier:
 
 
 def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticOptions) -> LinearClassifier:
-    """Return the classifier for one lambda."""
+    """Return the classifier for one lambda (`regularization`)."""
     classes, codes = _classes_and_codes(rows)
     problem = LogisticProblem(rows.features, codes, len(classes), regularization)
     return LinearClassifier(classes, fit(problem, options))
@@ -62,20 +62,21 @@ def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticO
 def validation_accuracies(
     train: LabelledRows, validation: LabelledRows, options: LogisticOptions
 ) -> Float[np.ndarray, " m"]:
-    """Fit on train rows for each lambda, and return the accuracies on validation rows."""
+    """Fit on train rows for each of `LAMBDAS`, and return the accuracies on validation rows."""
     classes, codes = _classes_and_codes(train)
-    path = fit_path(train.features, codes, len(classes), LAMBDAS, options)
-    return np.array([LinearClassifier(classes, solution).accuracy(validation) for solution in path])
+    fits = fit_path(train.features, codes, len(classes), LAMBDAS, options)
+    return np.array([LinearClassifier(classes, logistic).accuracy(validation) for logistic in fits])
 
 
 def cross_validation_accuracies(train: LabelledRows, folds: int, options: LogisticOptions) -> Float[np.ndarray, " m"]:
     """Return the mean accuracy of each lambda over stratified folds. Raises FungiError if a class has only one row."""
     from sklearn.model_selection import StratifiedKFold
 
-    smallest = int(np.unique(train.targets, return_counts=True)[1].min())
-    if smallest < 2:
+    _, class_sizes = np.unique(train.targets, return_counts=True)
+    smallest_size = int(class_sizes.min())
+    if smallest_size < 2:
         raise FungiError("cross-validation needs two train rows of each class. Use more --shots.")
-    splitter = StratifiedKFold(min(folds, smallest), shuffle=True, random_state=options.seed)
+    splitter = StratifiedKFold(min(folds, smallest_size), shuffle=True, random_state=options.seed)
     scores = [
         validation_accuracies(train.take(fit_rows), train.take(validation_rows), options)
         for fit_rows, validation_rows in splitter.split(train.targets, train.targets)

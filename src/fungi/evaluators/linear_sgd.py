@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fungi.runtime.seeds import torch_generator
 
-STD, MOMENTUM = 0.01, 0.9
+INITIAL_STD, MOMENTUM = 0.01, 0.9
 
 
 def linear_probe(
@@ -22,14 +22,14 @@ def linear_probe(
 ) -> dict[str, float]:
     """Return the test accuracies `accuracy` (the best epoch, as in the protocol) and `last-accuracy` (the last epoch).
 
-    The probe is a linear layer with initial weights N(0, 0.01^2), trained without weight decay. The learning rate
-    decreases as a cosine from `rate * batch / 256` to 0.
+    The probe is a linear layer with initial weights N(0, 0.01^2), trained without weight decay. batch: rows per batch.
+    The learning rate decreases as a cosine from `rate * batch / 256` to 0.
     """
     classes = int(torch.cat([train_targets, test_targets]).max()) + 1
     generator = torch_generator(seed, "linear probe")
     layer = nn.Linear(train.shape[1], classes)
     with torch.no_grad():
-        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * STD)
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * INITIAL_STD)
         layer.bias.zero_()
     optimizer = torch.optim.SGD(layer.parameters(), lr=rate * batch / 256, momentum=MOMENTUM)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(epochs, 1))

@@ -24,9 +24,12 @@ from fungi.evaluators import Solver, usual_solver
 from fungi.evaluators.cyanure_process import PROCESS, CyanureFit
 from fungi.runtime.shared_rows import shared_memory_handle, shared_rows
 
-_ROWS = 16384  # number of rows per block of logits
+_ROWS = 16384
+"""Number of rows whose logits are computed together."""
 _PASSES_PER_CHECK = 10
+"""Number of passes of L-BFGS between two comparisons of the duality gap with the tolerance."""
 _HISTORY = 20
+"""Number of earlier gradients that L-BFGS stores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ def bytes_beside_features(solver: Solver, rows: int, classes: int) -> int:
 
 
 def room_for_rows(solver: Solver, rows: int, dim: int, device: torch.device) -> Float64[Tensor, "n r"]:
-    """Return uninitialised memory for features. The solver reads features from this memory without a copy."""
+    """Return memory for features, whose content is not defined. The solver reads the features without a copy."""
     if solver == "cyanure":
         return shared_rows(rows, dim)
     return torch.empty(rows, dim, dtype=torch.float64, device=device)

@@ -23,13 +23,13 @@ def upsampled_classes(
 ) -> Int64[Tensor, "size size"]:
     """Return the class with the largest vote for each pixel. Votes of patches are resized bilinearly to the image size.
 
-    Excluded classes are never predicted.
+    size: side of the image in pixels. excluded: classes that are never predicted.
     """
     side = round(len(votes) ** 0.5)
     maps = votes.T.unflatten(1, (side, side)).unsqueeze(0)  # [t c] -> [1 c y x]
     maps = interpolate(maps, (size, size), mode="bilinear", align_corners=False)[0]
     if excluded:
-        maps[list(excluded)] = -1
+        maps[list(excluded)] = -1  # less than every vote
     return maps.argmax(dim=0)
 
 
@@ -38,7 +38,7 @@ def confusion(
 ) -> Int64[np.ndarray, "c c"]:
     """Return the number of pixels by true class (rows) and predicted class (columns).
 
-    Pixels whose true class is void or `ignored` do not count.
+    Pixels whose true class is `ignored`, or not less than `classes` (void), do not count.
     """
     is_counted = (truth != ignored) & (truth < classes)
     pairs = truth[is_counted].astype(np.int64) * classes + predicted[is_counted]
@@ -47,6 +47,8 @@ def confusion(
 
 def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> dict[str, Any]:
     """Return `mIoU`, `IoU` of each scored class, and `pixel-accuracy`, as fractions.
+
+    unscored: classes that are left out of mIoU and IoU.
 
     IoU is TP / (TP + FP + FN). It is 0 for a class with neither true nor predicted pixels.
     """

@@ -49,5 +49,5 @@ def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) ->
     chosen = replace(dataset, open=ChosenRows(dataset.open, limit, skip_damaged))
     if not limit:
         return chosen
-    unknown = dict.fromkeys(dataset.sizes)
-    return replace(chosen, name=limited_name(dataset.name, limit), sizes=unknown, published=False)
+    unknown_sizes = dict.fromkeys(dataset.sizes)
+    return replace(chosen, name=limited_name(dataset.name, limit), sizes=unknown_sizes, published=False)

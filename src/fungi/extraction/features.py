@@ -40,7 +40,7 @@ class _TF32Engine(GradientEngine):
     """An engine that encodes with float32 products in TF32."""
 
     def encode(self, batch: Any, views: ViewGenerator) -> Encoded:
-        """Return the latents `[b v ...]` of all views of a collated batch."""
+        """Return the output of the encoder, `[b v ...]`, for all views of a collated batch."""
         with tf32_products(self.device):
             return super().encode(batch, views)
 
@@ -157,12 +157,16 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
     expected = (settings.projection_kind, settings.seed, size, target.gradient_dim)
     stored = (matrix.kind, matrix.seed, matrix.projection_dim, matrix.gradient_dim)
     if stored != expected:
-        content, name = (f"{kind} with seed {seed}, {p} x {g}" for kind, seed, p, g in (stored, expected))
         raise FungiError(
-            f"{path} holds another matrix than its name says: {content}, not {name}. Remove the file, and the right"
-            " matrix is drawn, or name a matrix with --projection-matrix."
+            f"{path} holds another matrix than its name says: {_matrix_in_words(*stored)}, not"
+            f" {_matrix_in_words(*expected)}. Remove the file, and the right matrix is drawn, or name a matrix with"
+            " --projection-matrix."
         )
     return matrix
+
+
+def _matrix_in_words(kind: str, seed: int, projection_dim: int, gradient_dim: int) -> str:
+    return f"{kind} with seed {seed}, {projection_dim} x {gradient_dim}"
 
 
 def _matrix_of_user(paths: Sequence[Path], target: Target) -> ProjectionMatrix:
@@ -242,6 +246,7 @@ def bound_objectives(settings: GradientSettings, context: StageContext, engine: 
 
 
 def _layer_provenances(targets: Sequence[Target], matrices: dict[str, ProjectionMatrix]) -> dict[str, LayerProvenance]:
+    """Return target name -> provenance of its layer and projection. Without matrices, gradients are not projected."""
     return {
         target.name: LayerProvenance(
             layer=target.spec,
@@ -257,12 +262,14 @@ def _layer_provenances(targets: Sequence[Target], matrices: dict[str, Projection
 def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
     """Return a text with the cost of `rows` rows: forward passes, operations (if known) and size of the files."""
     forwards = rows * core.forwards_per_sample(features)
-    widths = [
-        sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())
-        if feature.objective
-        else spec.embedding_dim
-        for feature in features
-    ]
+    numbers_per_row = sum(_numbers_per_row(feature, spec) for feature in features)
     passes = counted(forwards, "forward") + ("" if float(forwards).is_integer() else " of the full input size")
     work = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
-    return f"{counted(rows, 'row')}, {passes}{work}; {size_in_words(rows * sum(widths) * 4)} of features"
+    return f"{counted(rows, 'row')}, {passes}{work}; {size_in_words(rows * numbers_per_row * 4)} of features"
+
+
+def _numbers_per_row(feature: Feature, spec: BackboneSpec) -> int:
+    """Return the size of a feature; for gradients, the sum over all layers."""
+    if feature.objective is None:
+        return spec.embedding_dim
+    return sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())

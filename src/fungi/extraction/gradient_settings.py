@@ -1,6 +1,7 @@
 """Settings of the gradient stage."""
 
 import ast
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -109,20 +110,18 @@ class GradientSettings(StageSettings):
     def _view_settings(self, objective: str) -> tuple[str, ...]:
         """Return `("views",)` if the setting `views` changes the views of the objective, else `()` (for KL)."""
         kind = OBJECTIVES[objective].views
-        return ("views",) if any(kind in by_kind for by_kind in PLAN_OPTIONS.values()) else ()
+        is_in_a_plan = any(kind in options_by_kind for options_by_kind in PLAN_OPTIONS.values())
+        return ("views",) if is_in_a_plan else ()
 
     def difference_from(self, provenance: "Provenance") -> str:
         """Return a sentence with the first setting that differs from the provenance of a file, or an empty text.
 
         Options of other objectives do not count.
         """
-        current, stored = (
-            [text for text in options if text.partition(".")[0] == provenance.feature]
-            for options in (self.set, provenance.settings.get("set", ()))
-        )
-        if current != stored:
-            texts = [" ".join(options) or "nothing" for options in (stored, current)]
-            return f"{provenance.feature} was computed with --set {texts[0]}, not {texts[1]}"
+        options = _options_of(provenance.feature, self.set)
+        stored_options = _options_of(provenance.feature, provenance.settings.get("set", ()))
+        if options != stored_options:
+            return f"{provenance.feature} was computed with --set {stored_options}, not {options}"
         return super().difference_from(provenance)
 
     def default_matrix(self, projection_dim: int, shape: tuple[int, int]) -> tuple[int, Path]:
@@ -136,6 +135,11 @@ class GradientSettings(StageSettings):
         size = self.projection_dim or projection_dim
         width = "x".join(map(str, shape)) if self.projection_kind == "khatri-rao" else prod(shape)
         return size, self.layout.projection(f"{self.projection_kind}-{size}x{width}-seed{self.seed}")
+
+
+def _options_of(objective: str, texts: Sequence[str]) -> str:
+    """Return the texts of --set that belong to an objective, or `nothing`."""
+    return " ".join(text for text in texts if text.partition(".")[0] == objective) or "nothing"
 
 
 def parse_options(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -60,6 +60,7 @@ def run(settings: MergeSettings) -> None:
         except FungiError as error:
             problems.append(str(error))
     absent = [file for file in settings.expect if not (settings.root / file).exists()]
+    # Blocks of a file that is not assembled cause a problem that names the file.
     without_blocks = [file for file in absent if not any(file in problem for problem in problems)]
     if without_blocks:
         more = f" and {len(without_blocks) - 8} more" if len(without_blocks) > 8 else ""

@@ -58,8 +58,8 @@ def extract_split(context: StageContext, split: str, features: Sequence[Feature]
         _compute(context, split, samples, works, spans)
     except UnreadableItemError as error:
         raise _error_of_damaged_items(context, split, spans, error) from None
-    with_remarks = [work.feature.views for work in works if isinstance(work.feature.views, HasRemarks)]
-    for remark in dict.fromkeys(remark for views in with_remarks for remark in views.remarks()):
+    views_with_remarks = [work.feature.views for work in works if isinstance(work.feature.views, HasRemarks)]
+    for remark in dict.fromkeys(remark for views in views_with_remarks for remark in views.remarks()):
         logger.warning(f"{split}: {remark}")
     for work in works:
         _finish(work, shard, context.settings)
@@ -72,8 +72,9 @@ def _error_of_damaged_items(
     logger.warning("an item can't be read; checking the other items too, to name all damaged items")
     shard, block_size = Shard.parse(context.settings.shard), context.settings.block_size
     rows_of = {split: [row for span in spans for row in range(span.start, span.stop)]}
-    for later in list(dropwhile(lambda name: name != split, context.splits))[1:]:
-        rows_of[later] = [row for row in range(len(context.open_split(later))) if shard.takes(row // block_size)]
+    later_splits = list(dropwhile(lambda name: name != split, context.splits))[1:]
+    for name in later_splits:
+        rows_of[name] = [row for row in range(len(context.open_split(name))) if shard.takes(row // block_size)]
     damaged = [
         damaged_items(context.open_split(name), rows, label=f"{name}: looking for damaged items")
         for name, rows in rows_of.items()
@@ -115,7 +116,7 @@ def _plan(context: StageContext, split: str, samples: Samples, feature: Feature)
 
 
 def _other_version(path: Path, code_version: CodeVersion) -> str:
-    """Return the end of a message: how the version that wrote a file differs from this version; may be empty."""
+    """Return the end of a message that says how the version that wrote a file differs; empty if it is this version."""
     differences = [text for other in versions_of(path) if (text := difference(other, code_version))]
     if not differences:
         return ""
@@ -188,6 +189,7 @@ def should_compile(context: StageContext, features: Sequence[core.Feature]) -> b
 
 
 def _compile(context: StageContext, features: Sequence[Feature]) -> None:
+    """Compile the encoders of the features. With --compile auto, do nothing if there is no C compiler."""
     if context.settings.compile == "auto" and not _c_compiler():
         logger.warning(
             "not compiled: there is no C compiler here ($CC, gcc or clang). Extraction takes about 10 % longer."

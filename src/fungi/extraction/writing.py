@@ -86,6 +86,7 @@ def write_block(block: HostBlock, works: Sequence[Work], samples: Samples, span:
 
 
 def _require_finite(arrays: dict[str, np.ndarray], work: Work, samples: Samples, span: Span) -> None:
+    """Raise FungiError with the names of samples whose features are not finite. arrays: rows of the span."""
     is_finite = np.all([np.isfinite(rows).reshape(len(rows), -1).all(axis=1) for rows in arrays.values()], axis=0)
     names = [samples.ids[span.start + row] for row in np.flatnonzero(~is_finite).tolist()]
     if names:

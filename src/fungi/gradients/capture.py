@@ -1,7 +1,7 @@
-"""Record the inputs and outputs of the gradient sources with hooks that exist only inside a `with` block.
+"""Record the inputs and outputs of the gradient sources with hooks that exist only inside a `with` statement.
 
 The output of the first source becomes a leaf of the autograd graph. No parameter needs a gradient, so autograd records
-nothing before this layer. After the block, the model is unchanged.
+nothing before this layer. After the statement, the model is unchanged.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -100,6 +100,7 @@ class Capture:
         return signals
 
     def _attach(self, register: Callable[..., Any], hook: Callable[..., Any]) -> None:
+        """Register a hook that is removed at the end of the `with` statement."""
         self._stack.callback(register(hook).remove)
 
     def _record_output(self, path: str) -> Callable[..., Tensor]:
@@ -157,6 +158,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def _require_differentiable(model: nn.Module) -> None:
+    """Raise FungiError if the parameters were created in inference mode."""
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise FungiError(
             "the model was created inside torch.inference_mode(), so no gradient can pass through it. Create the model "

@@ -56,14 +56,15 @@ def compute(batch: Batch, features: Sequence[Feature]) -> FeatureRows:
         else:
             embeddings, gradients = engine.embed(prepared, views), {}
         for feature in group:
-            rows[feature.name] = gradients.get(feature.name) or {EMBEDDINGS: embeddings[:, 0]}
+            is_embedding = feature.loss is None
+            rows[feature.name] = {EMBEDDINGS: embeddings[:, 0]} if is_embedding else gradients[feature.name]
     return {feature.name: rows[feature.name] for feature in features}
 
 
 def forwards_per_sample(features: Sequence[Feature]) -> float:
-    """Return the number of forward passes at full input size per sample. Features with the same views share passes.
+    """Return the number of forward passes per sample. Features with the same views share passes.
 
-    A smaller view counts as its share of the area (`forwards_of`).
+    A view that is smaller than the input counts as its share of the area (`forwards_of`).
     """
     return sum({feature.views.identity: forwards_of(feature.views) for feature in features}.values())
 

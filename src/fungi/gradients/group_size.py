@@ -12,16 +12,16 @@ from torch import nn
 
 from fungi.backbones.encoders import blocks_before
 
-ON_CPU, MOST_ON_GPU = 64, 1024
+VIEWS_ON_CPU, MAX_VIEWS_ON_GPU = 64, 1024
 SHARE = 0.5
 """Share of the free memory that a forward pass may use, according to the estimate."""
 FLOAT32_BYTES, COMPUTE_NUMBERS = 8, 12
-"""Memory per token and channel while a block runs without a graph. Two residual streams in float32 take 8 bytes. There
-are also 12 numbers in the compute dtype: queries, keys, values, attention output, and twice the hidden layer of the
-MLP."""
+"""Memory per token and channel while a transformer block runs without a graph. Two residual streams in float32 take 8
+bytes. There are also 12 numbers in the compute dtype: queries, keys, values, attention output, and twice the hidden
+layer of the MLP."""
 SAVED_FLOAT32_BYTES, SAVED_COMPUTE_NUMBERS = 16, 16
-"""Memory per token and channel that a block in the graph saves for the backward pass: bytes in float32, and numbers in
-the compute dtype."""
+"""Memory per token and channel that a transformer block in the graph saves for the backward pass: bytes in float32, and
+numbers in the compute dtype."""
 
 
 def views_at_once(
@@ -32,26 +32,26 @@ def views_at_once(
     targets: paths of the gradient sources; pooled: whether the last block is computed only for the pooled token.
     """
     if device.type != "cuda":
-        return ON_CPU
+        return VIEWS_ON_CPU
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return largest_fitting(free_bytes, bytes_per_view(model, targets, dtype, pooled=pooled))
 
 
 def largest_fitting(free_bytes: int, view_bytes: int) -> int:
-    """Return the largest number of views that fits into the share of the free memory: a power of two up to 1024."""
-    views = MOST_ON_GPU
+    """Return how many views fit into `SHARE` of the free memory, as a power of two up to `MAX_VIEWS_ON_GPU`."""
+    views = MAX_VIEWS_ON_GPU
     while views > 1 and views * view_bytes > SHARE * free_bytes:
         views //= 2
     return views
 
 
 def bytes_per_view(model: Any, targets: Sequence[str], dtype: torch.dtype, *, pooled: bool) -> int:
-    """Estimate the memory of a view from the tokens, the width and the number of blocks after the first source.
+    """Estimate the memory of a view in bytes, from tokens, width and the number of blocks from the first source on.
 
     Return 0 if the model has no attributes for its number of tokens and its width.
     """
-    embed = getattr(model, "patch_embed", None)
-    patches, width = getattr(embed, "num_patches", None), getattr(model, "embed_dim", None)
+    patch_embedding = getattr(model, "patch_embed", None)
+    patches, width = getattr(patch_embedding, "num_patches", None), getattr(model, "embed_dim", None)
     blocks = getattr(model, "blocks", None)
     if not isinstance(patches, int) or not isinstance(width, int) or blocks is None:
         return 0

@@ -30,7 +30,7 @@ from fungi.views.image_sets import as_samples, concatenated, rgb
 from fungi.views.plans import ViewPlan
 from fungi.views.transforms import Transform, ViewTransform
 
-_BASE = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"settings"}
+_BASE_ARGUMENTS = frozenset(inspect.signature(BaseGradientExtractor).parameters) - {"settings"}
 
 
 def patch_size_attribute(model: nn.Module) -> int:
@@ -58,7 +58,7 @@ class ObjectiveExtractor(BaseGradientExtractor):
         cls.default_latent_dim, cls.encoder = cls.objective_type.latent_dim, cls.objective_type.encoder
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        options = {name: kwargs.pop(name) for name in list(kwargs) if name not in _BASE}
+        options = {name: kwargs.pop(name) for name in list(kwargs) if name not in _BASE_ARGUMENTS}
         super().__init__(*args, **kwargs)
         if options.get("patch_size") == 0:
             options["patch_size"] = patch_size_attribute(self.model)
@@ -147,9 +147,9 @@ def _attribute(head: str) -> str:
 @cache
 def extractor_of(objective: type[Objective]) -> type[ObjectiveExtractor]:
     """Return the extractor class of an objective. Create the class, unless this module contains it."""
-    written = {extractor.objective_type: extractor for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor)}
-    if objective in written:
-        return written[objective]
+    for extractor in (DINOGradientsExtractor, SimCLRGradientsExtractor):
+        if extractor.objective_type is objective:
+            return extractor
     attributes = {"objective_type": objective, "__doc__": objective.__doc__, "__module__": "fungi.gradients"}
     return type(f"{objective.__name__}GradientsExtractor", (ObjectiveExtractor,), attributes)
 

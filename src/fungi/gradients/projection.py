@@ -8,8 +8,8 @@
 | khatri-rao | outer product of two rows of signs (`fungi.gradients.khatri_rao`) | o + i + 1 bits per row |
 
 All kinds preserve inner products on average: `E <Rx, Ry> / p = <x, y>`. For the first three kinds, the standard
-deviation is at most `sqrt(2/p) |x| |y|`. For khatri-rao, the deviation is larger if gradients have low rank. Binary
-matrices are drawn as in the published code, so the same seed results in the same matrix.
+deviation is at most `sqrt(2/p) |x| |y|`. For khatri-rao, the standard deviation is larger if gradients have low rank.
+Binary matrices are drawn as in the published code, so the same seed results in the same matrix.
 """
 
 import hashlib
@@ -263,7 +263,8 @@ def _has_valid_fields(content: dict[str, Any]) -> bool:
     if kind == "gaussian":
         return packed.dtype == torch.float32 and packed.shape == (rows, columns) and bool(packed.isfinite().all())
     bits = {"binary": columns, "sparse": 2 * columns, "khatri-rao": outputs + columns // max(1, outputs)}[kind]
-    return packed.dtype == torch.uint8 and packed.shape == (rows, -(-bits // 8))
+    bytes_per_row = -(-bits // 8)  # rounded up
+    return packed.dtype == torch.uint8 and packed.shape == (rows, bytes_per_row)
 
 
 def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
@@ -277,7 +278,10 @@ def from_entries(entries: Shaped[Tensor, "p g"]) -> ProjectionMatrix:
 
 
 def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the projection for a model in `dtype`. Never return float16, because sums over G overflow."""
+    """Return the dtype of the projection for a model in `dtype`: the same, but float32 for float16.
+
+    In float16, sums over the G entries of a gradient would overflow.
+    """
     return torch.float32 if dtype == torch.float16 else dtype
 
 

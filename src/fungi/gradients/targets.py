@@ -110,12 +110,12 @@ def find_targets(model: nn.Module, texts: tuple[str, ...], *, bias: bool = True)
     """
     targets = [find_target(model, text, bias=bias) for text in texts]
     names = [target.name for target in targets]
-    renamed = [
-        replace(target, name=re.sub(r"\W+", "_", target.spec).strip("_"))
-        if names.count(target.name) > 1 and ":" not in text
-        else target
-        for target, text in zip(targets, texts, strict=True)
-    ]
+    renamed = []
+    for target, text in zip(targets, texts, strict=True):
+        has_default_name = ":" not in text
+        if has_default_name and names.count(target.name) > 1:
+            target = replace(target, name=re.sub(r"\W+", "_", target.spec).strip("_"))
+        renamed.append(target)
     return unique_names(renamed)
 
 

@@ -5,7 +5,7 @@ With inputs `a_s` and signals `delta_s = dL/d(output_s)` at positions s (views x
     grad_W = sum_s delta_s a_s^T,    grad_b = sum_s delta_s        (spec vision 5).
 
 `Terms` contains both factors of every position. With `SumOfPositions`, a gradient is the sum over all positions of a
-sample. With `EachPosition`, every position has a gradient (dense features, spec hummingbird 4.3). In both cases, a
+sample. With `EachPosition`, every position has a gradient (dense features, spec dense 4.3). In both cases, a
 projector maps the terms to one row per gradient.
 """
 
@@ -37,7 +37,7 @@ class Terms:
         return len(self.signals)
 
     def gradients(self) -> Float32[Tensor, "b o i_and_bias"]:
-        """Return the gradients in float32, with the bias as the last column: `[b g o s] x [b g s i] -> [b g*o i]`.
+        """Return the gradients in float32, with the bias as the last column: `[b g o s] x [b g s i] -> [b g*o i + 1]`.
 
         This is one matrix product per row. Gradients per view or per token are not computed.
         """

@@ -86,7 +86,7 @@ class AnalyseSettings(FeatureSettings):
         return {path: run for run in runs for path in run.outputs()}
 
     def difference(self, path: Path) -> str:
-        """Return a sentence on a setting that the result file at `path` has with another value; otherwise empty."""
+        """Return a sentence on a setting whose value in the result file at `path` differs; empty if all are equal."""
         knn_settings = self._runs_by_shots().get(path)
         return super().difference(path) if knn_settings is None else knn_settings.difference(path)
 

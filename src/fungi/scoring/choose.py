@@ -72,7 +72,8 @@ class ChoiceScorer:
         targets, self.test_targets = train.targets(), test.targets()
         rows = settings.rows(targets, run.few_shot_seed, run.provenances, train.class_names())
         self._targets = targets if rows is None else targets[rows]
-        self._train, self._test = self.sources = train.source(settings, rows), test.source(settings)
+        self._train, self._test = train.source(settings, rows), test.source(settings)
+        self.sources = (self._train, self._test)
         self._device, self._metric = choose_device(settings.device), metric
         self._largest_k = min(largest_k, len(self._targets) - 1)
         self._reducer = Reducer(self._train, settings.reduced_dim, self._device)
@@ -82,7 +83,7 @@ class ChoiceScorer:
         """Return the test scores of a row of the result, with the best candidate and its leave-one-out score."""
         combination = features.names
         if combination == (HINDSIGHT,):
-            _, scores, best = max(self._test_scores(), key=lambda entry: entry[0])
+            _, scores, best = max(self._test_scores(), key=lambda metric_scores_candidate: metric_scores_candidate[0])
             return {**scores, "chosen": best.describe()}
         combinations = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
         # If several candidates are best, `max` returns the first candidate, which has the fewest features, components
@@ -98,14 +99,14 @@ class ChoiceScorer:
     def candidates(self, combination: Combination) -> list[Candidate]:
         """Return all candidates of a combination with their leave-one-out scores. Test rows are not used."""
         if combination not in self._candidates:
+            candidates = []
             dims, train, _ = self._rows(combination, test=False)
-            self._candidates[combination] = [
-                Candidate(combination, dim, k, classification_scores(votes, self._targets)[self._metric])
-                for dim in dims
-                for k, votes in enumerate(
-                    votes_by_k(other_labels(train[:, :dim].contiguous(), self._targets, self._largest_k)), start=1
-                )
-            ]
+            for dim in dims:
+                labels = other_labels(train[:, :dim].contiguous(), self._targets, self._largest_k)
+                for k, predictions in enumerate(votes_by_k(labels), start=1):
+                    train_score = classification_scores(predictions, self._targets)[self._metric]
+                    candidates.append(Candidate(combination, dim, k, train_score))
+            self._candidates[combination] = candidates
         return self._candidates[combination]
 
     def warnings(self) -> list[str]:
@@ -119,8 +120,8 @@ class ChoiceScorer:
             candidates = iter(self.candidates(combination))
             for dim in dims:
                 labels = neighbour_labels(in_memory(train[:, :dim]), self._targets, test[:, :dim], self._largest_k)
-                for votes in votes_by_k(labels):
-                    scores = classification_scores(votes, self.test_targets)
+                for predictions in votes_by_k(labels):
+                    scores = classification_scores(predictions, self.test_targets)
                     yield scores[self._metric], scores, next(candidates)
 
     def _rows(

@@ -86,7 +86,8 @@ class CombinedFeatures:
 class EvaluationRun:
     """One run of an evaluation: the features of one extraction, with one few-shot draw.
 
-    few_shot_seed: seed of the draw; None if no rows are drawn at random. entry: entry of the run in the result file.
+    splits: the feature files of each split. few_shot_seed: seed of the draw; None if no rows are drawn at random.
+    entry: entry of the run in the result file.
     """
 
     splits: Splits
@@ -110,9 +111,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the combinations that are missing in a result file, and return the content of the file.
 
-    combinations: function from the features to the combinations to score.
-    prepare: function that reads the labels and opens the sources; called once for each unfinished run.
-    splits: function from a root to the splits to open; the first split is fitted on.
+    combinations: function that returns the combinations to score, from the names of the features.
+    prepare: function that returns the scorer of a run; called once for each unfinished run.
+    splits: function that returns the splits to open below a root; the first split is fitted on.
     few_shot_seeds: seeds of the few-shot draws. name: task of the result file; default: the task of the settings.
     """
     runs = _runs(settings, splits, few_shot_seeds)
@@ -152,6 +153,7 @@ def _runs(
 def _evaluate_run(
     settings: FeatureSettings, run: EvaluationRun, missing: list[Combination], scorer: Scorer, result: ResultFile
 ) -> None:
+    """Score the missing combinations of a run, and save the scores of each combination."""
     _save_labels(result, scorer.test_targets, run)
     for text in warnings_of_fitted_rows({split: files.arrays for split, files in run.splits.items()}):
         _warn_once(run.entry, text)
@@ -213,7 +215,7 @@ def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarra
 
 
 class ReductionLog:
-    """Function that logs why PCA was skipped or has fewer components. Each reason is logged only once."""
+    """Function that logs why PCA was skipped, or why it has fewer components. Each reason is logged only once."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()

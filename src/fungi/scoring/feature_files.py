@@ -75,11 +75,11 @@ def open_splits(settings: FeatureSettings, root: Path, splits: Sequence[str]) ->
     if settings.takes_files:
         files_by_split = {split: _explicit_files(settings, split) for split in splits}
     else:
-        on_disk = _features_on_disk(settings, Layout(root), splits[0])
-        features = settings.features or on_disk
+        features_on_disk = _features_on_disk(settings, Layout(root), splits[0])
+        features = settings.features or features_on_disk
         for feature in features:
-            if feature not in (*on_disk, *CANONICAL_ORDER):
-                raise unknown_name("feature", feature, on_disk)
+            if feature not in (*features_on_disk, *CANONICAL_ORDER):
+                raise unknown_name("feature", feature, features_on_disk)
         files_by_split = {split: _files_below_root(settings, Layout(root), split, features) for split in splits}
     arrays = {split: files.arrays for split, files in files_by_split.items()}
     check_splits(arrays)
@@ -101,6 +101,7 @@ def provenances_of(splits: Splits) -> list[Provenance]:
 
 
 def _origin(array: FeatureArray) -> dict[str, Any]:
+    """Return the file, size and provenance of an array for the result file."""
     origin: dict[str, Any] = {"file": str(array.path), "array": array.key, "rows": array.rows, "size": array.dim}
     if array.provenance is None:
         # Without a provenance, only the hash shows whether the file was changed.
@@ -167,7 +168,8 @@ def _explicit_files(settings: FeatureSettings, split: str) -> SplitFiles:
     """
     embeddings = [_embeddings_at(settings, path) for path in getattr(settings, f"{split}_embeddings_datasets")]
     gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{split}_datasets")]
-    naming_split = "train" if settings.train_embeddings_datasets or settings.train_datasets else split
+    has_train_files = settings.train_embeddings_datasets or settings.train_datasets
+    naming_split = "train" if has_train_files else split  # the split whose files give the features their names
     naming_embeddings = [split_key(path)[0] for path in getattr(settings, f"{naming_split}_embeddings_datasets")]
     naming_gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{naming_split}_datasets")]
     open_files = [open_any(path, key) for path, key in [*embeddings, *gradients]]
@@ -206,15 +208,15 @@ def _gradients_at(settings: FeatureSettings, text: str) -> tuple[Path, str]:
 def _feature_names(gradients: list[tuple[Path, str]], embeddings: Sequence[Path]) -> list[str]:
     """Return unique feature names for explicit files: `embeddings`, or the objective in `<objective>-<split>.h5`.
 
-    If a name occurs again, it gets a detail: the folder of the embeddings, or the array of the gradients.
+    If a name occurs again, it gets a detail: the folder of the embeddings, or the array of the gradients. If this is
+    not enough, it also gets the number of its file.
     """
     names = [EMBEDDINGS] * len(embeddings) + [path.stem.rpartition("-")[0] or path.stem for path, _ in gradients]
     details = [path.parent.name for path in embeddings] + [key for _, key in gradients]
     if len(set(names)) == len(names):
         return names
-    first_index = {name: names.index(name) for name in names}
-    long_names = [
-        name if first_index[name] == index else f"{name}:{detail}"
-        for index, (name, detail) in enumerate(zip(names, details, strict=True))
-    ]
+    long_names: list[str] = []
+    for index, (name, detail) in enumerate(zip(names, details, strict=True)):
+        is_first = names.index(name) == index
+        long_names.append(name if is_first else f"{name}:{detail}")
     return [name if long_names.count(name) == 1 else f"{name}:{index}" for index, name in enumerate(long_names)]

@@ -1,6 +1,6 @@
 """Settings that all evaluations share: feature files, their combination, and the result file.
 
-Feature files are selected by dataset and backbone below `--root`. Alternatively, the flags of the original harness give
+Feature files are selected by dataset and backbone below `--root`. Alternatively, the flags of the published code give
 the path of each file (explicit files).
 """
 
@@ -45,7 +45,7 @@ class FeatureSettings(ResultSettings):
     backbone: str = setting(_DEFAULT_BACKBONE, "backbone of the features", topic="model")
     root: tuple[Path, ...] = setting(
         _DEFAULT_ROOT,
-        "folder of feature files and results; several folders (one per extraction seed) give mean and deviation",
+        "folder of feature files and results; several (one per extraction seed) give mean and standard deviation",
         decides="nothing",
         topic="files",
     )
@@ -316,8 +316,8 @@ def _modality(provenance: "Provenance") -> str:
 
 def _common_folder(roots: Sequence[Path]) -> Path:
     """Return the deepest folder that contains all roots. Raises FungiError if only the file system's root does."""
-    same_kind = all(root.is_absolute() == roots[0].is_absolute() for root in roots)
-    common = Path(os.path.commonpath(roots if same_kind else [root.absolute() for root in roots]))
+    are_mixed = any(root.is_absolute() != roots[0].is_absolute() for root in roots)
+    common = Path(os.path.commonpath([root.absolute() for root in roots] if are_mixed else roots))
     if common == Path(common.anchor) and common.is_absolute():
         raise FungiError("the --root folders have no common folder for the result. Give a file with --output.")
     return common

@@ -54,9 +54,9 @@ def refuse_fitted_rows(splits: Splits, scored: Path) -> None:
 
 def warnings_of_fitted_rows(splits: Splits) -> list[str]:
     """Return warnings about scored rows that were fitted on."""
-    scored, texts = splits.get("test", {}), []
+    texts = []
     for split, count in fitted_row_counts(splits).items():
-        rows = next(iter(scored.values())).rows
+        rows = next(iter(splits["test"].values())).rows
         number = "all scored rows are" if count == rows else f"{count} of the {rows} scored rows are"
         texts.append(f"{number} equal to rows of the {split} split, which was fitted on.")
     return texts
@@ -79,6 +79,7 @@ def _same_rows(array: FeatureArray, other: FeatureArray) -> bool:
 
 
 def _unique_hashes(array: FeatureArray) -> Integer[np.ndarray, " u"]:
+    """Return `_cached_hashes` of an array."""
     return _cached_hashes(array.path.resolve(), array.key, array.path.stat().st_mtime_ns)
 
 

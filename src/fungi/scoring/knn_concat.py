@@ -19,7 +19,7 @@ DESCRIPTION = """kNN classification over every combination of features, from fil
   python knn_concat.py --dataset flowers102 --backbone vit-b16 --shots 5
   python knn_concat.py --dataset flowers102 --backbone vit-b16 --k 1 5 20       (a result for each k)
   python knn_concat.py --dataset flowers102 --backbone vit-b16 --vote weighted  (votes by similarity, as in DINO)
-  python knn_concat.py --root run/seed-42 run/seed-43 run/seed-44     (mean and deviation over extractions)
+  python knn_concat.py --root run/seed-42 run/seed-43 run/seed-44     (mean and standard deviation over extractions)
   python knn_concat.py --choose                (choose features, components and neighbours on the train rows)
 """
 
@@ -65,7 +65,7 @@ class KnnSettings(FewShotSettings):
     )
     seed: int = setting(
         42,
-        "no effect; accepted for command lines of the original harness",
+        "no effect; accepted for command lines of the published code",
         within=SEEDS,
         decides="nothing",
     )
@@ -112,7 +112,7 @@ class KnnSettings(FewShotSettings):
         return [path for settings in self.single_k_settings for path in settings.outputs()]
 
     def difference(self, path: Path) -> str:
-        """Return a sentence on a setting that the result file at `path` has with another value; otherwise empty."""
+        """Return a sentence on a setting whose value in the result file at `path` differs; empty if all are equal."""
         if isinstance(self.k, int):
             return super().difference(path)
         matching = (settings for settings in self.single_k_settings if path in settings.outputs())

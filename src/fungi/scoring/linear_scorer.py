@@ -36,8 +36,9 @@ LOGGED_MEMORY = 8 << 30
 class LinearScorer:
     """Scorer of the combinations of one run.
 
-    Without a validation split, lambda is chosen on a fifth of the train rows. PCA is fitted on the other four fifths.
-    Without shots, the final model is fitted on all train rows (published; deviation V15).
+    With a validation split, lambda is chosen on this split, and the final model is fitted on the train rows. Without a
+    validation split, lambda is chosen on a fifth of the train rows, and PCA is fitted on the other four fifths. The
+    final model is then fitted on all train rows (published; deviation V15) or, with shots, on the rows of the shots.
     """
 
     def __init__(self, settings: LinearSettings, run: EvaluationRun) -> None:
@@ -65,15 +66,16 @@ class LinearScorer:
         train_source, valid_source, test_source = self.sources
         # Train and validation rows share one matrix, so the final fit copies nothing.
         count, settings = len(train_source), self._settings
-        size = count + len(valid_source), features.reduction.dim
-        matrix = room_for_rows(settings.solver, *size, settings.compute_device)
+        rows, dim = count + len(valid_source), features.reduction.dim
+        matrix = room_for_rows(settings.solver, rows, dim, settings.compute_device)
         matrix[:count] = features.rows(train_source)
         matrix[count:] = features.rows(valid_source)
         train, valid = LabelledRows(matrix[:count], self._targets), LabelledRows(matrix[count:], self._valid_targets)
         test = LabelledRows(features.rows(test_source), self.test_targets)
 
         accuracies = self._validation_accuracies(train, valid)
-        best_lambda = float(LAMBDAS[len(LAMBDAS) // 2 if accuracies is None else int(accuracies.argmax())])
+        index = len(LAMBDAS) // 2 if accuracies is None else int(accuracies.argmax())
+        best_lambda = float(LAMBDAS[index])
         fits_on_all = not (self._has_valid_split or settings.uses_shots)
         final = LabelledRows(matrix, np.concatenate([train.targets, valid.targets])) if fits_on_all else train
         options = settings.options(settings.epochs)
@@ -96,12 +98,15 @@ class LinearScorer:
         return texts
 
     def _log_memory(self) -> None:
+        """Log the memory that cyanure needs, if it is more than `LOGGED_MEMORY`."""
         rows, classes = sum(map(len, self.sources[:2])), len(np.unique(self._targets))
         extra_bytes = bytes_beside_features(self._settings.solver, rows, classes)
         if extra_bytes > LOGGED_MEMORY:
             logger.info(
                 "cyanure needs about %.0f GiB for %d rows x %d classes besides the features; --solver lbfgs does not.",
-                *(extra_bytes / 2**30, rows, classes),
+                extra_bytes / 2**30,
+                rows,
+                classes,
             )
 
     def _validation_accuracies(self, train: LabelledRows, valid: LabelledRows) -> Any:
@@ -136,7 +141,7 @@ class LinearScorer:
 
 def held_out_fifth(
     targets: Integer[np.ndarray, " n"], seed: int, class_names: Sequence[str] = ()
-) -> tuple[Integer[np.ndarray, " s"], Integer[np.ndarray, " m"]]:
+) -> tuple[Integer[np.ndarray, " train"], Integer[np.ndarray, " valid"]]:
     """Split the rows 80/20, stratified by class. Return the rows of both parts in ascending order.
 
     class_names: names of the labels 0, 1, ..., for the error message. Raises FungiError if a class is too small.

@@ -16,7 +16,7 @@ DESCRIPTION = """Landmark retrieval (revisited Oxford and Paris) over every comb
   python retrieval_eval.py --dataset oxford-landmarks --backbone dino_vitb16 --data-dir data
   python retrieval_eval.py --dataset paris-landmarks --backbone dino_vitb16 --test-split test-cropped
 """
-OLD_QUERY_SPLIT = "query"
+PUBLISHED_QUERY_SPLIT = "query"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +54,18 @@ class RetrievalSettings(FeatureSettings):
     def with_existing_queries(self) -> "RetrievalSettings":
         """Return the settings with the query split that exists.
 
-        The original code names this split `query` instead of `test`. If no flag names the split, and only `query` has
+        The published code names this split `query` instead of `test`. If no flag names the split, and only `query` has
         files, the split is `query`.
         """
         layout = Layout(self.root[0])
         has_test, has_query = (
             layout.embeddings(self.dataset_name, self.backbone_name, split).exists()
-            for split in ("test", OLD_QUERY_SPLIT)
+            for split in ("test", PUBLISHED_QUERY_SPLIT)
         )
         is_default = self.test_split == "test" and not self.takes_files
-        return replace(self, test_split=OLD_QUERY_SPLIT) if is_default and has_query and not has_test else self
+        if is_default and has_query and not has_test:
+            return replace(self, test_split=PUBLISHED_QUERY_SPLIT)
+        return self
 
     def result_path(self, task: str | None = None) -> Path:
         """Return the result file, named after the query split that exists."""

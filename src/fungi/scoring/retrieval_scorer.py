@@ -1,7 +1,7 @@
 """Landmark retrieval with one combination: rank the full database for each query."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,8 +47,13 @@ class RetrievalScorer:
     def score(self, features: CombinedFeatures) -> Scores:
         """Return mAP, mean precision and the average precision of each query, for easy, medium and hard queries."""
         database, queries = self.sources
-        read_blocks, query_rows = features.blocks(database), self._normalised(features.rows(queries))
-        ranking = all_ranked(lambda: ((rows, self._normalised(block)) for rows, block in read_blocks()), query_rows)
+        read_blocks = features.blocks(database)
+
+        def keys() -> Iterator[tuple[slice, Float[torch.Tensor, "b r"]]]:
+            for rows, block in read_blocks():
+                yield rows, self._normalised(block)
+
+        ranking = all_ranked(keys, self._normalised(features.rows(queries)))
         scores: Scores = {}
         per_query = {}
         for protocol in PROTOCOLS:
@@ -104,6 +109,7 @@ def read_ground_truth(dataset: str, data_dir: Path, file: Path | None) -> list[R
 
 
 def _from_json(path: Path) -> list[Relevance]:
+    """Return the ground truth in a JSON file. Raises FungiError if the file has no such content."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
