@@ -56,7 +56,9 @@ def test_a_group_that_does_not_fit_is_halved_and_gives_the_same_gradients() -> N
 @pytest.mark.parametrize(("max_views", "views_per_forward"), [(3, 24), (2, 3), (2, 24)])
 def test_the_error_names_the_flag_if_half_a_group_does_not_fit(max_views: int, views_per_forward: int) -> None:
     engine = engine_with_memory_for(max_views, views_per_forward)
-    smaller_number = max(1, engine.views_per_forward // (4 if views_per_forward == 24 else 2))
+    # A group of 24 views is halved once before the error. A group of one sample (3 views) can't be halved. The error
+    # names half of the last number.
+    smaller_number = views_per_forward // (4 if views_per_forward == 24 else 2)
     with pytest.raises(FungiError, match=f"too small for .* views at once.*--views-per-forward {smaller_number} "):
         gradients(engine)
 

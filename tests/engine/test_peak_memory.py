@@ -19,7 +19,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.pooled_token import PooledTokenEncoder
 from fungi.gradients.capture import Capture, frozen
 from fungi.gradients.engine import GradientEngine
-from fungi.gradients.group_size import MOST_ON_GPU, SHARE, bytes_per_view, largest_fitting
+from fungi.gradients.group_size import MAX_VIEWS_ON_GPU, SHARE, bytes_per_view, largest_fitting
 from fungi.gradients.targets import find_targets
 
 GIB = 2**30
@@ -97,7 +97,7 @@ def test_every_backbone_fits_a_gpu_at_its_group_size(name: str) -> None:
     for memory in (40 * GIB, 80 * GIB):
         peak, views, estimate = peak_of(model, spec.layer, memory, spec.input.size)
         assert peak <= 0.75 * memory  # a quarter remains for the memory that is not counted
-        if estimate and views == MOST_ON_GPU:
+        if estimate and views == MAX_VIEWS_ON_GPU:
             assert peak - weights <= estimate * views / SHARE
 
 
@@ -105,7 +105,7 @@ def test_every_backbone_fits_a_gpu_at_its_group_size(name: str) -> None:
 def test_the_largest_number_of_views_per_forward_would_not_fit() -> None:
     name = "dinov2_vitg14"
     model, layer = fake_model(name, size=518), BACKBONES[name].layer
-    assert peak_of(model, layer, 40 * GIB, 518, views=MOST_ON_GPU)[0] > 80 * GIB
+    assert peak_of(model, layer, 40 * GIB, 518, views=MAX_VIEWS_ON_GPU)[0] > 80 * GIB
     assert peak_of(model, layer, 40 * GIB, 518)[0] <= 0.75 * 40 * GIB
 
 

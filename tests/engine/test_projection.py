@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 @pytest.mark.threads
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "khatri-rao"])
 def test_a_projection_preserves_inner_products(kind: str) -> None:
-    """Allow five standard deviations: `<Rx, Ry>/p` has mean `<x, y>` and deviation at most `sqrt(2/p) |x| |y|`."""
+    """Allow errors of five standard deviations. `<Rx, Ry>/p` has the mean `<x, y>`, and a standard deviation of at most
+    `sqrt(2/p) |x| |y|`.
+    """
     size, width = 2048, 500
     generator = torch.Generator().manual_seed(3)
     vectors = torch.nn.functional.normalize(torch.randn(12, width, generator=generator), dim=1)

@@ -123,4 +123,4 @@ def test_weighted_votes_read_as_many_numbers_for_many_queries_as_for_few(monkeyp
         with Readings() as readings:
             weighted_knn(rows(80, seed=0), labels, rows(queries, seed=1), labels[:queries], neighbours=[1, 5])
         counts.append(readings.count)
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] > 0

@@ -14,7 +14,7 @@ def reference_result(name: str) -> dict:
 
 
 def file_flags(splits: tuple[str, ...] = ("train", "test")) -> list[str]:
-    """Return the flags of the original harness that select the reference files."""
+    """Return the flags of the published code that select the reference files."""
     flags = []
     for split in splits:
         embeddings = str(FEATURES / f"embeddings-{split}.h5")

@@ -301,7 +301,7 @@ def test_headings_distinguish_features_by_hash_if_words_are_equal(tmp_path):
     assert all("features " in str(cell.protocol) for cell in distinct_cells)
 
 
-def test_queries_of_the_original_harness_are_used_by_default_and_never_instead_of_cropped_queries(tmp_path):
+def test_queries_of_the_published_code_are_used_by_default_and_never_instead_of_cropped_queries(tmp_path):
     make_folder(tmp_path, rows={"train": 20, "query": 8}, dataset="oxford-landmarks")
     settings = RetrievalSettings(root=(tmp_path,), backbone="digits-vit")
     (path,) = settings.outputs()

@@ -117,16 +117,16 @@ def test_files_without_provenance_are_read_with_one_warning_and_join_any_file(tm
 
 
 @pytest.mark.slow
-def test_folders_of_the_original_harness_are_read(tmp_path):
-    """Move the gradients to the place that they have in the original harness: there is no folder `gradients`."""
+def test_folders_of_the_published_code_are_read(tmp_path):
+    """Move the gradients to the place that they have in the published code: there is no folder `gradients`."""
     layout = make_folder(tmp_path)
     results = run(tmp_path)["results"]
     (tmp_path / "results").rename(tmp_path / "earlier-results")
     (layout.root / "gradients" / "digits").rename(layout.root / "digits")
     (layout.root / "gradients").rmdir()
-    results_of_original_folder = run(tmp_path)["results"]
-    assert len(results_of_original_folder) == 7
-    assert results_of_original_folder == results
+    results_of_published_folder = run(tmp_path)["results"]
+    assert len(results_of_published_folder) == 7
+    assert results_of_published_folder == results
 
 
 def test_an_error_names_a_truncated_file(tmp_path):

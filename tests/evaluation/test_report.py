@@ -70,7 +70,7 @@ def test_a_missing_published_value_is_none():
     assert published_value(PublishedKey("knn", "full", "vit-b16", "imagenet-1k", "embeddings")) is None
 
 
-def test_a_cell_shows_value_deviation_gain_published_value_and_difference():
+def test_a_cell_shows_value_standard_deviation_gain_published_value_and_difference():
     result = content({"embeddings": 0.330, "embeddings+kl+dino+simclr": 0.403})
     result["results"]["embeddings+kl+dino+simclr"]["accuracy-std"] = 0.0031
     text = to_markdown(make_tables(cells(result)))
@@ -170,7 +170,7 @@ def test_csv_has_a_line_per_cell_and_latex_escapes_names():
     assert r"my\_net" in to_latex(make_tables(cells(content({"embeddings": 0.3}, backbone="my_net"))))
 
 
-def test_dataset_and_backbone_of_the_original_harness_are_read_from_its_folder_names():
+def test_dataset_and_backbone_of_the_published_code_are_read_from_its_folder_names():
     result = content({"embeddings": 0.3})
     result["provenance"]["features"] = [
         {"train": {"embeddings": {"file": "/x/pets/vit-b32/train.h5", "provenance": None}}}
@@ -211,8 +211,8 @@ def test_result_files_are_strict_json(tmp_path):
     assert np.isfinite(json.loads(path.read_text())["results"]["kl"]["accuracy"])
 
 
-def test_results_of_the_original_harness_are_in_the_report(tmp_path):
-    """Convert results of the original harness. A metric is a list with a single value there, and the name of a
+def test_results_of_the_published_code_are_in_the_report(tmp_path):
+    """Convert results of the published code. A metric is a list with a single value there, and the name of a
     combination is the list of its feature files, separated by semicolons."""
     scores = {"accuracy": [0.25], "mean-per-class-accuracy": [0.2], "predictions": [[1, 2]]}
     result = {

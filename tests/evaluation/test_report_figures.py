@@ -82,7 +82,10 @@ def test_backbones_are_compared_by_their_best_combinations(task, title, tmp_path
 
 
 def write_ablation(folder, table, rows, columns, **settings):
-    """Write the result file of an ablation with two runs. The mean of row i is 0.1 i + 0.1, the deviation 0.1."""
+    """Write the result file of an ablation with two runs.
+
+    The mean of row i is 0.1 i + 0.1, and its standard deviation is 0.1.
+    """
     path = folder / f"ablation-{table}" / "pydocs" / "vit-b16.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     values = AblationTable(table, columns, rows)

@@ -24,7 +24,7 @@ SCORES = {"embeddings": 0.33, "kl": 0.30, "embeddings+kl": 0.403, "embeddings+kl
 
 
 def with_deviation(scores: dict[str, float], std: float) -> dict:
-    """Return the content of a result file of three runs. std: the deviation of every accuracy over the runs."""
+    """Return the content of a result file of three runs. std: standard deviation of every accuracy over the runs."""
     result = content(scores)
     for entry in result["results"].values():
         entry["accuracy-std"] = std

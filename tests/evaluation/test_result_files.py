@@ -91,7 +91,7 @@ def test_results_of_earlier_input_files_are_kept_separately(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_roots_give_mean_and_population_deviation(tmp_path):
+def test_several_roots_give_mean_and_population_standard_deviation(tmp_path):
     roots = [tmp_path / f"seed-{seed}" for seed in (1, 2, 3)]
     for seed, root in enumerate(roots):
         make_folder(root, seed=seed)
@@ -142,7 +142,7 @@ def test_a_damaged_result_file_is_put_aside_and_scored_again(tmp_path):
     assert len(knn_concat.run(settings_for(tmp_path))["results"]) == 7
 
 
-def test_the_gain_table_shows_gains_deviations_and_missing_scores():
+def test_the_gain_table_shows_gains_standard_deviations_and_missing_scores():
     full_data = {
         "results": {"kl": {"accuracy": 0.5}, "embeddings": {"accuracy": 0.68}, "embeddings+kl": {"accuracy": 0.765}}
     }
@@ -170,7 +170,7 @@ def test_a_result_is_complete_only_after_the_last_combination(tmp_path, monkeypa
     assert json.loads(result_path(tmp_path).read_text())["complete"] is True
 
 
-def test_a_deviation_over_copies_of_the_same_extraction_is_refused(tmp_path):
+def test_a_standard_deviation_over_copies_of_the_same_extraction_is_refused(tmp_path):
     for name in "ab":
         make_folder(tmp_path / name)
     with pytest.raises(FungiError, match=r"contain the same extraction, with the same seed and projection"):

@@ -19,7 +19,7 @@ from tests.library.models import build, pictures, wrap
 INPUT = ImageInput(size=32, resize=32)
 
 
-def entropy(student: Tensor, teacher: Tensor) -> float:
+def cross_entropy(student: Tensor, teacher: Tensor) -> float:
     target, log_p = torch.softmax(teacher / 0.07, dim=-1), torch.log_softmax(student / 0.1, dim=-1)
     return -float((target * log_p).sum())
 
@@ -37,14 +37,21 @@ def test_the_loss_equals_its_definition_in_loops() -> None:
     for sample in range(2):
         student = heads["student"](normalize(tokens[sample], dim=-1))
         teacher = heads["teacher"](normalize(tokens[sample], dim=-1))
-        pairs = [entropy(student[v, 0], teacher[4 + a, 0]) for a in range(2) for v in range(4) if v != a]
-        crops = []
+        class_losses = [
+            cross_entropy(student[crop, 0], teacher[4 + global_crop, 0])
+            for global_crop in range(2)
+            for crop in range(4)
+            if crop != global_crop
+        ]
+        crop_losses = []
         for crop in range(2):
-            masked = [entropy(student[crop, p], teacher[4 + crop, p]) for p in range(1, 4) if mask[sample, crop, p]]
-            crops.append(sum(masked) / len(masked) if masked else 0.0)
-        assert float(patches_only[sample]) == pytest.approx(sum(crops) / 2, rel=1e-5)
-        assert float(actual[sample]) == pytest.approx(sum(crops) / 2 + sum(pairs) / len(pairs), rel=1e-5)
-        assert len(pairs) == 6
+            masked_patches = [patch for patch in range(1, 4) if mask[sample, crop, patch]]
+            losses = [cross_entropy(student[crop, patch], teacher[4 + crop, patch]) for patch in masked_patches]
+            crop_losses.append(sum(losses) / len(losses) if losses else 0.0)
+        patch_loss = sum(crop_losses) / 2
+        assert float(patches_only[sample]) == pytest.approx(patch_loss, rel=1e-5)
+        assert float(actual[sample]) == pytest.approx(patch_loss + sum(class_losses) / 6, rel=1e-5)
+        assert len(class_losses) == 6
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (16, 16), (8, 8), (4, 4)])

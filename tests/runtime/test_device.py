@@ -78,7 +78,7 @@ def test_a_command_computes_float32_in_full_precision_despite_earlier_settings(m
     assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is set and has no effect" in caplog.text
 
 
-def test_tf32_products_are_only_for_gpus_and_end_with_their_block():
+def test_tf32_products_are_only_for_gpus_and_end_with_their_with_statement():
     with tf32_products(torch.device("cuda")):
         assert precision() == ("high", True)
         with full_precision():

@@ -78,7 +78,7 @@ def test_folders_that_were_partly_removed_are_orphans_of_any_process(tmp_path):
     (folder / "inner").mkdir(parents=True)
     remove_orphans(tmp_path)
     assert list(tmp_path.iterdir()) == []
-    discard(folder)  # a folder that does not exist is no error
+    discard(folder)  # no error, although the folder does not exist any more
 
 
 def test_only_one_process_has_a_lock_and_the_lock_leaves_no_file(tmp_path):

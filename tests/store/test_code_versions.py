@@ -117,7 +117,7 @@ def test_shards_of_two_versions_are_merged_only_on_request(gradients, tmp_path, 
     use_version(monkeypatch, "old")
     assert gradients(tmp_path, *FLAGS, "--shard", "1/2") == 0
     use_version(monkeypatch, "new")
-    # Without this check, the second shard runs as if both shards had started at the same time.
+    # Remove the check at the start of a stage. The second shard then runs as if it had started with the first shard.
     monkeypatch.setattr("fungi.extraction.pipeline._handle_other_versions", lambda *_: None)
     assert gradients(tmp_path, *FLAGS, "--shard", "2/2") == 2
     capsys.readouterr()

@@ -28,7 +28,7 @@ from tests.store.blocks import ROWS, VALUES, create_blocks, files_below, fill
 
 @contextmanager
 def limited_file_size(size: int) -> Iterator[None]:
-    """Forbid files of this process above `size` bytes inside the block."""
+    """Forbid files of this process above `size` bytes inside the `with` statement."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

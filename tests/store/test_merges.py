@@ -1,5 +1,6 @@
 """Merges that run at the same time all succeed, and a damaged manifest affects only its own file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,14 @@ def merge(root: Path, *flags: str) -> int:
     return COMMANDS["merge"].main(["--root", str(root), *flags])
 
 
-def call_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act) -> None:
-    """Call `act` right after the first call of a method, to simulate another process."""
-    original, calls = getattr(owner, name), []
+def call_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, action: Callable[[], None]) -> None:
+    """Call `action` right after the first call of a method, to simulate another process."""
+    original, is_first_call = getattr(owner, name), iter([True])
 
     def wrapped(*arguments, **options):
         result = original(*arguments, **options)
-        if not calls:
-            calls.append(True)
-            act()
+        if next(is_first_call, False):
+            action()
         return result
 
     monkeypatch.setattr(owner, name, wrapped)
