@@ -16,6 +16,7 @@ The rows of the result are means over all runs:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from jaxtyping import Float
@@ -41,7 +42,7 @@ DIMS = tuple(2**power for power in range(4, 13))
 class Candidate:
     """A combination, a number of components and a number of neighbours.
 
-    train_score: leave-one-out score on the train rows.
+    train_score: leave-one-out score on the train rows. Result files call it `judged`.
     """
 
     combination: Combination
@@ -83,7 +84,7 @@ class ChoiceScorer:
         """Return the test scores of a row of the result, with the best candidate and its leave-one-out score."""
         combination = features.names
         if combination == (HINDSIGHT,):
-            _, scores, best = max(self._test_scores(), key=lambda metric_scores_candidate: metric_scores_candidate[0])
+            _, scores, best = max(self._test_scores(), key=itemgetter(0))  # by the metric
             return {**scores, "chosen": best.describe()}
         combinations = all_combinations(self._train.names) if combination == (CHOSEN,) else [combination]
         # If several candidates are best, `max` returns the first candidate, which has the fewest features, components
