@@ -32,8 +32,8 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Group = Literal["First steps", "Features", "Evaluation", "Paper and reports", "Cluster", "Pretraining with UDI"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 """Headings of `fungi --help`, in this order."""
-CLASSIFICATION = ("accuracy", "mean-per-class-accuracy")
-SEGMENTATION = ("mIoU",)
+CLASSIFICATION_METRICS = ("accuracy", "mean-per-class-accuracy")
+SEGMENTATION_METRICS = ("mIoU",)
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,13 @@ class Command:
     """A row of the table.
 
     name: key of the table, also accepted on the command line.
+    module: module of the command, imported when the command is called.
     group: heading of the command in `fungi --help`.
     help: one line for `fungi --help`.
     typed_as: words after `fungi`, if they differ from the name (`udi pretrain`).
     file: top-level file that runs the same command; messages name this file.
     stage: stage of the grid; None for a command that does not run over the grid.
-    metrics: metrics of the datasets over which an evaluation of the grid runs.
+    metrics: an evaluation of the grid runs over the datasets that have one of these metrics.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Command:
     typed_as: str = ""
     file: str = ""
     stage: Stage | None = None
-    metrics: tuple[str, ...] = CLASSIFICATION
+    metrics: tuple[str, ...] = CLASSIFICATION_METRICS
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -196,7 +197,7 @@ _TABLE = (
         "Evaluation",
         "segment images by the nearest neighbours of their patches",
         stage="evaluation",
-        metrics=SEGMENTATION,
+        metrics=SEGMENTATION_METRICS,
     ),
     Command(
         "in-context",

@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 _MODEL_OPTIONS = {"patch_size": 0}
 """Options of views that are read from the model if their value is 0."""
 
-
 _PLAN_OPTIONS = ("global_size", "local_size", "view_size", "patch_side", "per_side")
 """Sizes and numbers of views. If their value is 0, the plan of views (`views` of the wrapper) decides."""
 
-
-_FROM_ONE = {"within": (1, LARGEST)}
+_AT_LEAST_ONE = {"within": (1, LARGEST)}
 
 
 class ExtractorConfig:
@@ -61,7 +59,7 @@ class KLConfig(ExtractorConfig):
     extractor = "KLGradientsExtractor"
 
     temperature: float = 15.0
-    latent_dim: int = field(default=768, metadata=_FROM_ONE)
+    latent_dim: int = field(default=768, metadata=_AT_LEAST_ONE)
     direction: Literal["uniform_to_pred", "pred_to_uniform"] = "uniform_to_pred"
     normalize: bool = True
     project: bool = True
@@ -85,7 +83,7 @@ class DINOConfig(ExtractorConfig):
 
     teacher_temperature: float = 0.07
     student_temperature: float = 0.1
-    latent_dim: int = field(default=2048, metadata=_FROM_ONE)
+    latent_dim: int = field(default=2048, metadata=_AT_LEAST_ONE)
     shared_head: bool = False
     augmentation: Literal["crops", "dino"] = "crops"
     global_crops: int = 2
@@ -101,8 +99,9 @@ class DINOConfig(ExtractorConfig):
 class SimCLRConfig(ExtractorConfig):
     """Configuration of SimCLR (paper, table 17).
 
-    self_similarity_constant: accepted because published code passes it, but not used; the similarity of a view to
-        itself is masked out exactly.
+    temperature: temperature of the softmax.
+    self_similarity_constant: not used, but accepted, because calls of the published library pass it. The similarity of
+        a view to itself is masked out exactly.
     comparison_batch_size: number of images in the negative batch.
     comparison_batch_encoding_batch_size: number of these images that are encoded together.
     latent_dim: output size of the head.
@@ -123,19 +122,18 @@ class SimCLRConfig(ExtractorConfig):
 
     temperature: float = 0.07
     self_similarity_constant: float = -10e3
-    comparison_batch_size: int = field(default=256, metadata=_FROM_ONE)
-    comparison_batch_encoding_batch_size: int = field(default=32, metadata=_FROM_ONE)
-    latent_dim: int = field(default=96, metadata=_FROM_ONE)
-    num_patches: int = field(default=4, metadata=_FROM_ONE)
+    comparison_batch_size: int = field(default=256, metadata=_AT_LEAST_ONE)
+    comparison_batch_encoding_batch_size: int = field(default=32, metadata=_AT_LEAST_ONE)
+    latent_dim: int = field(default=96, metadata=_AT_LEAST_ONE)
+    num_patches: int = field(default=4, metadata=_AT_LEAST_ONE)
     stride_scale: int = 6
     patch_side: int = 0
     per_side: int = 0
     view_size: int = 0
-    hard_negatives: tuple[Any, ...] | list[Any] = field(
-        default=(), metadata={"saved": False}
-    )  # the negatives are saved
+    # Not saved with the configuration: the wrapper saves the complete negative batch.
+    hard_negatives: tuple[Any, ...] | list[Any] = field(default=(), metadata={"saved": False})
     negatives_mixing: bool = False
-    mixing_k: int = field(default=20, metadata=_FROM_ONE)
+    mixing_k: int = field(default=20, metadata=_AT_LEAST_ONE)
     exclude_self_from_negatives: bool = False
     views: Literal["patches", "random-crops", "default"] = "patches"
     n_views: int = 0
@@ -148,22 +146,22 @@ def __getattr__(name: str) -> Any:
     if name.endswith("Config"):
         objective = import_module("fungi.objectives.base").objective_of_class(name.removesuffix("Config"))
         if objective is not None:
-            return _derived(objective)
+            return _derive_configuration(objective)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @cache
-def _derived(objective: Any) -> type[ExtractorConfig]:
+def _derive_configuration(objective: Any) -> type[ExtractorConfig]:
     """Return a configuration class with the settings of an objective and the options of its views."""
     settings = {setting.name: (setting.type, setting.default) for setting in fields(objective)}
     options = options_of(KINDS, objective.views) if objective.views in KINDS else {}
     defaults = objective.view_defaults | _MODEL_OPTIONS
     view_settings = {name: (option.type, defaults.get(name, option.default)) for name, option in options.items()}
-    names = {"__doc__": objective.__doc__, "__module__": __name__}
+    documentation = {"__doc__": objective.__doc__, "__module__": __name__}
     return make_dataclass(
         f"{objective.__name__}Config",
         [(name, kind, field(default=default)) for name, (kind, default) in (view_settings | settings).items()],
         bases=(ExtractorConfig,),
-        namespace={"extractor": f"{objective.__name__}GradientsExtractor"} | names,
+        namespace={"extractor": f"{objective.__name__}GradientsExtractor"} | documentation,
         kw_only=True,
     )

@@ -21,7 +21,7 @@ class RefusedJoinError(FungiError):
 
 
 LISTED_CHARACTERS = 160
-"""Largest length of a list of names in a message. Only the number of further names is given."""
+"""Largest length of a list of names in a message. For more names, the message gives only their number."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> FungiError:

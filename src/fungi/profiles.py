@@ -1,4 +1,4 @@
-"""Profiles: `clean` is the method of the paper, `published` is the experiment code of the authors.
+"""Profiles: `clean` is the method of the paper, `published` is the method with the deviations of the published code.
 
 Each deviation that can change an accuracy is a switch (spec vision 10.4). The profile is part of the provenance of
 every file, so that features of different profiles are never joined.
@@ -89,8 +89,14 @@ DENSE_PROFILES = {
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """Published values of a segmentation setting: bank size, epochs, neighbours, temperature (spec dense 5)."""
+class SegmentationNumbers:
+    """Values of the numeric settings of segmentation (spec dense 5).
+
+    memory_size: number of patches in the bank; 0: every patch.
+    augmentation_epochs: number of augmented copies of each training image in the bank.
+    neighbours: number of neighbours that vote.
+    temperature: temperature of the votes.
+    """
 
     memory_size: int
     augmentation_epochs: int
@@ -98,5 +104,7 @@ class Numbers:
     temperature: float
 
 
-FULL = Numbers(memory_size=1_024_000, augmentation_epochs=1, neighbours=30, temperature=0.02)
-DATA_EFFICIENT = Numbers(memory_size=0, augmentation_epochs=8, neighbours=90, temperature=0.1)
+FULL = SegmentationNumbers(memory_size=1_024_000, augmentation_epochs=1, neighbours=30, temperature=0.02)
+"""Published values for all training images."""
+DATA_EFFICIENT = SegmentationNumbers(memory_size=0, augmentation_epochs=8, neighbours=90, temperature=0.1)
+"""Published values for a small number of training images."""

@@ -26,8 +26,8 @@ class Registry(Generic[Entry]):
     kind: word for an entry in messages.
     lazy: whether file names are the names of the entries (see the docstring of the module).
     common: modules without entries. Modules whose names start with an underscore have no entries either.
-    own: `module:function` of the function that creates an entry from the description of a user (`NAME=kind:PLACE`). The
-        function is imported at its first use.
+    own: `module:function` of the function that creates an entry for a user's own data or model, from a description
+        such as `NAME=folder:PATH`. The function is imported at its first use.
     """
 
     def __init__(
@@ -72,7 +72,10 @@ class Registry(Generic[Entry]):
         return self._entries[name]
 
     def own(self, description: str, *details: Any) -> Entry:
-        """Return the entry for the description of a user. Raises FungiError for an invalid description."""
+        """Return the entry for a user's description of own data or an own model.
+
+        details: further arguments of the function that creates the entry. Raises FungiError for an invalid description.
+        """
         module, _, function = self._own.partition(":")
         entry: Entry = getattr(importlib.import_module(module), function)(description, *details)
         return entry

@@ -91,7 +91,7 @@ def required(help: str, *, flag: str | None = None, within: Bounds | None = None
     return dataclasses.field(metadata=metadata)
 
 
-FEW = 8
+MAX_WITHOUT_HEADINGS = 8
 """Largest number of settings that help shows without headings."""
 
 
@@ -120,7 +120,7 @@ def build_parser(settings_type: type, *, program: str, description: str) -> argp
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     hints = type_hints(settings_type)
-    topics = [topic for topic in HEADINGS if len(fields) > FEW and topic in map(topic_of, fields)]
+    topics = [topic for topic in HEADINGS if len(fields) > MAX_WITHOUT_HEADINGS and topic in map(topic_of, fields)]
     groups = {topic: parser.add_argument_group(HEADINGS[topic]) for topic in topics}
     for field in fields:
         if field.metadata.get("flag") == "":

@@ -47,7 +47,8 @@ def converted(
                 f"{label(name)} takes {_in_words(hints[name], text)}, not {original!r}.{suggestion}"
             ) from None
         smallest, largest = bounds[name] or (-LARGEST, LARGEST)
-        for number in new_value if bounds[name] and isinstance(new_value, tuple) else (new_value,):
+        has_several_numbers = bounds[name] and isinstance(new_value, tuple)
+        for number in new_value if has_several_numbers else (new_value,):
             if isinstance(number, int | float) and not smallest <= number <= largest:  # also refuses nan
                 raise FungiError(f"{label(name)} has to be at least {smallest} and at most {largest}, not {number}.")
         converted_values[name] = new_value
@@ -80,9 +81,10 @@ def _converted_value(value: Any, hint: Any, text: bool) -> Any:
         return _converted_value(value, inner[0], text)
     if origin is tuple:
         values = value.split() if text and isinstance(value, str) else value
-        if not isinstance(values, tuple | list) or (inner[-1] is not ... and len(inner) != len(values)):
+        has_any_length = inner[-1] is ...  # the type is `tuple[X, ...]`
+        if not isinstance(values, tuple | list) or not (has_any_length or len(inner) == len(values)):
             raise TypeError
-        hints = inner[:1] * len(values) if inner[-1] is ... else inner
+        hints = inner[:1] * len(values) if has_any_length else inner
         return tuple(_converted_value(part, kind, text) for part, kind in zip(values, hints, strict=True))
     if text and hint in (int, float) and isinstance(value, str):
         with suppress(ValueError):

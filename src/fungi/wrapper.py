@@ -30,14 +30,14 @@ from fungi.library.arguments import (
     checked_configs,
     checked_device,
     checked_features,
+    checked_half_dtype,
     checked_images,
     checked_layers,
     checked_model,
     checked_projection,
-    half_dtype,
+    checked_whole_number,
     image_input_of,
     warn_of_class_scores,
-    whole_number,
     without_parallel,
 )
 from fungi.library.collection import decoding_workers, fit_reduction, log_cost, objective_name
@@ -79,7 +79,7 @@ class FUNGIWrapper:
     views_per_forward: number of views per forward pass; 0: choose it by the device.
     bias: whether to append the gradient of the layer's bias.
     views: `published` enlarges crops to `input_dim`; `native` does not enlarge crops, for a quarter of the forward
-        passes; `budget` also uses fewer crops, for an eighth.
+        passes; `budget` also uses fewer crops, for an eighth of the forward passes.
     compile: whether to compile the layers before the target layer with torch.compile. The first batch takes tens of
         seconds, and later batches are faster. Code for a GPU is stored in $TORCHINDUCTOR_CACHE_DIR or
         ~/.cache/fungi/compiled.
@@ -110,17 +110,17 @@ class FUNGIWrapper:
         self.extractor_configs = checked_configs(extractor_configs)
         if not self.extractor_configs and not include_embeddings:
             raise FungiError("no objective is given. Pass extractor_configs=[KLConfig(), ...].")
-        self.device, self.seed = checked_device(device), whole_number("seed", seed, 0)
+        self.device, self.seed = checked_device(device), checked_whole_number("seed", seed, 0)
         model, prefix = without_parallel(checked_model(model))
         self.layers = tuple(layer.removeprefix(prefix) for layer in checked_layers(target_layer))
         self.model = model.to(self.device)
-        self.dtype = half_dtype(fp16_dtype) if use_fp16 else torch.float32
-        whole_number("input_dim", input_dim, 1)
+        self.dtype = checked_half_dtype(fp16_dtype) if use_fp16 else torch.float32
+        checked_whole_number("input_dim", input_dim, 1)
         self.image_input = image_input or image_input_of(model, input_dim)
         if self.image_input.size != input_dim:
             raise FungiError(f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}.")
         self.include_embeddings, self.bias = include_embeddings, bias
-        self.views_per_forward = whole_number("views_per_forward", views_per_forward, 0)
+        self.views_per_forward = checked_whole_number("views_per_forward", views_per_forward, 0)
         self.views = views
         if views not in PLANS:
             raise unknown_name("choice of views", str(views), PLANS)
@@ -203,9 +203,9 @@ class FUNGIWrapper:
         return torch.cat(list(self.batches(as_samples(dataset), batch_size, num_workers)))
 
     def batches(self, samples: Samples, batch_size: Any, num_workers: Any = -1) -> Iterator[Float[Tensor, "b f"]]:
-        """Yield the features of each batch, on the CPU. The arguments are as for `extract`."""
-        whole_number("batch_size", batch_size, 1)
-        whole_number("num_workers", num_workers, -1)
+        """Yield the features of each batch, on the CPU. The other arguments are those of `extract`."""
+        checked_whole_number("batch_size", batch_size, 1)
+        checked_whole_number("num_workers", num_workers, -1)
         rows = row_batches(0, len(samples), batch_size)
         loaded = batches(
             samples,
@@ -231,7 +231,7 @@ class FUNGIWrapper:
 
         If `dim` is at least n or at least f, the PCA is skipped with a log message (spec vision 9.1).
         """
-        whole_number("dim", dim, 1)
+        checked_whole_number("dim", dim, 1)
         features = checked_features(data) if isinstance(data, Tensor | np.ndarray) else None
         width = sum(self.parts.values())
         if features is not None and features.shape[1] != width:
@@ -317,6 +317,7 @@ class FUNGIWrapper:
         return [embedding_feature(float32_engine, self.engine, self.image_input.views("plain")), *gradients]
 
     def _generators(self) -> list[ViewGenerator]:
+        """Return the view generators of the features, without duplicates."""
         return list({feature.views.identity: feature.views for feature in self._computed_features}.values())
 
     @default_torch_settings()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fungi.ablations.ablate import NAMES, AblateSettings
-from fungi.ablations.catalogue import ABLATIONS, nested
+from fungi.ablations.catalogue import ABLATIONS, nested_combinations
 from fungi.ablations.variations import FewerRows, VariationRunner
 from fungi.commands import COMMANDS
 from fungi.data.base import open_split, resolve_dataset
@@ -166,7 +166,7 @@ def test_published_tables_are_complete(identifier: str) -> None:
 
 
 def test_nested_combinations_add_one_feature_at_a_time() -> None:
-    assert nested(["kl", "dino"]) == [["embeddings"], ["embeddings", "kl"], ["embeddings", "kl", "dino"]]
+    assert nested_combinations(["kl", "dino"]) == [["embeddings"], ["embeddings", "kl"], ["embeddings", "kl", "dino"]]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_backbones_are_compared_by_their_best_combinations(task, title, tmp_path
     (path,) = [path for path in draw_figures(tmp_path, [], [], tables) if path.name.startswith("backbones")]
     assert path.read_bytes().startswith(PNG_START)
     calls = []
-    monkeypatch.setattr("fungi.report.gallery.compared_dots", lambda _, **arguments: calls.append(arguments))
+    monkeypatch.setattr("fungi.report.gallery.draw_compared_dots", lambda _, **arguments: calls.append(arguments))
     draw_figures(tmp_path, [], [], tables)
     (arguments,) = calls
     embeddings, best = arguments["series"]
@@ -129,7 +129,7 @@ def test_figures_of_ablations_are_drawn(tmp_path, monkeypatch):
     def record_call(_path, title, **arguments):
         calls.append((title, arguments.get("series", arguments.get("values")), arguments))
 
-    for kind in ("curves", "dots"):
+    for kind in ("draw_curves", "draw_dots"):
         monkeypatch.setattr(f"fungi.report.ablation_figures.{kind}", record_call)
     draw_figures(tmp_path, records, [], [])
     by_title = {(title, arguments.get("y_axis")): (data, arguments) for title, data, arguments in calls}

@@ -12,7 +12,7 @@ import pytest
 from fungi.report import write_report
 from fungi.report.cells import ResultRecord
 from fungi.report.facts import Setting, as_facts
-from fungi.report.figures import Series, compared_dots, curves, dots, sorted_differences
+from fungi.report.figures import Series, draw_compared_dots, draw_curves, draw_dots, draw_sorted_differences
 from fungi.report.page import Entry, sortable_table, text_entry
 from fungi.report.summary import MAX_SINGLE_CASES, comparison_with_published, findings
 from fungi.report.words import feature_in_words, protocol_in_words, task_in_words
@@ -135,8 +135,8 @@ def test_bars_start_at_zero_and_dots_have_no_bars(tmp_path: Path, monkeypatch: p
 
     figures = []
     monkeypatch.setattr(pyplot, "close", figures.append)
-    dots(tmp_path / "a.png", "", {"embeddings": (70.0, None), "kl": (71.0, 0.4)}, "embeddings")
-    sorted_differences(tmp_path / "b.png", "", [Series("kl", [], [3.0, -1.0])], "points", ["cat", "dog"])
+    draw_dots(tmp_path / "a.png", "", {"embeddings": (70.0, None), "kl": (71.0, 0.4)}, "embeddings")
+    draw_sorted_differences(tmp_path / "b.png", "", [Series("kl", [], [3.0, -1.0])], "points", ["cat", "dog"])
     (axes_with_dots,), (axes_with_bars,) = (figure.axes for figure in figures)
     monkeypatch.undo()
     assert not axes_with_dots.patches
@@ -152,9 +152,9 @@ def test_axes_and_error_bars_of_percentages_end_at_100(tmp_path: Path, monkeypat
     figures = []
     monkeypatch.setattr(pyplot, "close", figures.append)
     series = Series("kl", [0, 1], [98.0, 100.0], [3.0, 7.0])
-    dots(tmp_path / "a.png", "", {"embeddings": (98.0, 3.0), "kl": (100.0, 7.0)}, "embeddings")
-    compared_dots(tmp_path / "b.png", "", ["first", "second"], [series])
-    curves(tmp_path / "c.png", "", [series], x_axis="block")
+    draw_dots(tmp_path / "a.png", "", {"embeddings": (98.0, 3.0), "kl": (100.0, 7.0)}, "embeddings")
+    draw_compared_dots(tmp_path / "b.png", "", ["first", "second"], [series])
+    draw_curves(tmp_path / "c.png", "", [series], x_axis="block")
     monkeypatch.undo()
     (axes_of_dots,), (axes_of_groups,), (axes_of_curves,) = (figure.axes for figure in figures)
     for axes in (axes_of_dots, axes_of_groups):

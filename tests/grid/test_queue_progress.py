@@ -54,7 +54,7 @@ def test_a_failed_squeue_does_not_count_as_an_empty_queue(
     words = ["--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi"]
     status(capsys, *words)
     queue = Queue.ask()
-    assert not queue.known
+    assert not queue.is_known
     assert "Unable to contact slurm controller" in queue.failure
     assert COMMANDS["submit"].main([*words, "--missing"]) == 2
     assert "squeue failed (slurm_load_jobs error: Unable to contact" in capsys.readouterr().err
@@ -108,4 +108,4 @@ def test_a_merge_that_waits_for_a_failed_shard_does_not_count_as_queued(grid: Gr
     progress_by_job = {grid_job.job.name: progress for grid_job, progress in progress_of_jobs(grid, jobs, Queue(lines))}
     assert [p.state for p in progress_by_job["grads_kl_multi"]] == ["failed", "running"]
     (merge,) = progress_by_job["merge"]
-    assert (merge.state, merge.job, merge.blocked) == ("missing", "", "8_0")
+    assert (merge.state, merge.job, merge.blocked_job) == ("missing", "", "8_0")

@@ -12,7 +12,7 @@ import pytest
 import fungi
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.settings import FEW, HEADINGS, build_parser, flag_of, parse, topic_of
+from fungi.settings import HEADINGS, MAX_WITHOUT_HEADINGS, build_parser, flag_of, parse, topic_of
 
 
 def _settings_classes() -> list[type]:
@@ -110,7 +110,8 @@ def test_help_shows_each_setting_once_under_its_topic() -> None:
             flags = [re.search(rf"^  {flag_of(field)}[ ,\n]", text, re.MULTILINE) for field in fields]
             assert all(flags), command.name
             headings = [line.removesuffix(":") for line in text.splitlines() if re.fullmatch(r"[a-z].*:", line)]
-            expected = {HEADINGS[topic_of(field)] for field in fields} if len(fields) > FEW else set()
+            has_headings = len(fields) > MAX_WITHOUT_HEADINGS
+            expected = {HEADINGS[topic_of(field)] for field in fields} if has_headings else set()
             assert set(headings) - {"options"} == expected, command.name
 
 

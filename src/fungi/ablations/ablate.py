@@ -75,12 +75,12 @@ def run(settings: AblateSettings) -> list[dict[str, Any]]:
     from fungi.results.result_file import Run
 
     runner, contents = VariationRunner(settings), []
-    for single in settings.single_ablations:
-        entry = Run(label={}, features=runner.provenances())
-        result = single.open_result([entry])
+    for settings_of_ablation in settings.single_ablations:
+        result_run = Run(label={}, features=runner.provenances())
+        result = settings_of_ablation.open_result([result_run])
         if not result.complete:
-            table = ABLATIONS[single.ablation[0]](runner)
-            entry.results, result.facts = table.results(), table.facts()
+            table = ABLATIONS[settings_of_ablation.ablation[0]](runner)
+            result_run.results, result.facts = table.results(), table.facts()
             result.finish()
         contents.append(result.content())
         heading = f"{runner.context.backbone.spec.label} on {runner.context.dataset.name}, {runner.metric}, %"

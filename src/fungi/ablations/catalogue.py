@@ -32,7 +32,7 @@ def ablation(name: str) -> Callable[[Ablation], Ablation]:
     return register
 
 
-def nested(names: Sequence[str]) -> list[list[str]]:
+def nested_combinations(names: Sequence[str]) -> list[list[str]]:
     """Return the combinations of the paper's tables: embeddings, embeddings with the first objective, and so on."""
     return [[EMBEDDINGS, *names[:count]] for count in range(len(names) + 1)]
 
@@ -40,7 +40,7 @@ def nested(names: Sequence[str]) -> list[list[str]]:
 @ablation("projections")
 def projections(runner: VariationRunner) -> AblationTable:
     """Compare kinds of the random projection (author response, table 29)."""
-    kinds, combinations = ("binary", "gaussian", "sparse"), nested(runner.settings.objective)
+    kinds, combinations = ("binary", "gaussian", "sparse"), nested_combinations(runner.settings.objective)
     table = AblationTable(
         "kind of the projection matrix", kinds, ["+".join(names) for names in combinations], published=("rebuttal-29",)
     )
@@ -58,7 +58,7 @@ def reductions(runner: VariationRunner) -> AblationTable:
     """Compare no reduction, PCA and random projections of the concatenated feature (author response, table 23)."""
     columns: dict[str, ReductionKind] = {"no-reduction": "none", "pca": "pca"}
     columns |= {"random-binary": "binary", "random-gaussian": "gaussian", "random-sparse": "sparse"}
-    combinations = nested(runner.settings.objective)
+    combinations = nested_combinations(runner.settings.objective)
     rows = ["+".join(names) for names in combinations]
     table = AblationTable("reduction of the concatenated feature", list(columns), rows, published=("rebuttal-23",))
     for seed in runner.settings.all_seeds:
@@ -119,7 +119,7 @@ def multi_layer(runner: VariationRunner) -> AblationTable:
 def views(runner: VariationRunner) -> AblationTable:
     """Compare accuracy and speed for several numbers of patches of SimCLR (figure 12)."""
     grids_and_scales = [(2, 1), (2, 2), (2, 3), (2, 4), (2, 6)]
-    rows = {f"{_patches(runner, *options)} views": options for options in grids_and_scales}
+    rows = {f"{_patches(runner, grid, scale)} views": (grid, scale) for grid, scale in grids_and_scales}
     table = AblationTable("SimCLR gradient alone, by number of patches", ["accuracy", IMAGES_PER_SECOND], list(rows))
     table.notes.append("the paper shows these values only in figure 12.")
     table.notes.append(f"speed on {runner.context.device}, without decoding.")
@@ -135,15 +135,12 @@ def views(runner: VariationRunner) -> AblationTable:
 @ablation("heads")
 def heads(runner: VariationRunner) -> AblationTable:
     """Compare normalisation and projection before the loss (table 6), and DINO's heads and augmentation (table 15)."""
-    variants: dict[str, tuple[str, tuple[str, ...]]] = {}
+    variants: dict[str, tuple[str, tuple[str, ...]]] = {}  # row -> objective and its options
     for objective in runner.settings.objective:
         for normalize in (False, True):
             for project in (False, True):
-                options: tuple[str, ...] = (f"{objective}.normalize={normalize}", f"{objective}.project={project}")
-                variants[f"{objective}, norm {_yes_or_no(normalize)}, projection {_yes_or_no(project)}"] = (
-                    objective,
-                    options,
-                )
+                row = f"{objective}, norm {_yes_or_no(normalize)}, projection {_yes_or_no(project)}"
+                variants[row] = (objective, (f"{objective}.normalize={normalize}", f"{objective}.project={project}"))
     if "dino" in runner.settings.objective:
         variants["dino, shared heads"] = ("dino", ("dino.shared_head=True",))
         variants["dino, full augmentation"] = ("dino", ("dino.augmentation=dino",))
@@ -160,7 +157,7 @@ def heads(runner: VariationRunner) -> AblationTable:
 @ablation("raw")
 def raw(runner: VariationRunner) -> AblationTable:
     """Compare raw and projected gradients of the weight, without bias and PCA (author response, table 28)."""
-    size = runner.settings.projection_dim or 768
+    size = runner.settings.projection_dim or 768  # by default the size in table 28
     rows: dict[str, Changes] = {
         "raw gradient": {"projection_kind": NO_PROJECTION, "projection_dim": 0},
         f"projected to {size}": {"projection_dim": size},
@@ -197,7 +194,7 @@ def throughput(runner: VariationRunner) -> AblationTable:
 
 @ablation("times")
 def times(runner: VariationRunner) -> AblationTable:
-    """Measure three times: of a projection, of fitting PCA, and of applying PCA to the train rows (author response)."""
+    """Measure the time of a projection, of fitting PCA, and of applying PCA to the train rows (author response)."""
     if runner.settings.projection_kind == NO_PROJECTION:
         raise FungiError(f"--ablation times measures a projection: remove --projection-kind {NO_PROJECTION}.")
     names = (EMBEDDINGS, *runner.settings.objective)
@@ -250,6 +247,7 @@ def _table_of_gradients(runner: VariationRunner, title: str, rows: dict[str, Cha
 def _score_of_gradient(
     runner: VariationRunner, label: str, seed: int, objective: str, options: tuple[str, ...]
 ) -> float:
+    """Return the kNN score of a single gradient. label: name of the folder. options: options of the objective."""
     features = runner.gradients(label, seed, objective=(objective,), set=options)
     return runner.score(features, [objective])
 

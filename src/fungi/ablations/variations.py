@@ -114,15 +114,18 @@ class VariationRunner:
     def score(
         self, features: Variation, names: Sequence[str], reduction: ReductionKind = "pca", seed: int = 42
     ) -> float:
-        """Return the kNN score of a combination of features, in the metric of the dataset."""
+        """Return the kNN score of a combination of features, in the metric of the dataset.
+
+        seed: seed of a random reduction; PCA does not use it.
+        """
         arrays = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
-        train, test = (self._reduced(arrays, split, reduction, seed) for split in SPLITS)
+        train, test = (self._reduced_rows(arrays, split, reduction, seed) for split in SPLITS)
         labels = {split: self._labels(split) for split in SPLITS}
         predictions = knn_predictions(in_memory(train), labels["train"], test, self.settings.k)
         return classification_scores(predictions, labels["test"])[self.metric]
 
     def images_per_second(self, label: str, **changes: Any) -> float:
-        """Return the speed of the extraction on test images, after a warm-up and without decoding.
+        """Return the speed of the extraction on at most 16 test images, after a warm-up and without decoding.
 
         The speed is measured for the objective in `changes`. Without changes, it is measured for the embeddings.
         """
@@ -131,7 +134,7 @@ class VariationRunner:
         feature = gradient_features(context.settings, context)[0] if changes else embedding_feature(context)
         samples = context.open_split("test").take(range(min(16, len(context.open_split("test")))))
         batch = next(batches(samples, [feature.views], [range(len(samples))], seed=self.settings.seed, num_workers=0))
-        for _ in range(2):
+        for _ in range(2):  # the first pass is the warm-up
             start = time.perf_counter()
             arrays = compute(batch, [feature])[feature.name]
             float(next(iter(arrays.values())).sum())  # waits for the device
@@ -140,9 +143,9 @@ class VariationRunner:
     def queries_per_second(self, features: Variation, names: Sequence[str]) -> float:
         """Return the speed of kNN on the test rows, after a warm-up, with reduced features in memory."""
         arrays = {split: {name: features.arrays[split][name] for name in names} for split in SPLITS}
-        train, test = (self._reduced(arrays, split, "pca", self.settings.seed) for split in SPLITS)
+        train, test = (self._reduced_rows(arrays, split, "pca", self.settings.seed) for split in SPLITS)
         labels = self._labels("train")
-        for _ in range(2):
+        for _ in range(2):  # the first pass is the warm-up
             start = time.perf_counter()
             knn_predictions(in_memory(train), labels, test, self.settings.k)
         return len(test) / (time.perf_counter() - start)
@@ -208,7 +211,7 @@ class VariationRunner:
     def _labels(self, split: str) -> Integer[np.ndarray, " n"]:
         return self.context.open_split(split).targets
 
-    def _reduced(
+    def _reduced_rows(
         self, arrays: dict[str, dict[str, FeatureArray]], split: str, reduction: ReductionKind, seed: int
     ) -> Float[Tensor, "n r"]:
         """Return the concatenated and reduced rows of a split. PCA is fitted on the train rows.
@@ -225,11 +228,11 @@ class VariationRunner:
         if reduction in ("pca", "none") or dim >= size:
             return rows
         matrix = draw_projection(dim, size, kind=reduction, seed=seed).dense(device)
-        return rows @ matrix.T * dim**-0.5
+        return rows @ matrix.T * dim**-0.5  # this factor keeps the expected squared length of a row
 
 
 def _milliseconds(work: Callable[[], Tensor], *, repeats: int) -> float:
-    """Return the mean time of `work` after a warm-up."""
+    """Return the mean time of `work` over `repeats` calls after a warm-up. The result of `work` is on the device."""
     float(work().sum())  # reading a number waits for the device
     start = time.perf_counter()
     for _ in range(repeats):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 from fungi.backbones.base import BACKBONES
@@ -55,8 +56,7 @@ def _backbones() -> Iterator[tuple[str, ...]]:
 def _objectives() -> Iterator[tuple[str, ...]]:
     yield ("objective", "what it does")
     for name in OBJECTIVES:
-        module = __import__(OBJECTIVES[name].__module__, fromlist=["__doc__"])
-        summary = (module.__doc__ or " ").splitlines()[0]
+        summary = (import_module(OBJECTIVES[name].__module__).__doc__ or " ").splitlines()[0]
         yield name, re.sub(r" \(spec .*?\)", "", summary)  # without the source, which is for readers of the code
 
 

@@ -11,8 +11,8 @@ from fungi.runtime.streams import flush_output, output_failed, prepare_streams, 
 USAGE = """usage: fungi COMMAND [--flag ...]
        fungi COMMAND --help       flags of a command
        fungi --version"""
-SECOND_WORDS = {"demo": ("vision",)}
-"""Second words that have no effect: `fungi demo vision` is the same as `fungi demo`."""
+IGNORED_SECOND_WORDS = {"demo": ("vision",)}
+"""First word -> second words without effect: `fungi demo vision` is the same as `fungi demo`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +50,8 @@ def _command_of(words: list[str]) -> tuple[Command | None, list[str]]:
     for command in COMMANDS.values():
         if len(command.words) == 2 and tuple(words[:2]) == command.words:
             return command, words[2:]
-    second_word = words[1:2] and words[1] in SECOND_WORDS.get(words[0], ())
-    return COMMANDS.get(words[0]), words[2 if second_word else 1 :]
+    is_ignored = len(words) > 1 and words[1] in IGNORED_SECOND_WORDS.get(words[0], ())
+    return COMMANDS.get(words[0]), words[2 if is_ignored else 1 :]
 
 
 def _help_of_groups(commands: Iterable[Command]) -> Iterator[str]:

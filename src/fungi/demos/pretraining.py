@@ -26,6 +26,7 @@ Finished parts are kept, so a second run takes seconds."""
 
 DATASET, BACKBONE = "patterns", "udi-micro"
 BANK, NEIGHBOURS = 512, 10
+"""Number of images per split, and number of neighbours, for the weighted kNN."""
 OBJECTIVES = ("kl", "dino", "simclr")
 FEWER_PATCHES = ("simclr.stride_scale=2",)
 """9 patches per image, because the images have only 32 x 32 pixels."""
@@ -52,7 +53,7 @@ def run(settings: DemoUdiSettings) -> dict[str, Any]:
     scores = weighted_knn_scores(training)
     print("\n== gradients of the pretrained network", flush=True)
     results = extract_and_evaluate(settings, training)
-    pictures = draw(settings, training)
+    pictures = draw_pictures(settings, training)
     _print_tables(scores, results)
     checkpoint = training.output_dir / "checkpoint.pth"
     places = {
@@ -155,7 +156,7 @@ def extract_and_evaluate(settings: DemoUdiSettings, training: PretrainSettings) 
     return evaluate(KnnSettings(**shared, root=(settings.root,)))
 
 
-def draw(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
+def draw_pictures(settings: DemoUdiSettings, training: PretrainSettings) -> list[Path]:
     """Draw the losses per epoch, and the attention maps of the class tokens for eight test images. Return the files."""
     import math
 

@@ -40,12 +40,12 @@ def run(settings: DemoSegmentationSettings) -> None:
     """Segment the scenes, print the tables and draw the picture."""
     started = perf_counter()
     shared: dict[str, Any] = {"memory_size": MEMORY_SIZE, "device": settings.device, "batch_size": 16}
-    jobs = [
+    settings_of_seeds = [
         SegmentSettings(root=root, seed=seed, **shared)
         for root, seed in zip(settings.roots, settings.seeds, strict=True)
     ]
-    results = [segment(job)["results"] for job in jobs]
-    picture = _draw(jobs[0], settings.root / "scenes.png")
+    results = [segment(settings_of_seed)["results"] for settings_of_seed in settings_of_seeds]
+    picture = _draw(settings_of_seeds[0], settings.root / "scenes.png")
     content: dict[str, Any] = {"results": results[0]}
     if len(results) > 1:
         content = {"results": summary_of_runs(results), "runs": results}
@@ -64,7 +64,7 @@ def run(settings: DemoSegmentationSettings) -> None:
     print_places(places, started)
 
 
-def _draw(job: Any, path: Path) -> Path:
+def _draw(settings: SegmentSettings, path: Path) -> Path:
     """Draw a column for each scene: the scene, its true mask, and the predicted masks. Return the file."""
     import matplotlib
 
@@ -75,16 +75,17 @@ def _draw(job: Any, path: Path) -> Path:
 
     from fungi.segmentation.evaluation import prepare
 
-    segmentation = prepare(job)
+    segmentation = prepare(settings)
     assert segmentation.test.mask is not None
     masks = [segmentation.test.mask(row) for row in range(len(segmentation.test))]
+    # For each class, the first scene in which no other class has a larger number.
     rows = [next(row for row, mask in enumerate(masks) if mask.max() == label) for label in PICTURE_CLASSES]
     samples = segmentation.reader(segmentation.test.take(rows)).scenes
     scenes = [samples.load(row) for row in range(len(rows))]
     views = segmentation.extractor.views
     batch = views.collate([views.prepare(scene) for scene in scenes])
     images_by_title: dict[str, Any] = {"scene": [scene.image for scene in scenes], "truth": batch["mask"].numpy()}
-    for feature in job.features:
+    for feature in settings.features:
         features, predictor = segmentation.predictor(feature)
         images_by_title[feature] = predictor(features(batch))
     lines, columns = len(images_by_title), len(rows)

@@ -12,6 +12,7 @@ from fungi.demos.runner import SHOTS, DemoSettings, print_places
 from fungi.extraction import extract_gradients
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.report import write_report
+from fungi.results.result_file import runs_of
 from fungi.results.text import aligned, print_gain_table
 from fungi.runtime.cores import usable_cores
 from fungi.runtime.log import logger
@@ -31,6 +32,8 @@ SPLITS = ("train", "test")
 SMALLER_VIEWS = PLANS[1:]
 """View plans that are compared with the published plan, only for the first seed."""
 MOST_WORKERS = 8  # a worker needs about 1 GB of memory
+DRAWN_QUERIES = 6
+"""Largest number of test images in the picture of neighbours."""
 
 
 def run(settings: DemoSettings) -> None:
@@ -64,31 +67,32 @@ def _extract(settings: DemoSettings) -> None:
     """
     from fungi.runtime.device import choose_device
 
-    jobs = [*_extractions(settings), *_extractions_of_smaller_views(settings)]
-    workers = min(len(jobs), usable_cores(), MOST_WORKERS)
+    extractions = [*_extractions(settings), *_extractions_of_smaller_views(settings)]
+    workers = min(len(extractions), usable_cores(), MOST_WORKERS)
     if workers == 1 or choose_device(settings.device).type != "cpu":
-        for job in jobs:
-            _extract_and_time(job)
+        for extraction in extractions:
+            _extract_and_time(extraction)
         return
-    print(f"{len(jobs)} runs, {workers} at a time", flush=True)
+    print(f"{len(extractions)} runs, {workers} at a time", flush=True)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
-        jobs_by_future = {pool.submit(_extract_and_time, job): job for job in jobs}
-        for future in as_completed(jobs_by_future):
+        extraction_of = {pool.submit(_extract_and_time, extraction): extraction for extraction in extractions}
+        for future in as_completed(extraction_of):
             future.result()
-            job = jobs_by_future[future]
-            print(f"seed {job.seed}, {job.views} views: {job.split[0]} is done", flush=True)
+            extraction = extraction_of[future]
+            print(f"seed {extraction.seed}, {extraction.views} views: {extraction.split[0]} is done", flush=True)
 
 
-def _extract_and_time(job: GradientSettings) -> None:
+def _extract_and_time(extraction: GradientSettings) -> None:
     """Extract features, and write the processor seconds next to them, unless an earlier run has written the seconds."""
-    path = _seconds_file(job.root, job.split[0])
+    path = _seconds_file(extraction.root, extraction.split[0])
     started = process_time()
-    extract_gradients.run(job)
+    extract_gradients.run(extraction)
     if not path.exists():
         path.write_text(f"{process_time() - started:.1f}")
 
 
 def _seconds_file(root: Path, split: str) -> Path:
+    """Return the file with the processor seconds of the extraction of a split."""
     return root / f"seconds-{split}.txt"
 
 
@@ -112,8 +116,12 @@ def _extractions(settings: DemoSettings) -> list[GradientSettings]:
 
 def _extractions_of_smaller_views(settings: DemoSettings) -> list[GradientSettings]:
     """Return the extraction settings of the first seed for views at their own size. Each plan has its own folder."""
-    jobs = [job for job in _extractions(settings) if job.seed == settings.seeds[0]]
-    return [replace(job, root=settings.root / f"{plan}-views", views=plan) for plan in SMALLER_VIEWS for job in jobs]
+    extractions = [extraction for extraction in _extractions(settings) if extraction.seed == settings.seeds[0]]
+    return [
+        replace(extraction, root=settings.root / f"{plan}-views", views=plan)
+        for plan in SMALLER_VIEWS
+        for extraction in extractions
+    ]
 
 
 def _print_view_plans(settings: DemoSettings, published: dict[str, Any]) -> None:
@@ -135,7 +143,7 @@ def _print_view_plans(settings: DemoSettings, published: dict[str, Any]) -> None
     for plan in PLANS:
         root = settings.roots[0] if plan == PLANS[0] else settings.root / f"{plan}-views"
         if plan == PLANS[0]:
-            result = published.get("runs", [published])[0]["results"][combination]
+            result = runs_of(published)[0]["results"][combination]
         else:
             result = evaluate(KnnSettings(root=(root,), device=settings.device))["results"][combination]
         # Only the views are used, so the size of the embedding and the seed do not matter.
@@ -150,6 +158,7 @@ def _print_view_plans(settings: DemoSettings, published: dict[str, Any]) -> None
 
 
 def _knn(settings: DemoSettings, shots: int | None) -> dict[str, Any]:
+    """Return the kNN result over all seeds. shots: number of train rows per class; None for all rows."""
     from fungi.scoring.knn_concat import KnnSettings
     from fungi.scoring.knn_concat import run as evaluate
 
@@ -172,16 +181,16 @@ def _draw_neighbours(settings: DemoSettings, result: dict[str, Any]) -> Path:
     from fungi.report.neighbours import draw_neighbours
 
     combination = "+".join(FEATURES)
-    first_run = result.get("runs", [result])[0]["results"]
+    first_run = runs_of(result)[0]["results"]
     predictions = zip(first_run[FEATURES[0]]["predictions"], first_run[combination]["predictions"], strict=True)
-    rows = [row for row, (with_embeddings, with_all) in enumerate(predictions) if with_embeddings != with_all][:6]
+    rows = [row for row, (with_embeddings, with_all) in enumerate(predictions) if with_embeddings != with_all]
     train, test = (open_split("digits", split, Path()) for split in SPLITS)
     path = settings.root / "neighbours.png"
     draw_neighbours(
         path,
-        query=test.load,
-        candidate=train.load,
-        rows=rows or [0],
+        query_image=test.load,
+        candidate_image=train.load,
+        rows=rows[:DRAWN_QUERIES] or [0],  # a figure needs at least one row
         neighbours={"embeddings": _nearest(settings, FEATURES[:1]), combination: _nearest(settings, FEATURES)},
         query_labels=test.targets.astype("int64"),
         candidate_labels=train.targets.astype("int64"),

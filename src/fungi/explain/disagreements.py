@@ -10,6 +10,7 @@ import numpy as np
 from fungi.data.base import Samples, resolve_dataset
 from fungi.errors import FungiError, unknown_name
 from fungi.profiles import choose_profile
+from fungi.results.result_file import runs_of
 from fungi.runtime.log import logger
 from fungi.store.reading import read_class_names, read_sample_ids
 
@@ -45,7 +46,7 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
 
     Raises FungiError if the result has no predictions.
     """
-    results = (content.get("runs") or [content])[0]["results"]
+    results = runs_of(content)[0]["results"]
     predictions = {name: scores["predictions"] for name, scores in results.items() if "predictions" in scores}
     targets = np.array(content.get("test_targets", []))
     if len(predictions) == 1 and len(targets):

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import NamedTuple
 
 from fungi.errors import FungiError
 
 PARTIAL, FIRST, ELEMENT, SLOT = "FUNGI_PARTIAL", "FUNGI_FIRST", "FUNGI_ELEMENT", "FUNGI_SLOT"
+"""Environment variables of the tasks of an array (`chosen_indices`)."""
 MAX_ARRAY = 1000
 """Largest number of tasks in an array, unless SLURM's MaxArraySize is smaller (its default is 1001)."""
 _NAMES = ("JOB_ID", "TASK_ID", "TASK_COUNT", "TASK_MIN", "TASK_MAX")
@@ -55,7 +57,7 @@ class ArrayShape:
         return first if self.slot is None else first | {SLOT: str(self.slot)}
 
 
-WHOLE_ARRAY = ArrayShape()
+ONE_ELEMENT_PER_TASK = ArrayShape()
 
 
 def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places: Sequence[Place] = ()) -> list[int]:
@@ -82,25 +84,25 @@ def chosen_indices(environ: Mapping[str, str], count: int, pack: int = 1, places
             f"some variables of a SLURM array are set, but not {', '.join(absent)}. Submit with sbatch --array, "
             "or unset all SLURM_ARRAY_* to run all elements of the grid in sequence."
         )
-    index, size, low, high = (_number(f"SLURM_ARRAY_{name}", variables[name]) for name in _NAMES[1:])
+    task, size, low, high = (_number(f"SLURM_ARRAY_{name}", variables[name]) for name in _NAMES[1:])
     first = _number(FIRST, environ.get(FIRST, "0"))
     if SLOT in environ:
-        return _indices_of_pair(ArrayShape(first, pack, _number(SLOT, environ[SLOT])), index, places)
-    tasks = -(-count // pack)
+        return _indices_of_pair(ArrayShape(first, pack, _number(SLOT, environ[SLOT])), task, places)
+    tasks = ceil(count / pack)
     command = f"sbatch --array={array_text(range(tasks))}"
     units = "elements" if pack == 1 else f"packs of {pack} elements"
     if first + high >= tasks:
         raise FungiError(f"the array goes up to index {first + high}, but the grid has {tasks} {units}. Use {command}.")
-    if not (low <= index <= high and 1 <= size <= high - low + 1):
+    if not (low <= task <= high and 1 <= size <= high - low + 1):
         raise FungiError(
-            f"the variables of the SLURM array contradict each other: task {index} of {size}, from {low} to {high}."
+            f"the variables of the SLURM array contradict each other: task {task} of {size}, from {low} to {high}."
         )
     if size < tasks and environ.get(PARTIAL) != "1":
         raise FungiError(
             f"the array has {size} tasks, but the grid has {tasks} {units}. Use {command}, or `fungi submit`. "
             f"Set {PARTIAL}=1 to run only a part of the grid."
         )
-    return [index for index in ArrayShape(first, pack).elements(index) if index < count]
+    return [index for index in ArrayShape(first, pack).elements(task) if index < count]
 
 
 def _indices_of_pair(shape: ArrayShape, task: int, places: Sequence[Place]) -> list[int]:
@@ -140,6 +142,7 @@ def chunks(indices: Iterable[int], largest: int = MAX_ARRAY) -> list[tuple[int, 
 
 
 def _number(name: str, text: str | None) -> int:
+    """Return the number in a variable. Raises FungiError for any other text."""
     if text is None or not text.isdecimal():
         raise FungiError(f"{name} is {text!r}, not a number.")
     return int(text)

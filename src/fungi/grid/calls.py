@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fungi.backbones.base import resolve_backbone
-from fungi.commands import COMMANDS, STAGES, grid_command
+from fungi.commands import COMMANDS, STAGES, Stage, grid_command
 from fungi.errors import FungiError
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import Element, GridCall, arguments, elements_of
@@ -18,6 +18,8 @@ from fungi.grid.submission import CHAINED, GridJob, jobs_in_grid
 from fungi.views.plans import PUBLISHED
 
 Jobs = Sequence[tuple[JobFile, GridCall]]
+EARLIER_STAGES: dict[Stage, Stage] = {"merge": "extraction", "report": "evaluation"}
+"""Stage -> the earlier stage whose files it assembles (merge) or shows (report)."""
 
 
 def call_of(words: Sequence[str], grid: Grid, *, landmarks: bool = False) -> GridCall:
@@ -72,6 +74,7 @@ class ElementSettings:
             raise FungiError(f"{error} In {self._job.path}, for {element}.") from None
 
     def _settings(self, element: Element) -> Any:
+        """Return the parsed settings of the first element, or a changed copy. Matrices (`projection`) are parsed."""
         if self._template is None or self._call.command == "projection":
             self._template = COMMANDS[self._call.command].parse(command_line(element, self._call, self._grid))
             return self._template
@@ -90,7 +93,10 @@ class ElementSettings:
 
 def command_line(element: Element, call: GridCall, grid: Grid) -> list[str]:
     """Return the arguments of the command for an element."""
-    return [*call.flags, *(_matrix(element, grid) if call.command == "projection" else arguments(element, call, grid))]
+    return [
+        *call.flags,
+        *(_projection_flags(element, grid) if call.command == "projection" else arguments(element, call, grid)),
+    ]
 
 
 def chosen_jobs(
@@ -107,7 +113,7 @@ def chosen_jobs(
     files = [job for job in files if grid_command(job.words[0]).stage in stages]
     calls = [(job, call_of(job.words, grid, landmarks=job.landmarks)) for job in files]
     if not names:
-        calls = [(job, call) for job, call in calls if Records(grid.root, call).any()]
+        calls = [(job, call) for job, call in calls if Records(grid.root, call).has_attempts()]
     return [(job, call_of_job(job, grid)) for job, _ in calls] if check else calls
 
 
@@ -115,7 +121,7 @@ def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], 
     """Return the files that the jobs of a stage have to write, by pair of backbone and dataset."""
     jobs_of_stage = [(job, call) for job, call in jobs if call.stage == stage]
     return _by_pair(
-        [_expected(ElementSettings(job, call, grid), elements_of(grid, call)) for job, call in jobs_of_stage]
+        [_files_by_element(ElementSettings(job, call, grid), elements_of(grid, call)) for job, call in jobs_of_stage]
     )
 
 
@@ -124,9 +130,9 @@ def _by_pair(expected: Sequence[Mapping[Element, ExpectedFiles]]) -> dict[tuple[
     files: dict[tuple[str, str], dict[Path, None]] = {}
     for by_element in expected:
         # All shards of a split have the same files.
-        by_split = {(*element.pair, element.split): of_element for element, of_element in by_element.items()}
-        for (backbone, dataset, _), of_split in by_split.items():
-            files.setdefault((backbone, dataset), {}).update(dict.fromkeys(of_split.paths))
+        by_split = {(*element.pair, element.split): element_files for element, element_files in by_element.items()}
+        for (backbone, dataset, _), files_of_split in by_split.items():
+            files.setdefault((backbone, dataset), {}).update(dict.fromkeys(files_of_split.paths))
     return {pair: list(paths) for pair, paths in files.items()}
 
 
@@ -143,18 +149,18 @@ def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[GridJob
     for grid_job in jobs_in_grid(grid, jobs):
         call, elements = grid_job.call, grid_job.elements
         settings_of = ElementSettings(grid_job.job, call, grid)
-        if earlier_stage := {"merge": "extraction", "report": "evaluation"}.get(call.stage):
+        if earlier_stage := EARLIER_STAGES.get(call.stage):
             settings_of(elements[0])  # checks the flags
             files = _by_pair(expected.get(earlier_stage, []))
             by_element = {element: ExpectedFiles(files_of(files, element.pair)) for element in elements}
         else:
-            by_element = _expected(settings_of, elements)
+            by_element = _files_by_element(settings_of, elements)
         expected.setdefault(call.stage, []).append(by_element)
         job_progress.append((grid_job, progress_of(grid, call, by_element, queue, elements, grid_job.places)))
     return _without_blocked(job_progress)
 
 
-def _expected(settings_of: ElementSettings, elements: Sequence[Element]) -> dict[Element, ExpectedFiles]:
+def _files_by_element(settings_of: ElementSettings, elements: Sequence[Element]) -> dict[Element, ExpectedFiles]:
     """Return the files that each element has to write. All shards of a split share one `ExpectedFiles`."""
     by_split: dict[tuple[str, ...], ExpectedFiles] = {}
     expected = {}
@@ -175,15 +181,18 @@ def _without_blocked(job_progress: list[tuple[GridJob, list[Progress]]]) -> list
     """
     unfinished_pairs: set[tuple[str, str]] = set()
     for stage in CHAINED:
-        of_stage = [index for index, (grid_job, _) in enumerate(job_progress) if grid_job.stage == stage]
-        for index in of_stage:
+        indices_of_stage = [index for index, (grid_job, _) in enumerate(job_progress) if grid_job.stage == stage]
+        for index in indices_of_stage:
             grid_job, progress = job_progress[index]
             job_progress[index] = (
                 grid_job,
                 [_as_missing_if_queued(item) if item.element.pair in unfinished_pairs else item for item in progress],
             )
         unfinished_pairs |= {
-            item.element.pair for index in of_stage for item in job_progress[index][1] if item.state in TO_SUBMIT
+            item.element.pair
+            for index in indices_of_stage
+            for item in job_progress[index][1]
+            if item.state in TO_SUBMIT
         }
     return job_progress
 
@@ -193,22 +202,22 @@ def _as_missing_if_queued(progress: Progress) -> Progress:
     if progress.state != QUEUED or not progress.waits:
         return progress
     detail = f"job {progress.job} waits for a job that failed, and will be cancelled"
-    return replace(progress, state=MISSING, detail=detail, job="", blocked=progress.job)
+    return replace(progress, state=MISSING, detail=detail, job="", blocked_job=progress.job)
 
 
 def first_unfinished_stage(
     job_progress: Sequence[tuple[GridJob, list[Progress]]],
 ) -> list[tuple[GridJob, list[int]]]:
     """Return the jobs of the first stage with elements to submit, and the indices of these elements."""
-    indices_of = [
+    indices_to_submit = [
         (grid_job, [item.index for item in progress if item.state in TO_SUBMIT]) for grid_job, progress in job_progress
     ]
-    remaining = [(grid_job, indices) for grid_job, indices in indices_of if indices]
+    remaining = [(grid_job, indices) for grid_job, indices in indices_to_submit if indices]
     first = min((STAGES.index(grid_job.stage) for grid_job, _ in remaining), default=None)
     return [(grid_job, indices) for grid_job, indices in remaining if STAGES.index(grid_job.stage) == first]
 
 
-def _matrix(element: Element, grid: Grid) -> list[str]:
+def _projection_flags(element: Element, grid: Grid) -> list[str]:
     """Return the flags of `fungi projection` for the matrix that the extraction of this grid will read."""
     settings = COMMANDS["extract-gradients"].parse([*grid.flags_of("extract-gradients"), "--root", str(grid.root)])
     spec = resolve_backbone(element.backbone)

@@ -64,6 +64,7 @@ def groups(grid: Grid, planned_jobs: Sequence[PlannedJob], largest: int) -> list
             for index in job.indices:
                 slots_of_pair = slots.setdefault(places[index].pair, {})
                 slots_of_pair.setdefault(number, set()).add(places[index].position // pack)
+    # The work of a pair is a tuple of (planned job, slots).
     pairs_by_work: dict[tuple[tuple[int, tuple[int, ...]], ...], list[int]] = {}
     for pair, slots_by_job in slots.items():
         if pair not in pairs_with_queued_jobs:
@@ -71,16 +72,18 @@ def groups(grid: Grid, planned_jobs: Sequence[PlannedJob], largest: int) -> list
             pairs_by_work.setdefault(work, []).append(pair)
     groups_that_save_calls = []
     for work, pairs in pairs_by_work.items():
-        for first, part in chunks(pairs, largest):
-            group = Group(tuple(first + index for index in part), dict(work))
+        for first, offsets in chunks(pairs, largest):
+            group = Group(tuple(first + offset for offset in offsets), dict(work))
             later_jobs = sum(planned_jobs[number].grid_job.stage != "extraction" for number in group.slots)
             calls_of_group = sum(map(len, group.slots.values()))
-            if len(group.pairs) * later_jobs > calls_of_group:
+            calls_without_group = len(group.pairs) * later_jobs  # at least one call per pair and later job
+            if calls_without_group > calls_of_group:
                 groups_that_save_calls.append(group)
     return groups_that_save_calls
 
 
 def _packs_cross_pairs(grid_job: GridJob, pack: int) -> bool:
+    """Return whether a pack of the job contains elements of two pairs. pack: number of elements in a pack."""
     counts = Counter(place.pair for place in grid_job.places)
     return pack > 1 and any(count % pack for count in counts.values())
 
@@ -111,7 +114,7 @@ class _Submission:
     ) -> None:
         self._grid, self._planned_jobs, self._environment, self._submit = grid, planned_jobs, environment, submit
         self._groups = groups(grid, planned_jobs, environment.max_array)
-        self._grouped = {pair for group in self._groups for pair in group.pairs}
+        self._pairs_in_groups = {pair for group in self._groups for pair in group.pairs}
         self._chains = Chains()
         self._jobs_of_group: dict[tuple[int, Stage], list[str]] = {}
         self._jobs_of_stage: dict[Stage, list[str]] = {}
@@ -124,6 +127,10 @@ class _Submission:
                     self._submit_job(number, job, stage)
 
     def _submit_job(self, number: int, job: PlannedJob, stage: Stage) -> None:
+        """Submit the arrays of a planned job: first for the groups, then for the other pairs.
+
+        number: index of the planned job.
+        """
         places = job.grid_job.places
         for index, job_id in job.queued.items():
             self._record(stage, [places[index]], [job_id])
@@ -140,19 +147,20 @@ class _Submission:
                     self._jobs_of_stage.setdefault(stage, []).append(job_id)
         waiting: dict[tuple[str, ...], list[int]] = {}  # jobs -> elements that wait for these jobs
         for index in job.indices:
-            if places[index].pair not in self._grouped:
+            if places[index].pair not in self._pairs_in_groups:
                 waiting.setdefault(tuple(self._chains.before(stage, places[index].pair)), []).append(index)
         for jobs_before, indices in waiting.items():
             after = self._projections() if stage == "extraction" else Dependency(jobs_before)
             self._submit_alone(job, stage, indices, after)
 
     def _submit_alone(self, job: PlannedJob, stage: Stage, indices: Sequence[int], after: Dependency) -> None:
+        """Submit arrays for elements of a planned job that belong to no group."""
         places = job.grid_job.places
         for array in arrays(self._grid, job.grid_job, self._environment, indices, after):
             job_id = self._submit(array, job.grid_job)
             places_of_array = [places[index] for index in array.tasks]
-            single_pair = len({place.pair for place in places_of_array}) == 1
-            tasks = [job_id if single_pair else f"{job_id}_{task}" for task in array.tasks.values()]
+            has_single_pair = len({place.pair for place in places_of_array}) == 1
+            tasks = [job_id if has_single_pair else f"{job_id}_{task}" for task in array.tasks.values()]
             self._record(stage, places_of_array, tasks, [job_id])
 
     def _record(self, stage: Stage, places: Iterable[Place], tasks: Iterable[str], jobs: Sequence[str] = ()) -> None:
@@ -170,6 +178,7 @@ class _Submission:
         return Dependency(next(filter(None, earlier), []), "aftercorr")
 
     def _projections(self) -> Dependency:
+        """Return the dependency of an extraction: it waits until the projection stage has ended."""
         return Dependency(self._jobs_of_stage.get("projection", []), "afterany")
 
     def _latest(self, before: Stage) -> list[str]:

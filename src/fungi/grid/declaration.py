@@ -234,20 +234,20 @@ def _merge(values: dict[str, Any], new_values: Mapping[str, Any], path: str | No
 def _from_file(path: Path) -> dict[str, Any]:
     """Return the values in a grid file."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FungiError(f"the grid file {path} ({GRID_FILE}) does not exist.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FungiError(f"the grid file {path} can't be read: {error}.") from None
     keys = [axis.name for axis in fields(Grid)]
     try:
-        for name in raw:
+        for name in content:
             if name not in keys:
                 raise unknown_name("key of the grid", name, keys)
         hints = type_hints(Grid)
         # A text is accepted instead of a list with one name.
-        texts = {name for name, value in raw.items() if isinstance(value, str) and hints[name] == tuple[str, ...]}
-        values = converted(Grid, {name: [value] if name in texts else value for name, value in raw.items()})
+        texts = {name for name, value in content.items() if isinstance(value, str) and hints[name] == tuple[str, ...]}
+        values = converted(Grid, {name: [value] if name in texts else value for name, value in content.items()})
     except FungiError as error:
         raise FungiError(f"{error} In the grid file {path}.") from None
     if values.get("submitted_below"):  # the root, which contains this file and the code, may have been moved
@@ -277,6 +277,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _words(text: str, label: str) -> list[str]:
+    """Split a text as a shell does. label: name of the text in messages. Raises FungiError for unclosed quotes."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -294,4 +295,5 @@ def _toml(value: Any) -> str:
 
 
 def _value_in_words(value: Any) -> str:
+    """Return a value for a message: names separated by blanks, or the text of any other value in quotes."""
     return " ".join(value) if isinstance(value, tuple) else repr(str(value))

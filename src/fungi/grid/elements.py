@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from fungi.commands import COMMANDS, SEGMENTATION, Stage
+from fungi.commands import COMMANDS, SEGMENTATION_METRICS, Stage
 from fungi.data.base import DATASETS, DatasetSpec, no_such_split
 from fungi.grid.array import Place
-from fungi.grid.declaration import Grid
+from fungi.grid.declaration import Grid, Pair
 from fungi.grid.throughput import shards_for
 from fungi.settings import flag_of
 from fungi.store.shard import Shard
@@ -82,23 +82,19 @@ def elements_of(grid: Grid, call: GridCall) -> list[Element]:
     """Return all elements of a job, in the order of array indices."""
     if call.stage == "report" or (call.stage == "merge" and not grid.datasets):
         return [Element()]  # without datasets, a merge assembles everything below the root
-    pairs = grid.pairs(landmarks=call.landmarks, masks=COMMANDS[call.command].metrics == SEGMENTATION)
+    metrics = COMMANDS[call.command].metrics
+    pairs = grid.pairs(landmarks=call.landmarks, masks=metrics == SEGMENTATION_METRICS)
     if call.stage == "projection":
         return [Element(backbone=name) for name in dict.fromkeys(pair.backbone for pair in pairs)]
     if call.stage == "merge":
         return [Element(pair.backbone, pair.dataset) for pair in pairs]
     if call.stage == "evaluation":
-        metrics = COMMANDS[call.command].metrics
         return [Element(pair.backbone, pair.dataset) for pair in pairs if pair.dataset_spec.metric in metrics]
     return [
-        Element(pair.backbone, pair.dataset, split, Shard(index + 1, count))
+        Element(pair.backbone, pair.dataset, split, shard)
         for pair in pairs
         for split in _splits(grid, pair.dataset_spec)
-        for count in [
-            grid.shards
-            or shards_for(pair.dataset_spec.sizes[split], pair.backbone_spec, call.features, grid.gpu, call.views)
-        ]
-        for index in range(count)
+        for shard in _shards(grid, call, pair, split)
     ]
 
 
@@ -134,7 +130,15 @@ def arguments(element: Element, call: GridCall, grid: Grid) -> list[str]:
     return [word for name, value in values.items() if value and name in flags for word in (flags[name], value)]
 
 
+def _shards(grid: Grid, call: GridCall, pair: Pair, split: str) -> list[Shard]:
+    """Return the shards of an extraction: the number in the grid, or as many as take about an hour each."""
+    rows = pair.dataset_spec.sizes[split]
+    count = grid.shards or shards_for(rows, pair.backbone_spec, call.features, grid.gpu, call.views)
+    return [Shard(index + 1, count) for index in range(count)]
+
+
 def _splits(grid: Grid, dataset: DatasetSpec) -> Sequence[str]:
+    """Return the splits of a dataset in the grid. Raises FungiError for a split that the dataset does not have."""
     for split in grid.splits:
         if split not in dataset.sizes:
             raise no_such_split(dataset, split)

@@ -41,6 +41,7 @@ def freeze(project: Path, root: Path) -> Path:
 
 
 def _digest(project: Path, commit: str) -> str:
+    """Return the hash of the commit and of all files of the code."""
     digest = hashlib.sha256(commit.encode())
     for path, path_in_copy in _files(project):
         digest.update(f"\0{path_in_copy}\0".encode())
@@ -66,6 +67,7 @@ def _files(project: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder in sorted order, except files that Python generates."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(part.endswith(_LEFT_OUT) for part in path.parts):
             yield path

@@ -39,7 +39,9 @@ def project_folder() -> Path:
     The first of these folders that has job files counts. Raises MissingFilesError if no folder has job files.
     """
     variable, this_file = os.environ.get("FUNGI_PROJECT"), Path(__file__).resolve()
-    for folder in (*([Path(variable)] if variable else []), Path.cwd(), this_file.parents[3], this_file.parents[1]):
+    declared = [Path(variable)] if variable else []
+    checkout, package = this_file.parents[3], this_file.parents[1]
+    for folder in (*declared, Path.cwd(), checkout, package):
         if (folder / COMMON).is_file():
             return folder
     raise MissingFilesError(f"there is no {COMMON} in {Path.cwd()}. Run this in the folder of the project.")
@@ -68,4 +70,5 @@ def grid_job_files(project: Path) -> list[JobFile]:
 
 
 def _names(project: Path) -> list[str]:
+    """Return the names of all job files, sorted."""
     return sorted(str(path.relative_to(project / "jobs").with_suffix("")) for path in (project / "jobs").rglob("*.job"))

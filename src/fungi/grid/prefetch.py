@@ -47,6 +47,7 @@ def run(settings: PrefetchSettings) -> None:
 
 
 def _fetches(settings: PrefetchSettings, grid: "Grid") -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
+    """Yield each name with the function that downloads and verifies it. The function yields the lines to print."""
     from fungi.data.base import resolve_dataset
 
     if settings.weights:

@@ -22,7 +22,7 @@ DONE, QUEUED, FAILED, MISSING = "done", "queued", "failed", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, MISSING)
 TO_SUBMIT = (FAILED, MISSING)
 """States of elements that have to be submitted again."""
-LOGS_READ = 500
+MAX_LOGS_READ = 500
 """Largest number of logs of failed attempts that are read per job. Thousands of failures have only a few reasons."""
 _THIS_HOST = socket.gethostname()
 
@@ -34,7 +34,7 @@ class Progress:
     detail: number of finished blocks, or the reason of a failure.
     job: id of the queued or running job of the element. waits: whether this job has not begun.
     log: log file of a failed attempt.
-    blocked: id of a queued job that will never run, because it waits for an element that failed.
+    blocked_job: id of a queued job that will never run, because it waits for an element that failed.
     """
 
     index: int
@@ -44,14 +44,14 @@ class Progress:
     job: str = ""
     waits: bool = False
     log: str = ""
-    blocked: str = ""
+    blocked_job: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class ExpectedFiles:
     """The files that an element has to write, and the settings that produce the files.
 
-    Two objects of this class are equal only if they are the same object.
+    Two objects of this class are equal only if they are the same object. Objects are keys of dictionaries.
 
     paths: for a shard, the files of the split; for a report, the results that it shows.
     settings: the method `difference(path)` names a setting that is different in an existing file, if there is one.
@@ -142,18 +142,18 @@ class _Splits:
     """Existing files and blocks of each split, read once for all shards of the split.
 
     differences: file -> text about a setting of the file that differs from the grid; empty without a difference.
-    logs: number of logs that were read.
+    logs_read: number of logs that were requested.
     """
 
     grid: Grid
     differences: dict[Path, str] = field(default_factory=dict)
-    logs: int = 0
+    logs_read: int = 0
     _unfinished: dict[ExpectedFiles, list[tuple[int, set[int]] | None]] = field(default_factory=dict)
 
     def may_read_a_log(self) -> bool:
-        """Return whether another log may be read, and count it: only the first LOGS_READ are read."""
-        self.logs += 1
-        return self.logs <= LOGS_READ
+        """Return whether another log may be read, and count it: only the first MAX_LOGS_READ are read."""
+        self.logs_read += 1
+        return self.logs_read <= MAX_LOGS_READ
 
     def difference(self, expected: ExpectedFiles) -> str:
         """Return how an existing file differs from the settings of the grid; empty if no file differs."""
@@ -209,6 +209,7 @@ def _blocks_of(grid: Grid, path: Path, settings: Any) -> tuple[int, set[int]] | 
 
 
 def _modified(path: Path) -> float:
+    """Return the time of the last change, in seconds since 1970; 0 for a file that does not exist."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -250,7 +251,7 @@ def _still_runs(attempt: Attempt, queue: Queue) -> bool:
     An attempt without a job id on another machine counts as running, because its process can't be seen from here.
     """
     if attempt.job:
-        return not queue.known or queue.states.get(attempt.job) in ACTIVE
+        return not queue.is_known or queue.states.get(attempt.job) in ACTIVE
     if attempt.host != _THIS_HOST:
         return True
     try:

@@ -30,7 +30,9 @@ def details(progress_of_elements: Iterable[Progress], *, verbose: bool) -> Itera
     groups: dict[tuple[str, str], list[Progress]] = {}
     for progress in selected:
         problem = progress.detail.replace(progress.log, "") if progress.log else progress.detail
-        key = str(progress.index) if verbose or len(selected) <= SINGLE_LINES else re.sub(r"\d+", "", problem)
+        has_own_line = verbose or len(selected) <= SINGLE_LINES
+        # Texts of the same problem may differ in numbers, such as ids of jobs.
+        key = str(progress.index) if has_own_line else re.sub(r"\d+", "", problem)
         groups.setdefault((progress.state, key), []).append(progress)
     for (state, _), members in groups.items():
         first = members[0]

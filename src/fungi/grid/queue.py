@@ -4,7 +4,7 @@ import hashlib
 import subprocess
 from collections.abc import Iterable
 
-from fungi.grid.array import WHOLE_ARRAY, ArrayShape, Place
+from fungi.grid.array import ONE_ELEMENT_PER_TASK, ArrayShape, Place
 from fungi.grid.declaration import Grid
 from fungi.grid.elements import GridCall
 from fungi.runtime.log import logger
@@ -17,7 +17,7 @@ ACTIVE = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED")
 class Queue:
     """The jobs of this user in SLURM's queue.
 
-    known: False if squeue is not installed or failed.
+    is_known: False if squeue is not installed or failed.
     failure: reason why squeue failed; empty if squeue did not fail.
     states: `<array job>_<index>` or job id -> state.
 
@@ -25,7 +25,7 @@ class Queue:
     """
 
     def __init__(self, lines: Iterable[str] | None = None, failure: str = "") -> None:
-        self.known = lines is not None
+        self.is_known = lines is not None
         self.failure = failure
         self.states: dict[str, str] = {}
         self._by_index: dict[tuple[str, int], str] = {}
@@ -38,6 +38,7 @@ class Queue:
                 self._add(mark, array_shape, int(task), job)
 
     def _add(self, mark: str, shape: ArrayShape, task: int, job: str) -> None:
+        """Record the id of a job for each element of a task."""
         if shape.slot is None:
             self._by_index |= {(mark, index): job for index in shape.elements(task)}
         else:
@@ -67,7 +68,7 @@ class Queue:
         return cls(process.stdout.splitlines())
 
 
-def comment_of(grid: Grid, call: GridCall, shape: ArrayShape = WHOLE_ARRAY) -> str:
+def comment_of(grid: Grid, call: GridCall, shape: ArrayShape = ONE_ELEMENT_PER_TASK) -> str:
     """Return the comment of an array, which identifies its call, its root and its shape."""
     return f"{call_mark(grid, call)}:{shape}"
 

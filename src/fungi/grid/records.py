@@ -22,8 +22,10 @@ RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
 class Attempt:
     """The last attempt at an element.
 
+    status: exit status; None while the attempt runs.
     job: `<array job>_<index>` or a plain job id; empty outside of SLURM.
     pid: process id on `host`. log: file of the output. root: path of the root at the time of the attempt.
+    started, ended: times in seconds since 1970.
     """
 
     state: str = RUNNING
@@ -85,7 +87,7 @@ class Records:
         attempts = ((element, _attempt_of(f"{folder}/{file}")) for element, file in files if file in names)
         return {element: attempt for element, attempt in attempts if attempt is not None}
 
-    def any(self) -> bool:
+    def has_attempts(self) -> bool:
         """Return whether any element of the call was ever started."""
         return self._folder.is_dir()
 

@@ -12,13 +12,14 @@ from types import FrameType
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.grid.array import ELEMENT, chosen_indices
-from fungi.grid.calls import call_of, chosen_jobs, command_line, expected_files, files_of
+from fungi.grid.calls import EARLIER_STAGES, call_of, chosen_jobs, command_line, expected_files, files_of
 from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.elements import Element, GridCall, elements_of, places_of
 from fungi.grid.job_files import project_folder
 from fungi.grid.progress import pack_of
 from fungi.grid.records import Attempt, Records
 from fungi.runtime import log
+from fungi.runtime.command import INTERRUPTED_STATUS
 from fungi.runtime.log import logger
 
 USAGE = """usage: fungi run-elements [--landmarks] COMMAND FLAGS...
@@ -52,26 +53,27 @@ def _run(words: list[str], environ: Mapping[str, str]) -> int:
             f"the grid has no element for {call.command}: no backbone of the grid can be used with any of its datasets."
         )
     indices = chosen_indices(environ, len(elements), pack_of(grid, call), places_of(grid, elements))
-    lines = {
-        index: command_line(elements[index], call, grid) + _expect(elements[index], call, grid) for index in indices
+    flags_of = {
+        index: command_line(elements[index], call, grid) + _expect_flags(elements[index], call, grid)
+        for index in indices
     }
     _raise_on_termination()
     if len(indices) > 1 and "SLURM_ARRAY_JOB_ID" in environ:
         return run_pack(words, indices, grid.root, environ)
     first_failure = 0
-    for index, line in lines.items():
-        log.logger.info(f"element {index} of 0-{len(elements) - 1}: {elements[index]}")
-        log.logger.info(shorten(f"fungi {call.command} {' '.join(line)}", 2000))
-        status = _attempt(elements[index], call, line, Records(grid.root, call), Attempt.begin(environ, grid.root))
+    for index, flags in flags_of.items():
+        logger.info(f"element {index} of 0-{len(elements) - 1}: {elements[index]}")
+        logger.info(shorten(f"fungi {call.command} {' '.join(flags)}", 2000))
+        status = _attempt(elements[index], call, flags, Records(grid.root, call), Attempt.begin(environ, grid.root))
         if status == INTERRUPTED_STATUS:
             return status
         first_failure = first_failure or status
     return first_failure
 
 
-def _expect(element: Element, call: GridCall, grid: Grid) -> list[str]:
+def _expect_flags(element: Element, call: GridCall, grid: Grid) -> list[str]:
     """Return the flag `--expect` of a merge or a report, with the files that the earlier jobs have to write."""
-    earlier_stage = {"merge": "extraction", "report": "evaluation"}.get(call.stage)
+    earlier_stage = EARLIER_STAGES.get(call.stage)
     if earlier_stage is None:
         return []
     jobs = chosen_jobs(grid, project_folder(), stages=(earlier_stage,))
@@ -79,12 +81,12 @@ def _expect(element: Element, call: GridCall, grid: Grid) -> list[str]:
     return ["--expect", *(str(path.relative_to(grid.root) if call.stage == "merge" else path) for path in files)]
 
 
-def _attempt(element: Element, call: GridCall, line: Sequence[str], records: Records, attempt: Attempt) -> int:
+def _attempt(element: Element, call: GridCall, flags: Sequence[str], records: Records, attempt: Attempt) -> int:
     """Run an element, write the record of the attempt, and return the exit status."""
     records.write(element, attempt)
     status = 1
     try:
-        status = COMMANDS[call.command].main(line)
+        status = COMMANDS[call.command].main(flags)
     except KeyboardInterrupt:
         status = INTERRUPTED_STATUS
     finally:
@@ -106,9 +108,6 @@ def _raise_on_termination() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-
-
-INTERRUPTED_STATUS = 130
 
 
 def run_pack(words: Sequence[str], indices: Sequence[int], root: Path, environ: Mapping[str, str]) -> int:
@@ -147,17 +146,17 @@ def _start(
     if cores := environ.get("SLURM_CPUS_PER_TASK", ""):
         variables["SLURM_CPUS_PER_TASK"] = variables["OMP_NUM_THREADS"] = str(max(1, int(cores) // count))
     name = f"{environ.get('SLURM_JOB_NAME', 'job')}-{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
-    log = root / "logs" / f"{name}-element{index}.out"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log_file = root / "logs" / f"{name}-element{index}.out"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     allowed = os.sched_getaffinity(0)
-    with log.open("ab") as output:
+    with log_file.open("ab") as output:
         command = [sys.executable, "-m", "fungi", "run-elements", *words]
         try:
             os.sched_setaffinity(0, cores_of_element(allowed, position, count, environ))  # inherited by the new process
             process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
         finally:
             os.sched_setaffinity(0, allowed)
-    logger.info(f"element {index} on GPU {variables.get('CUDA_VISIBLE_DEVICES', 'none')}: {log}")
+    logger.info(f"element {index} on GPU {variables.get('CUDA_VISIBLE_DEVICES', 'none')}: {log_file}")
     return process
 
 

@@ -73,7 +73,7 @@ def command_lines(grid: "Grid", project: Path, remaining: "Sequence[tuple[GridJo
         return
     if not (grid.root / "logs").is_dir():
         yield f"mkdir -p {shlex.quote(str(grid.root / 'logs'))}"
-    environment = JobEnvironment(project, declared, default_python(os.environ), ClusterLimits.ask().array)
+    environment = JobEnvironment(project, declared, default_python(os.environ), ClusterLimits.ask().max_array)
     calls = [array for grid_job, indices in remaining for array in arrays(grid, grid_job, environment, indices)]
     for array in calls[:SHOWN_CALLS]:
         yield array.as_shell(environment)

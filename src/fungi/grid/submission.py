@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 
 from fungi.commands import STAGES, Stage
@@ -126,14 +127,14 @@ def arrays(
     packs: dict[int, list[int]] = {}
     for index in indices:
         packs.setdefault(index // pack, []).append(index)
-    all_packs = -(-grid_job.count // pack)  # number of packs of the job, rounded up
+    packs_of_job = ceil(grid_job.count / pack)
     calls = []
-    for first, part in chunks(packs, environment.max_array):
+    for first, tasks in chunks(packs, environment.max_array):
         shape = shape_of(grid, grid_job.call, first=first)
-        variables = shape.variables() | ({PARTIAL: "1"} if len(part) < all_packs else {})
-        command = _command(grid, grid_job, environment, shape, part, after, grid.limit)
-        tasks = {index: task for task in part for index in packs[first + task]}
-        calls.append(Array(command, variables, tasks))
+        variables = shape.variables() | ({PARTIAL: "1"} if len(tasks) < packs_of_job else {})
+        command = _command(grid, grid_job, environment, shape, tasks, after, grid.limit)
+        task_of_index = {index: task for task in tasks for index in packs[first + task]}
+        calls.append(Array(command, variables, task_of_index))
     return calls
 
 
@@ -149,19 +150,19 @@ def pair_arrays(
 
     pairs: numbers of pairs that fit into one array (`chunks`).
     """
-    ((first, part),) = chunks(pairs, environment.max_array)
+    ((first, tasks),) = chunks(pairs, environment.max_array)
     indices = {place: index for index, place in enumerate(grid_job.places)}
-    limit = max(1, grid.limit // len(slots)) if grid.limit else 0
+    limit = max(1, grid.limit // len(slots)) if grid.limit else 0  # the arrays of all slots run at the same time
     for slot in slots:
         shape = shape_of(grid, grid_job.call, first=first, slot=slot)
-        command = _command(grid, grid_job, environment, shape, part, after, limit)
-        tasks = {
+        command = _command(grid, grid_job, environment, shape, tasks, after, limit)
+        task_of_index = {
             indices[Place(first + task, position)]: task
-            for task in part
+            for task in tasks
             for position in shape.elements(task)
             if Place(first + task, position) in indices
         }
-        yield Array(command, shape.variables(), tasks)
+        yield Array(command, shape.variables(), task_of_index)
 
 
 def _command(
@@ -169,12 +170,17 @@ def _command(
     grid_job: GridJob,
     environment: JobEnvironment,
     shape: ArrayShape,
-    part: Sequence[int],
+    tasks: Sequence[int],
     after: Dependency,
     limit: int,
 ) -> list[str]:
+    """Return the command line of sbatch for an array.
+
+    tasks: indices in the array. after: jobs that the array waits for. limit: number of tasks that may run at the same
+    time; 0 for any number.
+    """
     task_limit = f"%{limit}" if limit else ""
-    command = ["sbatch", f"--array={array_text(part)}{task_limit}", f"--output={log_pattern(grid.root)}"]
+    command = ["sbatch", f"--array={array_text(tasks)}{task_limit}", f"--output={log_pattern(grid.root)}"]
     # Jobs read the grid from their environment. --export=ALL passes our environment on, whatever $SBATCH_EXPORT says.
     command += [f"--comment={comment_of(grid, grid_job.call, shape)}", "--export=ALL", *after.words()]
     command += [*_resources_of_pack(grid_job.job, shape.pack), *grid.sbatch_options(grid_job.stage)]
@@ -198,12 +204,12 @@ def log_pattern(root: Path) -> str:
 class ClusterLimits:
     """Limits of the cluster.
 
-    array: largest number of tasks in an array. jobs: largest number of queued and running jobs, including the tasks of
-    arrays; None if unknown.
+    max_array: largest number of tasks in an array.
+    max_jobs: largest number of queued and running jobs, including the tasks of arrays; None if unknown.
     """
 
-    array: int = MAX_ARRAY
-    jobs: int | None = None
+    max_array: int = MAX_ARRAY
+    max_jobs: int | None = None
 
     @classmethod
     def ask(cls) -> "ClusterLimits":
@@ -217,13 +223,13 @@ class ClusterLimits:
         except (OSError, subprocess.SubprocessError):
             return cls()
         sizes = dict(re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", process.stdout, flags=re.MULTILINE))
-        array = int(sizes.get("MaxArraySize", MAX_ARRAY))
-        if array < 1:
+        max_array = int(sizes.get("MaxArraySize", MAX_ARRAY))
+        if max_array < 1:
             raise FungiError(
                 "this cluster does not allow job arrays (MaxArraySize=0). Submit jobs without arrays:"
                 " sbatch jobs/NAME.job."
             )
-        return cls(min(MAX_ARRAY, array), int(sizes["MaxJobCount"]) if "MaxJobCount" in sizes else None)
+        return cls(min(MAX_ARRAY, max_array), int(sizes["MaxJobCount"]) if "MaxJobCount" in sizes else None)
 
 
 def _resources_of_pack(job: JobFile, pack: int) -> list[str]:

@@ -110,10 +110,10 @@ def run(settings: SubmitSettings) -> None:
     sbatch = {**grid.sbatch, **settings.sbatch_options()}
     grid = replace(grid, jobs=jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
     log_pattern(grid.root)  # raises FungiError before anything is written
-    planned_jobs, blocked = plan(settings, grid, project)
+    planned_jobs, blocked_jobs = plan(settings, grid, project)
     limits = ClusterLimits.ask()
     if settings.dry_run:
-        environment = JobEnvironment(project, Path("GRID_FILE"), default_python(os.environ), limits.array)
+        environment = JobEnvironment(project, Path("GRID_FILE"), default_python(os.environ), limits.max_array)
         submit_all(grid, planned_jobs, environment, partial(_show, environment, Counter[str]()))
         return
     require_room(grid, planned_jobs, limits)
@@ -122,10 +122,10 @@ def run(settings: SubmitSettings) -> None:
     grid_file = store_grid(replace(grid, code=str(code)))
     shutil.copyfile(grid_file, grid.root / LAST_GRID)
     logger.info(f"code: {code}")
-    if blocked:
-        subprocess.run(["scancel", *blocked], check=False)
-        logger.info(f"cancelled, because they wait for jobs that failed: {' '.join(blocked)}")
-    environment = JobEnvironment(code, grid_file, default_python(os.environ), limits.array)
+    if blocked_jobs:
+        subprocess.run(["scancel", *blocked_jobs], check=False)
+        logger.info(f"cancelled, because they wait for jobs that failed: {' '.join(blocked_jobs)}")
+    environment = JobEnvironment(code, grid_file, default_python(os.environ), limits.max_array)
     submit_all(grid, planned_jobs, environment, partial(_submit, environment))
     logger.info(f"logs: {grid.root / 'logs'}. Show the progress: fungi status --root {grid.root}")
 
@@ -136,7 +136,7 @@ def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Plan
     The jobs to cancel wait for jobs that failed. Raises FungiError if there is nothing to submit.
     """
     jobs = chosen_jobs(grid, project, stages=settings.stages or STAGES)
-    blocked: list[str] = []
+    blocked_jobs: list[str] = []
     if settings.missing:
         queue = Queue.ask()
         if queue.failure and not settings.dry_run:
@@ -146,7 +146,7 @@ def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Plan
             indices = [item.index for item in progress if item.state in TO_SUBMIT]
             queued = {item.index: item.job for item in progress if item.job}
             planned_jobs.append(PlannedJob(grid_job, indices, queued))
-            blocked += [item.blocked for item in progress if item.blocked]
+            blocked_jobs += [item.blocked_job for item in progress if item.blocked_job]
     else:
         planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_in_grid(grid, jobs)]
     for name in sorted({job.name for job, _ in jobs} - {job.grid_job.job.name for job in planned_jobs if job.indices}):
@@ -156,7 +156,7 @@ def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Plan
         raise FungiError(
             "there is nothing to submit: the elements of these jobs are done or queued, or the grid has none."
         )
-    return planned_jobs, blocked
+    return planned_jobs, blocked_jobs
 
 
 def require_room(grid: Grid, planned_jobs: Sequence[PlannedJob], limits: ClusterLimits) -> None:
@@ -165,10 +165,10 @@ def require_room(grid: Grid, planned_jobs: Sequence[PlannedJob], limits: Cluster
     Otherwise, sbatch would retry for minutes and then fail after it has submitted a part of the grid.
     """
     tasks = sum(len({index // pack_of(grid, job.grid_job.call) for index in job.indices}) for job in planned_jobs)
-    if limits.jobs is not None and tasks >= limits.jobs:
+    if limits.max_jobs is not None and tasks >= limits.max_jobs:
         raise FungiError(
             f"with the tasks of arrays, this is {counted(tasks, 'job')}, but the cluster allows only"
-            f" {limits.jobs} (MaxJobCount). Submit parts with --backbones, --datasets or --stages, or use fewer"
+            f" {limits.max_jobs} (MaxJobCount). Submit parts with --backbones, --datasets or --stages, or use fewer"
             " --shards, or several shards per job (--pack)."
         )
 

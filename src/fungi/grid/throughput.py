@@ -41,15 +41,15 @@ _VIT_B16_WORK = 12 * 12 * 768**2 * VIT_B16_TOKENS
 
 def seconds_per_row(backbone: BackboneSpec, features: Sequence[str], gpu: str, views: PlanName = PUBLISHED) -> float:
     """Return the expected seconds per row for all `features`. views: the plan of views (`--views`)."""
-    most, slowest = max(VIEW_FORWARDS.values()), max(VIEW_SECONDS.values())
+    most_forwards, most_seconds = max(VIEW_FORWARDS.values()), max(VIEW_SECONDS.values())
     forwards = sum(
-        relative_forwards(backbone, feature, views) * VIEW_FORWARDS.get(feature, most)
+        relative_forwards(backbone, feature, views) * VIEW_FORWARDS.get(feature, most_forwards)
         for feature in features
         if feature != "embeddings"
     )
-    on_a100 = FORWARD_SECONDS * forwards + (EMBEDDING_SECONDS if "embeddings" in features else 0.0)
-    on_core = DECODE_SECONDS + sum(VIEW_SECONDS.get(feature, slowest) for feature in features)
-    return max(on_a100 * relative_work(backbone) / GPU_SPEED[gpu], on_core / WORKERS)
+    seconds_on_a100 = FORWARD_SECONDS * forwards + (EMBEDDING_SECONDS if "embeddings" in features else 0.0)
+    seconds_on_core = DECODE_SECONDS + sum(VIEW_SECONDS.get(feature, most_seconds) for feature in features)
+    return max(seconds_on_a100 * relative_work(backbone) / GPU_SPEED[gpu], seconds_on_core / WORKERS)
 
 
 def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> float:
@@ -72,7 +72,7 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
 
 
 def relative_work(backbone: BackboneSpec) -> float:
-    """Return the number of operations of one forward pass, divided by the number of ViT-B/16."""
+    """Return the number of operations of one forward pass, divided by the number of operations of ViT-B/16."""
     if backbone.flops:
         return backbone.flops / VIT_B16_FLOPS
     if not backbone.depth:

@@ -67,15 +67,15 @@ def checked_projection(projection: Any) -> Any:
 
     The entries of a matrix are checked later, together with the layer.
     """
-    for matrix in projection.values() if isinstance(projection, Mapping) else [projection]:
-        if isinstance(matrix, str):
-            if matrix not in PROJECTION_KINDS:
-                raise unknown_name("kind of projection", matrix, PROJECTION_KINDS)
+    for value in projection.values() if isinstance(projection, Mapping) else [projection]:
+        if isinstance(value, str):
+            if value not in PROJECTION_KINDS:
+                raise unknown_name("kind of projection", value, PROJECTION_KINDS)
             continue
-        if matrix is None or isinstance(matrix, ProjectionMatrix):
+        if value is None or isinstance(value, ProjectionMatrix):
             continue
-        if not isinstance(matrix, Tensor) or matrix.dim() != 2:
-            shape = f"tensor {list(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
+        if not isinstance(value, Tensor) or value.dim() != 2:
+            shape = f"tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise FungiError(
                 f"the projection is a {shape}. Pass a tensor [p, entries of the gradient] with entries +1 and -1."
             )
@@ -118,14 +118,14 @@ def checked_images(images: Any) -> list[Any]:
     return images
 
 
-def whole_number(name: str, value: Any, smallest: int) -> int:
+def checked_whole_number(name: str, value: Any, smallest: int) -> int:
     """Return an argument that must be a whole number. Raises FungiError for other values and for smaller numbers."""
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise FungiError(f"{name} is {value!r}. Pass a whole number, at least {smallest}.")
     return value
 
 
-def half_dtype(dtype: Any) -> torch.dtype:
+def checked_half_dtype(dtype: Any) -> torch.dtype:
     """Return the dtype of half precision. Raises FungiError for another dtype."""
     if dtype not in (torch.bfloat16, torch.float16):
         raise FungiError(f"fp16_dtype is {dtype}. Use torch.bfloat16 or torch.float16.")
@@ -152,7 +152,9 @@ def warn_of_class_scores(model: nn.Module, embeddings_dim: int) -> None:
     if not linear or "clip" in architecture:
         return
     name, last = linear[-1]
-    if last.out_features == embeddings_dim != last.in_features and set(name.split(".")) & set(CLASSIFIER_NAMES):
+    changes_size = last.in_features != last.out_features
+    has_name_of_classifier = bool(set(name.split(".")) & set(CLASSIFIER_NAMES))
+    if last.out_features == embeddings_dim and changes_size and has_name_of_classifier:
         logger.warning(
             f"the model's embedding has {embeddings_dim} entries, the outputs of its layer {name!r}, which look like "
             f"class scores. FUNGI needs the {last.in_features} features before this layer: replace the layer, "
@@ -161,6 +163,7 @@ def warn_of_class_scores(model: nn.Module, embeddings_dim: int) -> None:
 
 
 def _name_of(config: Any) -> str:
+    """Return the name of a class, or of the class of an object."""
     return config.__name__ if isinstance(config, type) else type(config).__name__
 
 
@@ -191,6 +194,7 @@ def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
 
 
 def _has_transform(module: Any) -> bool:
+    """Return whether a module is a model of timm that records the statistics of its images."""
     return "mean" in (getattr(module, "pretrained_cfg", None) or {})
 
 

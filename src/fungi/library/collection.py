@@ -36,12 +36,12 @@ def objective_name(extractor: object) -> str:
 def log_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> None:
     """Log the expected time and memory for `rows` images. seconds: time of the first batch, including decoding."""
     batch_rows, width = first_batch.shape
-    expected_seconds, size = seconds * rows / batch_rows, 4 * rows * width
-    level = logging.WARNING if expected_seconds > LONG_SECONDS or size > LARGE_BYTES else logging.INFO
+    expected_seconds, size_in_bytes = seconds * rows / batch_rows, 4 * rows * width
+    level = logging.WARNING if expected_seconds > LONG_SECONDS or size_in_bytes > LARGE_BYTES else logging.INFO
     logger.log(
         level,
         f"{counted(rows, 'image')} at {batch_rows / seconds:.1f} per second: about {time_in_words(expected_seconds)};"
-        f" features [{rows}, {width}]: {size_in_words(size)}",
+        f" features [{rows}, {width}]: {size_in_words(size_in_bytes)}",
     )
 
 

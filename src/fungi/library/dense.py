@@ -45,7 +45,7 @@ class DenseFeatures:
 
     def __call__(self, images: Sequence[Image.Image]) -> Float[Tensor, "b t f"]:
         """Return the concatenated token and gradient of each patch. Patches are in row-major order."""
-        batch = _collated(self.extractor.views, images)
+        batch = _collate(self.extractor.views, images)
         device = self.extractor.engine.device
         return self.extractor.features(
             "embeddings+simclr", batch["image"].to(device), batch["draw_seed"], self.support, batch["id"]
@@ -58,7 +58,7 @@ def support_from_images(extractor: DenseExtractor, train: Samples, batch_size: i
     batches = row_batches(0, len(train), batch_size)
     for rows in progress(batches, list(map(len, batches)), label="patches"):
         images = [train.load(row) for row in rows]
-        pixels = _collated(extractor.views, images)["image"].to(extractor.engine.device)
+        pixels = _collate(extractor.views, images)["image"].to(extractor.engine.device)
         parts.append(extractor.features("embeddings", pixels, []).flatten(0, 1).cpu().numpy())
     patches = PatchRows(np.concatenate(parts))
     return Support(patches, BankSearch(patches, extractor.engine.device))
@@ -80,7 +80,9 @@ def support_from_bank(extractor: DenseExtractor, folder: Path) -> Support:
     return Support(bank, BankSearch(bank, extractor.engine.device))
 
 
-def _collated(views: SceneView, images: Sequence[Image.Image]) -> dict[str, Any]:
+def _collate(views: SceneView, images: Sequence[Image.Image]) -> dict[str, Any]:
+    """Return the batch of images that an extractor reads. The masks of the batch are empty and not used."""
+
     def scene(index: int, image: Image.Image) -> Scene:
         empty_mask: Integer[np.ndarray, "h w"] = np.zeros((image.height, image.width), dtype=np.uint8)
         return Scene(image, empty_mask, f"image {index}")

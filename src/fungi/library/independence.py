@@ -44,7 +44,8 @@ def check_independence(extractor: BaseGradientExtractor, images: Sequence[Image.
 def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) -> Float[Tensor, "b g"]:
     """Return gradients without projection, computed in float32 even if the extractor uses half precision."""
     engine = copy(extractor.engine)
-    engine.projectors, engine.dtype, engine.views_per_forward = {}, torch.float32, 2**20
+    engine.projectors, engine.dtype = {}, torch.float32
+    engine.views_per_forward = 2**20  # more than there are, so that all images share one forward pass
     batch = batch_of_images(images, [extractor.views], seed=extractor.seed)
     gradients = compute(batch, [Feature("gradient", extractor.views, engine, extractor.loss)])["gradient"]
     return torch.cat(list(gradients.values()), dim=1)

@@ -28,6 +28,7 @@ from fungi.runtime.versions import package_versions
 from fungi.views.image import ImageInput
 
 FORMAT = 3
+"""Version of the form of the files."""
 UNHASHED = ("versions", "hash")
 """Entries of `extractor.json` that are not part of the hash, because they do not decide the features."""
 SETTINGS, TENSORS = "extractor.json", "tensors.safetensors"
@@ -52,6 +53,7 @@ def fingerprint(wrapper: Any) -> str:
 
 
 def _digest(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of settings and tensors."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
@@ -59,6 +61,7 @@ def _digest(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def _settings(wrapper: Any) -> dict[str, Any]:
+    """Return the content of `extractor.json`, except the entries `UNHASHED`."""
     return {
         "format": FORMAT,
         "layers": list(wrapper.layers),
@@ -79,6 +82,7 @@ def _settings(wrapper: Any) -> dict[str, Any]:
 
 
 def _tensors(wrapper: Any) -> dict[str, Tensor]:
+    """Return the tensors of heads, negatives, projections and PCA, on the CPU, by their names in the file."""
     matrices = [projector.matrix for projector in wrapper.engine.projectors.values()]
     tensors = {f"projection.{matrix.hash}": matrix.packed for matrix in matrices}
     for index, extractor in enumerate(wrapper.extractors):
@@ -106,15 +110,16 @@ def load_wrapper(
         )
     dtype = DTYPES[content["dtype"]]
     image_input = _image_input(content["image_input"])
+    use_fp16 = dtype != torch.float32
     wrapper = wrapper_type(
         model,
         content["layers"],
         device,
-        _projections(content["projections"], tensors),
-        image_input.size,
-        dtype != torch.float32,
-        dtype if dtype != torch.float32 else torch.bfloat16,
-        [_config(config_content, config_types, folder) for config_content in content["configs"]],
+        projection=_projections(content["projections"], tensors),
+        input_dim=image_input.size,
+        use_fp16=use_fp16,
+        fp16_dtype=dtype if use_fp16 else torch.bfloat16,
+        extractor_configs=[_config(config_content, config_types, folder) for config_content in content["configs"]],
         include_embeddings=content["include_embeddings"],
         seed=content["seed"],
         image_input=image_input,
@@ -132,6 +137,7 @@ def load_wrapper(
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the settings and tensors in a folder. Raises FungiError if files are missing, damaged or changed."""
     for name in (SETTINGS, TENSORS):
         if not (folder / name).is_file():
             raise MissingFilesError(f"there is no {folder / name}: {folder} does not contain a saved wrapper.")
@@ -178,6 +184,7 @@ def _config(content: Mapping[str, Any], config_types: Sequence[type], folder: Pa
 
 
 def _attributes(source: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return attributes of an object by their names."""
     return {name: getattr(source, name) for name in names}
 
 
@@ -191,6 +198,7 @@ def _projections(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
 
 
 def _image_input(values: Mapping[str, Any]) -> ImageInput:
+    """Return the input with saved values. JSON has lists instead of the tuples (mean, standard deviation)."""
     pairs = {name: values[name] for name in ("statistics", "view_statistics") if values[name] is not None}
     return ImageInput(**{**values, **{name: tuple(map(tuple, pair)) for name, pair in pairs.items()}})
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fungi.combine.source import l2_normalized
 from fungi.errors import FungiError, unknown_name
-from fungi.library.arguments import checked_features, whole_number
+from fungi.library.arguments import checked_features, checked_whole_number
 from fungi.search import libraries
 
 Metric = Literal["cosine", "euclidean"]
@@ -39,7 +39,7 @@ def nearest_images(index: Any, features: Any, k: int) -> tuple[Float[Tensor, "q 
     """Return (scores, rows) of the k entries of a `faiss_index` that are nearest to features `[q, f]`, best first."""
     import faiss
 
-    whole_number("k", k, 1)
+    checked_whole_number("k", k, 1)
     if checked_features(features).shape[1] != index.d:
         raise FungiError(
             f"the features have {features.shape[1]} entries, but the features in the index have {index.d}."

@@ -15,7 +15,7 @@ from fungi.report.features import identities
 from fungi.report.protocol import SEGMENTATION, Protocol, has_published_protocol, origin_of, protocol_of, task_of
 from fungi.report.uncertainty import LEVEL, Uncertainty, uncertainties
 from fungi.results.published import MEAN, Published, PublishedKey, mean_datasets, published_value
-from fungi.results.result_file import ABLATION, PREVIOUS, read_result
+from fungi.results.result_file import ABLATION, PREVIOUS, read_result, runs_of
 from fungi.runtime.log import logger
 from fungi.store.layout import EMBEDDINGS
 
@@ -24,7 +24,8 @@ from fungi.store.layout import EMBEDDINGS
 class Cell:
     """A score in percent.
 
-    std: population standard deviation over the runs. gain: score minus the score of the embeddings in the same file.
+    std: population standard deviation over the runs. runs, warnings: number of runs and of warnings in the file.
+    gain: score minus the score of the embeddings in the same file.
     as_published: whether settings and features are those of the paper. published: the value of the paper for a cell
     with `as_published`.
     identity: hash of the settings, weights and data that determine the features.
@@ -86,7 +87,7 @@ class ResultRecord:
 def read_results(places: Iterable[Path], *, include_previous: bool = False) -> list[ResultRecord]:
     """Return the contents of result files.
 
-    places: result files, or folders with a subfolder `results` or, from the original harness, `logs`.
+    places: result files, or folders with a subfolder `results` (or `logs`, the subfolder of the published code).
     include_previous: include files that were renamed because results of other features needed their names.
 
     Files that are not result files are omitted, with a warning. Raises MissingFilesError if there is no result file.
@@ -114,7 +115,7 @@ def read_results(places: Iterable[Path], *, include_previous: bool = False) -> l
 
 def _compact(content: dict[str, Any]) -> dict[str, Any]:
     """Return a result with predictions as arrays and without sample ids. Thousands of results then fit in memory."""
-    for run in content.get("runs") or [content]:
+    for run in runs_of(content):
         for scores in run["results"].values():
             predictions = np.array(scores.get("predictions", []))
             if predictions.ndim == 1 and predictions.dtype.kind == "i" and predictions.min() >= 0:
@@ -131,7 +132,7 @@ def cells_of(record: ResultRecord) -> list[Cell]:
     metrics: dict[str, Setting | None] = {metric_of(content): None}
     if task == "retrieval":
         metrics = {f"mAP-{letter}": Setting("difficulty", letter) for letter in ("M", "H")}
-    origin, identity, cells = origin_of(content), identities(content), []
+    origin, identity_by_name, cells = origin_of(content), identities(content), []
     shared: dict[str, Any] = {
         "backbone": origin["backbone"],
         "dataset": origin["dataset"],
@@ -150,9 +151,8 @@ def cells_of(record: ResultRecord) -> list[Cell]:
                 )
                 fields = _score_fields(content, metric, combination, uncertainty_by_name.get(combination))
                 published = published_value(key) if shared["as_published"] else None
-                cells.append(
-                    Cell(protocol=protocol, published=published, identity=identity[combination], **shared, **fields)
-                )
+                identity = identity_by_name[combination]
+                cells.append(Cell(protocol=protocol, published=published, identity=identity, **shared, **fields))
     return cells
 
 
@@ -168,7 +168,7 @@ def without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
         key = (_description(cell), cell.identity)
         if key in best and cell.runs == best[key].runs and cell.value != best[key].value and not cell.is_previous:
             contradictions += 1
-        if key not in best or (not cell.is_previous, cell.runs) > (not best[key].is_previous, best[key].runs):
+        if key not in best or _priority(cell) > _priority(best[key]):
             best[key] = cell
     if contradictions:
         logger.warning(
@@ -181,6 +181,11 @@ def without_duplicates(cells: Sequence[Cell]) -> list[Cell]:
         else cell
         for cell in best.values()
     ]
+
+
+def _priority(cell: Cell) -> tuple[bool, int]:
+    """Return the priority of a cell among cells of the same measurement: current files first, then more runs."""
+    return not cell.is_previous, cell.runs
 
 
 def _description(cell: Cell) -> tuple[object, ...]:
@@ -208,17 +213,17 @@ def _score_fields(
     results = content["results"]
     scores, baseline = results[combination], results.get(EMBEDDINGS, {}).get(metric)
     std = scores.get(f"{metric}-std")
-    first_run = (content.get("runs") or [content])[0].get("results", {}).get(combination, {})
+    pca_of_first_run = runs_of(content)[0].get("results", {}).get(combination, {}).get("pca", {})
     return {
         "combination": combination,
         "metric": metric,
         "value": 100 * scores[metric],
         "std": None if std is None else 100 * std,
         "gain": None if baseline is None or combination == EMBEDDINGS else 100 * (scores[metric] - baseline),
-        "rows": uncertainty and uncertainty.rows,
-        "error": uncertainty and 100 * uncertainty.error,
-        "p_value": uncertainty and uncertainty.p_value,
-        "reduced": first_run.get("pca", {}).get("applied"),
+        "rows": None if uncertainty is None else uncertainty.rows,
+        "error": None if uncertainty is None else 100 * uncertainty.error,
+        "p_value": None if uncertainty is None else uncertainty.p_value,
+        "reduced": pca_of_first_run.get("applied"),
     }
 
 

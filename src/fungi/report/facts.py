@@ -94,7 +94,7 @@ class Setting:
 
 
 def _amount(amount: int | float | str, noun: str) -> str:
-    """Return an amount with its noun: `1 patch`, `2 patches`."""
+    """Return an amount with its noun: `1 patch`, `2000 patches` (`counted` would write `2,000`)."""
     return f"1 {noun}" if amount == 1 else f"{amount} {counted(2, noun).removeprefix('2 ')}"
 
 
@@ -125,6 +125,7 @@ def objective_in_words(name: str) -> str:
 
 
 _ABBREVIATION_LENGTH = 4
+"""Names of objectives of at most this length are abbreviations, which papers write in capital letters."""
 
 
 def _text_of(name: str, value: Any, style: int) -> str:

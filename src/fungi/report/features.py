@@ -22,31 +22,31 @@ from fungi.views.base import InputSpec
 from fungi.views.plans import PUBLISHED
 
 DEFAULT_SEED = 42
-Entry = dict[str, Any]
+FeatureRecord = dict[str, Any]
 """Record of a feature of a split in the provenance of a result: file, array, provenance, layer, size."""
 
 
-def entries_of(content: dict[str, Any]) -> list[tuple[str, Entry]]:
-    """Return (feature, entry) of every feature file of a result."""
+def feature_records(content: dict[str, Any]) -> list[tuple[str, FeatureRecord]]:
+    """Return (feature, record) for every run, split and feature of a result."""
     return [
-        (feature, entry)
+        (feature, record)
         for run in content["provenance"]["features"]
         for split in run.values()
-        for feature, entry in split.items()
+        for feature, record in split.items()
     ]
 
 
-def unusual_features(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
+def unusual_features(records: Iterable[tuple[str, FeatureRecord]]) -> list[Fact]:
     """Return the differences from the published features: weights, objectives, projection, bias."""
-    return [fact for feature, entry in entries if entry.get("provenance") for fact in _unusual_facts(feature, entry)]
+    return [fact for feature, record in records if record.get("provenance") for fact in _unusual_facts(feature, record)]
 
 
-def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
+def seeds_and_precision(records: Iterable[tuple[str, FeatureRecord]]) -> list[Fact]:
     """Return the seeds and dtypes of the extractions that are not the defaults, because they change scores slightly.
 
     Imported features have no seed.
     """
-    provenances = [entry["provenance"] for _, entry in entries if entry.get("provenance")]
+    provenances = [record["provenance"] for _, record in records if record.get("provenance")]
     extracted = [provenance for provenance in provenances if "imported" not in (provenance.get("settings") or {})]
     seeds = sorted({provenance.get("seed", DEFAULT_SEED) for provenance in extracted})
     dtypes = sorted({provenance.get("dtype", "float32") for provenance in provenances} - {"float32"})
@@ -59,9 +59,11 @@ def seeds_and_precision(entries: Iterable[tuple[str, Entry]]) -> list[Fact]:
 def identities(content: dict[str, Any]) -> dict[str, str]:
     """Return a hash of the features of each combination. Equal hashes mean the same computation on the same data."""
     facts: list[tuple[str, str]] = []
-    for feature, entry in entries_of(content):
-        deciding = {name: value for name, value in (entry.get("provenance") or {}).items() if name not in INFORMATION}
-        text = json.dumps([deciding or entry.get("file"), entry.get("layer"), entry.get("array")], sort_keys=True)
+    for feature, record in feature_records(content):
+        provenance = record.get("provenance") or {}
+        deciding_values = {name: value for name, value in provenance.items() if name not in INFORMATION}
+        origin = deciding_values or record.get("file")
+        text = json.dumps([origin, record.get("layer"), record.get("array")], sort_keys=True)
         facts.append((feature, text))
     hashes = {}
     for combination in content["results"]:
@@ -71,9 +73,9 @@ def identities(content: dict[str, Any]) -> dict[str, str]:
     return hashes
 
 
-def _unusual_facts(feature: str, entry: Entry) -> list[Fact]:
+def _unusual_facts(feature: str, record: FeatureRecord) -> list[Fact]:
     """Return the differences between a feature and the published feature of the same name."""
-    provenance, layer = entry["provenance"], entry.get("layer") or {}
+    provenance, layer = record["provenance"], record.get("layer") or {}
     is_registered = provenance["backbone"] in BACKBONES
     spec = BACKBONES[provenance["backbone"]] if is_registered else None
     source = provenance.get("weights_source", "")
@@ -84,20 +86,20 @@ def _unusual_facts(feature: str, entry: Entry) -> list[Fact]:
         facts.append(("input_side", int(size_match[1])))
     kind = layer.get("projection_kind", "binary")
     facts += [("projection_kind", kind)] if kind != "binary" else []
-    if spec and feature != EMBEDDINGS and entry.get("size", spec.projection_dim) != spec.projection_dim:
-        facts.append(("projection_dim", entry["size"]))
+    if spec and feature != EMBEDDINGS and record.get("size", spec.projection_dim) != spec.projection_dim:
+        facts.append(("projection_dim", record["size"]))
     if spec and layer.get("bias", spec.bias) != spec.bias:
         facts.append(("bias", "no gradient of the bias" if spec.bias else "gradient of a bias"))
-    name = feature.split(":")[0]
+    objective = feature.split(":")[0]  # without the array, as in `kl:mlp_fc1`
     defaults = _default_settings(
-        name, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean")
+        objective, provenance["backbone"], provenance["dataset"], provenance.get("profile", "clean")
     )
     settings = provenance.get("objective_settings") or {}
     plan = provenance.get("views", PUBLISHED)
     if plan != PUBLISHED:  # the name of the plan describes the views completely
         facts.append(("view_plan", plan))
         settings = {name: value for name, value in settings.items() if name != "views"}
-    return facts + _differences(name, settings, defaults)
+    return facts + _differences(objective, settings, defaults)
 
 
 @cache

@@ -58,7 +58,7 @@ def figure_path(folder: Path, *parts: object) -> Path:
 def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator[Any]:
     """Yield the axes of a figure, and write the figure to `path` at the end of the block.
 
-    width, height: size in inches without the title.
+    width, height: size in inches; further lines of the title add to the height.
     """
     import matplotlib
 
@@ -66,7 +66,8 @@ def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator
     from matplotlib import pyplot
 
     with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(width, height + 0.17 * title.count("\n")), layout="constrained")
+        title_height = 0.17 * title.count("\n")  # `height` includes the first line
+        figure, axes = pyplot.subplots(figsize=(width, height + title_height), layout="constrained")
         if title:
             figure.suptitle(title, fontsize=9, x=0.01, ha="left")
         yield axes
@@ -75,13 +76,13 @@ def canvas(path: Path, width: float, height: float, title: str = "") -> Iterator
         pyplot.close(figure)
 
 
-def dots(
-    path: Path, title: str, values: Mapping[str, tuple[float, float | None]], baseline: str, axis: str = "accuracy, %"
+def draw_dots(
+    path: Path, title: str, values: Mapping[str, tuple[float, float | None]], baseline: str, x_axis: str = "accuracy, %"
 ) -> None:
     """Draw one row per name: a dot at its value, with an error bar of one standard deviation.
 
-    A dashed line marks the baseline. The baseline is a square, single features are open circles, and combinations are
-    filled circles.
+    values: name -> value and standard deviation. A dashed line marks the baseline. The baseline is a square, single
+    features are open circles, and combinations are filled circles.
     """
     names = list(values)[::-1]
     with canvas(path, 5.2, 0.9 + 0.25 * len(names), title) as axes:
@@ -117,11 +118,11 @@ def dots(
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.margins(x=0.12)
         axes.set_xlim(right=min(axes.get_xlim()[1], 100))
-        axes.set_xlabel(axis + (f"  (dashed: {feature_in_words(baseline)})" if baseline in values else ""))
+        axes.set_xlabel(x_axis + (f"  (dashed: {feature_in_words(baseline)})" if baseline in values else ""))
 
 
-def compared_dots(
-    path: Path, title: str, groups: Sequence[str], series: Sequence[Series], axis: str = "accuracy, %"
+def draw_compared_dots(
+    path: Path, title: str, groups: Sequence[str], series: Sequence[Series], x_axis: str = "accuracy, %"
 ) -> None:
     """Draw one row per group (backbone), with a dot per series and a line between the dots.
 
@@ -139,7 +140,7 @@ def compared_dots(
                 xerr=_error_bars(line.y, line.std),
                 linestyle="none",
                 clip_on=False,
-                marker=MARKERS[number % 8],
+                marker=MARKERS[number % len(MARKERS)],
                 color=COLOURS[number % len(COLOURS)],
                 label=feature_in_words(line.name),
                 markersize=6,
@@ -149,11 +150,11 @@ def compared_dots(
         axes.set_xlim(right=min(axes.get_xlim()[1], 100))
         axes.set_yticks(range(len(groups)), groups)
         axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.set_xlabel(axis)
+        axes.set_xlabel(x_axis)
         _legend_below(axes, len(series))
 
 
-def curves(
+def draw_curves(
     path: Path, title: str, series: Sequence[Series], *, x_axis: str, y_axis: str = "accuracy, %", ticks: bool = True
 ) -> None:
     """Draw each series as a line with its own style and marker. Known standard deviations are drawn as a band.
@@ -166,8 +167,8 @@ def curves(
             axes.plot(
                 line.x,
                 line.y,
-                linestyle=LINES[number % 4],
-                marker=MARKERS[number % 8],
+                linestyle=LINES[number % len(LINES)],
+                marker=MARKERS[number % len(MARKERS)],
                 color=color,
                 label=feature_in_words(line.name),
                 linewidth=1.3,
@@ -187,7 +188,7 @@ def curves(
         _legend_below(axes, len(series))
 
 
-def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarray, "m m"]) -> None:
+def draw_heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarray, "m m"]) -> None:
     """Draw a matrix in grey levels from 0 (white) to 1 (black), with the values in the cells."""
     size = 1.8 + 0.62 * len(names)
     with canvas(path, size + 0.6, size, title) as axes:
@@ -201,8 +202,8 @@ def heatmap(path: Path, title: str, names: Sequence[str], values: Float[np.ndarr
         axes.figure.colorbar(image, ax=axes, shrink=0.8)
 
 
-def sorted_differences(
-    path: Path, title: str, series: Sequence[Series], axis: str, classes: Sequence[str] = ()
+def draw_sorted_differences(
+    path: Path, title: str, series: Sequence[Series], x_axis: str, classes: Sequence[str] = ()
 ) -> None:
     """Draw a panel per series, with a sorted bar for the gain or loss of each class. The x values are not used.
 
@@ -235,7 +236,7 @@ def sorted_differences(
             ticks, names = (range(len(order)), [classes[row] for row in order]) if has_names else ([], [])
             panel.set_yticks(ticks, names)
             panel.tick_params(labelsize=8)
-        figure.supxlabel(axis, fontsize=9)
+        figure.supxlabel(x_axis, fontsize=9)
         if not has_names:
             figure.supylabel("classes, sorted", fontsize=9)
         figure.suptitle(title, fontsize=9, x=0.01, ha="left")

@@ -23,25 +23,27 @@ from fungi.report.figures import (
     MAX_CLASS_NAMES,
     TITLE_WIDTH,
     Series,
-    compared_dots,
-    curves,
-    dots,
+    draw_compared_dots,
+    draw_curves,
+    draw_dots,
+    draw_heatmap,
+    draw_sorted_differences,
     figure_path,
-    heatmap,
-    sorted_differences,
 )
 from fungi.report.protocol import Protocol, origin_of, protocol_of, task_of
 from fungi.report.tables import Table, label
 from fungi.report.words import feature_in_words, metric_in_words, protocol_in_words, task_in_words
 from fungi.results.published import MEAN
-from fungi.results.result_file import ABLATION
+from fungi.results.result_file import ABLATION, runs_of
 from fungi.results.text import by_size_and_order
 from fungi.runtime.log import logger, progress
 from fungi.store.layout import EMBEDDINGS
 
 COMBINATIONS, BEST = "combinations", "best combination"
-_MAX_PER_TABLE = 6  # with more cases, a table shows single datasets better than figures
-_BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(\d+)\.(.+)")
+_MAX_PER_TABLE = 6
+"""Largest number of figures of combinations per table. With more, only the means over datasets have figures."""
+_BLOCK = re.compile(r"(?:blocks\.|encoder_layer_|layers?\.)(?P<number>\d+)\.(?P<layer>.+)")
+"""Path of a layer: the number of its block, and the layer in the block."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,17 @@ def figures_of(
 
     folder: folder of the figures. data_dir: folder of the datasets, for class names that a result does not contain.
     """
-    figures = [figure for table in tables for figure in _backbones_of(folder, table)]
-    figures += [*_shots(folder, cells), *_layers(folder, cells)]
+    figures = [figure for table in tables for figure in _figures_of_backbones(folder, table)]
+    figures += [*_figures_of_shots(folder, cells), *_figures_of_layers(folder, cells)]
     by_task: dict[str, list[Figure]] = defaultdict(list)
     for record in records:
         task = task_of(record.content)
         if not record.is_previous and task in _FIGURES_OF_RECORD:
             by_task[task] += _FIGURES_OF_RECORD[task](folder, record, data_dir)
-    figures += [figure for task, figures_of_task in by_task.items() if task != PER_CLASS for figure in figures_of_task]
-    figures += [figure for table in tables for figure in _bars_of(folder, table)]
-    figures += by_task[PER_CLASS]
+    figures_of_classes = by_task.pop(_TASK_WITH_CLASSES, [])
+    figures += [figure for figures_of_task in by_task.values() for figure in figures_of_task]
+    figures += [figure for table in tables for figure in _figures_of_combinations(folder, table)]
+    figures += figures_of_classes  # one figure per result, so they come last
     return list({figure.path: figure for figure in figures}.values())
 
 
@@ -86,7 +89,7 @@ def draw_all(figures: Sequence[Figure], limit: int) -> list[Path]:
     return [figure.path for figure in selected]
 
 
-def _bars_of(folder: Path, table: Table) -> list[Figure]:
+def _figures_of_combinations(folder: Path, table: Table) -> list[Figure]:
     """Return a figure of all combinations for each backbone and dataset, like figure 2 (right) of the paper."""
     groups: dict[tuple[str, str], dict[str, Cell]] = defaultdict(dict)
     for (backbone, combination, dataset), cell in table.cells.items():
@@ -99,22 +102,25 @@ def _bars_of(folder: Path, table: Table) -> list[Figure]:
             names = sorted(cells, key=by_size_and_order)
             values = {name: (cells[name].value, cells[name].std) for name in names}
             title = _title(table.shown_protocol, label(backbone), dataset)
-            axis = f"{metric_in_words(next(iter(cells.values())).metric)}, %"
-            draw = partial(dots, title=title, values=values, baseline=EMBEDDINGS, axis=axis)
+            x_axis = f"{metric_in_words(cells[names[0]].metric)}, %"
+            draw = partial(draw_dots, title=title, values=values, baseline=EMBEDDINGS, x_axis=x_axis)
             figures.append(Figure(figure_path(folder, COMBINATIONS, table.protocol, backbone, dataset), draw))
     return figures
 
 
-def _backbones_of(folder: Path, table: Table) -> list[Figure]:
+def _figures_of_backbones(folder: Path, table: Table) -> list[Figure]:
     """Return a figure of embeddings and best combination per backbone, like figures 5 (kNN) and 9 (linear).
 
     The figure shows the mean over datasets. Without a mean, it shows the only dataset of the table.
     """
     columns = {column for _, _, column in table.cells}
-    column = MEAN if MEAN in columns else columns.pop() if len(columns) == 1 else None
-    best = {} if column is None else _best_combinations(table, column)
-    if column is None or len(best) < 2:
+    if MEAN not in columns and len(columns) != 1:
         return []
+    column = MEAN if MEAN in columns else columns.pop()
+    best = _best_combinations(table, column)
+    if len(best) < 2:
+        return []
+    # A caption is the combination without the embeddings: `+ KL`.
     x, captions = range(len(best)), [feature_in_words(name).partition(" ")[2] for name in best.values()]
     values = {
         EMBEDDINGS: [table.cells[backbone, EMBEDDINGS, column].value for backbone in best],
@@ -122,11 +128,11 @@ def _backbones_of(folder: Path, table: Table) -> list[Figure]:
     }
     series = [Series(EMBEDDINGS, x, values[EMBEDDINGS]), Series(BEST, x, values[BEST], captions=captions)]
     draw = partial(
-        compared_dots,
+        draw_compared_dots,
         title=_title(table.shown_protocol, column),
         groups=[label(backbone) for backbone in best],
         series=series,
-        axis="accuracy, %  (the best combination is selected on the scored rows)",
+        x_axis="accuracy, %  (the best combination is selected on the scored rows)",
     )
     return [Figure(figure_path(folder, "backbones", table.protocol, column), draw)]
 
@@ -134,7 +140,8 @@ def _backbones_of(folder: Path, table: Table) -> list[Figure]:
 def _best_combinations(table: Table, column: str) -> dict[str, str]:
     """Return for each backbone the best combination that contains the embeddings.
 
-    Of several combinations with the best score, return the smallest combination.
+    Of several combinations with the best score, return the smallest combination. Backbones without a score of the
+    embeddings are omitted.
     """
     scores: dict[str, dict[str, float]] = defaultdict(dict)
     for backbone, name in sorted(table.rows, key=lambda row: by_size_and_order(row[1])):
@@ -148,7 +155,7 @@ def _best_combinations(table: Table, column: str) -> dict[str, str]:
     return best
 
 
-def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
+def _figures_of_shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
     """Return figures of accuracy per number of shots, for embeddings and the largest combination, like figure 6."""
     groups: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
@@ -162,25 +169,26 @@ def _shots(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
         series = [_series(name, by_name[name]) for name in dict.fromkeys((EMBEDDINGS, largest)) if name in by_name]
         if max(len(line.x) for line in series) > 1:
             title = _title(protocol, label(backbone), dataset)
-            draw = partial(curves, title=title, series=series, x_axis="train examples per class")
+            draw = partial(draw_curves, title=title, series=series, x_axis="train examples per class")
             figures.append(Figure(figure_path(folder, "shots", protocol, backbone, dataset), draw))
     return figures
 
 
-def _layers(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
+def _figures_of_layers(folder: Path, cells: Sequence[Cell]) -> list[Figure]:
     """Return figures of single gradients per block, with a line per objective and kind of layer, like figure 8."""
     groups: dict[tuple[Protocol, str, str], dict[str, dict[int, Cell]]] = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         match = _BLOCK.search(cell.layer)
         if match and "+" not in cell.combination and cell.combination != EMBEDDINGS:
             protocol = cell.protocol.without("layer", "layer_key")
-            groups[protocol, cell.backbone, cell.dataset][f"{cell.combination}, {match[2]}"][int(match[1])] = cell
+            name, block = f"{cell.combination}, {match['layer']}", int(match["number"])
+            groups[protocol, cell.backbone, cell.dataset][name][block] = cell
     figures = []
     for (protocol, backbone, dataset), by_name in groups.items():
         if len({block for cells_of_name in by_name.values() for block in cells_of_name}) > 1:
             series = [_series(name, by_name[name]) for name in sorted(by_name)]
             title = _title(protocol, label(backbone), dataset, "single gradients")
-            draw = partial(curves, title=title, series=series, x_axis="block")
+            draw = partial(draw_curves, title=title, series=series, x_axis="block")
             figures.append(Figure(figure_path(folder, "layers", protocol, backbone, dataset), draw))
     return figures
 
@@ -192,7 +200,7 @@ def _series(name: str, cells: dict[int, Cell]) -> Series:
     return Series(name, numbers, [cells[number].value for number in numbers], stds if any(stds) else None)
 
 
-def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figure]:
+def _figures_of_classes(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figure]:
     """Return a figure of the gain over the embeddings per class, for each single gradient, like figure 3."""
     content = record.content
     if not _single_gradients(content):
@@ -205,7 +213,7 @@ def _per_class(folder: Path, record: ResultRecord, data_dir: Path) -> list[Figur
         gains = per_class_differences(content)
         series = [Series(name, [], [100 * value for value in values]) for name, values in gains.items()]
         classes = class_names(content, data_dir)
-        sorted_differences(path, title, series, "gain in accuracy over the embeddings, points", classes)
+        draw_sorted_differences(path, title, series, "gain in accuracy over the embeddings, points", classes)
 
     return [Figure(path, draw)]
 
@@ -231,7 +239,7 @@ def _single_gradients(content: dict[str, Any]) -> list[str]:
 
     For a result of `--choose`, and for a result without predictions of the embeddings, return an empty list.
     """
-    runs = content.get("runs") or [content]
+    runs = runs_of(content)
     first = runs[0]["results"]
     if "predictions" not in first.get(EMBEDDINGS, ()) or content["settings"].get("choose"):
         return []
@@ -244,7 +252,7 @@ def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
 
     The classes are in label order.
     """
-    runs = [run["results"] for run in content.get("runs") or [content]]
+    runs = [run["results"] for run in runs_of(content)]
     targets = np.array(content["test_targets"])
 
     def recall(run: dict[str, Any], name: str) -> np.ndarray:
@@ -256,7 +264,7 @@ def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
     }
 
 
-def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
+def _figures_of_cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
     """Return a figure of the similarity of the features, like figure 2 (left) of the paper."""
     pairs = {tuple(name.split("+")): scores["cka"] for name, scores in record.content["results"].items()}
     names = in_order({name for pair in pairs for name in pair})
@@ -269,21 +277,22 @@ def _cka(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
     path = figure_path(folder, "cka", protocol, origin["backbone"], origin["dataset"])
     title = f"Similarity of the features (CKA): {label(origin['backbone'])}, {origin['dataset']}"
     details = wrap(protocol_in_words(protocol.profile, protocol.details), TITLE_WIDTH)
-    draw = partial(heatmap, title="\n".join([*wrap(title, TITLE_WIDTH), *details]), names=names, values=values)
+    draw = partial(draw_heatmap, title="\n".join([*wrap(title, TITLE_WIDTH), *details]), names=names, values=values)
     return [Figure(path, draw)]
 
 
-def _ablation(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
+def _figures_of_ablation(folder: Path, record: ResultRecord, _data_dir: Path) -> list[Figure]:
     return [Figure(path, draw) for path, draw in ablation_figures(folder, record)]
 
 
-PER_CLASS = "knn"
-"""Task with a figure of gains per class."""
+_TASK_WITH_CLASSES = "knn"
+"""Task with a figure of the gain per class for each result."""
 _FIGURES_OF_RECORD: dict[str, Callable[[Path, ResultRecord, Path], list[Figure]]] = {
-    PER_CLASS: _per_class,
-    "cka": _cka,
-    ABLATION: _ablation,
+    _TASK_WITH_CLASSES: _figures_of_classes,
+    "cka": _figures_of_cka,
+    ABLATION: _figures_of_ablation,
 }
+"""Task -> function that returns the figures of a result: (folder of figures, result, folder of datasets)."""
 
 
 def _title(protocol: Protocol, *subjects: str) -> str:

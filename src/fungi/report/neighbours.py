@@ -18,8 +18,8 @@ OTHER_CLASS_COLOUR = COLOURS[1]
 def draw_neighbours(
     path: Path,
     *,
-    query: Callable[[int], Any],
-    candidate: Callable[[int], Any],
+    query_image: Callable[[int], Any],
+    candidate_image: Callable[[int], Any],
     rows: Sequence[int],
     neighbours: dict[str, Int[np.ndarray, "q k"]],
     query_labels: Int[np.ndarray, " q"],
@@ -29,8 +29,8 @@ def draw_neighbours(
 ) -> None:
     """Write a PNG with one row per query: the query, then its neighbours by each feature.
 
-    query, candidate: functions that return the image of a row. rows: rows of the queries to draw. neighbours: feature
-    -> rows of the nearest candidates of each query. names: class names.
+    query_image, candidate_image: functions that return the image of a row. rows: rows of the queries to draw.
+    neighbours: feature -> rows of the nearest candidates of each query. names: class names.
 
     A neighbour of another class has an orange-red frame. Below its image are a cross and the name of its class. A
     neighbour of the same class has a thin grey frame.
@@ -38,23 +38,23 @@ def draw_neighbours(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.0 + 0.75 * (NEIGHBOURS_PER_FEATURE * len(neighbours) + 2), 0.9 * len(rows) + 0.9))
+    # An empty column comes before the neighbours of each feature.
+    first_columns = [2 + index * (NEIGHBOURS_PER_FEATURE + 1) for index in range(len(neighbours))]
     columns = 1 + len(neighbours) * (NEIGHBOURS_PER_FEATURE + 1)
     axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw={"wspace": 0.12, "hspace": 0.35})
     for axis in axes.flat:
         axis.set_axis_off()
     for row_axes, row in zip(axes, rows, strict=True):
-        _draw_image(row_axes[0], query(row), names[query_labels[row]])
-        for block, indices in enumerate(neighbours.values()):
+        _draw_image(row_axes[0], query_image(row), names[query_labels[row]])
+        for first_column, indices in zip(first_columns, neighbours.values(), strict=True):
             for rank, index in enumerate(indices[row][:NEIGHBOURS_PER_FEATURE]):
                 same_class = candidate_labels[index] == query_labels[row]
-                axis = row_axes[2 + block * (NEIGHBOURS_PER_FEATURE + 1) + rank]
                 text = "" if same_class else f"× {names[candidate_labels[index]]}"
-                _draw_image(axis, candidate(int(index)), text, other_class=not same_class)
+                image = candidate_image(int(index))
+                _draw_image(row_axes[first_column + rank], image, text, other_class=not same_class)
     axes[0][0].set_title("query", fontsize=9)
-    for block, name in enumerate(neighbours):
-        axes[0][2 + block * (NEIGHBOURS_PER_FEATURE + 1)].set_title(
-            f"nearest by {feature_in_words(name)}", fontsize=9, loc="left"
-        )
+    for first_column, name in zip(first_columns, neighbours, strict=True):
+        axes[0][first_column].set_title(f"nearest by {feature_in_words(name)}", fontsize=9, loc="left")
     figure.suptitle(title, fontsize=10)
     with written_atomically(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")

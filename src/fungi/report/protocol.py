@@ -14,7 +14,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.combine.protocol import usual_pca_dim
 from fungi.data.base import DATASETS
 from fungi.report.facts import ALWAYS_SHOWN, Facts, Setting, as_facts, heading_text
-from fungi.report.features import entries_of, seeds_and_precision, unusual_features
+from fungi.report.features import feature_records, seeds_and_precision, unusual_features
 from fungi.results.result_file import ABLATION
 
 SEGMENTATION = "segmentation"
@@ -85,13 +85,13 @@ def origin_of(content: dict[str, Any]) -> dict[str, str]:
     The values come from the provenance of the features. For features without provenance, dataset and backbone come from
     the path of the first feature file. For a result without features, the values come from the settings.
     """
-    entries = [entry for _, entry in entries_of(content)]
-    provenances = [entry["provenance"] for entry in entries if entry.get("provenance")]
-    layers = {entry["layer"]["layer"] for entry in entries if entry.get("layer")}
+    records = [record for _, record in feature_records(content)]
+    provenances = [record["provenance"] for record in records if record.get("provenance")]
+    layers = {record["layer"]["layer"] for record in records if record.get("layer")}
     settings = content["settings"]
-    if not provenances and entries:
-        # Folders of the original harness are named <dataset>/<backbone>/<file>.
-        folder = Path(entries[0]["file"]).parent
+    if not provenances and records:
+        # The published code writes features to <dataset>/<backbone>/<file>.
+        folder = Path(records[0]["file"]).parent
         return {"dataset": folder.parent.name, "backbone": folder.name, "profile": _UNKNOWN, "layer": ""}
     profiles = {provenance["profile"] for provenance in provenances} or {settings.get("profile", _UNKNOWN)}
     return {
@@ -115,12 +115,12 @@ def details_of(content: dict[str, Any], origin: dict[str, str]) -> Facts:
     settings, unusual = content["settings"], unusual_settings(content)
     if task_of(content) == SEGMENTATION:
         return as_facts(unusual.items()) or (("settings", "as published"),)
-    entries = entries_of(content)
+    records = feature_records(content)
     facts = [(name, settings[name]) for name in ALWAYS_SHOWN if settings.get(name) is not None]
     facts += [] if _is_usual_layer(origin) else [("layer", origin["layer"])]
     facts += [(name, value) for name, value in unusual.items() if name not in (*ALWAYS_SHOWN, *_PARTS_OF_SETTING)]
     facts = [fact for fact in facts if fact != ("layer_key", _USUAL_ARRAY)]
-    return as_facts([*facts, *unusual_features(entries), *seeds_and_precision(entries)])
+    return as_facts([*facts, *unusual_features(records), *seeds_and_precision(records)])
 
 
 def has_published_protocol(content: dict[str, Any], origin: dict[str, str]) -> bool:
@@ -143,7 +143,7 @@ def has_published_protocol(content: dict[str, Any], origin: dict[str, str]) -> b
         and settings.get("layer_key") in (None, _USUAL_ARRAY)
         and _is_usual_layer(origin)
         and _uses_official_validation(content, dataset)
-        and not unusual_features(entries_of(content))
+        and not unusual_features(feature_records(content))
     )
 
 

@@ -36,7 +36,7 @@ _CAUTION = (
     "The best features were selected by their test scores, so these scores are slightly too high. To select features "
     "on the train rows only, use <code>fungi knn --choose</code>."
 )
-_READING = (
+_HOW_TO_READ = (
     "Scores are in percent. A score is followed by its standard deviation over the runs; for a single run, by its "
     "standard error over the scored rows. The next number is the gain (+) or loss (−) over the embeddings alone. It is "
     "grey if it is within noise (p ≥ 0.05 on the scored rows: McNemar's test, or a t-test for several runs). Results "
@@ -62,7 +62,7 @@ def report_page(
     sections = [
         _summary(cells, records, missing),
         _choices(records),
-        _section("Tables", f"<p>{_READING}</p>" + _tables(ordered) if tables else ""),
+        _section("Tables", f"<p>{_HOW_TO_READ}</p>" + _tables(ordered) if tables else ""),
         _section("Figures", _figures(figures, tables)),
     ]
     return document("Results", "\n".join(filter(None, sections)), style=STYLE, script=page.SCRIPT)
@@ -133,18 +133,22 @@ def _table_of_one_dataset(table: Table) -> str:
     edges = [cell.value + sign * _spread(cell) for cell in cells for sign in (-1, 1)]
     margin = 0.08 * (max(edges) - min(edges)) + 0.5
     span = (min(edges) - margin, min(max(edges) + margin, max(max(edges), 100.0)))
-    several_backbones = len({backbone for backbone, _ in table.rows}) > 1
+    has_several_backbones = len({backbone for backbone, _ in table.rows}) > 1
     has_published = any(cell.published for cell in cells)
-    columns = [*(["Backbone"] if several_backbones else []), "Features", metric_in_words(cells[0].metric).capitalize()]
+    columns = [
+        *(["Backbone"] if has_several_backbones else []),
+        "Features",
+        metric_in_words(cells[0].metric).capitalize(),
+    ]
     columns += ["Gain", *(["Published"] if has_published else []), f"{span[0]:.0f} to {span[1]:.0f} %"]
     rows, best = [], _best_of(cells)
     for backbone, name, cell in lines:
         baseline = table.cells.get((backbone, EMBEDDINGS, column))
-        row = [text_entry(label(backbone))] if several_backbones else []
+        row = [text_entry(label(backbone))] if has_several_backbones else []
         row += [text_entry(feature_in_words(name)), _score(cell, best), _gain(cell)]
         if has_published:
-            reference = cell.published
-            row.append(Entry(f"{reference.value:.1f}", reference.value, "number") if reference else ABSENT)
+            published = cell.published
+            row.append(Entry(f"{published.value:.1f}", published.value, "number") if published else ABSENT)
         rows.append([*row, dot_entry(cell.value, _spread(cell), baseline.value if baseline else None, span)])
     return sortable_table(columns, rows)
 
@@ -186,7 +190,8 @@ def _column_title(table: Table, column: str) -> str:
 
 def _spread(cell: Cell) -> float:
     """Return the deviation over the runs, or the standard error of a single run; 0 if neither is known."""
-    return cell.std if cell.std is not None else cell.error or 0.0
+    known = [spread for spread in (cell.std, cell.error) if spread is not None]
+    return known[0] if known else 0.0
 
 
 def _best_of(cells: Sequence[Cell]) -> Cell | None:
@@ -211,7 +216,8 @@ def _score(cell: Cell, best: Cell | None) -> Entry:
 def _gain(cell: Cell) -> Entry:
     if cell.gain is None:
         return Entry("", kind="number")
-    kind = "noise" if cell.within_noise else "more" if cell.gain >= 0 else "less"
+    direction = "more" if cell.gain >= 0 else "less"
+    kind = "noise" if cell.within_noise else direction
     return Entry(f"<span class='{kind}'>{f'{cell.gain:+.1f}'.replace('-', '−')}</span>", cell.gain, "number")
 
 
@@ -228,10 +234,10 @@ def _figures(figures: Sequence[Path], tables: Sequence[Table]) -> str:
     The table of a single dataset contains a plot of all combinations. If all tables are of this kind, the figures of
     combinations are omitted.
     """
-    plots_in_tables = all(len(_columns_with_cells(table)) == 1 for table in tables)
+    tables_have_plots = all(len(_columns_with_cells(table)) == 1 for table in tables)
     parts = []
     for path in figures:
-        if not (plots_in_tables and path.name.startswith(COMBINATIONS)):
+        if not (tables_have_plots and path.name.startswith(COMBINATIONS)):
             content = path.read_bytes()
             # The header of a PNG file stores the width in pixels in these four bytes.
             width = int.from_bytes(content[16:20], "big") // PIXELS_PER_POINT

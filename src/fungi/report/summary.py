@@ -57,10 +57,10 @@ def headings(protocols: Iterable[Protocol]) -> dict[Protocol, str]:
     titles = {}
     for task, group in groups.items():
         shared = set.intersection(*(set(protocol.details) for protocol in group))
-        several_profiles = len({protocol.profile for protocol in group}) > 1
+        has_several_profiles = len({protocol.profile for protocol in group}) > 1
         for protocol in group:
             differences = page_texts(fact for fact in protocol.details if fact not in shared)
-            differences += [f"profile {protocol.profile}"] if several_profiles else []
+            differences += [f"profile {protocol.profile}"] if has_several_profiles else []
             if len(group) > 1 and not differences:
                 differences = ["default settings"]
             titles[protocol] = ", ".join([task, *differences])

@@ -20,7 +20,7 @@ LEGEND = (
     " runs)."
     f" `pets (3669)`: a dataset and its number of scored rows. `{MISSING}`: missing. Published values are shown only"
     " for results with the published settings. Headings name all other settings, and the profile: `clean` for the"
-    " method, `published` for the code of the authors."
+    " method, `published` for the published code."
 )
 
 
@@ -90,9 +90,9 @@ def to_latex(tables: Sequence[Table]) -> str:
     """Return all tables as LaTeX for the package booktabs. A comment before each table names its protocol."""
     parts = [f"% {LEGEND}"]
     for table in tables:
-        head = " & ".join(["backbone", "features", *_column_titles(table)])
+        header = " & ".join(["backbone", "features", *_column_titles(table)])
         parts += ["", f"% {table.shown_protocol}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
-        parts += [_escaped(head, keep="&") + r" \\", r"\midrule"]
+        parts += [_escaped(header, keep="&") + r" \\", r"\midrule"]
         parts += [" & ".join(_escaped(text) for text in line) + r" \\" for line in _lines(table)]
         parts += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(parts) + "\n"
@@ -130,10 +130,11 @@ def to_csv(cells: Sequence[Cell]) -> str:
 
 
 def _table(protocol: Protocol, all_cells: Sequence[Cell]) -> Table:
+    """Return the table of the cells that have a protocol."""
     cells = {(cell.backbone, cell.combination, cell.dataset): cell for cell in all_cells if cell.protocol == protocol}
     rows = sorted({key[:2] for key in cells}, key=lambda row: (row[0], by_size_and_order(row[1])))
     datasets = {dataset for _, _, dataset in cells}
-    # If a result is of a dataset of the paper, all datasets of the paper are columns. Other datasets follow.
+    # If there is a result for a dataset of the paper, all datasets of the paper are columns. Other datasets follow.
     paper_datasets = mean_datasets() if datasets & set(mean_datasets()) else ()
     columns = (*paper_datasets, *sorted(datasets - set(paper_datasets) - {MEAN}), *((MEAN,) if paper_datasets else ()))
     return Table(protocol, columns, tuple(rows), cells)

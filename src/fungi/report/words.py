@@ -20,7 +20,7 @@ METRICS = {
 }
 _PROFILES = {
     "clean": "gradients as in the method (profile clean)",
-    "published": "gradients as in the code of the authors (profile published)",
+    "published": "gradients as in the published code (profile published)",
     "unknown": "files of unknown origin",
 }
 

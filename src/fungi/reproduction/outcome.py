@@ -25,8 +25,8 @@ def our_value(value: Value, settings: StepSettings) -> tuple[float, float | None
     means, deviations = zip(*complete, strict=True)
     # The deviation of a mean over datasets needs the scores of every seed, so only single datasets have a deviation.
     deviation = deviations[0] if len(complete) == 1 else None
-    scaled = None if deviation is None else value.scale * deviation
-    return value.scale * float(np.mean(means)), scaled
+    scaled_deviation = None if deviation is None else value.scale * deviation
+    return value.scale * float(np.mean(means)), scaled_deviation
 
 
 def table_text(values: Sequence[Value], settings: StepSettings) -> str:
@@ -62,21 +62,22 @@ def _measurement(value: Value, evaluation: Evaluation, settings: StepSettings) -
 
 
 def _read_entry(
-    path: Path, value: Value, evaluation: Evaluation, entry: str | tuple[str, str]
+    path: Path, value: Value, evaluation: Evaluation, key: str | tuple[str, str]
 ) -> tuple[float, float | None]:
-    """Return mean and deviation of an entry: a combination, or (row, column) of an ablation.
+    """Return mean and deviation of an entry of a result file. key: a combination, or (row, column) of an ablation.
 
     Raises KeyError if the file does not have the entry.
     """
-    if isinstance(entry, tuple):
-        return _ablation_cell(path, entry)
+    if isinstance(key, tuple):
+        return _read_ablation_cell(path, key)
     default_metric = DATASETS[evaluation.dataset].metric if evaluation.dataset in DATASETS else "accuracy"
     metric = value.metric or default_metric
-    scores = read_result(path)["results"][entry]
+    scores = read_result(path)["results"][key]
     return float(scores[metric]), scores.get(f"{metric}-std")
 
 
-def _ablation_cell(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
+def _read_ablation_cell(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
+    """Return mean and deviation over the seeds of a cell (row, column)."""
     row, column = cell
     scores = read_result(path)["results"][row][column]  # one score per seed
     return float(np.mean(scores)), float(np.std(scores)) if len(scores) > 1 else None

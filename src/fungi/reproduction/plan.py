@@ -17,7 +17,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
 from fungi.data.base import DATASETS
 from fungi.grid.throughput import seconds_per_row
-from fungi.reproduction.recipe import SCORED, Evaluation, Value
+from fungi.reproduction.recipe import SCORING_COMMANDS, Evaluation, Value
 from fungi.store.layout import EMBEDDINGS
 from fungi.views.plans import PUBLISHED, PlanName
 
@@ -37,7 +37,7 @@ class StepSettings:
         """The folder of the profile. Its name contains the plan of views, unless this is the published plan."""
         return self.root / (self.profile if self.views == PUBLISHED else f"{self.profile}-{self.views}")
 
-    def features(self, seed: int) -> Path:
+    def feature_root(self, seed: int) -> Path:
         """Return the root folder of the extractions of one seed."""
         return self.folder / f"seed-{seed}"
 
@@ -113,8 +113,8 @@ def evaluation_step(evaluation: Evaluation, settings: StepSettings) -> Step:
     """Return the step that runs an evaluation."""
     command = evaluation.command
     flags = ["--dataset", evaluation.dataset, "--backbone", evaluation.backbone, "--device", settings.device]
-    if command in SCORED:
-        flags += ["--root", *(str(settings.features(seed)) for seed in evaluation.seeds)]
+    if command in SCORING_COMMANDS:
+        flags += ["--root", *(str(settings.feature_root(seed)) for seed in evaluation.seeds)]
         flags += ["--features", *evaluation.features]
         flags += ["--data-dir", str(settings.data_dir)] if command in ("retrieval", "in-context") else []
     else:
@@ -125,18 +125,19 @@ def evaluation_step(evaluation: Evaluation, settings: StepSettings) -> Step:
 
 def _extractions(evaluations: Sequence[Evaluation], settings: StepSettings) -> list[Step]:
     """Return one extraction per dataset, backbone and seed, with all features that the evaluations read."""
-    features: dict[tuple[str, str, int], dict[str, None]] = {}  # dicts, because sets do not keep the order
+    features_by_key: dict[tuple[str, str, int], dict[str, None]] = {}  # dicts, because sets do not keep the order
     for evaluation in evaluations:
         for seed in evaluation.seeds:
-            if evaluation.command in SCORED:
+            if evaluation.command in SCORING_COMMANDS:
                 key = evaluation.dataset, evaluation.backbone, seed
-                features.setdefault(key, {}).update(dict.fromkeys(evaluation.features))
-    return [_extraction(*key, tuple(names), settings) for key, names in features.items()]
+                features_by_key.setdefault(key, {}).update(dict.fromkeys(evaluation.features))
+    return [_extraction_step(*key, tuple(features), settings) for key, features in features_by_key.items()]
 
 
-def _extraction(dataset: str, backbone: str, seed: int, features: tuple[str, ...], settings: StepSettings) -> Step:
+def _extraction_step(dataset: str, backbone: str, seed: int, features: tuple[str, ...], settings: StepSettings) -> Step:
+    """Return the step that extracts features of all splits of a dataset."""
     objectives = [name for name in features if name != EMBEDDINGS]
-    flags = ["--dataset", dataset, "--backbone", backbone, "--root", str(settings.features(seed))]
+    flags = ["--dataset", dataset, "--backbone", backbone, "--root", str(settings.feature_root(seed))]
     flags += ["--data-dir", str(settings.data_dir), "--profile", settings.profile]
     flags += ["--seed", str(seed), "--device", settings.device]
     flags += ["--split", *DATASETS[dataset].splits] if dataset in DATASETS else ["--split", "train", "test"]

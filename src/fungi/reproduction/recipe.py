@@ -39,6 +39,7 @@ from fungi.results.published import mean_datasets, published_tables
 from fungi.store.layout import EMBEDDINGS
 
 ELEVEN = "eleven"
+"""Value of `datasets` in a recipe: the eleven datasets of the averaged results."""
 PAPER_SEED = 42
 
 
@@ -86,9 +87,14 @@ class Value:
 
 def recipe_names() -> list[str]:
     """Return the names of all recipes; tables of the paper come first."""
-    names = [entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")]
-    order = ("paper", "rebuttal", "prose", "figure")
-    return sorted(names, key=lambda name: (order.index(name.split("-")[0]), int(re.sub(r"\D", "", name) or 0), name))
+    file_names = [path.name for path in _folder().iterdir()]
+    return sorted((name.removesuffix(".toml") for name in file_names if name.endswith(".toml")), key=_sorting_key)
+
+
+def _sorting_key(name: str) -> tuple[int, int, str]:
+    """Return the position of the kind of a recipe, its number (0 for a recipe without a number), and its name."""
+    kinds = ("paper", "rebuttal", "prose", "figure")
+    return kinds.index(name.split("-")[0]), int(re.sub(r"\D", "", name) or 0), name
 
 
 @cache
@@ -110,12 +116,13 @@ def values_of(name: str) -> list[Value]:
     if name in tables:
         return list(_table_values(name, content, tables[name]))
     if "like" in content:
-        return [value for other in content["like"] for value in values_of(other)]
+        return [value for table in content["like"] for value in values_of(table)]
     prose_values = [_prose_value(name, content | entry) for entry in content.get("results", ())]
     return prose_values or list(_figure_values(name, content))
 
 
 def _table_values(name: str, content: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Value]:
+    """Yield the values of a published table. content: its recipe."""
     features = _features_of(table["rows"])
     for row in table["rows"]:
         for column, published in row["values"].items():
@@ -144,12 +151,16 @@ def _value(
     column: str,
     features: tuple[str, ...],
 ) -> Value:
+    """Return the value of a column in a row of a published table.
+
+    name: name of the recipe. entry: the matching entry, merged with the recipe. features: the features to extract.
+    """
     texts = {field: _yes_or_no(value) if isinstance(value, bool) else value for field, value in row.items()}
     texts["column"] = column
     flags = tuple(shlex.split(entry["flags"].format(**texts)))
     command, seeds = entry["evaluation"], tuple(entry.get("seeds", (PAPER_SEED,)))
     evaluations = tuple(
-        Evaluation(command, dataset, row["backbone"], features if command in SCORED else (), flags, seeds)
+        Evaluation(command, dataset, row["backbone"], features if command in SCORING_COMMANDS else (), flags, seeds)
         for dataset in _datasets(entry, table, column)
     )
     return Value(
@@ -171,7 +182,7 @@ def _yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
-SCORED = ("knn", "linear", "retrieval", "cluster", "analyse", "in-context")
+SCORING_COMMANDS = ("knn", "linear", "retrieval", "cluster", "analyse", "in-context")
 """Commands that score extracted features. The other commands of the recipes extract their features themselves."""
 
 
@@ -186,12 +197,12 @@ def _datasets(entry: Mapping[str, Any], table: Mapping[str, Any], column: str) -
 def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
     """Return a value that is only in the text of the author response. entry: its entry in the recipe."""
     command, flags = entry["evaluation"], tuple(shlex.split(entry.get("flags", "")))
-    features = tuple(entry.get("features", ())) if command in SCORED else ()
+    features = tuple(entry.get("features", ())) if command in SCORING_COMMANDS else ()
     evaluations = tuple(
         Evaluation(command, dataset, entry["backbone"], features, flags, (PAPER_SEED,))
         for dataset in _datasets(entry, {}, entry["column"])
     )
-    cell, over = (tuple(entry[key]) if isinstance(entry.get(key), list) else entry.get(key) for key in ("cell", "over"))
+    over = entry.get("over")
     return Value(
         table=name,
         row=entry["row"],
@@ -201,15 +212,16 @@ def _prose_value(name: str, entry: Mapping[str, Any]) -> Value:
         evaluations=() if "quoted" in entry else evaluations,
         combination=entry.get("combination", ""),
         metric=entry.get("metric"),
-        cell=cell,
+        cell=tuple(entry["cell"]) if "cell" in entry else None,
         scale=float(entry.get("scale", 100)),
         quoted=entry.get("quoted", ""),
-        over=over,
+        over=tuple(over) if isinstance(over, list) else over,
         relative=entry.get("relative", False),
     )
 
 
 def _figure_values(name: str, content: Mapping[str, Any]) -> Iterator[Value]:
+    """Yield a value without a number for each backbone of a figure. content: the recipe."""
     features = tuple(content.get("features", (EMBEDDINGS, "kl", "dino", "simclr")))
     flags = tuple(shlex.split(content.get("flags", "")))
     datasets = mean_datasets() if content["datasets"] == ELEVEN else content["datasets"]
@@ -217,11 +229,30 @@ def _figure_values(name: str, content: Mapping[str, Any]) -> Iterator[Value]:
     flags_of_commands = {content["evaluation"]: flags} | dict.fromkeys(content.get("also", ()), ())
     for backbone in content["backbones"]:
         evaluations = tuple(
-            Evaluation(command, dataset, backbone, features if command in SCORED else (), command_flags, (PAPER_SEED,))
+            Evaluation(
+                command,
+                dataset,
+                backbone,
+                features if command in SCORING_COMMANDS else (),
+                command_flags,
+                (PAPER_SEED,),
+            )
             for dataset in datasets
             for command, command_flags in flags_of_commands.items()
         )
-        yield Value(name, backbone, "", None, None, evaluations, "", None, None, 100.0, "")
+        yield Value(
+            table=name,
+            row=backbone,
+            column="",
+            published=None,
+            std=None,
+            evaluations=evaluations,
+            combination="",
+            metric=None,
+            cell=None,
+            scale=100.0,
+            quoted="",
+        )
 
 
 def _features_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:

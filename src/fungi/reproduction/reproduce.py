@@ -12,6 +12,7 @@ from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.reproduction.recipe import recipe_names, title_of, values_of
 from fungi.results.text import aligned
+from fungi.runtime.command import INTERRUPTED_STATUS
 from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
 from fungi.settings import setting
@@ -45,7 +46,7 @@ class ReproduceSettings:
     data_dir: Path = setting(Path("data"), "folder of the datasets", topic="data")
     profile: tuple[Profile, ...] = setting(
         ("clean",),
-        "clean: the method; published: the code of the authors; with both, each has its own table",
+        "clean: the method; published: the published code; with both, each has its own table",
         topic="features",
     )
     views: PlanName = setting(
@@ -137,6 +138,7 @@ class _State:
 
 
 def _state(settings: ReproduceSettings, name: str) -> _State:
+    """Return the state of a table or figure. With several profiles, only the first profile counts."""
     from fungi.reproduction.outcome import our_value
     from fungi.reproduction.plan import plan_of
 
@@ -179,14 +181,10 @@ def _run_missing_steps(plan: "Plan") -> list[str]:
     return failures
 
 
-_INTERRUPTED = 130
-"""Exit status of a command that the user interrupted."""
-
-
 def run_step(step: "Step") -> int:
     """Run a step in this process; return its exit status. Raises KeyboardInterrupt if the user interrupted the step."""
     status = COMMANDS[step.command].main(step.flags)
-    if status == _INTERRUPTED:
+    if status == INTERRUPTED_STATUS:
         raise KeyboardInterrupt
     return status
 

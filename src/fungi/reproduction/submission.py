@@ -29,11 +29,11 @@ def submit(plan: Plan, settings: StepSettings, options: Sequence[str], gpu: str,
     log_pattern(settings.root.absolute())  # raises an error for an unusable folder before anything is written
     extractions, evaluations = plan.missing
     code = freeze(project, settings.root.absolute())
-    jobs = JobEnvironment(code, {}, default_python(environ), ClusterLimits.ask().array)
+    jobs = JobEnvironment(code, {}, default_python(environ), ClusterLimits.ask().max_array)
     (settings.root / "logs").mkdir(parents=True, exist_ok=True)
     dependencies: list[str] = []
     for name, steps in (("extraction", split_into_shards(extractions, gpu)), ("evaluation", evaluations)):
-        job_ids = [sbatch(array, jobs) for array in arrays(name, steps, settings, jobs, options, dependencies)]
+        job_ids = [sbatch(array, jobs) for array in prepare_arrays(name, steps, settings, jobs, options, dependencies)]
         dependencies = job_ids or dependencies
         job_text = f", jobs {', '.join(dependencies)}" if steps else ""
         logger.info(f"{name}: {counted(len(steps), 'element')}{job_text}")
@@ -49,7 +49,7 @@ def split_into_shards(steps: Sequence[Step], gpu: str) -> list[Step]:
     ]
 
 
-def arrays(
+def prepare_arrays(
     name: str,
     steps: Sequence[Step],
     settings: StepSettings,
@@ -59,6 +59,7 @@ def arrays(
 ) -> list[Array]:
     """Write the file of steps; return the arrays to submit, each with at most `jobs.max_array` steps.
 
+    name: name of the job file. options: further options for sbatch.
     dependencies: ids of the jobs that must end before these jobs start.
     """
     if not steps:
@@ -70,12 +71,12 @@ def arrays(
     return [
         Array(
             [
-                *("sbatch", f"--array={array_text(part)}", f"--output={log_pattern(root)}", "--export=ALL"),
+                *("sbatch", f"--array={array_text(indices)}", f"--output={log_pattern(root)}", "--export=ALL"),
                 *(*dependency, *options, job_file),
             ],
             {STEPS: str(steps_file), FIRST: str(first)},
         )
-        for first, part in chunks(range(len(steps)), jobs.max_array)
+        for first, indices in chunks(range(len(steps)), jobs.max_array)
     ]
 
 

@@ -13,13 +13,14 @@ IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS = "images/s", "kNN queries/s
 NOT_IN_PERCENT = (IMAGES_PER_SECOND, QUERIES_PER_SECOND, MILLISECONDS)
 """Columns whose values are not shares and are not converted to percent."""
 _NOT_IN_LABEL = ("backbone", "default", "values", "std")
+"""Entries of a published row that are not part of its label."""
 
 
 @dataclass
 class AblationTable:
     """A table of an ablation. Its text is in percent, except for the columns `NOT_IN_PERCENT`.
 
-    values: (row, column) -> one value per seed, as a share.
+    values: (row, column) -> one value per seed: a share from 0 to 1, or a number in the unit that names the column.
     published: ids of the published tables to print below this table.
     notes: remarks for the reader.
     """

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from fungi.results.result_file import runs_of
 from fungi.results.text import aligned, plus_minus
 
 CHOICE_COLUMNS = ("Features", "Score on train", "Score on test", "Chosen: features, components, neighbours")
@@ -21,16 +22,17 @@ def choice_rows(
 
     display_name: function that returns the text to print for the name of a combination.
     """
-    runs = content.get("runs") or [content]
     rows: list[tuple[str, ...]] = []
-    for name, entry in content["results"].items():
-        candidates = [run["results"][name]["chosen"] for run in runs]
-        texts = [f"{display_name(chosen['combination'])}, {chosen['dim']}, {chosen['k']}" for chosen in candidates]
-        train_score = _percent(entry, "judged") if "judged" in entry else "-"
-        rows.append((display_name(name), train_score, _percent(entry, metric), "; ".join(dict.fromkeys(texts))))
+    for name, scores in content["results"].items():
+        choices = [run["results"][name]["chosen"] for run in runs_of(content)]
+        texts = [f"{display_name(choice['combination'])}, {choice['dim']}, {choice['k']}" for choice in choices]
+        # `judged` is the score on the train rows by which the candidate was chosen.
+        train_score = _percent(scores, "judged") if "judged" in scores else "-"
+        rows.append((display_name(name), train_score, _percent(scores, metric), "; ".join(dict.fromkeys(texts))))
     return rows
 
 
-def _percent(entry: dict[str, Any], metric: str) -> str:
-    deviation = entry.get(f"{metric}-std")
-    return plus_minus(100 * entry[metric], None if deviation is None else 100 * deviation)
+def _percent(scores: dict[str, Any], metric: str) -> str:
+    """Return a score in percent, with its deviation if there are several runs."""
+    deviation = scores.get(f"{metric}-std")
+    return plus_minus(100 * scores[metric], None if deviation is None else 100 * deviation)

@@ -13,7 +13,8 @@ from typing import Any
 
 from fungi.settings import Decides, as_json
 
-_LONGEST_VALUE, _LONGEST_NAME = 32, 120
+_MAX_VALUE_LENGTH, _MAX_NAME_LENGTH = 32, 120
+"""Largest numbers of characters of a value and of a name."""
 
 
 def deciding_values(settings: Any, *kinds: Decides) -> dict[str, Any]:
@@ -50,19 +51,20 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
         mark = name.replace("_", "-") if field.metadata["mark"] is None else field.metadata["mark"]
         if isinstance(value, bool):
             texts.append(mark if value else f"no-{mark}")
-        elif "/" in text or len(text) > _LONGEST_VALUE or "targets" in name or "datasets" in name:
+        # The settings for targets and datasets are paths of files, also without a slash.
+        elif "/" in text or len(text) > _MAX_VALUE_LENGTH or "targets" in name or "datasets" in name:
             hashed.append(f"{name}={text}")
         else:
             texts.append(f"{mark}{text}")
     parts = [re.sub(r"[^\w.+=@-]+", "-", text) for text in texts]
     if hashed:
         parts.append(short_hash(" ".join(hashed)))
-    return short_name("-".join([task, *parts]), _LONGEST_NAME)
+    return short_name("-".join([task, *parts]), _MAX_NAME_LENGTH)
 
 
-def short_name(name: str, longest: int) -> str:
-    """Return a name of at most `longest` letters; a longer name is cut and ends in a hash of the full name."""
-    return name if len(name) <= longest else f"{name[: longest - 9]}-{short_hash(name)}"
+def short_name(name: str, max_length: int) -> str:
+    """Return a name of at most `max_length` characters; a longer name is cut and ends in a hash of the full name."""
+    return name if len(name) <= max_length else f"{name[: max_length - 9]}-{short_hash(name)}"
 
 
 def short_hash(text: str) -> str:

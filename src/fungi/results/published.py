@@ -9,10 +9,12 @@ from typing import Any
 MEAN = "mean"
 """Name that replaces the dataset in keys for the mean over the eleven datasets (`mean_datasets`)."""
 
+# Names in `paper_tables.json` -> our names.
 _TASKS = {"knn-classification": "knn", "linear-classification": "linear", "image-retrieval": "retrieval"}
 _SEGMENTATION_DATASETS = {"voc2012": "pascal-voc", "voc": "pascal-voc", "ade20k": "ade20k"}
-_TRAINING_IMAGES = {"voc-1/128": 83, "voc-1/64": 165, "ade20k-1/128": 158, "ade20k-1/64": 316}
 _LANDMARKS = {"roxford5k": "oxford-landmarks", "rparis6k": "paris-landmarks"}
+_TRAINING_IMAGES = {"voc-1/128": 83, "voc-1/64": 165, "ade20k-1/128": 158, "ade20k-1/64": 316}
+"""Column of table 4 -> number of training images."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def _tables() -> dict[str, Any]:
 
 @cache
 def _index() -> dict[PublishedKey, Published]:
+    """Return the values of all tables with the default protocol, and of the tables on segmentation."""
     index: dict[PublishedKey, Published] = {}
-    for table in filter(lambda table: table["default_protocol"], published_tables().values()):
+    for table in [table for table in published_tables().values() if table["default_protocol"]]:
         for row in table["rows"]:
             for column, value in row["values"].items():
                 if value is not None:
@@ -87,7 +90,7 @@ def _segmentation_index() -> dict[PublishedKey, Published]:
                 count = _TRAINING_IMAGES.get(column)
                 dataset = _SEGMENTATION_DATASETS[table.get("dataset") or column.partition("-")[0]]
                 setting = f"{count} images" if count else f"{column} patches"
-                if value is not None and not row.get("quoted"):
+                if value is not None and not row.get("quoted"):  # the paper quotes some rows from other work
                     key = PublishedKey("segmentation", setting, row["backbone"], dataset, row["combination"])
                     index[key] = Published(value, None, name)
     return index

@@ -5,12 +5,13 @@
      "results": {"embeddings+kl": {"accuracy": ..., "mean-per-class-accuracy": ..., "predictions": [...]}, ...}}
 
 `complete` is true once all combinations are scored. With several runs (extraction seeds, few-shot draws), `results`
-holds means and population standard deviations (`accuracy`, `accuracy-std`), and `runs` the scores of each run.
+contains means and population standard deviations (`accuracy`, `accuracy-std`), and `runs` contains the scores of each
+run.
 """
 
 import glob
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fungi.errors import FungiError, MissingFilesError, counted
-from fungi.results.original import from_original, is_original
+from fungi.results.published_code import convert_to_our_form, has_published_form
 from fungi.runtime.files import locked, write_text_atomically
 from fungi.runtime.log import logger
 from fungi.runtime.owner import remove_orphans
@@ -29,10 +30,11 @@ from fungi.store.seal import checksum_of_record
 Scores = dict[str, Any]
 SCHEMA_VERSION = 1
 PREVIOUS = ".previous-"
+"""Part of the name of a renamed file, before its number."""
 ABLATION = "ablation"
 """Prefix of the tasks of `fungi ablate`. Their results are cells: row -> column -> one value per seed."""
-_PLACES = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
-"""Entries of a provenance that state a place, a time or a commit. They do not decide the content of the features."""
+_NOT_DECIDING = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
+"""Entries of a provenance that do not decide the content of the features: places, times, commits, flags as written."""
 
 
 @dataclass
@@ -71,9 +73,9 @@ class ResultFile:
     ) -> None:
         self.path = path
         self.task = task
-        self.settings = plain(settings)
+        self.settings = to_plain_data(settings)
         self.runs = runs
-        self.unusual = plain(unusual)
+        self.unusual = to_plain_data(unusual)
         self.code_version = code_version
         self.facts: dict[str, Any] = {}
         self.complete = False
@@ -81,7 +83,7 @@ class ResultFile:
 
     def add(self, run: Run, combination: str, scores: Scores) -> None:
         """Record the scores of a combination, and save."""
-        run.results[combination] = plain(scores)
+        run.results[combination] = to_plain_data(scores)
         self.complete = False
         self.save()
 
@@ -113,10 +115,11 @@ class ResultFile:
         """Write the file. Add the scores that another process with the same settings has saved in the meantime."""
         with locked(self.path):
             self._merge_file()
-            content = plain(self.content())
+            content = to_plain_data(self.content())
             write_text_atomically(self.path, json.dumps(content | {"checksum": checksum_of_record(content)}) + "\n")
 
     def _resume(self) -> None:
+        """Read the scores of an existing file. Raises FungiError if `path` is not the path of a result file."""
         remove_orphans(self.path.parent)
         if not self.path.exists():
             return
@@ -139,22 +142,21 @@ class ResultFile:
         content = self._content_if_same(self.path)
         if content is None:
             previous_files = sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}{PREVIOUS}*.json"))
-            same = [
+            same_files = [
                 (path, previous) for path in previous_files if (previous := self._content_if_same(path)) is not None
             ]
-            names = (self.path.with_suffix(f"{PREVIOUS}{number}.json") for number in count(1))
-            new_name = next(name for name in names if not name.exists())
-            self.path.replace(new_name)
+            new_paths = (self.path.with_suffix(f"{PREVIOUS}{number}.json") for number in count(1))
+            new_path = next(path for path in new_paths if not path.exists())
+            self.path.replace(new_path)
             message = "%s contained results of other settings, input files or code versions. It was renamed to %s"
-            logger.info(message, self.path, new_name.name)
-            if not same:
+            logger.info(message, self.path, new_path.name)
+            if not same_files:
                 return False
-            path, content = same[0]
+            path, content = same_files[0]
             path.replace(self.path)
-        results = content.get("runs") or [{"results": content["results"], "warnings": content.get("warnings", [])}]
-        for run, entry in zip(self.runs, results, strict=True):
-            run.results = {**entry["results"], **run.results}
-            run.warnings = list(dict.fromkeys([*entry["warnings"], *run.warnings]))
+        for run, saved_run in zip(self.runs, runs_of(content), strict=True):
+            run.results = {**saved_run["results"], **run.results}
+            run.warnings = list(dict.fromkeys([*saved_run.get("warnings", []), *run.warnings]))
         self.facts = {name: content[name] for name in content.keys() - _OWN_ENTRIES} | self.facts
         self.complete = self.complete or bool(content.get("complete"))
         return True
@@ -165,9 +167,10 @@ class ResultFile:
             content = read_result(path)
             is_same = (
                 content["settings"] == self.settings
-                and origins(content["provenance"]["features"]) == origins([plain(run.features) for run in self.runs])
+                and origins(content["provenance"]["features"])
+                == origins([to_plain_data(run.features) for run in self.runs])
                 and not difference(CodeVersion.from_record(content["provenance"]), self.code_version)
-                and len(content.get("runs") or [content["results"]]) == len(self.runs)
+                and len(runs_of(content)) == len(self.runs)
             )
         except (FungiError, KeyError, TypeError, AttributeError):
             return None
@@ -192,17 +195,22 @@ _OWN_ENTRIES = {
 def origins(features: Any) -> Any:
     """Return the part of a result's provenance that decides the content of its feature files.
 
-    Paths, times and the spelling of settings are left out (`_PLACES`).
+    The entries `_NOT_DECIDING` are left out.
     """
     if isinstance(features, list):
         return [origins(entry) for entry in features]
     if not isinstance(features, dict):
         return features
-    return {name: origins(value) for name, value in features.items() if name not in _PLACES}
+    return {name: origins(value) for name, value in features.items() if name not in _NOT_DECIDING}
+
+
+def runs_of(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the runs of a result, each with `results`. The content of a single run is returned as the only run."""
+    return content.get("runs") or [content]
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Return a result file as plain data; files of the original harness are converted to our form.
+    """Return a result file as plain data; files of the published code are converted to our form.
 
     Raises FungiError for a file that is not a result file or is damaged.
     """
@@ -214,8 +222,8 @@ def read_result(path: Path) -> dict[str, Any]:
         raise FungiError(f"{path} is not a result file. Use a JSON file that an evaluation wrote.") from None
     except OSError as error:
         raise FungiError(f"{path} can't be read as a result file ({error}). Run its evaluation again.") from None
-    if is_original(content):
-        return from_original(path, content)
+    if has_published_form(content):
+        return convert_to_our_form(path, content)
     for name in ("results", "settings", "provenance"):
         if not isinstance(content, dict) or not isinstance(content.get(name), dict):
             raise FungiError(f"{path} is not a result file: its entry {name!r} is missing or has another form.")
@@ -241,6 +249,6 @@ def summary_of_runs(runs: list[dict[str, Scores]]) -> dict[str, Scores]:
     return summary
 
 
-def plain(value: Any) -> Any:
+def to_plain_data(value: Any) -> Any:
     """Return the value after a round trip through JSON, so that it compares equal with a value read from a file."""
     return json.loads(json.dumps(value, default=str))

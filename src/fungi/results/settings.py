@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fungi.errors import FungiError
 from fungi.results.naming import deciding_values, result_name, unusual_values
-from fungi.results.result_file import ResultFile, Run, plain, read_result
+from fungi.results.result_file import ResultFile, Run, read_result, to_plain_data
 from fungi.settings import flag_of, setting
 from fungi.store.code_version import version_of
 from fungi.store.layout import Layout
@@ -38,12 +38,12 @@ class ResultSettings:
 
     @property
     def dataset_name(self) -> str:
-        """Folder name of the dataset: NAME for a dataset of the user, `NAME=kind:PATH`."""
+        """Folder name of the dataset; for a user's own dataset `NAME=kind:PATH`, this is NAME."""
         return str(vars(self)["dataset"]).partition("=")[0]
 
     @property
     def backbone_name(self) -> str:
-        """Folder name of the backbone: NAME for a backbone of the user, `NAME=kind:PLACE`."""
+        """Folder name of the backbone; for a user's own backbone `NAME=kind:PLACE`, this is NAME."""
         return str(vars(self)["backbone"]).partition("=")[0]
 
     @property
@@ -68,7 +68,7 @@ class ResultSettings:
         return [self.result_path()]
 
     def resolved_for(self, provenances: Sequence[Provenance]) -> "ResultSettings":
-        """Return the settings, with values from the provenances of the features."""
+        """Return the settings, with values from the provenances of the features. Subclasses override this method."""
         return self
 
     def deciding(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class ResultSettings:
         except FungiError as error:
             return str(error)
         flags = {field.name: flag_of(field) for field in fields(self)}
-        for name, value in plain(self.deciding()).items():
+        for name, value in to_plain_data(self.deciding()).items():
             if recorded.get(name, value) != value:
                 return f"{path} was computed with {flags.get(name, name)} {recorded[name]}, not {value}"
         return ""

@@ -25,8 +25,8 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """Return a markdown table with aligned columns."""
-    head, *body = _padded([header, *cells])
-    lines = [head, ["-" * len(text) for text in head], *body]
+    titles, *rows = _padded([header, *cells])
+    lines = [titles, ["-" * len(title) for title in titles], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -41,20 +41,21 @@ def gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy
     columns: title -> content of a result file. Results of several runs are shown with their deviation. If a result file
     does not contain a combination, the cell shows `MISSING`.
     """
-    rows = sorted({name for column in columns.values() for name in column["results"]}, key=by_size_and_order)
+    rows = sorted({name for content in columns.values() for name in content["results"]}, key=by_size_and_order)
     titles = [f"{metric}, %", *columns]
-    cells = [[row, *(_cell(column["results"], row, metric) for column in columns.values())] for row in rows]
-    lines = ["-" * max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    return aligned([titles, lines, *cells])
+    cells = [[row, *(_cell(content["results"], row, metric) for content in columns.values())] for row in rows]
+    rules = ["-" * max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    return aligned([titles, rules, *cells])
 
 
 def print_gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "accuracy") -> None:
     """Print `gain_table`, a legend if there are several runs, and the warnings."""
     print(gain_table(columns, metric))
-    runs = {len(column.get("runs", [None])) for column in columns.values()}
-    if runs != {1}:
-        print(f"mean ± population standard deviation of {max(runs)} runs; in brackets the gain over {EMBEDDINGS}.")
-    for text in dict.fromkeys(text for column in columns.values() for text in column.get("warnings", [])):
+    run_counts = {len(content.get("runs", [None])) for content in columns.values()}
+    if run_counts != {1}:
+        count = max(run_counts)
+        print(f"mean ± population standard deviation of {count} runs; in brackets the gain over {EMBEDDINGS}.")
+    for text in dict.fromkeys(text for content in columns.values() for text in content.get("warnings", [])):
         print(f"warning: {text}")
 
 

@@ -16,6 +16,8 @@ from fungi.settings import parse
 Settings = TypeVar("Settings")
 _OUT_OF_MEMORY = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "can't start new thread")
 """Parts of the messages, in lower case, of libraries that can't allocate memory."""
+INTERRUPTED_STATUS = 130
+"""Exit status of a command that the user interrupted."""
 
 
 def run_command(
@@ -61,7 +63,7 @@ def run_command(
         raise
     except KeyboardInterrupt:
         _failed(program, "interrupted. Finished work is kept; run the same command again to continue.")
-        return 130
+        return INTERRUPTED_STATUS
     return flush_output(program, 0)
 
 

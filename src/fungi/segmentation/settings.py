@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from fungi.data.base import DATASETS, MaskRules
 from fungi.errors import FungiError
 from fungi.extraction.stage import StageSettings
-from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL, DenseProfile, Numbers
+from fungi.profiles import DATA_EFFICIENT, DENSE_PROFILES, FULL, DenseProfile, SegmentationNumbers
 from fungi.results.settings import ResultSettings
 from fungi.search import backend_of
 from fungi.settings import SEEDS, like, setting
@@ -163,7 +163,7 @@ class SegmentSettings(ResultSettings):
         return self.input_size or (masks or MaskRules()).input_size
 
     @property
-    def numbers(self) -> Numbers:
+    def numbers(self) -> SegmentationNumbers:
         """The values of the numeric flags. An absent flag has its published value (full or data-efficient setting)."""
         defaults = FULL if self.images is None else DATA_EFFICIENT
         values = {name: getattr(self, name) for name in vars(defaults)}
