@@ -63,7 +63,7 @@ def _reset_logger() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _seed_random_numbers() -> None:
-    """Seed the global generators, so that no test depends on earlier tests or on luck."""
+    """Seed the global generators, so that no test depends on earlier tests or on chance."""
     random.seed(0)
     for module, function in (("numpy.random", "seed"), ("torch", "manual_seed")):
         if module in sys.modules:  # an import would take seconds
@@ -75,7 +75,7 @@ def two_threads() -> Iterator[None]:
     """Let torch use two threads in a test, and restore the number of threads after it."""
     import torch
 
-    earlier_number = torch.get_num_threads()
+    earlier_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
-    torch.set_num_threads(earlier_number)
+    torch.set_num_threads(earlier_threads)

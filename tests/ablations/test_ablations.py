@@ -187,8 +187,9 @@ def test_mistakes_in_flags_are_explained(flags: list[str], message: str, capsys:
 def test_the_projection_of_raw_gradients_gives_the_projected_gradients(tmp_path: Path) -> None:
     """Multiply the raw gradients with the matrix of the run, and compare up to a factor."""
     assert ablate("raw", tmp_path, "--projection-dim", "32") == 0
-    folders = {path.parts[-6]: path for path in tmp_path.glob("ablations/*/*/gradients/digits/digits-vit/kl-test.h5")}
-    with h5py.File(folders["raw-gradient-seed42"]) as raw, h5py.File(folders["projected-to-32-seed42"]) as projected:
+    (raw_file,) = tmp_path.glob("ablations/raw-gradient-seed42/*/gradients/digits/digits-vit/kl-test.h5")
+    (projected_file,) = tmp_path.glob("ablations/projected-to-32-seed42/*/gradients/digits/digits-vit/kl-test.h5")
+    with h5py.File(raw_file) as raw, h5py.File(projected_file) as projected:
         gradients, expected = raw["attn_proj"][:], projected["attn_proj"][:]
     (matrix_file,) = tmp_path.rglob("projections/*.pth")
     matrix = load_projection(matrix_file).dense(torch.device("cpu")).numpy()

@@ -30,6 +30,7 @@ def module_of(path: Path) -> str:
 
 
 def package_of(module: str) -> str:
+    """Return the package of a module, as `PACKAGES` names it."""
     package = module.split(".")[1]
     return "library" if package in LIBRARY else package
 

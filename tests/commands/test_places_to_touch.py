@@ -121,6 +121,7 @@ def test_the_grid_can_run_a_new_evaluator_that_has_only_its_file_and_its_row(
     monkeypatch.setenv("FUNGI_ROOT", str(root))
     monkeypatch.setenv("FUNGI_FLAGS_MAJORITY", "--bonus 1.0")
     assert fungi(["run-elements", "majority"]) == 0
+    # A quarter of the test rows has the most frequent label, and the bonus is 1.
     assert json.loads(result.read_text())["results"]["embeddings"]["accuracy"] == 1.25
     assert "majority: 1.25" in capsys.readouterr().out
 

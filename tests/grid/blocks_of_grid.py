@@ -22,6 +22,7 @@ CALL = GridCall("extract-gradients", ("--objective", "kl"), features=("kl",))
 
 
 def file_of(grid: Grid) -> Path:
+    """Return the feature file of the grid: the KL gradients of the test split."""
     return Layout(grid.root).gradients("digits", "digits-vit", "kl", "test")
 
 
@@ -40,15 +41,18 @@ def begin_blocks(grid: Grid, done: list[int], settings: dict | None = None) -> N
 
 
 def progress_in(grid: Grid, queue: Queue | None = None) -> list[Progress]:
+    """Return the progress of both shards. queue: by default a queue that is not known."""
     expected = {element: ExpectedFiles([file_of(grid)]) for element in elements_of(grid, CALL)}
     return progress_of(grid, CALL, expected, queue or Queue())
 
 
 def record(grid: Grid, index: int, **fields) -> None:
+    """Write the record of an attempt on another machine. index: index of the shard, from 0."""
     attempt = replace(Attempt(host="elsewhere", pid=1), **fields)
     Records(grid.root, CALL).write(elements_of(grid, CALL)[index], attempt)
 
 
 def status(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run `fungi status`, and return its output."""
     assert COMMANDS["status"].main(words) == 0
     return capsys.readouterr().out

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
+    """Return a grid with the test split of the digits, in two shards."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PATH", str(tmp_path))  # no squeue
     return Grid(root=tmp_path, splits=("test",), shards=2, datasets=("digits",))

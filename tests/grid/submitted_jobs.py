@@ -12,5 +12,6 @@ JOBS = JobEnvironment(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
 
 
 def jobs_of(grid: Grid, *names: str) -> list[GridJob]:
+    """Return the jobs with these names that have elements in the grid."""
     jobs = [read_job_file(ROOT, name) for name in names]
     return jobs_in_grid(grid, [(job, call_of_job(job, grid)) for job in jobs])

@@ -16,7 +16,8 @@ from tests.slurm.conftest import until
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def executable(path: Path, text: str) -> Path:
+def write_executable(path: Path, text: str) -> Path:
+    """Write a shell script that can be executed, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -40,11 +41,12 @@ class Job:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Return a function that starts a job file with a shell script instead of Python."""
     jobs: list[Job] = []
 
     def start(name: str, python: str, **variables: str) -> Job:
         environment = {name: text for name, text in os.environ.items() if not name.startswith(("SLURM", "FUNGI"))}
-        environment |= {"FUNGI_PYTHON": str(executable(tmp_path / "python", python)), "FUNGI_PROJECT": str(ROOT)}
+        environment |= {"FUNGI_PYTHON": str(write_executable(tmp_path / "python", python)), "FUNGI_PROJECT": str(ROOT)}
         environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
         # Tests may run in the background with SIGINT ignored. A shell cannot trap a signal that it inherits as ignored.
         command = ["env", "--default-signal=INT", "sh", str(ROOT / "jobs" / f"{name}.job")]
@@ -92,8 +94,8 @@ def test_a_job_that_may_not_restart_prints_the_number_of_its_restarts(start, tmp
 
 def test_processes_of_a_job_get_the_cores_of_the_request(start, tmp_path: Path) -> None:
     """Since SLURM 22.05, srun does not inherit --cpus-per-task."""
-    executable(tmp_path / "bin" / "scontrol", "echo n1")
-    executable(tmp_path / "bin" / "srun", 'echo "cores $SRUN_CPUS_PER_TASK"')
+    write_executable(tmp_path / "bin" / "scontrol", "echo n1")
+    write_executable(tmp_path / "bin" / "srun", 'echo "cores $SRUN_CPUS_PER_TASK"')
     job = start("pretrain_udi", "true", SLURM_CPUS_PER_TASK="8", SLURM_JOB_ID="7", SLURM_JOB_NODELIST="n1")
     assert "cores 8" in job.output()
 

@@ -118,12 +118,12 @@ def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, 
     for stage, earlier_stage in (("merge", "grads_all_multi"), ("concat", "merge"), ("retrieval/concat", "merge")):
         for task, (name, (element, *_)) in elements_of.items():
             if name == stage:
-                with_its_pair = {
+                tasks_of_pair = {
                     other_task
                     for other_task, (job, elements) in elements_of.items()
                     if job == earlier_stage and any(other.pair == element.pair for other in elements)
                 }
-                assert set(awaited[task]) == with_its_pair
+                assert set(awaited[task]) == tasks_of_pair
     (report,) = [task for task, (name, _) in elements_of.items() if name == "report"]
     assert set(awaited[report]) == {task for task, (name, _) in elements_of.items() if name.endswith("concat")}
 

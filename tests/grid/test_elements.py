@@ -17,7 +17,7 @@ from fungi.store.shard import Shard
 EXTRACTION = GridCall("extract-gradients", features=("kl", "dino", "simclr"))
 
 
-def task(index: int, count: int, low: int | None = None, high: int | None = None) -> dict[str, str]:
+def variables_of_task(index: int, count: int, low: int | None = None, high: int | None = None) -> dict[str, str]:
     """Return the variables that SLURM sets for a task of an array."""
     low, high = (0 if low is None else low), (count - 1 if high is None else high)
     values = {"JOB_ID": 7, "TASK_ID": index, "TASK_COUNT": count, "TASK_MIN": low, "TASK_MAX": high, "TASK_STEP": 1}
@@ -26,7 +26,9 @@ def task(index: int, count: int, low: int | None = None, high: int | None = None
 
 def test_the_elements_are_the_product_of_the_axes() -> None:
     grid = Grid(backbones=("digits-vit", "vit-b16"), datasets=("digits", "pets"), shards=3)
-    values = [(e.backbone, e.dataset, e.split, e.shard) for e in elements_of(grid, EXTRACTION)]
+    values = [
+        (element.backbone, element.dataset, element.split, element.shard) for element in elements_of(grid, EXTRACTION)
+    ]
     expected = [
         (backbone, dataset, split, Shard(shard, 3))
         for backbone, dataset in itertools.product(grid.backbones, grid.datasets)
@@ -37,7 +39,7 @@ def test_the_elements_are_the_product_of_the_axes() -> None:
 
 
 def test_the_indices_of_an_array_cover_all_elements_once() -> None:
-    counts = Counter(index for i in range(12) for index in chosen_indices(task(i, 12), 12))
+    counts = Counter(index for task in range(12) for index in chosen_indices(variables_of_task(task, 12), 12))
     assert counts == Counter(range(12))
 
 
@@ -45,9 +47,9 @@ def test_outside_of_an_array_a_job_runs_all_elements_in_sequence() -> None:
     assert chosen_indices({"SLURM_JOB_ID": "5"}, 4) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("absent", sorted(set(task(0, 4)) - {"SLURM_ARRAY_TASK_STEP"}))
+@pytest.mark.parametrize("absent", sorted(set(variables_of_task(0, 4)) - {"SLURM_ARRAY_TASK_STEP"}))
 def test_a_missing_variable_of_an_array_is_an_error(absent: str) -> None:
-    variables = {name: text for name, text in task(0, 4).items() if name != absent}
+    variables = {name: text for name, text in variables_of_task(0, 4).items() if name != absent}
     with pytest.raises(FungiError, match=f"are set, but not {absent}"):
         chosen_indices(variables, 4)
 
@@ -55,11 +57,11 @@ def test_a_missing_variable_of_an_array_is_an_error(absent: str) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        (task(0, 5), "goes up to index 4, but the grid has 4 elements. Use sbatch --array=0-3"),
-        (task(3, count=1, low=3, high=7), "goes up to index 7"),
-        (task(0, 2), "has 2 tasks, but the grid has 4 elements. Use sbatch --array=0-3"),
-        (task(3, count=4, low=0, high=2), "contradict"),
-        ({**task(0, 4), "SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x', not a number"),
+        (variables_of_task(0, 5), "goes up to index 4, but the grid has 4 elements. Use sbatch --array=0-3"),
+        (variables_of_task(3, count=1, low=3, high=7), "goes up to index 7"),
+        (variables_of_task(0, 2), "has 2 tasks, but the grid has 4 elements. Use sbatch --array=0-3"),
+        (variables_of_task(3, count=4, low=0, high=2), "contradict"),
+        ({**variables_of_task(0, 4), "SLURM_ARRAY_TASK_ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x', not a number"),
     ],
 )
 def test_an_array_that_does_not_fit_the_grid_is_an_error(variables: dict[str, str], message: str) -> None:
@@ -68,17 +70,18 @@ def test_an_array_that_does_not_fit_the_grid_is_an_error(variables: dict[str, st
 
 
 def test_an_array_over_a_part_of_the_grid_has_to_be_declared() -> None:
-    assert chosen_indices({**task(3, count=2, low=1, high=3), "FUNGI_PARTIAL": "1"}, 4) == [3]
+    assert chosen_indices({**variables_of_task(3, count=2, low=1, high=3), "FUNGI_PARTIAL": "1"}, 4) == [3]
 
 
 def test_a_grid_larger_than_an_array_becomes_arrays_that_cover_it() -> None:
     count = 2 * MAX_ARRAY + 17
     counts: Counter[int] = Counter()
-    for first, part in chunks(range(count)):
-        assert max(part) < MAX_ARRAY
-        variables = {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": str(first)}
-        for index in (part[0], part[-1]):
-            counts.update(chosen_indices({**task(index, len(part), low=part[0], high=part[-1]), **variables}, count))
+    for first, tasks in chunks(range(count)):
+        assert max(tasks) < MAX_ARRAY
+        for task in (tasks[0], tasks[-1]):
+            variables = variables_of_task(task, len(tasks), low=tasks[0], high=tasks[-1])
+            variables |= {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": str(first)}
+            counts.update(chosen_indices(variables, count))
     assert counts == Counter([0, MAX_ARRAY - 1, MAX_ARRAY, 2 * MAX_ARRAY - 1, 2 * MAX_ARRAY, count - 1])
 
 
@@ -91,10 +94,14 @@ def test_indices_are_written_in_the_format_of_sbatch(indices: list[int], text: s
 
 def test_retrieval_runs_on_landmark_datasets_and_classification_on_the_others() -> None:
     grid = Grid(datasets=("digits", "oxford-landmarks"))
-    assert [e.dataset for e in elements_of(grid, GridCall("knn"))] == ["digits"]
-    assert [e.dataset for e in elements_of(grid, GridCall("retrieval", landmarks=True))] == ["oxford-landmarks"]
-    assert {e.dataset for e in elements_of(grid, GridCall("extract"))} == {"digits", "oxford-landmarks"}
-    assert {e.dataset for e in elements_of(grid, GridCall("extract", landmarks=True))} == {"oxford-landmarks"}
+    assert [element.dataset for element in elements_of(grid, GridCall("knn"))] == ["digits"]
+    assert [element.dataset for element in elements_of(grid, GridCall("retrieval", landmarks=True))] == [
+        "oxford-landmarks"
+    ]
+    assert {element.dataset for element in elements_of(grid, GridCall("extract"))} == {"digits", "oxford-landmarks"}
+    assert {element.dataset for element in elements_of(grid, GridCall("extract", landmarks=True))} == {
+        "oxford-landmarks"
+    }
 
 
 def test_a_split_that_a_dataset_does_not_have_is_an_error() -> None:
@@ -127,14 +134,17 @@ def test_the_estimate_for_vit_b16_equals_the_calculated_rate(gpu: str, images_pe
 
 @pytest.mark.parametrize(("plan", "dino", "simclr"), [("native", 3.84 / 12, 1 / 4), ("budget", 3.84 / 12, 3.72 / 49)])
 def test_the_cost_of_a_view_is_proportional_to_its_area(plan: str, dino: float, simclr: float) -> None:
-    """DINO has local crops of 96 pixels. SimCLR has 49 patches of 112 pixels, or 9 patches of 144 pixels."""
+    """DINO has local crops of 96 pixels: 2 + 10 x (96/224)^2 = 3.84 forwards. SimCLR has 49 patches of 112 pixels
+    (`native`), or 9 patches of 144 pixels (`budget`)."""
     for feature, share in (("embeddings", 1), ("kl", 1), ("dino", dino), ("simclr", simclr)):
         assert relative_forwards(BACKBONES["vit-b16"], feature, plan) == pytest.approx(share, rel=0.01)
 
 
 def test_on_a_fast_gpu_the_preparation_of_views_limits_the_speed() -> None:
     """For a small backbone on an H200, preparing the crops of DINO takes longer than their forward passes."""
-    assert 1 / seconds_per_row(BACKBONES["digits-vit"], ("dino",), "h200") == pytest.approx(15 * 22, rel=0.05)
+    workers, images_per_second_and_worker = 15, 22
+    images_per_second = 1 / seconds_per_row(BACKBONES["digits-vit"], ("dino",), "h200")
+    assert images_per_second == pytest.approx(workers * images_per_second_and_worker, rel=0.05)
 
 
 def test_work_is_relative_to_vit_b16() -> None:

@@ -137,8 +137,8 @@ def test_a_job_for_a_dataset_runs_without_slurm_and_names_the_missing_archive(na
     variables = {
         "FUNGI_ARCHIVES": str(tmp_path),
         "FUNGI_DATA_DIR": str(tmp_path),
-        "FUNGI_DATASETS": "cars",
-    }  # which the job replaces
+        "FUNGI_DATASETS": "cars",  # the job replaces this value
+    }
     process = run_job(f"jobs/datasets/{name}.job", tmp_path, **variables)
     assert process.returncode == 2
     assert f"there is no {PUBLISHED_NAMES[name]}" in process.stderr

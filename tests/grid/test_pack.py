@@ -55,10 +55,11 @@ def test_without_variables_the_device_files_of_gpus_are_counted(tmp_path: Path) 
 @pytest.mark.parametrize(("cores", "count"), [(64, 4), (10, 3), (2, 2)])
 def test_elements_of_a_pack_are_pinned_to_separate_cores(cores: int, count: int) -> None:
     allowed = set(range(100, 100 + cores))
-    parts = [cores_of_element(allowed, place, count, {"SLURM_CPUS_PER_TASK": str(cores)}) for place in range(count)]
-    assert {len(part) for part in parts} == {cores // count}
-    assert sum(map(len, parts)) == len(set().union(*parts))
-    assert set().union(*parts) <= allowed
+    environ = {"SLURM_CPUS_PER_TASK": str(cores)}
+    cores_of_elements = [cores_of_element(allowed, position, count, environ) for position in range(count)]
+    assert {len(element_cores) for element_cores in cores_of_elements} == {cores // count}
+    assert sum(map(len, cores_of_elements)) == len(set().union(*cores_of_elements))
+    assert set().union(*cores_of_elements) <= allowed
 
 
 def test_elements_start_on_their_cores_and_the_pack_keeps_its_own(pack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from fungi.registry import Registry
 
 
 def register(monkeypatch: pytest.MonkeyPatch, registry: Registry, name: str, entry: object) -> None:
+    """Add an entry to a registry until the test ends."""
     registry.names()  # loads the entries
     monkeypatch.setitem(registry._entries, name, entry)
 

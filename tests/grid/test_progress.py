@@ -25,18 +25,22 @@ from tests.evaluation.feature_folder import write_array
 from tests.grid.blocks_of_grid import CALL, PROVENANCE, begin_blocks, file_of, progress_in, record, status
 
 ROOT = Path(__file__).resolve().parents[2]
-
+LARGER_THAN_ANY_PID = 2**22 + 1
+"""Process ids of Linux are at most 2^22."""
 
 merge = COMMANDS["merge"].main
 
 
 def test_an_element_without_files_is_missing(grid: Grid) -> None:
-    assert [p.state for p in progress_in(grid)] == ["missing", "missing"]
+    assert [item.state for item in progress_in(grid)] == ["missing", "missing"]
 
 
 def test_a_shard_is_done_if_all_its_blocks_exist(grid: Grid) -> None:
-    begin_blocks(grid, [0, 2, 4, 1])
-    assert [(p.state, p.detail) for p in progress_in(grid)] == [("done", "not merged yet"), ("missing", "1 block done")]
+    begin_blocks(grid, [0, 2, 4, 1])  # the first shard has blocks 0, 2 and 4; the second has 1 and 3
+    assert [(item.state, item.detail) for item in progress_in(grid)] == [
+        ("done", "not merged yet"),
+        ("missing", "1 block done"),
+    ]
 
 
 def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
@@ -47,8 +51,8 @@ def test_all_shards_are_done_if_the_feature_file_exists(grid: Grid) -> None:
 def test_without_slurm_an_element_is_running_while_its_process_exists(grid: Grid) -> None:
     attempt = Attempt.begin({}, grid.root)
     Records(grid.root, CALL).write(elements_of(grid, CALL)[0], attempt)
-    Records(grid.root, CALL).write(elements_of(grid, CALL)[1], replace(attempt, pid=2**22 + 1))
-    assert [p.state for p in progress_in(grid)] == ["running", "failed"]
+    Records(grid.root, CALL).write(elements_of(grid, CALL)[1], replace(attempt, pid=LARGER_THAN_ANY_PID))
+    assert [item.state for item in progress_in(grid)] == ["running", "failed"]
     assert attempt.pid == os.getpid()
 
 
@@ -117,13 +121,18 @@ def test_status_builds_the_settings_of_each_pair_once(
     grid: Grid, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A large grid has thousands of settings, and each takes time to check."""
-    counts: Counter[str] = Counter()
+    settings_per_dataset: Counter[str] = Counter()
     post_init = KnnSettings.__post_init__
-    monkeypatch.setattr(KnnSettings, "__post_init__", lambda self: counts.update([self.dataset]) or post_init(self))
+
+    def count_and_check(self: KnnSettings) -> None:
+        settings_per_dataset[self.dataset] += 1
+        post_init(self)
+
+    monkeypatch.setattr(KnnSettings, "__post_init__", count_and_check)
     first, *others = ["pets", "cars", "digits", "flowers102"]
     status(capsys, "--root", str(grid.root), "--jobs", "concat", "--datasets", first, *others)
     # The command line is parsed for the first pair, and parsing may build its settings more than once.
-    assert {name: counts[name] for name in others} == dict.fromkeys(others, 1)
+    assert {name: settings_per_dataset[name] for name in others} == dict.fromkeys(others, 1)
 
 
 def test_an_attempt_records_the_job_the_host_and_the_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +144,7 @@ def test_an_attempt_records_the_job_the_host_and_the_restarts(monkeypatch: pytes
     }
     attempt = Attempt.begin(variables, Path("features"))
     assert (attempt.job, attempt.host, attempt.restarts) == ("5_3", "n1", 2)
-    assert json.loads(json.dumps(attempt.finished(0).status)) == 0
+    assert attempt.finished(0).status == 0
 
 
 def test_a_merge_fails_if_an_expected_file_has_no_block(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +167,7 @@ def test_a_merge_of_all_blocks_writes_the_file_and_a_second_merge_keeps_it(grid:
 def test_shards_that_run_or_wait_have_a_job_for_which_a_new_merge_can_wait(grid: Grid) -> None:
     record(grid, 0, job="7_0")
     queue = Queue(["7_0 RUNNING (null)", f"9_1 PENDING {comment_of(grid, CALL)}"])
-    assert [p.job for p in progress_in(grid, queue)] == ["7_0", "9_1"]
+    assert [item.job for item in progress_in(grid, queue)] == ["7_0", "9_1"]
 
 
 def test_a_feature_file_of_another_seed_counts_as_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,11 +196,11 @@ def test_blocks_of_another_seed_are_not_counted(grid: Grid, capsys: pytest.Captu
     assert "missing 2" in output
 
 
-@pytest.mark.parametrize(("option", "other"), [("simclr.temperature=5.0", False), ("kl.temperature=5.0", True)])
-def test_a_file_differs_only_if_an_option_of_its_own_objective_differs(option: str, other: bool) -> None:
+@pytest.mark.parametrize(("option", "differs"), [("simclr.temperature=5.0", False), ("kl.temperature=5.0", True)])
+def test_a_file_differs_only_if_an_option_of_its_own_objective_differs(option: str, differs: bool) -> None:
     settings = COMMANDS["extract-gradients"].parse(["--objective", "kl", "simclr", "--set", option])
     without_option = as_json(COMMANDS["extract-gradients"].parse(["--objective", "kl"]))
-    assert bool(settings.difference_from(replace(PROVENANCE, feature="kl", settings=without_option))) == other
+    assert bool(settings.difference_from(replace(PROVENANCE, feature="kl", settings=without_option))) == differs
 
 
 def test_a_result_of_another_k_counts_as_missing(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def test_an_interrupted_element_is_queued_while_squeue_prints_its_job(grid: Grid
 
 def test_queued_elements_are_recognised_by_the_comment_of_their_array(grid: Grid) -> None:
     queue = Queue([f"9_1 PENDING {comment_of(grid, CALL)}", "10_0 PENDING fungi:another:root:0"])
-    assert [p.state for p in progress_in(grid, queue)] == ["missing", "queued"]
+    assert [item.state for item in progress_in(grid, queue)] == ["missing", "queued"]
 
 
 def test_a_failed_squeue_does_not_count_as_an_empty_queue(
@@ -70,7 +70,7 @@ def test_all_elements_of_a_pack_in_the_queue_are_queued(grid: Grid) -> None:
     )
     expected = {element: ExpectedFiles([file_of(packed)]) for element in elements_of(packed, CALL)}
     progress = progress_of(packed, CALL, expected, queue)
-    assert [(p.state, p.job) for p in progress] == [
+    assert [(item.state, item.job) for item in progress] == [
         *(("missing", ""),) * 2,
         *(("queued", "9_1"),) * 2,
         ("queued", "10_0"),
@@ -79,10 +79,10 @@ def test_all_elements_of_a_pack_in_the_queue_are_queued(grid: Grid) -> None:
 
 def test_in_an_array_over_pairs_the_slot_is_the_shard_and_the_task_is_the_pair(grid: Grid) -> None:
     """With two backbones and two shards, task 1 of the array with slot 1 is shard 2 of the second backbone."""
-    two = replace(grid, backbones=("digits-vit", "vit-b16"))
-    queue = Queue([f"9_1 PENDING {comment_of(two, CALL, shape_of(two, CALL, slot=1))}"])
-    expected = {element: ExpectedFiles([file_of(two)]) for element in elements_of(two, CALL)}
-    assert [p.job for p in progress_of(two, CALL, expected, queue)] == ["", "", "", "9_1"]
+    grid = replace(grid, backbones=("digits-vit", "vit-b16"))
+    queue = Queue([f"9_1 PENDING {comment_of(grid, CALL, shape_of(grid, CALL, slot=1))}"])
+    expected = {element: ExpectedFiles([file_of(grid)]) for element in elements_of(grid, CALL)}
+    assert [item.job for item in progress_of(grid, CALL, expected, queue)] == ["", "", "", "9_1"]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,6 @@ def test_a_merge_that_waits_for_a_failed_shard_does_not_count_as_queued(grid: Gr
     jobs = [(job, call_of_job(job, grid)) for job in files]
     lines = ["7_1 RUNNING x", f"8_0 PENDING {comment_of(grid, jobs[1][1])}"]
     progress_by_job = {grid_job.job.name: progress for grid_job, progress in progress_of_jobs(grid, jobs, Queue(lines))}
-    assert [p.state for p in progress_by_job["grads_kl_multi"]] == ["failed", "running"]
+    assert [item.state for item in progress_by_job["grads_kl_multi"]] == ["failed", "running"]
     (merge,) = progress_by_job["merge"]
     assert (merge.state, merge.job, merge.blocked_job) == ("missing", "", "8_0")

@@ -4,18 +4,20 @@ import errno
 import shlex
 import sys
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import pytest
 
 from fungi.backbones.base import BACKBONES
 from fungi.commands import COMMANDS
+from fungi.grid.array import MAX_ARRAY
 from fungi.grid.calls import command_line
 from fungi.grid.chain import PlannedJob, submit_all
 from fungi.grid.declaration import Grid, declared_grid
 from fungi.grid.elements import elements_of
 from fungi.grid.freezing import freeze
-from fungi.grid.submission import Array, Dependency, JobEnvironment, arrays
+from fungi.grid.submission import Array, Dependency, GridJob, JobEnvironment, arrays
 from fungi.grid.submit import DEFAULT_JOBS
 from tests.grid.submitted_jobs import JOBS, ROOT, jobs_of
 
@@ -153,7 +155,12 @@ def test_the_number_of_sbatch_calls_does_not_grow_with_the_pairs() -> None:
     grid = Grid(backbones=backbones, datasets=("pets", "cars", "food101"), root=Path("/r"), shards=16)
     planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_of(grid, *DEFAULT_JOBS)]
     calls: list[Array] = []
-    submit_all(grid, planned_jobs, JOBS, lambda array, grid_job: calls.append(array) or str(len(calls)))
+
+    def submit(array: Array, grid_job: GridJob) -> str:
+        calls.append(array)
+        return str(len(calls))
+
+    submit_all(grid, planned_jobs, JOBS, submit)
     assert len(calls) == 1 + 2 * 16 + 1 + 4 + 1  # projection, 16 shards of 2 jobs, merge, 4 evaluations, report
 
 
@@ -247,14 +254,14 @@ def test_arrays_are_as_large_as_the_cluster_allows(size: int, tmp_path: Path, fa
         assert int(high or low) < size
         sizes.append(int(high or low) - int(low) + 1)
     assert sum(sizes) == 20
-    assert len(sizes) == -(-20 // min(size, 1000))
+    assert len(sizes) == ceil(20 / min(size, MAX_ARRAY))
 
 
 def test_the_users_own_backbone_runs_in_the_grid(
     tmp_path: Path, fake_sbatch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = replace(BACKBONES["digits-vit"], name="mine")
-    monkeypatch.setattr("fungi.backbones.own.forms.own_backbone", lambda text: own)
+    own_backbone = replace(BACKBONES["digits-vit"], name="mine")
+    monkeypatch.setattr("fungi.backbones.own.forms.own_backbone", lambda text: own_backbone)
     root, name = tmp_path / "features", "mine=hf:/models/mine"
     grid = Grid(backbones=(name,), datasets=("digits",), splits=("test",), root=root, shards=1)
     outputs = []

@@ -27,70 +27,91 @@ SMALL = KLConfig(latent_dim=24)
 SIGNS = draw_projection(projection_dim=6, gradient_dim=24 * 25).dense()
 
 
-def make(**arguments: Any) -> FUNGIWrapper:
+def make_wrapper(**arguments: Any) -> FUNGIWrapper:
     """Return a wrapper with one objective. arguments: replace the default arguments."""
     defaults = {"model": build("timm"), "target_layer": "blocks.1.attn.proj", "device": "cpu", "input_dim": SIZE}
     return FUNGIWrapper(**{**defaults, "extractor_configs": [SMALL], **arguments})
 
 
 CALLS = {
-    "half-model": (lambda: make(model=build("timm").half()), r"weights are float16.*model\.float\(\).*use_fp16=True"),
-    "bfloat16-model": (lambda: make(model=build("timm").bfloat16()), "weights are bfloat16"),
-    "double-model": (lambda: make(model=build("timm").double()), "weights are float64"),
-    "no-model": (lambda: make(model="dino_vitb16"), r"the model is a str, not a torch\.nn\.Module"),
-    "one-config": (lambda: make(extractor_configs=SMALL), r"is a single configuration\. Pass a list: \[KLConfig"),
-    "a-class": (lambda: make(extractor_configs=[KLConfig]), "has KLConfig, which is not a configuration.*Pass objects"),
-    "a-name": (lambda: make(extractor_configs=["kl"]), "has str, which is not a configuration"),
-    "no-configs": (lambda: make(extractor_configs=None), "extractor_configs is a NoneType. Pass a list"),
-    "device": (lambda: make(device="cuad"), "device 'cuad' is not a device of torch"),
-    "no-device": (lambda: make(device=None), "device None is not a device|device 'cpu'"),
-    "no-gpu": (lambda: make(device="cuda:99"), r"device 'cuda:99': torch sees \d GPUs here"),
-    "layer": (lambda: make(target_layer=None), "target_layer is None. Pass a path"),
-    "layers": (lambda: make(target_layer=[1]), r"target_layer is \[1\]\. Pass a path"),
-    "input-dim": (lambda: make(input_dim=0), "input_dim is 0. Pass a whole number, at least 1"),
-    "seed": (lambda: make(seed=-1), "seed is -1. Pass a whole number, at least 0"),
-    "views": (lambda: make(views_per_forward=-1), "views_per_forward is -1"),
+    "half-model": (
+        lambda: make_wrapper(model=build("timm").half()),
+        r"weights are float16.*model\.float\(\).*use_fp16=True",
+    ),
+    "bfloat16-model": (lambda: make_wrapper(model=build("timm").bfloat16()), "weights are bfloat16"),
+    "double-model": (lambda: make_wrapper(model=build("timm").double()), "weights are float64"),
+    "no-model": (lambda: make_wrapper(model="dino_vitb16"), r"the model is a str, not a torch\.nn\.Module"),
+    "one-config": (
+        lambda: make_wrapper(extractor_configs=SMALL),
+        r"is a single configuration\. Pass a list: \[KLConfig",
+    ),
+    "a-class": (
+        lambda: make_wrapper(extractor_configs=[KLConfig]),
+        "has KLConfig, which is not a configuration.*Pass objects",
+    ),
+    "a-name": (lambda: make_wrapper(extractor_configs=["kl"]), "has str, which is not a configuration"),
+    "no-configs": (lambda: make_wrapper(extractor_configs=None), "extractor_configs is a NoneType. Pass a list"),
+    "device": (lambda: make_wrapper(device="cuad"), "device 'cuad' is not a device of torch"),
+    "no-device": (lambda: make_wrapper(device=None), "device None is not a device|device 'cpu'"),
+    "no-gpu": (lambda: make_wrapper(device="cuda:99"), r"device 'cuda:99': torch sees \d GPUs here"),
+    "layer": (lambda: make_wrapper(target_layer=None), "target_layer is None. Pass a path"),
+    "layers": (lambda: make_wrapper(target_layer=[1]), r"target_layer is \[1\]\. Pass a path"),
+    "input-dim": (lambda: make_wrapper(input_dim=0), "input_dim is 0. Pass a whole number, at least 1"),
+    "seed": (lambda: make_wrapper(seed=-1), "seed is -1. Pass a whole number, at least 0"),
+    "views": (lambda: make_wrapper(views_per_forward=-1), "views_per_forward is -1"),
     "half-type": (
-        lambda: make(use_fp16=True, fp16_dtype=torch.int8),
+        lambda: make_wrapper(use_fp16=True, fp16_dtype=torch.int8),
         r"fp16_dtype is torch\.int8\. Use torch\.bfloat16",
     ),
-    "numpy-projection": (lambda: make(projection=SIGNS.numpy()), "the projection is a ndarray. Pass a tensor"),
+    "numpy-projection": (lambda: make_wrapper(projection=SIGNS.numpy()), "the projection is a ndarray. Pass a tensor"),
     "flat-projection": (
-        lambda: make(projection=SIGNS[0]),
+        lambda: make_wrapper(projection=SIGNS[0]),
         r"the projection is a tensor \[600\]\. Pass a tensor \[p, entries of the gradient\]",
     ),
-    "random-projection": (lambda: make(projection=torch.randn(6, 600)), r"entries other than \+1 and -1"),
-    "zero-projection": (lambda: make(projection=torch.zeros(6, 600)), r"entries other than \+1 and -1"),
-    "bits-projection": (lambda: make(projection=(SIGNS > 0).to(torch.uint8)), r"entries other than \+1 and -1"),
-    "nan-projection": (lambda: make(projection=SIGNS / 0 * 0), r"entries other than \+1 and -1"),
-    "named-projection": (lambda: make(projection={"attn_proj": SIGNS * 2}), r"entries other than \+1 and -1"),
+    "random-projection": (lambda: make_wrapper(projection=torch.randn(6, 600)), r"entries other than \+1 and -1"),
+    "zero-projection": (lambda: make_wrapper(projection=torch.zeros(6, 600)), r"entries other than \+1 and -1"),
+    "bits-projection": (lambda: make_wrapper(projection=(SIGNS > 0).to(torch.uint8)), r"entries other than \+1 and -1"),
+    "nan-projection": (lambda: make_wrapper(projection=SIGNS * torch.nan), r"entries other than \+1 and -1"),
+    "named-projection": (lambda: make_wrapper(projection={"attn_proj": SIGNS * 2}), r"entries other than \+1 and -1"),
     "one-image": (
-        lambda: make()(pictures(1)[0]),
+        lambda: make_wrapper()(pictures(1)[0]),
         r"the images are a Image\. Pass a list of PIL images, e\.g\. wrapper",
     ),
     "image-batch": (
-        lambda: make()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),
+        lambda: make_wrapper()(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),
         "the images are a Tensor. Pass a list",
     ),
-    "arrays": (lambda: make()([np.zeros((8, 8, 3), np.uint8)]), "image 0 is a ndarray, not a PIL image"),
-    "no-images": (lambda: make()(None), "the images are a NoneType"),
+    "arrays": (lambda: make_wrapper()([np.zeros((8, 8, 3), np.uint8)]), "image 0 is a ndarray, not a PIL image"),
+    "no-images": (lambda: make_wrapper()(None), "the images are a NoneType"),
     "batch-size": (
-        lambda: make().extract(pictures(2), batch_size=0),
+        lambda: make_wrapper().extract(pictures(2), batch_size=0),
         "batch_size is 0. Pass a whole number, at least 1",
     ),
-    "batch-text": (lambda: make().extract(pictures(2), batch_size="8"), "batch_size is '8'. Pass a whole number"),
+    "batch-text": (
+        lambda: make_wrapper().extract(pictures(2), batch_size="8"),
+        "batch_size is '8'. Pass a whole number",
+    ),
     "workers": (
-        lambda: make().extract(pictures(2), num_workers=-2),
+        lambda: make_wrapper().extract(pictures(2), num_workers=-2),
         "num_workers is -2. Pass a whole number, at least -1",
     ),
-    "pca-batch": (lambda: make().fit_pca(pictures(2), 2, batch_size=0), "batch_size is 0"),
-    "pca-dim": (lambda: make().fit_pca(pictures(2), 0), "dim is 0. Pass a whole number, at least 1"),
-    "pca-share": (lambda: make().fit_pca(pictures(2), 0.9), "dim is 0.9. Pass a whole number, at least 1"),
-    "pca-numpy": (lambda: make().fit_pca(np.zeros((9, 24)), 2), r"features are a ndarray\. Pass a tensor.*from_numpy"),
-    "pca-uint8": (lambda: make().fit_pca(torch.zeros(9, 24, dtype=torch.uint8), 2), r"features are uint8 \[9, 24\]"),
-    "pca-width": (lambda: make().fit_pca(torch.zeros(9, 7), 2), "of size 24 before the PCA, but `data` has size 7"),
+    "pca-batch": (lambda: make_wrapper().fit_pca(pictures(2), 2, batch_size=0), "batch_size is 0"),
+    "pca-dim": (lambda: make_wrapper().fit_pca(pictures(2), 0), "dim is 0. Pass a whole number, at least 1"),
+    "pca-share": (lambda: make_wrapper().fit_pca(pictures(2), 0.9), "dim is 0.9. Pass a whole number, at least 1"),
+    "pca-numpy": (
+        lambda: make_wrapper().fit_pca(np.zeros((9, 24)), 2),
+        r"features are a ndarray\. Pass a tensor.*from_numpy",
+    ),
+    "pca-uint8": (
+        lambda: make_wrapper().fit_pca(torch.zeros(9, 24, dtype=torch.uint8), 2),
+        r"features are uint8 \[9, 24\]",
+    ),
+    "pca-width": (
+        lambda: make_wrapper().fit_pca(torch.zeros(9, 7), 2),
+        "of size 24 before the PCA, but `data` has size 7",
+    ),
     "setup-number": (
-        lambda: make().setup(3, check_independence=True),
+        lambda: make_wrapper().setup(3, check_independence=True),
         "has no length",
     ),
     "index-numpy": (lambda: faiss_index(np.zeros((9, 4), np.float32)), "features are a ndarray. Pass a tensor"),
@@ -114,7 +135,7 @@ def test_a_wrong_argument_is_refused_with_a_solution(name: str) -> None:
 
 
 def test_a_device_can_be_a_text_or_a_torch_device() -> None:
-    assert make(device="cpu").device == make(device=torch.device("cpu")).device == torch.device("cpu")
+    assert make_wrapper(device="cpu").device == make_wrapper(device=torch.device("cpu")).device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("view", [np.zeros((3, 32, 32), np.float32), torch.zeros(3, 32, 32, dtype=torch.uint8)])
@@ -139,7 +160,7 @@ def test_a_loss_has_to_be_a_tensor() -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "sparse", "binary"])
 def test_a_projection_matrix_of_every_kind_is_accepted(kind: str) -> None:
     matrix = draw_projection(projection_dim=6, gradient_dim=24 * 25, kind=kind)
-    wrapper = make(projection=matrix)
+    wrapper = make_wrapper(projection=matrix)
     assert torch.equal(wrapper.extractors[0].projection, matrix.dense())
     assert wrapper(pictures(1)).shape == (1, 6)
 
@@ -164,7 +185,7 @@ def warnings_of(model: nn.Module, layer: str, caplog: pytest.LogCaptureFixture) 
     """Return what is logged when a wrapper of the model is created."""
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger=logger.name):
-        make(model=model, target_layer=layer, extractor_configs=[KLConfig(latent_dim=4)])
+        make_wrapper(model=model, target_layer=layer, extractor_configs=[KLConfig(latent_dim=4)])
     return caplog.text
 
 
@@ -209,7 +230,7 @@ def test_gradients_of_a_joint_space_model_are_as_wide_as_the_blocks_of_the_model
 
     model = VisionTransformer(img_size=SIZE, patch_size=8, embed_dim=24, depth=2, num_heads=2, num_classes=16)
     model.pretrained_cfg = {"architecture": "vit_base_patch16_clip_224"}
-    wrapper = make(model=model, include_embeddings=True)
+    wrapper = make_wrapper(model=model, include_embeddings=True)
     assert list(wrapper.parts.values()) == [16, 24]  # the embedding in the joint space, and the gradients
     expected = draw_projection(projection_dim=24, gradient_dim=24 * 25, seed=42).dense()
     assert torch.equal(wrapper.extractors[0].projection, expected)
@@ -245,10 +266,10 @@ def test_grey_values_with_an_unknown_maximum_are_refused(values: np.ndarray, mes
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_gradient_contains_the_bias_only_on_request(bias: bool) -> None:
-    wrapper = make(bias=bias)
+    wrapper = make_wrapper(bias=bias)
     assert wrapper.extractors[0].projection.shape == (24, 24 * (24 + bias))
 
 
 def test_views_per_forward_is_passed_to_the_engine() -> None:
-    assert make(views_per_forward=7).engine.views_per_forward == 7
-    assert make().engine.views_per_forward == 64
+    assert make_wrapper(views_per_forward=7).engine.views_per_forward == 7
+    assert make_wrapper().engine.views_per_forward == 64

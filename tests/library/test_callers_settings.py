@@ -16,6 +16,7 @@ from tests.library.models import LAYERS, build, dataset, pictures, set_up_wrappe
 
 @contextmanager
 def float64_by_default():
+    """Make float64 the default dtype of torch."""
     earlier_dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -35,6 +36,7 @@ CALLER_SETTINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 
 @pytest.fixture(scope="module")
 def expected() -> torch.Tensor:
+    """Return the features with torch's default settings."""
     return set_up_wrapper(include_embeddings=True)(pictures(3))
 
 

@@ -1,4 +1,8 @@
-"""Compare the wrapper with reference values, with the views, heads and negatives of the reference."""
+"""Compare the wrapper with reference values, with the views, heads and negatives of the reference files.
+
+`feature` in a reference file is the feature of the published code, `true_feature` the feature by autograd. For the
+model of torchvision, the published code uses another input of the layer, so only `true_feature` is compared.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +22,7 @@ SMALLEST_COSINE = 0.99999
 
 
 def load_head(head: Any, golden: dict[str, torch.Tensor], name: str) -> None:
+    """Copy the weights of a head from a reference file."""
     head.load_state_dict({"weight": golden[f"head/{name}_w"], "bias": golden[f"head/{name}_b"]})
 
 

@@ -65,6 +65,7 @@ def test_equal_images_have_equal_features_and_random_views_depend_on_the_seed() 
 
 
 def projection_of(wrapper: FUNGIWrapper) -> Tensor:
+    """Return the projection matrix of the first objective, which all objectives share."""
     return wrapper.extractors[0].projection
 
 
@@ -185,9 +186,9 @@ def test_embeddings_come_first_and_share_the_forward_pass_with_kl() -> None:
     features = wrapper(images)
     assert batch_sizes == [3]
     handle.remove()
-    plain = wrapper.image_input.views("plain")
+    plain_views = wrapper.image_input.views("plain")
     with torch.no_grad():
-        batch = plain.render(plain.collate([plain.prepare(image) for image in images]))
+        batch = plain_views.render(plain_views.collate([plain_views.prepare(image) for image in images]))
         expected = normalize(model.eval()(batch), dim=1)
     assert equal_up_to_rounding(features[:, :24], expected)
     assert equal_up_to_rounding(features[:, 24:], only_kl(images))

@@ -45,10 +45,12 @@ def texts_of(notebook: Any) -> str:
 
 
 def number_of_pictures(notebook: Any) -> int:
+    """Return the number of outputs that are pictures."""
     return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
 
 
 def outputs(notebook: Any) -> list[Any]:
+    """Return the outputs of all cells."""
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 

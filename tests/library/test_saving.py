@@ -129,6 +129,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 def change_settings(folder: Path, **settings: Any) -> None:
+    """Change settings in a saved wrapper, but not its hash."""
     content = json.loads((folder / SETTINGS).read_text())
     (folder / SETTINGS).write_text(json.dumps({**content, **settings}))
 

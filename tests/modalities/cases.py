@@ -62,14 +62,17 @@ def _text_case(name: str, build: Any, layers: tuple[str, ...]) -> Case:
 
 
 def _bert(pooling: str) -> Any:
+    """Return a function that builds a small BERT."""
     return lambda: build_encoder("Bert", BERT, pooling, add_pooling_layer=False)
 
 
 def _t5(pooling: str) -> Any:
+    """Return a function that builds the encoder of a small T5."""
     return lambda: build_encoder("T5Encoder", T5, pooling)
 
 
 def _audio_case(name: str, pooling: str, layers: tuple[str, ...]) -> Case:
+    """Return a case that has the registered settings of a backbone, but a small network and short spectrograms."""
     spec = BACKBONES[name]
     input_spec = replace(spec.input, frames=128)
     small_spec = replace(spec, build=lambda: build_ssast(pooling, SSAST), input=input_spec, embedding_dim=24)

@@ -31,14 +31,18 @@ def bound(objective: str, backbone: str = "vit-b16", profile: str = "clean", **o
     return bind(objective, embedding_dim=8, input_spec=input_spec, seed=42, options=options)
 
 
-def of_objective(objective: str, name: str, value: Any, source: str, **where: Any) -> Published:
-    """Return a setting of an objective or of its views."""
+def of_objective(objective: str, name: str, value: Any, source: str, **context: Any) -> Published:
+    """Return a setting of an objective or of its views.
+
+    context: `backbone` and `profile`, if they are not the defaults of `bound`.
+    """
 
     def ours() -> Any:
-        chosen = bound(objective, **where)
-        return getattr(chosen.objective if hasattr(chosen.objective, name) else chosen.views, name)
+        bound_objective = bound(objective, **context)
+        has_setting = hasattr(bound_objective.objective, name)
+        return getattr(bound_objective.objective if has_setting else bound_objective.views, name)
 
-    label = ".".join([objective, *map(str, where.values()), name])
+    label = ".".join([objective, *map(str, context.values()), name])
     return Published(source, label, value, ours)
 
 
@@ -56,24 +60,29 @@ def of_command(kind: type, values: dict[str, Any], source: str) -> list[Publishe
     ]
 
 
-def recipe(view: int) -> dict[str, Any]:
+def augmentation(view: int) -> dict[str, Any]:
     """Return the parameters of DINO's full augmentation for a view, by the names of its steps."""
     steps = Crops(input=ImageInput(), augmentation="dino")._transform(view).transforms
-    settings: dict[str, Any] = {"blur": steps[4].p, "solarize": steps[5].p if len(steps) > 5 else 0.0}
-    return settings | {"flip": steps[1].p, "jitter": steps[2].p, "grey": steps[3].p, "colours": jitter(steps[2])}
+    _crop, flip, colours, grey, blur, *solarisation = steps  # some views have no solarisation
+    return {
+        "flip": flip.p,
+        "jitter": colours.p,
+        "colours": jitter_strengths(colours),
+        "grey": grey.p,
+        "blur": blur.p,
+        "solarize": solarisation[0].p if solarisation else 0.0,
+    }
 
 
-def jitter(applied: v2.RandomApply) -> list[float]:
+def jitter_strengths(random_jitter: v2.RandomApply) -> list[float]:
     """Return the strengths of a colour jitter: brightness, contrast, saturation, hue."""
-    (step,) = applied.transforms
-    return [round(pair[1] - middle, 9) for pair, middle in zip(strengths(step), (1, 1, 1, 0), strict=True)]
+    (step,) = random_jitter.transforms
+    # A range reaches from its middle minus the strength to its middle plus the strength.
+    ranges_and_middles = ((step.brightness, 1), (step.contrast, 1), (step.saturation, 1), (step.hue, 0))
+    return [round(high - middle, 9) for (_low, high), middle in ranges_and_middles]
 
 
-def strengths(step: v2.ColorJitter) -> list[tuple[float, float]]:
-    return [step.brightness, step.contrast, step.saturation, step.hue]
-
-
-def cropped(view: int, objective: str = "dino") -> dict[str, Any]:
+def crop_parameters(view: int, objective: str = "dino") -> dict[str, Any]:
     """Return the crop parameters of a view of an objective."""
     views: Any = bound(objective).views
     step = (views.crops if hasattr(views, "crops") else views)._transform(view)
@@ -81,13 +90,15 @@ def cropped(view: int, objective: str = "dino") -> dict[str, Any]:
         "area": tuple(step.scale),
         "aspect": tuple(step.ratio),
         "size": step.size[0],
-        "by": step.interpolation.value,
+        "interpolation": step.interpolation.value,
     }
 
 
-def contrastive(place: int) -> Any:
-    return ContrastiveViews(input=ImageInput(), n_views=2).transform().transforms[place]
+def expected_crop(area: tuple[float, float], interpolation: str = "bicubic") -> dict[str, Any]:
+    """Return the published parameters of a crop in the form of `crop_parameters`. area: share of the image."""
+    return {"area": area, "aspect": (3 / 4, 4 / 3), "size": 224, "interpolation": interpolation}
 
 
-def crop_of(area: tuple[float, float], by: str = "bicubic") -> dict[str, Any]:
-    return {"area": area, "aspect": (3 / 4, 4 / 3), "size": 224, "by": by}
+def contrastive_step(index: int) -> Any:
+    """Return a step of the transform of contrastive views: flip, crop, colour jitter, grey, blur."""
+    return ContrastiveViews(input=ImageInput(), n_views=2).transform().transforms[index]

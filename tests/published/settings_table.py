@@ -26,15 +26,15 @@ from fungi.views.image import CLIP, HALF, IMAGENET
 from fungi.views.random_views import AUGMENTED_SIZE
 from tests.published.readings import (
     Published,
+    augmentation,
     bound,
-    contrastive,
-    crop_of,
-    cropped,
-    jitter,
+    contrastive_step,
+    crop_parameters,
+    expected_crop,
+    jitter_strengths,
     of_command,
     of_config,
     of_objective,
-    recipe,
 )
 
 TEXT, AUDIO = "bert-base-uncased", "patch-ssast"
@@ -42,15 +42,19 @@ SEED = 42
 
 VIEWS = [
     *(
-        Published("spec vision 4.2", f"dino crop {view}", crop_of((0.25, 1.0)), lambda v=view: cropped(v))
+        Published("spec vision 4.2", f"dino crop {view}", expected_crop((0.25, 1.0)), lambda v=view: crop_parameters(v))
         for view in (0, 1)
     ),
     *(
-        Published("spec vision 4.2", f"dino crop {view}", crop_of((0.05, 0.25)), lambda v=view: cropped(v))
+        Published(
+            "spec vision 4.2", f"dino crop {view}", expected_crop((0.05, 0.25)), lambda v=view: crop_parameters(v)
+        )
         for view in (2, 11)
     ),
     *(
-        Published("spec vision 4.5", f"ibot crop {view}", crop_of(area), lambda v=view: cropped(v, "ibot"))
+        Published(
+            "spec vision 4.5", f"ibot crop {view}", expected_crop(area), lambda v=view: crop_parameters(v, "ibot")
+        )
         for view, area in ((0, (0.25, 1.0)), (1, (0.25, 1.0)), (2, (0.05, 0.25)), (11, (0.05, 0.25)))
     ),
     # The two bank crops are global crops. They come before the eight crops that predict.
@@ -58,30 +62,34 @@ VIEWS = [
         Published(
             "spec vision 4.4",
             f"deepcluster crop {view}",
-            crop_of(area, "bilinear"),
-            lambda v=view: cropped(v, "deepcluster"),
+            expected_crop(area, "bilinear"),
+            lambda v=view: crop_parameters(v, "deepcluster"),
         )
         for view, area in ((0, (0.14, 1.0)), (3, (0.14, 1.0)), (4, (0.05, 0.14)), (9, (0.05, 0.14)))
     ),
     Published("spec vision 4.4", "deepcluster crops", 2 + 2 + 6, lambda: bound("deepcluster").views.n_views),
     *(
-        Published("spec vision 4.2", f"blur of view {view}", probability, lambda v=view: recipe(v)["blur"])
+        Published("spec vision 4.2", f"blur of view {view}", probability, lambda v=view: augmentation(v)["blur"])
         for view, probability in ((0, 1.0), (1, 0.1), (2, 0.5), (11, 0.5))
     ),
     *(
-        Published("spec vision 4.2", f"solarisation of view {view}", probability, lambda v=view: recipe(v)["solarize"])
+        Published(
+            "spec vision 4.2", f"solarisation of view {view}", probability, lambda v=view: augmentation(v)["solarize"]
+        )
         for view, probability in ((0, 0.0), (1, 0.2), (2, 0.0))
     ),
-    Published("spec vision 4.2", "flips", 0.5, lambda: recipe(0)["flip"]),
-    Published("spec vision 4.2", "colour jitter", [0.4, 0.4, 0.2, 0.1], lambda: recipe(0)["colours"]),
-    Published("spec vision 4.2", "share of colour jitter", 0.8, lambda: recipe(0)["jitter"]),
-    Published("spec vision 4.2", "share of grey", 0.2, lambda: recipe(0)["grey"]),
-    Published("spec vision 4.3", "contrastive flips", 0.5, lambda: contrastive(0).p),
+    Published("spec vision 4.2", "flips", 0.5, lambda: augmentation(0)["flip"]),
+    Published("spec vision 4.2", "colour jitter", [0.4, 0.4, 0.2, 0.1], lambda: augmentation(0)["colours"]),
+    Published("spec vision 4.2", "share of colour jitter", 0.8, lambda: augmentation(0)["jitter"]),
+    Published("spec vision 4.2", "share of grey", 0.2, lambda: augmentation(0)["grey"]),
+    Published("spec vision 4.3", "contrastive flips", 0.5, lambda: contrastive_step(0).p),
     Published("spec vision 4.3", "contrastive size", 96, lambda: AUGMENTED_SIZE),
-    Published("spec vision 4.3", "contrastive jitter", [0.5, 0.5, 0.5, 0.1], lambda: jitter(contrastive(2))),
-    Published("spec vision 4.3", "share of contrastive jitter", 0.8, lambda: contrastive(2).p),
-    Published("spec vision 4.3", "contrastive grey", 0.2, lambda: contrastive(3).p),
-    Published("spec vision 4.3", "contrastive blur", (9, 9), lambda: tuple(contrastive(4).kernel_size)),
+    Published(
+        "spec vision 4.3", "contrastive jitter", [0.5, 0.5, 0.5, 0.1], lambda: jitter_strengths(contrastive_step(2))
+    ),
+    Published("spec vision 4.3", "share of contrastive jitter", 0.8, lambda: contrastive_step(2).p),
+    Published("spec vision 4.3", "contrastive grey", 0.2, lambda: contrastive_step(3).p),
+    Published("spec vision 4.3", "contrastive blur", (9, 9), lambda: tuple(contrastive_step(4).kernel_size)),
     Published("spec vision 4.5", "smallest aspect of a block", 0.3, lambda: masked_crops.ASPECT),
     Published("spec vision 4.5", "attempts per block", 10, lambda: masked_crops.ATTEMPTS),
     Published("spec vision 4.5", "random ratios", (0.1, 0.5), lambda: masked_crops.RANDOM_RATIOS),
@@ -89,7 +97,7 @@ VIEWS = [
     Published("spec vision 2.2", "ImageNet deviation", (0.229, 0.224, 0.225), lambda: IMAGENET[1]),
     Published("spec vision 2.2", "CLIP mean", (0.48145466, 0.4578275, 0.40821073), lambda: CLIP[0]),
     Published("spec vision 2.2", "CLIP deviation", (0.26862954, 0.26130258, 0.27577711), lambda: CLIP[1]),
-    Published("spec vision 2.2", "half", ((0.5,) * 3, (0.5,) * 3), lambda: HALF),
+    Published("spec vision 2.2", "mean and deviation of one half", ((0.5,) * 3, (0.5,) * 3), lambda: HALF),
     *(
         Published(
             "figure 12",
@@ -217,9 +225,8 @@ EVALUATION = [
     *of_command(
         KnnSettings, {"k": 20, "normalize": True, "normalize_embeddings": True, "shots": None}, "spec vision 9.2"
     ),
-    *of_command(
-        KnnSettings, {"few_shot_sampling": None, "few_shot_seed": ()}, "spec vision 9.4"
-    ),  # the profile decides
+    # None: the profile decides how few-shot rows are drawn.
+    *of_command(KnnSettings, {"few_shot_sampling": None, "few_shot_seed": ()}, "spec vision 9.4"),
     *of_command(AblateSettings, {"k": 20, "seed": SEED}, "spec vision 9.2"),
     *of_command(InContextSettings, {"k": 20, "model": "gpt-4o-mini", "backbone": TEXT}, "spec text 5.1"),
     *of_command(
@@ -246,7 +253,7 @@ EVALUATION = [
         "spec vision 9.6",
     ),
     Published("spec vision 9.1", "PCA of a known backbone", 384, lambda: usual_pca_dim("cifar10", "vit-s16")),
-    Published("spec vision 9.1", "PCA of another", 512, lambda: usual_pca_dim("cifar10", "somebody's")),
+    Published("spec vision 9.1", "PCA of an unknown backbone", 512, lambda: usual_pca_dim("cifar10", "somebody's")),
     Published("spec vision 9.1", "PCA", 512, lambda: DEFAULT_PCA_DIM),
     Published(
         "spec vision 9.1",
@@ -281,13 +288,13 @@ EXTRACTION = [
         "spec vision 10.4",
         "published profile",
         {True},
-        lambda: {v for n, v in vars(PROFILES["published"]).items() if n != "name"},
+        lambda: {value for name, value in vars(PROFILES["published"]).items() if name != "name"},
     ),
     Published(
         "spec vision 10.4",
         "clean profile",
         {False},
-        lambda: {v for n, v in vars(PROFILES["clean"]).items() if n != "name"},
+        lambda: {value for name, value in vars(PROFILES["clean"]).items() if name != "name"},
     ),
 ]
 

@@ -164,9 +164,9 @@ def test_the_conda_environment_installs_the_pinned_packages() -> None:
 def test_a_container_binds_every_existing_folder_of_the_run_to_its_own_path(tmp_path: Path) -> None:
     for name in ("bin", "code", "features"):
         (tmp_path / name).mkdir()
-    fake = tmp_path / "bin" / "apptainer"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    fake.chmod(0o755)
+    apptainer = tmp_path / "bin" / "apptainer"
+    apptainer.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    apptainer.chmod(0o755)
     arguments = run(
         ROOT / "jobs/container/python.sh",
         *("-m", "fungi", "list"),
@@ -179,8 +179,8 @@ def test_a_container_binds_every_existing_folder_of_the_run_to_its_own_path(tmp_
         HF_HOME="",
         TORCH_HOME="",
     ).splitlines()
-    binds = ",".join(str(tmp_path / name) for name in (".", "code", "features")).replace("/.", "", 1)
-    assert arguments[arguments.index("--bind") + 1] == binds
+    existing_folders = (tmp_path, tmp_path / "code", tmp_path / "features")
+    assert arguments[arguments.index("--bind") + 1] == ",".join(map(str, existing_folders))
     assert arguments[-5:] == ["fungi.sif", "python", "-m", "fungi", "list"]
 
 

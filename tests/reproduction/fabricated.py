@@ -53,8 +53,12 @@ def replace_measurements(patch: pytest.MonkeyPatch) -> None:
         settings = runner._varied_context(label, seed, changes).settings
         require_options(settings)
         layers = [target.name for target in find_layers(runner.context, settings.layer, bias=settings.bias)]
-        suffix = (lambda layer: f"@{layer}") if len(layers) > 1 else lambda _: ""
-        names = [f"{objective}{suffix(layer)}" for objective in settings.objective for layer in layers]
+        has_several_layers = len(layers) > 1
+        names = [
+            f"{objective}@{layer}" if has_several_layers else objective
+            for objective in settings.objective
+            for layer in layers
+        ]
         return _without_values(names)
 
     def score(runner: VariationRunner | None, features: Variation, names: list[str], *_: Any) -> float:
@@ -72,5 +76,6 @@ def replace_measurements(patch: pytest.MonkeyPatch) -> None:
 
 
 def _without_values(names: list[str]) -> Variation:
+    """Return a variation with these names of features. Its arrays have no files, because no test reads them."""
     arrays = {name: FeatureArray(path=Path(), key=name, rows=1, dim=1, provenance=None, layer=None) for name in names}
     return Variation(dict.fromkeys(SPLITS, arrays))

@@ -18,6 +18,7 @@ FIGURES = (2, 3, 5, 6, 8, 9, 10, 11, 12)
 
 
 def all_values() -> list[Value]:
+    """Return the values of all published tables."""
     return [value for name in published_tables() for value in values_of(name)]
 
 
@@ -72,6 +73,7 @@ def test_a_gain_is_the_difference_of_two_entries_of_a_file(relative: bool, expec
 
 
 def ablation_result(rows: dict[str, list[float]]) -> str:
+    """Return the text of a result file of an ablation. rows: row -> images per second of each seed."""
     results = {row: {"images/s": seeds} for row, seeds in rows.items()}
     return json.dumps({"settings": {}, "provenance": {}, "results": results})
 
@@ -103,7 +105,7 @@ def test_means_are_over_the_eleven_image_datasets() -> None:
         value for value in values_of("paper-2") + values_of("paper-1") if value.column in ("full", "5-shot", "mean")
     ]
     assert all(tuple(evaluation.dataset for evaluation in value.evaluations) == mean_datasets() for value in means)
-    assert len(means) == 56 + 8
+    assert len(means) == 56 + 8  # of table 2 and of table 1
 
 
 def test_the_error_for_an_unknown_table_lists_similar_names() -> None:

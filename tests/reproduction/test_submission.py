@@ -19,7 +19,7 @@ def submitted_arrays(settings: StepSettings, name: str, monkeypatch: pytest.Monk
     """Submit the missing steps of a table, and return the arrays."""
     calls: list[submission.Array] = []
 
-    def sbatch(array: submission.Array, place: submission.JobEnvironment) -> str:
+    def sbatch(array: submission.Array, environment: submission.JobEnvironment) -> str:
         calls.append(array)
         return str(100 + len(calls))
 
@@ -29,7 +29,7 @@ def submitted_arrays(settings: StepSettings, name: str, monkeypatch: pytest.Monk
     return calls
 
 
-def tasks(array: submission.Array) -> list[Step]:
+def steps_of_tasks(array: submission.Array) -> list[Step]:
     """Return the step of each task of an array."""
     file = Path(array.variables[submission.STEPS])
     count = len(json.loads(file.read_text()))
@@ -48,10 +48,10 @@ def test_tasks_are_the_missing_steps_in_shards(tmp_path: Path, monkeypatch: pyte
     settings = StepSettings(tmp_path / "paper", tmp_path / "data", "clean")
     extraction, evaluation = submitted_arrays(settings, "paper-9", monkeypatch)
     plan = plan_of(values_of("paper-9"), settings)
-    assert {task.flags[: task.flags.index("--shard")] for task in tasks(extraction)} == {
+    assert {step.flags[: step.flags.index("--shard")] for step in steps_of_tasks(extraction)} == {
         step.flags for step in plan.extractions
     }
-    assert [(task.command, task.flags) for task in tasks(evaluation)] == [
+    assert [(step.command, step.flags) for step in steps_of_tasks(evaluation)] == [
         (step.command, step.flags) for step in plan.evaluations
     ]
     assert "--dependency=afterany:101" in evaluation.command
@@ -65,9 +65,9 @@ def test_all_shards_of_a_step_are_submitted(tmp_path: Path, monkeypatch: pytest.
     settings = StepSettings(tmp_path / "paper", tmp_path / "data", "clean")
     extraction = submitted_arrays(settings, "figure-11", monkeypatch)[0]
     shards: dict[tuple[str, ...], list[str]] = {}
-    for task in tasks(extraction):
-        position = task.flags.index("--shard")
-        shards.setdefault(task.flags[:position], []).append(task.flags[position + 1])
+    for step in steps_of_tasks(extraction):
+        position = step.flags.index("--shard")
+        shards.setdefault(step.flags[:position], []).append(step.flags[position + 1])
     assert max(map(len, shards.values())) > 10  # ImageNet-1k with ViT-L needs many shards
     for shards_of_step in shards.values():
         count = len(shards_of_step)
@@ -81,17 +81,24 @@ def test_finished_steps_are_not_submitted(tmp_path: Path, monkeypatch: pytest.Mo
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     extraction, _ = submitted_arrays(settings, "paper-9", monkeypatch)
-    assert {task.flags[1] for task in tasks(extraction)} == {"cars"}
+    first_dataset = values_of("paper-9")[0].evaluations[0].dataset
+    datasets = {step.flags[step.flags.index("--dataset") + 1] for step in steps_of_tasks(extraction)}
+    assert datasets == {first_dataset} == {"cars"}
 
 
 def test_jobs_get_absolute_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = StepSettings(Path("paper"), Path("data"), "clean")
     monkeypatch.setattr(submission, "project_folder", lambda: PROJECT)
     calls: list[submission.Array] = []
-    monkeypatch.setattr(submission, "sbatch", lambda array, place: calls.append(array) or "1")
+
+    def sbatch(array: submission.Array, environment: submission.JobEnvironment) -> str:
+        calls.append(array)
+        return "1"
+
+    monkeypatch.setattr(submission, "sbatch", sbatch)
     monkeypatch.chdir(tmp_path)
     submission.submit(plan_of(values_of("rebuttal-30"), settings), settings, [], "a100", {})
-    (root,) = {step.flags[step.flags.index("--root") + 1] for step in tasks(calls[0])}
+    (root,) = {step.flags[step.flags.index("--root") + 1] for step in steps_of_tasks(calls[0])}
     assert root == str(tmp_path / "paper" / "clean")
 
 
@@ -103,6 +110,7 @@ def test_a_step_is_refused_outside_of_an_array(tmp_path: Path) -> None:
 
 
 def printed_lines(capsys: pytest.CaptureFixture[str], *flags: str) -> list[str]:
+    """Run `fungi reproduce`, and return the lines that it prints."""
     assert COMMANDS["reproduce"].main([*flags]) == 0
     return capsys.readouterr().out.splitlines()
 

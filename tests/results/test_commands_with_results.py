@@ -10,7 +10,7 @@ from fungi.commands import COMMANDS
 from fungi.grid.calls import call_of, progress_of_jobs
 from fungi.grid.declaration import Grid
 from fungi.grid.job_files import JobFile
-from fungi.grid.progress import Queue
+from fungi.grid.queue import Queue
 from fungi.results.result_file import Run, read_result
 from fungi.results.settings import ResultSettings
 from fungi.runtime.code_hash import imported_files
@@ -34,8 +34,9 @@ WITH_RESULTS = [
 GRID_EVALUATIONS = [name for name, command in COMMANDS.items() if command.stage == "evaluation"]
 
 
-def settings_of(name: str, output: Path, *more: str) -> ResultSettings:
-    return COMMANDS[name].parse([*FLAGS.get(name, DEFAULT_FLAGS)[0], "--output", str(output), *more])
+def settings_of(name: str, output: Path, *further_flags: str) -> ResultSettings:
+    """Return the settings of a command for the flags in `FLAGS` and further flags."""
+    return COMMANDS[name].parse([*FLAGS.get(name, DEFAULT_FLAGS)[0], "--output", str(output), *further_flags])
 
 
 def write_result(settings: ResultSettings) -> Path:
@@ -59,8 +60,8 @@ def test_a_result_agrees_with_its_settings_and_the_message_names_a_different_fla
     assert settings.outputs() == [path]
     assert write_result(settings) == path
     assert settings.difference(path) == ""
-    more = FLAGS.get(name, DEFAULT_FLAGS)[1]
-    assert more[0] in settings_of(name, path, *more).difference(path)
+    changed_flags = FLAGS.get(name, DEFAULT_FLAGS)[1]
+    assert changed_flags[0] in settings_of(name, path, *changed_flags).difference(path)
     path.write_text("{}")
     assert str(path) in settings.difference(path)
 
@@ -77,7 +78,7 @@ def test_a_result_is_reused_and_a_result_of_other_settings_is_renamed(name: str,
 
 @pytest.mark.parametrize("name", GRID_EVALUATIONS)
 def test_the_grid_distinguishes_finished_missing_and_other_results(name: str, tmp_path: Path) -> None:
-    flags, more = FLAGS.get(name, DEFAULT_FLAGS)
+    flags, changed_flags = FLAGS.get(name, DEFAULT_FLAGS)
     values = dict(zip(flags[::2], flags[1::2], strict=True))
     grid = Grid(
         root=tmp_path,
@@ -87,8 +88,8 @@ def test_the_grid_distinguishes_finished_missing_and_other_results(name: str, tm
     path = tmp_path / "result.json"
     words = [name, "--output", str(path), *(["--analysis", "cka"] if name == "analyse" else [])]
 
-    def state(*further: str) -> tuple[str, str]:
-        call = call_of([*words, *further], grid)
+    def state(*further_flags: str) -> tuple[str, str]:
+        call = call_of([*words, *further_flags], grid)
         ((_, (progress,)),) = progress_of_jobs(
             grid, [(JobFile(name, path, directives={}, words=tuple(words), landmarks=False), call)], Queue()
         )
@@ -97,16 +98,16 @@ def test_the_grid_distinguishes_finished_missing_and_other_results(name: str, tm
     assert state() == ("missing", "")
     write_result(settings_of(name, path))
     assert state()[0] == "done"
-    assert state(*more)[0] == "missing"
-    assert more[0] in state(*more)[1]
+    assert state(*changed_flags)[0] == "missing"
+    assert changed_flags[0] in state(*changed_flags)[1]
     path.unlink()
     assert state()[0] == "missing"
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)
 def test_the_code_version_of_a_result_includes_the_module_that_computes_it(name: str) -> None:
-    kind = COMMANDS[name].settings_type
-    assert COMMANDS[name].module in imported_files(kind.computed_in or kind.__module__)
+    settings_type = COMMANDS[name].settings_type
+    assert COMMANDS[name].module in imported_files(settings_type.computed_in or settings_type.__module__)
 
 
 @pytest.mark.parametrize("name", WITH_RESULTS)

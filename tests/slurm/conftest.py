@@ -24,7 +24,9 @@ class Cluster:
         self._sandbox = sandbox
 
     def environment(self, **variables: str) -> dict[str, str]:
-        inherited = {k: v for k, v in self._sandbox.environment.items() if not k.startswith(("FUNGI_", "WANDB_"))}
+        """Return the environment of a call, without variables of FUNGI and wandb from outside."""
+        environment = self._sandbox.environment
+        inherited = {name: text for name, text in environment.items() if not name.startswith(("FUNGI_", "WANDB_"))}
         return {**inherited, **SETTINGS, **variables}
 
     def sbatch(self, *words: object, **variables: str) -> str:
@@ -32,6 +34,7 @@ class Cluster:
         return self.call("sbatch", "--parsable", *words, **variables).strip()
 
     def call(self, *words: object, cwd: Path = ROOT, **variables: str) -> str:
+        """Run a command that has to succeed, and return its output."""
         command = list(map(str, words))
         process = subprocess.run(
             command, env=self.environment(**variables), cwd=cwd, capture_output=True, text=True, check=False
@@ -49,6 +52,7 @@ class Cluster:
         return [task["JobState"] for task in self.wait_for_tasks(*jobs, timeout=timeout)]
 
     def wait_for_tasks(self, *jobs: str, timeout: float = 900.0) -> list[dict[str, str]]:
+        """Wait until all tasks of these jobs have ended, and return the fields of the tasks. timeout: in seconds."""
         tasks: list[dict[str, str]] = []
 
         def all_ended() -> bool:
@@ -60,7 +64,10 @@ class Cluster:
 
 
 def until(condition: Callable[[], bool], event: str, timeout: float = 900.0, interval: float = 0.02) -> None:
-    """Wait until a condition is true, and check it often: `sbatch --wait` would check after 2 s, 10 s, 42 s."""
+    """Wait until a condition is true. Raises AssertionError after `timeout` seconds.
+
+    The condition is checked every `interval` seconds; `sbatch --wait` would check only after 2 s, 10 s and 42 s.
+    """
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, f"timed out: {event}"
@@ -69,6 +76,7 @@ def until(condition: Callable[[], bool], event: str, timeout: float = 900.0, int
 
 @pytest.fixture(scope="session")
 def _sandbox() -> Iterator[Sandbox]:
+    """Return a running SLURM. Without SLURM, skip the tests, or fail if REQUIRE_SLURM is 1."""
     try:
         install()
     except NotInstallableError as error:

@@ -86,6 +86,7 @@ def install() -> None:
 
 
 def _apt_get() -> None:
+    """Install the packages. Raises NotInstallableError if apt-get fails or takes too long."""
     policy = Path("/usr/sbin/policy-rc.d")  # with this program, the daemons of the packages do not start
     is_new = not policy.exists()
     if is_new:

@@ -31,15 +31,18 @@ class Trial:
 
 
 def extraction(*splits: str, data: str = "pictures", backbone: str = "digits-vit") -> Trial:
+    """Return the trial of a job that extracts features."""
     return Trial(data, backbone, splits=splits)
 
 
 def evaluation(command: str, flags: str = TWO_FEATURES) -> Trial:
+    """Return the trial of a job that scores features of pictures."""
     return Trial(flags={command: flags}, after=("grads_all_multi",))
 
 
-def text_evaluation(command: str, more: str = "") -> Trial:
-    return Trial("texts", "tiny-bert", {command: f"{TWO_FEATURES} {more}"}, after=("text/grads_all_multi",))
+def text_evaluation(command: str, flags: str = "") -> Trial:
+    """Return the trial of a job that scores features of texts."""
+    return Trial("texts", "tiny-bert", {command: f"{TWO_FEATURES} {flags}"}, after=("text/grads_all_multi",))
 
 
 TRIALS = {
@@ -128,8 +131,8 @@ def test_every_job_runs_to_its_end(cluster: Cluster, tmp_path: Path) -> None:
     for name, trial in TRIALS.items():
         log_files = sorted((root / "logs").glob(f"{name.replace('/', '-')}-*"))
         log = log_files[-1].read_text() if log_files else "\n"
-        as_expected = states[name] == {"FAILED" if trial.refusal else "COMPLETED"} and trial.refusal in log
-        if not as_expected or "Traceback" in log or "command not found" in log:
+        is_as_expected = states[name] == {"FAILED" if trial.refusal else "COMPLETED"} and trial.refusal in log
+        if not is_as_expected or "Traceback" in log or "command not found" in log:
             failures[name] = (states[name], log[-1500:])
     assert not failures, "\n".join(f"{name}: {state}\n{log}" for name, (state, log) in failures.items())
     assert (root / "report" / "report.md").is_file()

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 def test_a_job_on_two_nodes_that_runs_out_of_time_resumes(cluster: Cluster, tmp_path: Path) -> None:
     images, output = image_folder(tmp_path / "images", 33), tmp_path / "run"
     flags = command_flags(data_path=images, output_dir=output, batch_size_per_gpu=1, epochs=20, save_minutes=0.001)
-    position = flags.index("--dataset")  # the images come from a folder
+    position = flags.index("--dataset")  # this flag and its value are removed: the images come from a folder
     job = cluster.sbatch(
         *("--nodes=2", "--ntasks-per-node=1", f"--output={tmp_path}/%j.out", "jobs/pretrain_udi.job"),
         *(flags[:position] + flags[position + 2 :]),

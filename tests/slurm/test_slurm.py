@@ -20,6 +20,7 @@ KL = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--objective kl --block-size 32"}
 
 
 def arrays_below(root: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of the feature files below a root, with the keys `file:array`."""
     arrays = {}
     for path in [*root.glob("embeddings/**/*.h5"), *root.glob("gradients/**/*.h5")]:
         with h5py.File(path) as file:
@@ -27,8 +28,9 @@ def arrays_below(root: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def assert_same_files(root: Path, reference: Path) -> None:
-    arrays, expected = arrays_below(root), arrays_below(reference)
+def assert_same_files(root: Path, expected_root: Path) -> None:
+    """Assert that the feature files below two roots are equal bit for bit, and that no blocks are left over."""
+    arrays, expected = arrays_below(root), arrays_below(expected_root)
     assert sorted(arrays) == sorted(expected)
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
@@ -36,6 +38,7 @@ def assert_same_files(root: Path, reference: Path) -> None:
 
 
 def copy_of_the_project(folder: Path) -> Path:
+    """Copy the files of the project that jobs need, and return their folder."""
     for name in ("src", "jobs", "scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     return folder
@@ -55,6 +58,7 @@ def wait_until_in_the_middle(root: Path, shard: int) -> int:
 
 
 def logs_of(root: Path, job: str = "") -> str:
+    """Return the text of all logs, or of the logs of a job or task."""
     return "\n".join(path.read_text() for path in sorted((root / "logs").glob(f"*-{job}*.out" if job else "*.out")))
 
 
@@ -71,19 +75,19 @@ def test_a_grid_that_is_killed_in_the_middle_gives_the_usual_files(
         return cluster.call(sys.executable, "-m", "fungi", *words, "--root", root)
 
     submit = (sys.executable, "-m", "fungi", "submit", "--root", root, "--shards", 2, "--jobs", *JOBS)
-    first = ids_of(cluster.call(*submit, cwd=project, PYTHONPATH=str(project / "src"), **KL))
+    first_jobs = ids_of(cluster.call(*submit, cwd=project, PYTHONPATH=str(project / "src"), **KL))
     for module in (project / "src" / "fungi" / "cli").glob("*.py"):
         module.write_text("raise SystemExit('edited after the submission')")
 
     os.kill(wait_until_in_the_middle(root, 2), signal.SIGKILL)
     wait_until_in_the_middle(root, 1)
-    cluster.call("scancel", "--batch", "--signal=USR1", f"{first[1]}_0")
-    assert sorted(cluster.wait(*first)) == ["CANCELLED"] * 2 + ["COMPLETED"] * 4 + ["FAILED"] * 2, logs_of(root)
-    assert "# Missing" in logs_of(root, first[-1])  # the report waits for all jobs, also for failed ones
-    (restarted,) = [task for task in cluster.tasks(first[1]) if task.get("ArrayTaskId") == "0"]
+    cluster.call("scancel", "--batch", "--signal=USR1", f"{first_jobs[1]}_0")
+    assert sorted(cluster.wait(*first_jobs)) == ["CANCELLED"] * 2 + ["COMPLETED"] * 4 + ["FAILED"] * 2, logs_of(root)
+    assert "# Missing" in logs_of(root, first_jobs[-1])  # the report waits for all jobs, also for failed ones
+    (restarted,) = [task for task in cluster.tasks(first_jobs[1]) if task.get("ArrayTaskId") == "0"]
     assert restarted["Restarts"] == "1"
-    assert "back into the queue" in logs_of(root, f"{first[1]}_0")
-    assert ": already computed: " in logs_of(root, f"{first[1]}_0")
+    assert "back into the queue" in logs_of(root, f"{first_jobs[1]}_0")
+    assert ": already computed: " in logs_of(root, f"{first_jobs[1]}_0")
 
     status = fungi("status")
     assert "done 3/4, failed 1" in status
@@ -96,9 +100,9 @@ def test_a_grid_that_is_killed_in_the_middle_gives_the_usual_files(
         r"kl-train.h5 can't be assembled: \d+ of 40 blocks are missing: \d+ \(rows", logs_of(root, merge[0])
     )
 
-    twice = [cluster.call("sh", "-c", sbatch_line, cwd=tmp_path).split()[-1] for _ in range(2)]
-    rest = ids_of(fungi("submit", "--missing"))
-    assert cluster.wait(*twice, *rest) == ["COMPLETED"] * 5, logs_of(root)
+    same_element = [cluster.call("sh", "-c", sbatch_line, cwd=tmp_path).split()[-1] for _ in range(2)]
+    other_elements = ids_of(fungi("submit", "--missing"))
+    assert cluster.wait(*same_element, *other_elements) == ["COMPLETED"] * 5, logs_of(root)
     assert_same_files(root, plain_run)
     result = json.loads((root / "results" / "knn" / "digits" / "digits-vit.json").read_text())
     assert sorted(result["results"]) == ["embeddings", "embeddings+kl", "kl"]
@@ -110,7 +114,7 @@ def test_a_grid_that_is_killed_in_the_middle_gives_the_usual_files(
 
 def test_requeue_preemption_and_a_lost_node_do_not_change_the_files(cluster: Cluster, tmp_path: Path) -> None:
     """An element is stopped three times: by an administrator, by a more urgent job, and by the failure of its node."""
-    root, reference = tmp_path / "features", tmp_path / "plain"
+    root, expected_root = tmp_path / "features", tmp_path / "uninterrupted"
     (root / "logs").mkdir(parents=True)  # SLURM does not create the folder of its logs
     grid = {"FUNGI_ROOT": str(root), "FUNGI_SPLITS": "test", "FUNGI_SHARDS": "1"}
     flags = {"FUNGI_FLAGS_EXTRACT_GRADIENTS": "--block-size 16 --batch-size 16"}
@@ -134,12 +138,14 @@ def test_requeue_preemption_and_a_lost_node_do_not_change_the_files(cluster: Clu
     assert cluster.wait(job) == ["COMPLETED"], logs_of(root)
 
     assert [path.read_text().count(": already computed: ") for path in (root / "logs").iterdir()] == [3]
-    plain = ("extract-gradients", "--objective", "dino", "--split", "test", "--root", reference, "--batch-size", 16)
-    cluster.call(sys.executable, "-m", "fungi", *plain)
-    assert_same_files(root, reference)
+    words = ("extract-gradients", "--objective", "dino", "--split", "test", "--root", expected_root, "--batch-size", 16)
+    cluster.call(sys.executable, "-m", "fungi", *words)
+    assert_same_files(root, expected_root)
 
 
 def wait_for_another_block(cluster: Cluster, job: str, root: Path) -> None:
+    """Wait until a job has written another block. Raises AssertionError if the job ends before."""
+
     def blocks() -> int:
         assert cluster.tasks(job)[0]["JobState"] in UNFINISHED, logs_of(root)
         return len(list((root / "blocks").rglob("0*.safetensors")))

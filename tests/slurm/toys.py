@@ -12,6 +12,7 @@ from tests.data.miniatures.oxford_landmarks import make_landmarks
 WORDS = ("river", "engine", "violin", "garden")
 """Names of the classes of the texts. Each text repeats the word of its class."""
 PER_CLASS = {"train": 6, "test": 3}
+"""Split -> number of rows per class."""
 
 
 def write_toys(folder: Path) -> dict[str, str]:
@@ -43,6 +44,7 @@ def _write_pictures(folder: Path) -> None:
 
 
 def _write_texts(folder: Path) -> None:
+    """Write a saved dataset of the library `datasets`, with twice as many rows per class as pictures."""
     from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
     features = Features({"text": Value("string"), "label": ClassLabel(names=list(WORDS))})

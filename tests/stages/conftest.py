@@ -11,6 +11,7 @@ from PIL import Image
 from fungi.commands import COMMANDS
 
 ROWS = {"train": 14, "test": 9}
+"""Split -> number of rows."""
 QUICK = ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5", "--block-size", "4", "--device", "cpu")
 
 

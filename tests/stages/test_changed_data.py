@@ -21,6 +21,7 @@ def flags(pictures: Path, tmp_path: Path) -> tuple[str, ...]:
 
 
 def change(tmp_path: Path, split: str) -> None:
+    """Change a pixel of a picture of the split."""
     path = next((tmp_path / "data" / "pictures" / split).rglob("*.png"))
     image = Image.open(path).convert("RGB")
     image.putpixel((3, 4), tuple(255 - value for value in image.getpixel((3, 4))))
@@ -47,7 +48,7 @@ def test_embeddings_of_old_pictures_are_not_joined_with_gradients_of_new_ones(sp
     assert EXTRACT([*flags, "--device", "cpu"]) == 0
     change(tmp_path, split)
     assert GRADIENTS([*flags, "--device", "cpu", "--objective", "kl"]) == 0
-    without_data_dir = [*flags[:2], *flags[4:]]
+    without_data_dir = [*flags[:2], *flags[4:]]  # KNN has no flag --data-dir
     assert KNN([*without_data_dir, "--backbone", "digits-vit", "--k", "3"]) == 2
     assert "dataset fingerprint differs" in capsys.readouterr().err
 

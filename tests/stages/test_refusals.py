@@ -129,7 +129,7 @@ def test_the_message_names_a_truncated_feature_file(
     assert_refused(capsys, gradients(tmp_path, *KL, "--split", "test"), f"{file} can't be read as HDF5", "--overwrite")
 
 
-def test_a_file_of_the_original_harness_is_not_overwritten(
+def test_a_file_of_the_published_code_is_not_overwritten(
     gradients: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "gradients" / "pictures" / "digits-vit" / "kl-test.h5"
