@@ -64,7 +64,7 @@ def run(settings: DemoSegmentationSettings) -> None:
     print_places(places, started)
 
 
-def _draw(settings: SegmentSettings, path: Path) -> Path:
+def _draw(settings: Any, path: Path) -> Path:
     """Draw a column for each scene: the scene, its true mask, and the predicted masks. Return the file."""
     import matplotlib
 
