@@ -144,9 +144,10 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
         stopwatch=Stopwatch(device, precise=True),
     )
     plan = ViewPlan(views, patch_size_of(model))
-    chosen = parse_options(tuple(options.set))
+    objective_options = parse_options(tuple(options.set))
     objectives = [
-        _bound(name, spec.embedding_dim, backbone.input, device, plan, chosen.get(name)) for name in options.objective
+        _bound(name, spec.embedding_dim, backbone.input, device, plan, objective_options.get(name))
+        for name in options.objective
     ]
     batches = {bound.views.identity: _collated(bound.views, options.images) for bound in objectives}
     plain = backbone.input.views("plain")
@@ -241,7 +242,11 @@ def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
     """Print the rate of a large matrix product, and the rate of the bare forwards as a percentage of that rate."""
     device, dtype = setup.engine.device, setup.engine.dtype
     a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
-    times, _ = alternate(lambda: (a @ b, None)[1], lambda: None, 10, device)  # discard each product at once
+
+    def multiply() -> None:
+        a @ b  # the product is freed at once
+
+    times, _ = alternate(multiply, lambda: None, 10, device)
     rate = 2 * 8192**3 / statistics.median(times)
     from torch.utils.flop_counter import FlopCounterMode
 

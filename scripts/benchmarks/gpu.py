@@ -71,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{name}, torch {torch.__version__}, {options.backbone}, {options.dtype}, batches of {options.images} images")
     product_rate, operations = _matrix_rate(device, setup.engine.dtype), _operations(setup.model, setup)
     print(f"matrix products {product_rate / 1e12:.1f} TFLOP/s; one forward {operations / 1e9:.2f} GFLOP")
-    bare = _print_bare(setup, product_rate, operations, options.rounds, compiled=options.compiled)
-    _print_objectives("eager", setup, bare, product_rate, operations, options.rounds)
+    bare_rate = _print_bare(setup, product_rate, operations, options.rounds, compiled=options.compiled)
+    _print_objectives("eager", setup, bare_rate, product_rate, operations, options.rounds)
     print_kernels(setup, options.kernels)
     print_peak_memory(setup)
     print_upload(device)
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         pictures = JpegPictures(files)
         print_peer(setup, options.peer, [pictures(row) for row in range(options.images)], options.rounds)
     if options.compiled:
-        _print_compiled(setup, bare, product_rate, operations, options)
+        _print_compiled(setup, bare_rate, product_rate, operations, options)
     _print_float32(setup, options.rounds)
     _print_decoding(setup)
     if options.files:
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _print_compiled(
-    setup: Setup, bare: float, product_rate: float, operations: float, options: argparse.Namespace
+    setup: Setup, bare_rate: float, product_rate: float, operations: float, options: argparse.Namespace
 ) -> None:
     """Print the time of compilation, and the speed of the compiled code."""
     start = perf_counter()
@@ -99,14 +99,18 @@ def _print_compiled(
     _extract(setup)
     synchronize(setup.engine.device)
     print(f"first batch of compiled code: {perf_counter() - start:.1f} s")
-    _print_objectives("compiled", setup, bare, product_rate, operations, options.rounds)
+    _print_objectives("compiled", setup, bare_rate, product_rate, operations, options.rounds)
     print_kernels(setup, options.kernels)
     print_peak_memory(setup)
 
 
 def _seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float:
     """Return the median of the time of some work, after a first round that does not count."""
-    return statistics.median(alternate(lambda: (work(), None)[1], lambda: None, rounds, device)[0])
+
+    def run() -> None:
+        work()  # its result is freed at once
+
+    return statistics.median(alternate(run, lambda: None, rounds, device)[0])
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -132,7 +136,7 @@ def _pictures(setup: Setup, count: int) -> torch.Tensor:
 
 
 def _print_bare(setup: Setup, product_rate: float, operations: float, rounds: int, *, compiled: bool) -> float:
-    """Print the bare forwards per second, eager and compiled. Return the larger of the two rates."""
+    """Print the bare forwards per second, eager and (if `compiled` is true) compiled. Return the larger rate."""
     views, device = setup.engine.views_per_forward, setup.engine.device
     images, rates = _pictures(setup, views), []
     models = {"eager": setup.model} | ({"compiled": torch.compile(setup.model)} if compiled else {})
@@ -151,20 +155,25 @@ def _print_bare(setup: Setup, product_rate: float, operations: float, rounds: in
 
 
 def _print_objectives(
-    label: str, setup: Setup, bare: float, product_rate: float, operations: float, rounds: int
+    label: str, setup: Setup, bare_rate: float, product_rate: float, operations: float, rounds: int
 ) -> None:
-    """Print the speed of each objective alone, then of all objectives with the embeddings."""
+    """Print the speed of each objective alone, then of all objectives with the embeddings.
+
+    bare_rate: bare forwards per second. product_rate: operations per second of a matrix product. operations: number of
+    operations of one forward.
+    """
     single = [
         replace(setup, objectives=[bound], batches={bound.views.identity: setup.batches[bound.views.identity]})
         for bound in setup.objectives
     ]
-    for part in [*single, setup]:
-        names = "+".join(bound.name for bound in part.objectives)
-        per_second = part.images / _seconds(lambda part=part: _extract(part), setup.engine.device, rounds)
-        forwards = per_second * part.forwards_per_image
+    for subset in [*single, setup]:
+        names = "+".join(bound.name for bound in subset.objectives)
+        per_second = subset.images / _seconds(lambda subset=subset: _extract(subset), setup.engine.device, rounds)
+        forwards = per_second * subset.forwards_per_image
+        share = 100 * forwards * operations / product_rate
         print(
             f"{label:8} {names:16} {per_second:9.1f} images/s   {forwards:8.0f} forwards/s   time / bare forwards"
-            f" {bare / forwards:6.3f}   {100 * forwards * operations / product_rate:5.1f} % of the rate of products"
+            f" {bare_rate / forwards:6.3f}   {share:5.1f} % of the rate of products"
         )
 
 

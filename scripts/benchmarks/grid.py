@@ -56,11 +56,10 @@ def _measure(title: str, words: list[str], folder: Path, options: argparse.Names
         for code in codes:
             processor_time, lines[code] = _run(code, folder, words)
             seconds[code].append(processor_time)
-    own_seconds, *base = seconds.values()
-    print(f"{title}: {statistics.median(own_seconds):.2f} s of processor time")
-    for base_seconds in base:
-        median = statistics.median(base_seconds)
-        print(f"  {median:.2f} s with {options.base}: ratio {ratio(own_seconds, base_seconds)}")
+    print(f"{title}: {statistics.median(seconds[options.code]):.2f} s of processor time")
+    if options.base:
+        median = statistics.median(seconds[options.base])
+        print(f"  {median:.2f} s with {options.base}: ratio {ratio(seconds[options.code], seconds[options.base])}")
     return lines[options.code]
 
 

@@ -50,9 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
                 seconds[code].append(processor_time)
                 megabytes[code].append(memory)
     for title, unit, values_by_code in (("processor time", "s", seconds), ("peak memory", "MB", megabytes)):
-        values, *base = values_by_code.values()
+        values = values_by_code[options.code]
         print(f"{title}: {statistics.median(values):.1f} {unit}")
-        for base_values in base:
+        if options.base:
+            base_values = values_by_code[options.base]
             median = statistics.median(base_values)
             print(f"  {median:.1f} {unit} with {options.base}: ratio {ratio(values, base_values)}")
     return 0

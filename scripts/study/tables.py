@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,13 @@ def _draw(rows_by_group: Mapping[str, Sequence[dict[str, Any]]], output: Path) -
     kinds = ("embeddings", "kl", "dino", "simclr", "all")
     labels = ("embeddings alone", "+ KL", "+ DINO", "+ SimCLR", "+ KL + DINO + SimCLR")
     columns = min(3, len(rows_by_group))
-    lines = -(-len(rows_by_group) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(4.6 * columns, 3.6 * lines), squeeze=False)
+    panel_rows = ceil(len(rows_by_group) / columns)
+    figure, axes = pyplot.subplots(panel_rows, columns, figsize=(4.6 * columns, 3.6 * panel_rows), squeeze=False)
     for axis in axes.flat[len(rows_by_group) :]:
         axis.set_visible(False)
     for axis, (name, rows) in zip(axes.flat, rows_by_group.items(), strict=False):
         for kind, label, colour, marker in zip(kinds, labels, ("black", *COLOURS), MARKERS, strict=False):
-            for row in (row for row in rows if row["kind"] == kind):
+            for row in [row for row in rows if row["kind"] == kind]:
                 mean, deviation = row["scores"]["kNN"]
                 axis.errorbar(
                     row["forwards"],
@@ -86,10 +87,13 @@ def _draw(rows_by_group: Mapping[str, Sequence[dict[str, Any]]], output: Path) -
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel("kNN accuracy, %")
-    handles = {}
+    handle_by_label = {}  # one entry per label, although all panels have the same labels
     for axis in axes.flat[: len(rows_by_group)]:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=len(kinds), fontsize=8, frameon=False)
+        handles, panel_labels = axis.get_legend_handles_labels()
+        handle_by_label |= dict(zip(panel_labels, handles, strict=True))
+    figure.legend(
+        handle_by_label.values(), handle_by_label.keys(), loc="lower center", ncol=len(kinds), fontsize=8, frameon=False
+    )
     figure.suptitle(
         "Filled: views as published. Open: images at their own size, fewer views of texts and sounds.", fontsize=9
     )
