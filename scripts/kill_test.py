@@ -242,15 +242,15 @@ def end_group(pid: int) -> bool:
 
 
 def try_stage(
-    command: list[str], start: Path, plain: Path, work: Path, kills: int, moments: random.Random | None
+    command: list[str], start: Path, undisturbed: Path, work: Path, kills: int, moments: random.Random | None
 ) -> Tally:
     """Kill a stage many times, and return the results.
 
-    start: folder of the files that the stage needs. plain: folder of the files of a run that was never killed. work:
-    folder in which the stage works, a new copy of `start` after each run that reaches its end. moments: source of
+    start: folder of the files that the stage needs. undisturbed: folder of the files of a run that was never killed.
+    work: folder in which the stage works, a new copy of `start` after each run that reaches its end. moments: source of
     random moments; None for evenly spaced file operations.
     """
-    tally, expected = Tally(), finished(plain)
+    tally, expected = Tally(), finished(undisturbed)
     shutil.copytree(start, work)
     duration = run_to_end(command, work)
     operations = int(work.with_name(f"{work.name}.operations").read_text(encoding="utf-8"))
@@ -309,10 +309,10 @@ def run(settings: KillSettings) -> None:
         if unknown := set(names) - set(stages):
             raise FungiError(f"no stage {', '.join(sorted(unknown))}. There are: {', '.join(stages)}.")
         for number, name in enumerate(names):
-            start, plain = _prepare(name, stages, home)
+            start, undisturbed = _prepare(name, stages, home)
             kills = settings.kills // len(names) + (number < settings.kills % len(names))
             stage_moments = moments if settings.moments == "random" else None
-            tallies[name] = try_stage(stages[name], start, plain, home / "work" / name, kills, stage_moments)
+            tallies[name] = try_stage(stages[name], start, undisturbed, home / "work" / name, kills, stage_moments)
             _print(name, tallies[name])
     total = sum(tally.kills for tally in tallies.values())
     lost = [text for tally in tallies.values() for text in tally.lost]
@@ -325,13 +325,13 @@ def run(settings: KillSettings) -> None:
 
 def _prepare(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path, Path]:
     """Write two folders and return them: the files that a stage needs, and the files of a run that was never killed."""
-    start, plain = home / "start" / name, home / "plain" / name
+    start, undisturbed = home / "start" / name, home / "undisturbed" / name
     start.mkdir(parents=True)
     for required in REQUIRED_STAGES.get(name, ()):
         run_to_end(stages[required], start, assembled=name != "merge")
-    shutil.copytree(start, plain)
-    run_without_fork(stages[name], plain)
-    return start, plain
+    shutil.copytree(start, undisturbed)
+    run_without_fork(stages[name], undisturbed)
+    return start, undisturbed
 
 
 def _print(name: str, tally: Tally) -> None:

@@ -1,4 +1,4 @@
-"""Write tables and plots of result files, beside the published numbers: python scripts/report.py --results features."""
+"""Write tables and plots of result files next to the published numbers: python scripts/report.py --results features."""
 
 from fungi.commands import COMMANDS
 

@@ -1,4 +1,4 @@
-"""Print the progress of the grid, and the commands that submit the rest: python scripts/status.py --root features."""
+"""Print the progress of the grid, and the commands for missing elements: python scripts/status.py --root features."""
 
 from fungi.commands import COMMANDS
 

@@ -171,7 +171,7 @@ def write_features(root: Path, settings: EvaluationBenchmark) -> None:
 
 
 def published_way(root: Path, settings: EvaluationBenchmark) -> dict[str, list[int]]:
-    """Return combination -> predictions, computed by the published protocol with scikit-learn alone."""
+    """Return combination -> predictions, computed by the published protocol, only with scikit-learn."""
     from sklearn.decomposition import PCA
     from sklearn.neighbors import KNeighborsClassifier
 

@@ -1,4 +1,4 @@
-"""Scores of features joined with the embeddings: kNN, few rows per class, a linear classifier, retrieval."""
+"""Scores of features that are combined with the embeddings: kNN, few rows per class, a linear classifier, retrieval."""
 
 import json
 import statistics
@@ -39,7 +39,7 @@ def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarr
 
 
 def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> None:
-    """Score the embeddings joined with the gradients of some settings, and the embeddings alone. Write a JSON file.
+    """Score the embeddings combined with the gradients of some settings, and only the embeddings. Write a JSON file.
 
     Do nothing if the file exists, or if the features of a setting are not complete. name: name of the combination; a
     single setting has its own name.
@@ -82,7 +82,7 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> No
 def _all_scores(
     splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[str, Any], pca: int
 ) -> dict[str, float]:
-    """Return score -> value, for each of `SCORES`. In each split, the features are joined."""
+    """Return score -> value, for each of `SCORES`. The features of a split are combined."""
     import torch
 
     from fungi.evaluators.knn import knn_predictions

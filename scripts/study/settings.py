@@ -104,7 +104,7 @@ COMBINED = {
         if setting is not KL
     },
 }
-"""Names of combinations, and the settings (KL, DINO, SimCLR) whose gradients are joined with the embeddings."""
+"""Names of combinations, and the settings (KL, DINO, SimCLR) whose gradients are combined with the embeddings."""
 
 
 def is_published(name: str) -> bool:

@@ -73,7 +73,7 @@ def nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.array(Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST))
 
 
-def plain_masks(folder: Path, backbone, *, side: int, previous: int, radius: int, neighbours: int) -> list[np.ndarray]:
+def simple_masks(folder: Path, backbone, *, side: int, previous: int, radius: int, neighbours: int) -> list[np.ndarray]:
     """Return the masks of the published program, by loops over patches in float64."""
     mask = np.array(Image.open(folder / "Annotations/480p/moving/00000.png"))
     labels, history, masks = int(mask.max()) + 1, [], [mask]
@@ -118,7 +118,7 @@ def test_masks_equal_a_simple_version_of_the_published_steps(radius, backbone, t
     monkeypatch.setattr(loading, "load_backbone", lambda *_, **__: backbone)
     options = {"shorter_side": 64, "previous": 2, "radius": radius, "neighbours": 4}
     paths = propagate(PropagateSettings(davis=davis, output_dir=tmp_path / "masks", device="cpu", **options))
-    expected = plain_masks(davis, backbone, side=64, previous=2, radius=radius, neighbours=4)
+    expected = simple_masks(davis, backbone, side=64, previous=2, radius=radius, neighbours=4)
     assert [path.name for path in paths] == [f"{number:05d}.png" for number in range(4)]
     for path, mask in zip(paths, expected, strict=True):
         with Image.open(path) as picture:

@@ -1,4 +1,4 @@
-"""The three losses and the centres, compared with the loops in `plain.py` (spec udi 4; 9.4-4 to 9.4-6)."""
+"""The three losses and the centres, compared with the loops in `simple_losses.py` (spec udi 4; 9.4-4 to 9.4-6)."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from fungi.pretraining.udi import cross_entropy
 from fungi.pretraining.udi.centres import collapse_warning, diversity, teacher_statistics, updated_centres, vector_sums
 from fungi.pretraining.udi.losses import BatchCounts, LossOptions, Teacher, loss_parts, part_shares
 from fungi.pretraining.udi.network import Predictions
-from tests.pretraining.plain import alignment_of, plain_parts, random_predictions
+from tests.pretraining.simple_losses import alignment_of, random_predictions, simple_parts
 
 
 def counts_of(teacher: Teacher) -> BatchCounts:
@@ -30,7 +30,7 @@ def test_losses_and_gradients_equal_a_simple_version(target_mix, local_crops, sh
     student, teacher = random_predictions(local_crops=local_crops, share_valid=share_valid, samples=4)
     options = LossOptions(alpha=0.3, target_mix=target_mix)
     loss, parts = loss_parts(student, teacher, counts_of(teacher), options)
-    expected_parts = plain_parts(student, teacher, options)
+    expected_parts = simple_parts(student, teacher, options)
     for name, value in parts.items():
         torch.testing.assert_close(value, expected_parts[name], rtol=1e-9, atol=1e-12, msg=name)
     assert len(parts) == (5 if local_crops else 3)

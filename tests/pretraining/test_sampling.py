@@ -109,7 +109,7 @@ def test_maps_equal_exact_fractions(coordinates) -> None:
         inside = strictly_inside(positions_in_image, target, units)[0]
         weights = target_map(positions_in_image, target, sides[0], units, coordinates)[0]
         for token in range(sides[1] ** 2):
-            valid, expected = plain_row(token, sides, crops, size, coordinates)
+            valid, expected = simple_row(token, sides, crops, size, coordinates)
             rounding_errors += bool(valid) != _is_inside_in_float32(token, sides[1], crops, size, coordinates)
             assert bool(inside[token]) == valid
             torch.testing.assert_close(weights[token], torch.tensor(expected), rtol=1e-6, atol=1e-6)
@@ -127,7 +127,7 @@ def _position(token: int, side: int, crop: list[int], size: tuple[int, int], coo
     return [first + share * (last - first) for share, (first, last) in zip(shares, ends, strict=True)]
 
 
-def plain_row(token, sides, crops, size, coordinates) -> tuple[bool, list[float]]:
+def simple_row(token, sides, crops, size, coordinates) -> tuple[bool, list[float]]:
     """Return whether a token lies strictly inside the second crop, and its row of the target map, by fractions."""
     position = _position(token, sides[1], crops[0], size, coordinates, Fraction)
     valid, grid = True, []

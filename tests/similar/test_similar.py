@@ -158,8 +158,8 @@ def test_worker_processes_decode_the_pictures_for_a_gpu(
 def test_pictures_of_worker_processes_give_the_same_features(folder: Path) -> None:
     pictures = as_samples(features._Pictures(pictures_below(folder)))
     wrapper = wrap(configs=[KLConfig(latent_dim=24)])
-    alone, workers = (list(wrapper.batches(pictures, 2, num_workers)) for num_workers in (0, 2))
-    for actual, expected in zip(workers, alone, strict=True):
+    of_one_process, of_workers = (list(wrapper.batches(pictures, 2, num_workers)) for num_workers in (0, 2))
+    for actual, expected in zip(of_workers, of_one_process, strict=True):
         np.testing.assert_array_equal(actual.numpy(), expected.numpy())
 
 

@@ -7,7 +7,7 @@ from fungi.pretraining.udi.losses import LossOptions, Teacher
 from fungi.pretraining.udi.network import Alignment, Predictions
 
 
-def plain_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901
+def simple_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901
     """Return the value of each part of the loss, under the names of `fungi.pretraining.udi.losses`."""
     predictions, valid, samples = teacher.predictions, teacher.alignment.valid, teacher.samples
     cls_logits, all_patch_logits = (
