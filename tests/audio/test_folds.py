@@ -33,7 +33,7 @@ def test_the_table_shows_mean_and_deviation_of_five_folds(average, tmp_path, cap
     for fold, accuracy in enumerate((0.40, 0.42, 0.44, 0.46, 0.48), start=1):
         write_result(tmp_path, "esc-50" if fold == 1 else f"esc-50-fold{fold}", accuracy)
     assert average(["--root", str(tmp_path)]) == 0
-    assert "44.0 ± 2.8" in capsys.readouterr().out
+    assert "44.0 ± 2.8" in capsys.readouterr().out  # 2.8 = sqrt((16 + 4 + 0 + 4 + 16) / 5)
 
 
 def test_folds_with_different_protocols_are_not_averaged(average, tmp_path, capsys):

@@ -15,6 +15,7 @@ TIME = np.arange(8000) / SAMPLE_RATE
 TONE = 0.5 * np.sin(2 * np.pi * 440 * TIME)
 
 
+# scale, offset: value of the type for an amplitude of 1, and for silence. step: precision of the type in float32.
 @pytest.mark.parametrize(
     ("dtype", "scale", "offset", "step"),
     [
@@ -96,7 +97,7 @@ def test_a_dataset_sets_the_length_and_the_statistics_of_its_spectrograms(name):
 def test_every_fold_of_esc50_is_a_dataset_with_the_same_sizes():
     names = ["esc-50", *(f"esc-50-fold{fold}" for fold in range(2, 6))]
     assert all(dict(DATASETS[name].sizes) == {"train": 1600, "test": 400} for name in names)
-    assert [DATASETS[name].published for name in names] == [True, False, False, False, False]
+    assert [DATASETS[name].is_in_paper for name in names] == [True, False, False, False, False]
 
 
 def test_tones_are_reproducible_different_and_described_as_synthetic():

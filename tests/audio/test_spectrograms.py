@@ -12,7 +12,8 @@ from fungi.views.filter_bank import cut_or_pad, log_mel
 from fungi.views.loading import prepare
 
 INPUT = BACKBONES["patch-ssast"].input
-SILENCE = np.log(1.1920929e-7)
+SMALLEST_ENERGY = 1.1920929e-7  # epsilon of float32, the lowest energy in Kaldi
+SILENCE = np.log(SMALLEST_ENERGY)
 
 
 def slow_filter_bank(waveform: np.ndarray) -> np.ndarray:
@@ -29,7 +30,7 @@ def slow_filter_bank(waveform: np.ndarray) -> np.ndarray:
         frame = x[start : start + 400] - x[start : start + 400].mean()
         emphasised = [frame[i] - 0.97 * frame[max(i - 1, 0)] for i in range(400)]
         power = np.abs(np.fft.rfft(np.multiply(emphasised, window), 512)) ** 2
-        rows.append([np.log(max(filter_energy(power, *edges[k : k + 3]), 1.1920929e-7)) for k in range(128)])
+        rows.append([np.log(max(filter_energy(power, *edges[k : k + 3]), SMALLEST_ENERGY)) for k in range(128)])
     return np.array(rows)
 
 
@@ -58,7 +59,7 @@ def sound(samples: int = 2000) -> np.ndarray:
 
 
 def test_the_filter_bank_equals_the_formulas():
-    # Kaldi's float32 code has this tolerance, because the logarithm of a low energy has few correct digits.
+    # In float32, the logarithm of a low energy has few correct digits. Kaldi's code has the same tolerance.
     np.testing.assert_allclose(log_mel(torch.from_numpy(sound())).numpy(), slow_filter_bank(sound()), atol=1e-3)
 
 

@@ -35,28 +35,36 @@ def timm_vit(**options: object) -> nn.Module:
 def shrink(
     monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module] = timm_vit, **changes: Any
 ) -> BackboneSpec:
-    """Let a registered backbone build a small architecture in a test. Its converter stays, unless `changes` has one."""
+    """Replace the architecture of a registered backbone with a small one until the end of the test.
+
+    changes: other fields of the `BackboneSpec` to replace. Without `convert`, the converter of the backbone is used.
+    """
     spec = replace(BACKBONES[name], build=build, **changes)
     monkeypatch.setitem(BACKBONES._entries, name, spec)
     return spec
 
 
 def shrink_timm(monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module]) -> BackboneSpec:
-    """Let a registered backbone, and its converter, use a small architecture in a test."""
+    """Replace the architecture of a backbone whose converter builds it, too; see `shrink`."""
     convert = BACKBONES[name].convert
     assert isinstance(convert, partial)
     return shrink(monkeypatch, name, build, convert=partial(convert.func, **{**convert.keywords, "build": build}))
 
 
 def with_slow_marks(kind: Callable[[BackboneSpec], Hashable], names: Iterable[str]) -> list[ParameterSet]:
-    """Return all names, with a mark `slow` except for the backbone of the smallest width of each kind."""
+    """Return all names as parameters of a test. All are marked `slow`, except the smallest backbone of each kind.
+
+    kind: function that returns the kind of a backbone.
+    """
     by_width = sorted(names, key=lambda name: (BACKBONES[name].embedding_dim, name))
-    fast = {kind(BACKBONES[name]): name for name in reversed(by_width)}.values()
-    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in by_width]
+    smallest = {
+        kind(BACKBONES[name]): name for name in reversed(by_width)
+    }  # the last name of a kind replaces the others
+    return [pytest.param(name, marks=[] if name in smallest.values() else pytest.mark.slow) for name in by_width]
 
 
 def save(folder: Path, state: object, name: str = "weights.pth") -> Path:
-    """Save a checkpoint in the format of the file ending, and return its path."""
+    """Save a checkpoint in the format that the file extension names, and return its path."""
     (save_file if name.endswith("safetensors") else torch.save)(state, folder / name)
     return folder / name
 
@@ -127,17 +135,17 @@ def torchvision_shapes() -> Shapes:
     return shapes
 
 
-def openai_clip_shapes(joint: int = 16) -> Shapes:
-    """Return the shapes of the image tower, and of a part of the text tower, in published files of CLIP.
+def openai_clip_shapes(joint_dim: int = 16) -> Shapes:
+    """Return the shapes of the image encoder, and of a part of the text encoder, in published files of CLIP.
 
-    joint: size of the joint space of images and texts.
+    joint_dim: dimension of the joint space of images and texts.
     """
     shapes: Shapes = {
         "visual.class_embedding": (WIDTH,),
         "visual.positional_embedding": (1 + GRID**2, WIDTH),
-        "visual.proj": (WIDTH, joint),
+        "visual.proj": (WIDTH, joint_dim),
         "visual.conv1.weight": (WIDTH, 3, PATCH, PATCH),
-        "text_projection": (8, joint),
+        "text_projection": (8, joint_dim),
         "logit_scale": (),
     }
     shapes |= {f"visual.ln_{position}.{kind}": (WIDTH,) for position in ("pre", "post") for kind in ("weight", "bias")}
@@ -158,5 +166,5 @@ def openai_clip_shapes(joint: int = 16) -> Shapes:
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Return the largest difference divided by the largest value."""
+    """Return the largest absolute difference, divided by the largest absolute value of `expected`."""
     return float((actual - expected).abs().max() / expected.abs().max())

@@ -38,12 +38,13 @@ def test_the_file_is_small_and_contains_a_state_dict():
 
 @pytest.mark.slow
 def test_the_digits_of_the_training_are_recognised_better_than_other_digits():
-    """Compare the label of each row with that of the most similar other row. The backbone was trained on 0 to 4."""
+    """Each row is classified as its most similar other row. The backbone was trained on the digits 0 to 4."""
     embeddings, labels = embed(range(400))
     nearest = (embeddings @ embeddings.T).fill_diagonal_(-1).argmax(1)
-    correct = (labels[nearest] == labels).float()
-    assert correct[labels < 5].mean() > 0.9
-    assert 0.4 < correct[labels >= 5].mean() < 0.97
+    is_correct = (labels[nearest] == labels).float()
+    accuracy_trained, accuracy_other = is_correct[labels < 5].mean(), is_correct[labels >= 5].mean()
+    assert accuracy_trained > max(0.9, accuracy_other)
+    assert accuracy_other > 0.4  # far above chance, 0.1
 
 
 def test_random_weights_differ_from_the_published_weights():

@@ -38,7 +38,7 @@ def images() -> Tensor:
     return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
 
 
-def plain_vit(state: dict[str, Tensor], images: Tensor, *, positions: Tensor) -> Tensor:
+def hub_embeddings(state: dict[str, Tensor], images: Tensor, *, positions: Tensor) -> Tensor:
     """Return the embeddings of the hub code of DINO and DINOv2: the class tokens after the final norm, `[n d]`."""
     x = functional.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
     x = torch.cat([state["cls_token"].expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + positions
@@ -51,6 +51,7 @@ def plain_vit(state: dict[str, Tensor], images: Tensor, *, positions: Tensor) ->
 
 
 def attention(block: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Return the output of self-attention, `[n t d]`, with the parameters of a block."""
     q, k, v = linear(block, "attn.qkv", x).unflatten(-1, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
     weights = (q @ k.transpose(-2, -1) * (WIDTH // HEADS) ** -0.5).softmax(-1)  # [n heads t t]
     return linear(block, "attn.proj", (weights @ v).transpose(1, 2).flatten(2))
@@ -64,8 +65,8 @@ def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return functional.layer_norm(x, (WIDTH,), state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
 
 
-def interpolated_in_forward(positions: Tensor, *, patches: int) -> Tensor:
-    """Return positions for a grid of `patches` x `patches`, as `interpolate_pos_encoding` of the hub code of DINOv2.
+def positions_in_hub_code(positions: Tensor, *, grid: int) -> Tensor:
+    """Return positions for `grid` x `grid` patches, computed as in `interpolate_pos_encoding` of DINOv2's hub code.
 
     Source: https://github.com/facebookresearch/dinov2/blob/main/dinov2/models/vision_transformer.py
     """
@@ -74,7 +75,7 @@ def interpolated_in_forward(positions: Tensor, *, patches: int) -> Tensor:
         positions[:, 1:].reshape(1, side, side, width).permute(0, 3, 1, 2),
         mode="bicubic",
         antialias=False,
-        scale_factor=((patches + 0.1) / side, (patches + 0.1) / side),
+        scale_factor=((grid + 0.1) / side, (grid + 0.1) / side),
     )
     return torch.cat([positions[:, :1], interpolated.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
 
@@ -123,7 +124,7 @@ def test_a_dino_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_path,
     state = random_state(vit_shapes())
     torch.save(state, tmp_path / "dino_vitbase16_pretrain.pth")
     backbone = load_backbone("dino_vitb16", checkpoint=tmp_path / "dino_vitbase16_pretrain.pth")
-    expected = plain_vit(state, images, positions=state["pos_embed"])
+    expected = hub_embeddings(state, images, positions=state["pos_embed"])
     assert relative_error(backbone.model(images), expected) < ROUNDING
 
 
@@ -139,7 +140,7 @@ def test_a_dinov2_checkpoint_gives_the_embedding_of_the_hub_code(images, tmp_pat
     state = random_state({**vit_shapes(grid=9, layer_scale=True), "mask_token": (1, WIDTH)})
     torch.save(state, tmp_path / "dinov2_vitb14_pretrain.pth")
     backbone = load_backbone("dinov2_vitb14", checkpoint=tmp_path / "dinov2_vitb14_pretrain.pth")
-    expected = plain_vit(state, images, positions=interpolated_in_forward(state["pos_embed"], patches=GRID))
+    expected = hub_embeddings(state, images, positions=positions_in_hub_code(state["pos_embed"], grid=GRID))
     assert relative_error(backbone.model(images), expected) < ROUNDING
 
 
@@ -149,9 +150,9 @@ def test_dinov2_positions_at_224_pixels_equal_those_of_the_hub_code_and_not_thos
     published = torch.randn(1, 1 + 37**2, 8, generator=torch.Generator().manual_seed(0))
     positions = dinov2_names({"pos_embed": published})["pos_embed"]
     assert positions.shape == (1, 1 + 16**2, 8)
-    assert torch.equal(positions, interpolated_in_forward(published, patches=16))
+    assert torch.equal(positions, positions_in_hub_code(published, grid=16))
     positions_of_timm = resample_abs_pos_embed(published, new_size=[16, 16])
-    assert relative_error(positions, positions_of_timm) > 0.1
+    assert relative_error(positions, positions_of_timm) > 0.1  # much more than rounding
 
 
 def test_positions_of_the_same_grid_are_unchanged():
@@ -182,7 +183,9 @@ def test_a_training_checkpoint_of_mocov3_gives_its_base_encoder(images, tmp_path
     torch.save(mocov3_checkpoint(), tmp_path / "vit-b-300ep.pth.tar")
     backbone = load_backbone("vit-b16-mocov3", checkpoint=tmp_path / "vit-b-300ep.pth.tar")
     state = random_state(vit_shapes())
-    assert relative_error(backbone.model(images), plain_vit(state, images, positions=state["pos_embed"])) < ROUNDING
+    assert (
+        relative_error(backbone.model(images), hub_embeddings(state, images, positions=state["pos_embed"])) < ROUNDING
+    )
 
 
 def small_resnet() -> nn.Module:
@@ -222,7 +225,7 @@ def test_a_training_checkpoint_of_mocov2_gives_its_query_encoder(images, tmp_pat
     assert backbone.model(images).shape == (3, 2048)
 
 
-def test_batch_norm_does_not_depend_on_the_batch_or_change_its_statistics(images, monkeypatch):
+def test_batch_norm_does_not_depend_on_the_batch_and_keeps_its_statistics(images, monkeypatch):
     shrink(monkeypatch, "mocov2-resnet50", small_resnet)
     backbone = load_backbone("mocov2-resnet50", random_init=True)
     state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
@@ -278,4 +281,6 @@ def test_the_classification_head_of_a_timm_checkpoint_is_dropped(name, tmp_path,
     state = random_state(vit_shapes() | {"head.weight": (10, WIDTH), "head.bias": (10,)})
     torch.save(state, tmp_path / "vit.bin")
     backbone = load_backbone(name, checkpoint=tmp_path / "vit.bin")
-    assert relative_error(backbone.model(images), plain_vit(state, images, positions=state["pos_embed"])) < ROUNDING
+    assert (
+        relative_error(backbone.model(images), hub_embeddings(state, images, positions=state["pos_embed"])) < ROUNDING
+    )

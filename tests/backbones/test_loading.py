@@ -70,19 +70,21 @@ class ComputedTensors(nn.Module):
         return x * self.weight + self.angles + self.offsets
 
 
-@pytest.mark.parametrize("missing_tensor", [None, "angles", "offsets"])
-def test_tensors_outside_the_state_dict_are_computed(monkeypatch, tmp_path, missing_tensor):
+@pytest.mark.parametrize("removed_tensor", [None, "angles", "offsets"])
+def test_tensors_outside_the_state_dict_are_computed(monkeypatch, tmp_path, removed_tensor):
+    """One tensor outside the state dict, a buffer or an attribute, is enough for the model to be built with values."""
+
     def build() -> nn.Module:
         model = ComputedTensors()
-        if missing_tensor:
-            delattr(model, missing_tensor)
+        if removed_tensor:
+            delattr(model, removed_tensor)
         return model
 
     shrink(monkeypatch, SMALL, build)
     backbone = load_backbone(SMALL, checkpoint=save(tmp_path, {"weight": torch.ones(3)}))
-    tensors = [getattr(backbone.model, name) for name in ("weight", "angles", "offsets") if name != missing_tensor]
+    tensors = [getattr(backbone.model, name) for name in ("weight", "angles", "offsets") if name != removed_tensor]
     assert not any(tensor.is_meta for tensor in tensors)
-    if not missing_tensor:
+    if not removed_tensor:
         assert torch.equal(backbone.model(torch.ones(3)), torch.tensor([1.0, 3.0, 5.0]))
 
 
@@ -141,6 +143,7 @@ def test_errors_inside_the_converters_of_libraries_become_one_line(name, tmp_pat
         "patch_embed.proj.weight": torch.zeros(2),
         "visual.conv1.weight": torch.zeros(1),
     }
+    # Models on the meta device are built in a short time.
     with torch.device("meta"), pytest.raises(FungiError, match=f"does not fit (backbone )?'{name}'") as error:
         load_backbone(name, checkpoint=save(tmp_path, invalid_state))
     assert "\n" not in str(error.value)

@@ -71,7 +71,7 @@ def test_the_classifier_in_weights_of_timm_is_dropped(tmp_path: Path) -> None:
     assert torch.equal(backbone.model.layer4[0].conv2.weight, classifier.layer4[0].conv2.weight)
 
 
-def test_layers_that_cannot_be_gradient_sources_are_skipped() -> None:
+def test_the_gradient_source_is_called_once_and_is_an_output_projection_if_there_is_one() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     assert gradient_source(model, ["0", "1", "1"]) == ("0", "last layer that is computed")
     assert gradient_source(model, ["blocks.0.attn.proj", "head"])[0] == "blocks.0.attn.proj"
@@ -112,7 +112,7 @@ def saved_resnet(folder: Path) -> nn.Module:
 
 
 def saved_clip(folder: Path) -> nn.Module:
-    """Save a model with both towers, and return its image tower."""
+    """Save a model with a text encoder and an image encoder, and return the image encoder."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -127,28 +127,30 @@ def saved_clip(folder: Path) -> nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("save", "layer", "pooled"),
+    ("save", "part_of_layer", "pool"),
     [
         (saved_vit, "attention", lambda output: output.last_hidden_state[:, 0]),
         (saved_resnet, "convolution", lambda output: output.pooler_output.flatten(1)),
         (saved_clip, "self_attn.out_proj", lambda output: output.pooler_output),
     ],
 )
-def test_an_image_model_of_transformers_gives_the_embedding_of_transformers(save, layer, pooled, tmp_path) -> None:
+def test_an_image_model_of_transformers_gives_the_embedding_of_transformers(
+    save, part_of_layer, pool, tmp_path
+) -> None:
     from transformers import AutoImageProcessor
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         original = save(tmp_path)
     backbone = load_backbone(f"mine=hf:{tmp_path}")
-    assert layer in backbone.spec.layer
+    assert part_of_layer in backbone.spec.layer
     assert f"gradient source {backbone.spec.layer}" in backbone.spec.notes
     expected = AutoImageProcessor.from_pretrained(tmp_path)(picture(200, 120), return_tensors="pt")["pixel_values"]
     actual = view(backbone.input)
     assert actual.shape == expected.shape
     assert float(np.corrcoef(actual.flatten(), expected.flatten())[0, 1]) > 0.95
     with torch.no_grad():
-        pooled_output = pooled(original(expected))
+        pooled_output = pool(original(expected))
         torch.testing.assert_close(backbone.model(expected), pooled_output, rtol=1e-4, atol=1e-5)
         mean_output = load_backbone(f"mine=hf-mean:{tmp_path}").model(expected)
     assert mean_output.shape == pooled_output.shape
@@ -195,5 +197,5 @@ def test_the_structure_and_the_cost_of_a_model_are_logged(tmp_path, capfd) -> No
     assert COMMANDS["extract-gradients"].main(arguments.split()) == 0
     log = capfd.readouterr().err
     assert "mine: pooling: token, no classifier; gradient source blocks.5.attn.proj (last attention output" in log
-    assert "test: 2 rows, 26 forwards of" in log
+    assert "test: 2 rows, 26 forwards of" in log  # per row, 1 for KL and the embedding, and 12 for DINO
     assert (tmp_path / "features/gradients/two/mine/dino-test.h5").is_file()

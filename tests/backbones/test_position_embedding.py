@@ -1,4 +1,4 @@
-"""Position embeddings are resized as in the code of the publisher of the weights."""
+"""Position embeddings are scaled as in the code of the publisher of the weights."""
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.position_embedding import at_size, hub_positions, scaling_of
 
 
-def on_meta(name: str) -> nn.Module:
+def build_on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
         return BACKBONES[name].build()
 
@@ -28,7 +28,7 @@ def on_meta(name: str) -> nn.Module:
     ],
 )
 def test_the_scaling_of_positions_is_that_of_the_publisher(name: str, scaling: str) -> None:
-    assert scaling_of(on_meta(name)) == scaling
+    assert scaling_of(build_on_meta(name)) == scaling
 
 
 def tiny_vit(**options: object) -> nn.Module:

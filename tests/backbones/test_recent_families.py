@@ -22,8 +22,8 @@ def images() -> Tensor:
     return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
 
 
-def hub_forward(state: dict[str, Tensor], images: Tensor) -> Tensor:
-    """Return the embeddings of the hub code of DINOv2 with registers: class tokens after the final norm, `[n d]`."""
+def hub_embeddings_with_registers(state: dict[str, Tensor], images: Tensor) -> Tensor:
+    """Return the embeddings of the hub code of DINOv2 giant with registers: class tokens after the norm, `[n d]`."""
     x = functional.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=PATCH)
     side = int((state["pos_embed"].shape[1] - 1) ** 0.5)
     positions = state["pos_embed"][:, 1:].reshape(1, side, side, WIDTH).permute(0, 3, 1, 2)
@@ -39,7 +39,7 @@ def hub_forward(state: dict[str, Tensor], images: Tensor) -> Tensor:
     return norm(state, "norm", x)[:, 0]
 
 
-def gated_with_registers() -> dict[str, Tensor]:
+def dinov2_giant_state() -> dict[str, Tensor]:
     """Return a checkpoint like `dinov2_vitg14_reg4_pretrain.pth`, with registers, a gated MLP and 9 x 9 positions."""
     shapes = vit_shapes(grid=9, layer_scale=True) | {"mask_token": (1, WIDTH), "register_tokens": (1, 4, WIDTH)}
     for index in range(DEPTH):
@@ -58,10 +58,10 @@ def test_dinov2_giant_with_registers_gives_the_embedding_of_the_hub_code(images,
     gated = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU, "mlp_ratio": 4.0, "init_values": 1.0}
     build = partial(small_vit, **gated, reg_tokens=4, no_embed_class=True)
     shrink(monkeypatch, "dinov2_vitg14_reg", build, convert=partial(dinov2_names, grid=GRID))
-    state = gated_with_registers()
+    state = dinov2_giant_state()
     torch.save(state, tmp_path / "dinov2.pth")
     backbone = load_backbone("dinov2_vitg14_reg", checkpoint=tmp_path / "dinov2.pth")
-    assert relative_error(backbone.model(images), hub_forward(state, images)) < ROUNDING
+    assert relative_error(backbone.model(images), hub_embeddings_with_registers(state, images)) < ROUNDING
 
 
 def small_dinov3() -> nn.Module:
@@ -120,7 +120,9 @@ def test_published_siglip2_names_give_the_embedding_of_transformers(images, tmp_
             nn.init.normal_(parameter, std=0.2)
     build = partial(small_vit, class_token=False, global_pool="map", act_layer="gelu_tanh")
     shrink(monkeypatch, "siglip2-base-patch16-224", build, convert=partial(siglip_names, build=build))
-    state = {f"vision_model.{name.removeprefix('vision_model.')}": v for name, v in original.state_dict().items()}
+    state = {
+        f"vision_model.{name.removeprefix('vision_model.')}": tensor for name, tensor in original.state_dict().items()
+    }
     torch.save(state | {"logit_scale": torch.zeros(1), "text_model.head.bias": torch.zeros(3)}, tmp_path / "siglip.pt")
     backbone = load_backbone("siglip2-base-patch16-224", checkpoint=tmp_path / "siglip.pt")
     with torch.no_grad():

@@ -17,8 +17,8 @@ from fungi.profiles import PROFILES
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT
 from tests.backbones.small import with_slow_marks
 
-# Embedding size, gradient source, shape of its weight, whether it has a bias, gradient size, projection size, PCA size
-# (spec vision 2.1; the backbones of this project are not in the specification).
+# Embedding size, gradient source, shape of the weight, whether there is a bias, gradient size, projection size and PCA
+# size (spec vision 2.1, except for backbones that are not in the paper).
 WEIGHT_S, WEIGHT_B, WEIGHT_L = (384, 384), (768, 768), (1024, 1024)
 LAST_OF_12, LAST_OF_24 = "blocks.11.attn.proj", "blocks.23.attn.proj"
 VIT_S = (384, LAST_OF_12, WEIGHT_S, True, 147840, 384, 384)
@@ -91,7 +91,7 @@ RECENT_FAMILIES = {
 TABLE |= RECENT_FAMILIES
 TABLE["efficientnet-lite0"] = (1280, "conv_head", (1280, 320, 1, 1), False, 409600, 1280, 512)
 TABLE["mae-vit-b16-decoder"] = (768, "vit.layers.11.attention.o_proj", *VIT_B[2:])
-IN_PUBLIC_CODE = list(TABLE)[:13]
+IN_PUBLISHED_CODE = list(TABLE)[:13]
 
 # Size after resizing, interpolation, size of the crop, mean and deviation of the channels (spec vision 2.2).
 TRANSFORMS = {
@@ -158,14 +158,14 @@ def on_meta():
 
 
 def test_every_backbone_of_the_tables_is_registered():
-    # A backbone need not be in the tables, so that a new backbone needs only its file. Then other tests check it.
+    # A registered backbone need not be in the tables, because a new backbone needs only one file.
     assert set(TABLE) == set(TRANSFORMS)
     assert set(TABLE) <= set(VISION)
 
 
-def test_the_thirteen_backbones_of_the_public_code_are_marked():
-    assert {name for name in VISION if BACKBONES[name].enumerated} == set(IN_PUBLIC_CODE)
-    assert len(IN_PUBLIC_CODE) == 13
+def test_the_thirteen_backbones_of_the_published_code_are_marked():
+    assert {name for name in VISION if BACKBONES[name].is_in_published_code} == set(IN_PUBLISHED_CODE)
+    assert len(IN_PUBLISHED_CODE) == 13
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -229,7 +229,7 @@ def test_the_clean_profile_keeps_the_transform_of_the_backbone(name):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_the_published_profile_gives_the_transform_of_the_public_code(name):
+def test_the_published_profile_gives_the_transform_of_the_published_code(name):
     input_spec = choose_input(BACKBONES[name], PROFILES["published"])
     expected = (256, "bicubic", 224, IMAGENET) if name in WRONG_IN_PUBLISHED_CODE else TRANSFORMS[name]
     assert (input_spec.resize, input_spec.interpolation, input_spec.size, input_spec.statistics) == expected
@@ -241,7 +241,7 @@ def test_only_torchvision_vits_have_the_deviation_of_the_attention_input():
 
 
 @pytest.mark.parametrize(
-    ("name", "original", "path"),
+    ("name", "publisher_path", "path"),
     [
         ("vit-b16", "encoder.layers.encoder_layer_11.self_attention.out_proj", "blocks.11.attn.proj"),
         ("vit-b32", "backbone.encoder.layers.encoder_layer_11.self_attention.out_proj", "blocks.11.attn.proj"),
@@ -255,8 +255,8 @@ def test_only_torchvision_vits_have_the_deviation_of_the_attention_input():
         ("clip-resnet50", "layer1.0.conv2", "stages.0.0.conv2_kxk.conv"),
     ],
 )
-def test_layer_paths_of_the_original_code_are_converted(name, original, path, on_meta):
-    assert BACKBONES[name].layer_path(original) == path
+def test_layer_paths_in_the_model_of_the_publisher_are_converted(name, publisher_path, path, on_meta):
+    assert BACKBONES[name].layer_path(publisher_path) == path
     on_meta(name).get_submodule(path)
 
 
@@ -302,7 +302,7 @@ def test_the_error_for_an_unknown_name_proposes_similar_names():
         ("timm:resnet18", "--backbone resnet18=timm:resnet18."),
         ("timm:convnext_tiny.fb_in22k", "--backbone convnext_tiny.fb_in22k=timm:convnext_tiny.fb_in22k."),
         ("hf:facebook/dinov2 small/", "--backbone dinov2-small=hf:facebook/dinov2 small/."),
-        ("hf-mean:..", "--backbone mine=hf-mean:..."),
+        ("hf-mean:..", "--backbone mine=hf-mean:..."),  # the place `..`, and the full stop of the sentence
     ],
 )
 def test_the_error_for_a_description_without_a_name_proposes_a_name(text, solution):

@@ -63,10 +63,10 @@ def test_only_the_stream_before_the_gradient_source_is_bfloat16() -> None:
     model = vit()
     assert dtypes_of_streams(model) == [torch.float32] * 4
     in_bfloat16 = with_bfloat16_residual(model, [GRADIENT_SOURCE])
+    # Blocks 0 to 2 are in bfloat16. The output of the last of them is converted to float32.
     assert dtypes_of_streams(in_bfloat16) == [torch.bfloat16] * 2 + [torch.float32] * 2
-    assert (
-        dtypes_of_streams(with_bfloat16_residual(model, ["blocks.1.mlp.fc1", GRADIENT_SOURCE])) == [torch.float32] * 4
-    )
+    two_sources = with_bfloat16_residual(model, ["blocks.1.mlp.fc1", GRADIENT_SOURCE])  # only block 0 is in bfloat16
+    assert dtypes_of_streams(two_sources) == [torch.float32] * 4
     assert in_bfloat16.blocks[3] is model.blocks[3]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}, "the backbone has changed"
 
@@ -116,6 +116,7 @@ def traffic_of_forward(*, in_bfloat16: bool) -> int:
 
 
 def test_a_forward_pass_has_less_memory_traffic() -> None:
+    # The factor is far from 1, so that a few other operations do not decide.
     assert traffic_of_forward(in_bfloat16=True) < 0.8 * traffic_of_forward(in_bfloat16=False)
 
 

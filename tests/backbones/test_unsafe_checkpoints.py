@@ -79,7 +79,10 @@ OTHER_FILES = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
         "pointer of git-LFS.*git lfs pull",
     ),
-    "page": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page or XML, not weights"),
+    "page": (
+        b"\n<!DOCTYPE html><html><body>Sign in</body></html>",
+        "is a web page or XML: the download returned a page",
+    ),
     "gzip": (b"\x1f\x8b\x08rest", "compressed with gzip. Unpack it"),
     "gguf": (b"GGUF\x03rest", "GGUF file"),
     "hdf5": (b"\x89HDF\r\n\x1a\n", "HDF5 file"),

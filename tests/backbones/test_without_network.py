@@ -30,7 +30,7 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
 
 
-# The weights are in this package, in another package, and random.
+# The weights of these backbones are in this package, in another package, and random.
 WITHOUT_DOWNLOAD = ("digits-vit", "efficientnet-lite0", "random-vit-b16")
 WITH_DOWNLOAD = [
     name
@@ -41,7 +41,7 @@ WITH_DOWNLOAD = [
 
 @pytest.mark.parametrize("name", with_slow_marks(lambda spec: spec.pretrained.func, WITH_DOWNLOAD))
 def test_without_a_network_the_error_names_weights_and_solutions(name, no_network):
-    # On the meta device, because timm builds the model before it downloads the weights.
+    # timm builds the model before it downloads the weights, which takes less time on the meta device.
     with torch.device("meta"), pytest.raises(MissingFilesError) as error:
         load_backbone(name)
     text = str(error.value)
@@ -56,7 +56,7 @@ def test_without_a_network_the_error_names_weights_and_solutions(name, no_networ
 
 @pytest.fixture
 def no_answer(monkeypatch, tmp_path):
-    """Empty the caches, and let no host answer. After the test whether a host answers, the network must not be used."""
+    """Empty the caches, and let no host answer. Every access to the network after this answer is an error."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(network, "_replies", lambda url: False)
@@ -76,7 +76,7 @@ def no_answer(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "name", ["mine=timm:test_vit.r160_in1k", "vit-s16", "dino_vits16", "mae-vit-b16-decoder", "mine=hf:nobody/nothing"]
 )
-def test_a_network_without_answer_gives_an_error_without_further_attempts(name, no_answer):
+def test_if_no_host_answers_the_error_comes_without_further_attempts(name, no_answer):
     with pytest.raises(MissingFilesError) as error:
         load_backbone(name)
     message = str(error.value)

@@ -1,4 +1,4 @@
-"""Checkpoints of training programs: the encoder is read from its containers, and averaged weights are preferred."""
+"""Checkpoints of training programs: encoders are found in nested dictionaries, and averaged weights are preferred."""
 
 import logging
 from argparse import Namespace
@@ -102,7 +102,7 @@ def test_the_error_for_a_missing_entry_names_the_existing_entries(tmp_path, monk
     torch.save({"model": RAW, "epoch": 3}, tmp_path / "checkpoint.pth")
     with pytest.raises(FungiError, match=r"has no entry 'model_ema' \(--checkpoint-key\)\. It has: model, epoch\."):
         load_backbone("dino_vits16", checkpoint=tmp_path / "checkpoint.pth", checkpoint_key="model_ema")
-    with pytest.raises(FungiError, match="give --checkpoint FILE"):
+    with pytest.raises(FungiError, match="Add --checkpoint FILE"):
         load_backbone("dino_vits16", checkpoint_key="model_ema")
 
 

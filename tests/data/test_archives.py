@@ -32,7 +32,7 @@ def _zip(path: Path, name: str) -> Path:
 
 
 def _link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
-    """Return a member of a tar archive that is a link or a device."""
+    """Return a member of a tar archive that is a link to `target` or a device. kind: code of the type in `tarfile`."""
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, target
     return member

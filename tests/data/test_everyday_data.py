@@ -17,6 +17,7 @@ def save_dataset(path, **splits):
 
 
 def text_dataset(labels, label_type=None):
+    """Return a split of texts with these labels. label_type: type of the label column; None: `datasets` chooses it."""
     features = Features({"text": Value("string"), "label": label_type}) if label_type else None
     texts = [f"text {row}" for row in range(len(labels))]
     return Dataset.from_dict({"text": texts, "label": labels}, features=features)
@@ -120,10 +121,10 @@ def test_texts_and_labels_can_have_both_string_types(string_type, tmp_path):
     assert [samples[row] for row in range(2)] == [("good", 1), ("bad", 0)]
 
 
-@pytest.mark.parametrize("kind", ["pandas", "arrow", "numpy", "torch"])
-def test_samples_do_not_depend_on_the_format_of_a_saved_dataset(kind, tmp_path):
+@pytest.mark.parametrize("format_name", ["pandas", "arrow", "numpy", "torch"])
+def test_samples_do_not_depend_on_the_format_of_a_saved_dataset(format_name, tmp_path):
     rows = text_dataset([0, 1], ClassLabel(names=["a", "b"]))
-    rows.set_format(kind)
+    rows.set_format(format_name)
     samples = open_split(save_dataset(tmp_path / "own", train=rows), "train", tmp_path)
     assert [samples[row] for row in range(2)] == [("text 0", 0), ("text 1", 1)]
     assert len(samples.fingerprint()) == 64

@@ -19,15 +19,15 @@ EXIF_ORIENTATION = 0x0112  # number of the tag in EXIF metadata
 
 
 def write_photograph(path, orientation, size=(12, 8)):
-    """Write a picture that viewers turn because of its EXIF orientation. Return the upright pixels.
+    """Write a picture that image viewers turn because of its EXIF orientation. Return the upright pixels `[h w 3]`.
 
     The left half of the upright picture is red, the right half blue.
     """
     upright = Pillow.new("RGB", size, (0, 0, 255))
     upright.paste((255, 0, 0), (0, 0, size[0] // 2, size[1]))
-    # EXIF orientation -> number of the transposition in Pillow that inverts what viewers do.
-    inverse = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
-    image = upright if inverse is None else upright.transpose(Pillow.Transpose(inverse))
+    # EXIF orientation -> number of the transposition in Pillow that the image viewer reverses.
+    transposition = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]
+    image = upright if transposition is None else upright.transpose(Pillow.Transpose(transposition))
     exif = Pillow.Exif()
     exif[EXIF_ORIENTATION] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def test_ignored_files_are_counted_by_kind_in_the_log(tmp_path, log):
     assert "ignored files: 2 .avif, 1 .txt, 1 next to the class folders, 1 without an ending." in log.text
 
 
-def test_the_error_for_pictures_without_class_folders_proposes_similar(tmp_path):
+def test_the_error_for_pictures_without_class_folders_proposes_fungi_similar(tmp_path):
     write_image(tmp_path / "flat" / "1.jpg", "1")
     with pytest.raises(MissingFilesError, match=r"flat has no class folders\. .* fungi similar --images .*flat"):
         open_split(f"mine=split:{tmp_path / 'flat'}", "train", tmp_path)

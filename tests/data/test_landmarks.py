@@ -76,11 +76,14 @@ def test_the_error_for_a_damaged_ground_truth_names_the_file(content, miniature)
 
 
 def _listing_with(query, **fields):
-    """Return a ground-truth file of four images and two queries, with other fields of one query."""
-    entry = {"easy": [0], "hard": [1], "junk": [], "bbx": [0.0, 0.0, 4.0, 4.0]}
-    entries = [dict(entry), dict(entry)]
-    entries[query].update(fields)
-    return {"imlist": ["a", "b", "c", "d"], "qimlist": ["e", "f"], "gnd": entries}
+    """Return the content of a ground-truth file of four images and two queries.
+
+    query: number of the query whose fields are replaced by `fields`.
+    """
+    truth = {"easy": [0], "hard": [1], "junk": [], "bbx": [0.0, 0.0, 4.0, 4.0]}
+    truths = [dict(truth), dict(truth)]
+    truths[query].update(fields)
+    return {"imlist": ["a", "b", "c", "d"], "qimlist": ["e", "f"], "gnd": truths}
 
 
 @pytest.mark.parametrize(

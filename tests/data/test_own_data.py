@@ -14,7 +14,7 @@ disable_progress_bars()
 
 @pytest.fixture
 def folders(tmp_path):
-    """Return a folder with the splits train, val and test. Each contains class folders."""
+    """Return a folder with the splits train, val and test. Each split contains class folders."""
     for name in ("train/cat/1.jpg", "train/cat/10.jpg", "train/dog/2.png", "val/dog/3.png", "test/dog/4.png"):
         write_image(tmp_path / "own" / name, name)
     return tmp_path / "own"
@@ -33,10 +33,10 @@ def saved(tmp_path):
     return tmp_path / "saved"
 
 
-def test_class_folders_are_opened_under_the_given_name(folders, tmp_path):
+def test_class_folders_are_opened_under_the_name_in_the_flag(folders, tmp_path):
     text = f"mine=folder:{folders}"
     spec = resolve_dataset(text)
-    assert (spec.name, spec.splits, spec.classes, spec.published) == ("mine", ("train", "valid", "test"), 2, False)
+    assert (spec.name, spec.splits, spec.classes, spec.is_in_paper) == ("mine", ("train", "valid", "test"), 2, False)
     train = open_split(text, "train", tmp_path)
     assert list(train.ids) == ["train/cat/1.jpg", "train/cat/10.jpg", "train/dog/2.png"]
     assert train.targets.tolist() == [0, 0, 1]
@@ -67,7 +67,7 @@ def test_a_name_without_a_path_is_searched_in_the_data_directory(folders, saved,
     assert len(open_split("saved", "train", tmp_path)) == 4
 
 
-def test_a_saved_dataset_is_opened_under_the_given_name(saved, tmp_path):
+def test_a_saved_dataset_is_opened_under_the_name_in_the_flag(saved, tmp_path):
     text = f"mine=hf:{saved}"
     assert resolve_dataset(text).splits == ("train", "valid", "test")
     test = open_split(text, "test", tmp_path)
@@ -181,51 +181,49 @@ def test_a_saved_dataset_with_unknown_splits_is_refused(tmp_path):
 
 
 @pytest.fixture
-def flat(tmp_path):
+def without_splits(tmp_path):
     """Return a folder with class folders, without splits."""
     for name in (*(f"cat/{number}.jpg" for number in range(10)), "dog/1.png", "dog/2.png", "hen/only.gif"):
         write_image(tmp_path / "flat" / name, name)
     return tmp_path / "flat"
 
 
-def test_class_folders_without_a_split_get_a_stable_split(flat, tmp_path):
-    text = f"mine=split:{flat}"
+def test_the_split_of_class_folders_does_not_change_when_images_are_added(without_splits, tmp_path):
+    text = f"mine=split:{without_splits}"
     spec = resolve_dataset(text)
-    assert (spec.name, spec.splits, spec.classes, spec.published) == ("mine", ("train", "test"), 3, False)
+    assert (spec.name, spec.splits, spec.classes, spec.is_in_paper) == ("mine", ("train", "test"), 3, False)
     train, test = (open_split(text, split, tmp_path) for split in spec.splits)
-    assert sorted([*train.ids, *test.ids]) == sorted(path.relative_to(flat).as_posix() for path in flat.rglob("*.*"))
-    # A fifth of each class, but never all rows of a class.
+    all_images = [path.relative_to(without_splits).as_posix() for path in without_splits.rglob("*.*")]
+    assert sorted([*train.ids, *test.ids]) == sorted(all_images)
+    # A fifth of each class, at least one row of it, but never all rows of a class.
     assert [name.partition("/")[0] for name in test.ids] == ["cat", "cat", "dog"]
     assert [list(test.class_names)[label] for label in test.targets] == ["cat", "cat", "dog"]
-    write_image(flat / "dog" / "3.png", "later")
-    write_image(flat / "zebra" / "1.png", "another class")
+    write_image(without_splits / "dog" / "3.png", "later")
+    write_image(without_splits / "zebra" / "1.png", "another class")
     later_test = open_split(text, "test", tmp_path)
     cats, later_cats = ([name for name in split.ids if name.startswith("cat")] for split in (test, later_test))
     assert later_cats == cats
 
 
-def test_the_error_for_a_folder_without_a_split_proposes_a_split(flat, folders, tmp_path):
-    with pytest.raises(MissingFilesError, match=rf"no folder train/.*write --dataset mine=split:{flat}"):
-        resolve_dataset(f"mine=folder:{flat}")
+def test_the_error_for_a_folder_without_a_split_proposes_a_split(without_splits, folders, tmp_path):
+    with pytest.raises(MissingFilesError, match=rf"no folder train/.*write --dataset mine=split:{without_splits}"):
+        resolve_dataset(f"mine=folder:{without_splits}")
     with pytest.raises(FungiError, match=rf"already has splits \(train, val, test\).*mine=folder:{folders}"):
         resolve_dataset(f"mine=split:{folders}")
-    with pytest.raises(MissingFilesError, match=rf"have no classes; fungi similar --images {flat}/cat"):
-        resolve_dataset(f"mine=folder:{flat}/cat")
+    with pytest.raises(MissingFilesError, match=rf"have no classes; fungi similar --images {without_splits}/cat"):
+        resolve_dataset(f"mine=folder:{without_splits}/cat")
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingFilesError, match="Put class folders there"):
         resolve_dataset(f"mine=folder:{tmp_path / 'empty'}")
 
 
-def test_images_of_unreadable_formats_are_counted_in_a_warning(flat, tmp_path, caplog, monkeypatch):
-    from fungi.runtime.log import logger
-
-    monkeypatch.setattr(logger, "propagate", True)
-    (flat / "cat" / "a.HEIC").write_bytes(b"")
-    (flat / "cat" / "b.svg").write_text("")
-    (flat / "cat" / "notes.txt").write_text("")
-    train = open_split(f"mine=split:{flat}", "train", tmp_path)
+def test_images_of_unreadable_formats_are_counted_in_a_warning(without_splits, tmp_path, log):
+    (without_splits / "cat" / "a.HEIC").write_bytes(b"")
+    (without_splits / "cat" / "b.svg").write_text("")
+    (without_splits / "cat" / "notes.txt").write_text("")
+    train = open_split(f"mine=split:{without_splits}", "train", tmp_path)
     assert len(train) == 10
-    assert "ignored files: 1 .heic, 1 .svg, 1 .txt. Convert images of other formats" in caplog.text
+    assert "ignored files: 1 .heic, 1 .svg, 1 .txt. Convert images of other formats" in log.text
 
 
 @pytest.mark.parametrize("ending", ["gif", "jfif"])

@@ -1,4 +1,4 @@
-"""Pets and CUB saved by the original harness have the same rows and ids as the image files."""
+"""Pets and CUB saved by the published code have the same rows and ids as the image files."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ disable_progress_bars()
 
 
 def _save(dataset, folder: Path, labels: ClassLabel) -> None:
-    """Save a copy as the original harness does: it contains the images and their file names."""
+    """Save a copy of a dataset as the published code does. The copy contains the images and their file names."""
     features, splits = Features({"image": Image(), "label": labels}), {}
     for split, rows in dataset.expected.splits.items():
         columns = {
@@ -33,14 +33,12 @@ def test_a_saved_copy_has_the_same_rows_as_the_files(name, folder, split, miniat
     labels = ClassLabel(names=names) if name == "cub-200" else ClassLabel(len(names))
     _save(dataset, tmp_path / "saved" / folder, labels)
     from_files = dataset.open(split)
-    fingerprint, images = (
-        from_files.fingerprint(),
-        [mean_colour(from_files.load(row)) for row in range(len(from_files))],
-    )
+    fingerprint = from_files.fingerprint()
+    colours = [mean_colour(from_files.load(row)) for row in range(len(from_files))]
     shutil.rmtree(dataset.data_dir)
     from_copy = open_split(name, split, tmp_path / "saved")
     assert from_copy.fingerprint() == fingerprint
-    assert [mean_colour(from_copy.load(row)) for row in range(len(from_copy))] == images
+    assert [mean_colour(from_copy.load(row)) for row in range(len(from_copy))] == colours
 
 
 def test_the_error_for_a_missing_split_of_a_saved_copy_names_its_folder(miniature, tmp_path):

@@ -30,6 +30,7 @@ SCRIPTS = [
     Path(__file__).parents[2] / "scripts" / f"{name}.py" for name in ("download_dataset", "prepare", "verify_dataset")
 ]
 WITH_ARCHIVES = [name for name in DATASETS if DATASETS[name].prepare]
+# Dataset -> a file with annotations in its miniature.
 ANNOTATIONS = {
     "cifar10": "cifar10/cifar-10-batches-py/data_batch_3",
     "cifar100": "cifar100/cifar-100-python/meta",

@@ -1,4 +1,4 @@
-"""The page of `fungi explain` shows exactly the samples for which two features give different predictions."""
+"""The page of `fungi explain` shows exactly the samples that only one of two features classifies correctly."""
 
 import json
 import re
@@ -34,11 +34,12 @@ def result(tmp_path: Path) -> Path:
                 grey = 200 * label + number
                 Image.new("RGB", (20, 10), (grey,) * 3).save(data / split / shade / f"{number:02d}.png")
     dataset = f"shades=folder:{data}"
+    generator = np.random.default_rng(0)
     for split in ("train", "test"):
         samples = resolve_dataset(dataset, tmp_path).open_split(split, tmp_path)
         for feature, key in (("embeddings", "embeddings"), ("kl", "attn_proj")):
             with h5py.File(Layout(root).features(feature, "digits", "digits-vit", split), "r+") as file:
-                values = np.random.default_rng(len(split + key)).normal(size=file[key].shape)
+                values = generator.normal(size=file[key].shape)
                 values[:, 0] += samples.targets * (2.0 if key == "attn_proj" else 0.3)
                 file[key][:] = values
                 if "targets" in file:

@@ -219,7 +219,7 @@ def test_a_tokenizer_with_more_words_than_the_model_is_refused_before_extraction
     arguments = f"--dataset pydocs --backbone {text} --root {tmp_path / 'features'}"
     assert COMMANDS["extract"].main(arguments.split()) == 2
     error = capfd.readouterr().err
-    assert "has word numbers up to 9, the model's table 8 rows: they do not belong together" in error
+    assert "has word numbers up to 9, but the model has only 8 word embeddings" in error
     assert "Traceback" not in error
     assert not (tmp_path / "features").exists()
 

@@ -15,7 +15,10 @@ SIZES = ((90, 61), (40, 130), (25, 20))
 
 
 def pictures(*, low: int = 0, high: int = 256) -> list[Image.Image]:
-    """Return noise, the hardest case for a resize. The images are larger and smaller than the crops, wide and tall."""
+    """Return images of noise, the hardest case for a resize: larger and smaller than the crops, wide and tall.
+
+    low, high: limits of the grey levels; `high` is excluded.
+    """
     noise = np.random.default_rng(0)
     return [Image.fromarray(noise.integers(low, high, (*size, 3), dtype=np.uint8)) for size in SIZES]
 
@@ -26,10 +29,10 @@ def rendered(images: list[Image.Image], **options: object) -> list[Tensor]:
     for number, image in enumerate(images):
         with seeded(42, str(number)):
             prepared.append(views.prepare(image))
-    parts = views.render(views.collate(prepared))
+    views_by_size = views.render(views.collate(prepared))
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in INPUT.statistics)
-    parts = parts if isinstance(parts, list) else [parts]
-    return [(255 * (part * deviation + mean)).unflatten(0, (len(images), -1)) for part in parts]
+    views_by_size = views_by_size if isinstance(views_by_size, list) else [views_by_size]
+    return [(255 * (normalised * deviation + mean)).unflatten(0, (len(images), -1)) for normalised in views_by_size]
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -38,13 +41,13 @@ def test_values_equal_those_of_the_workers_up_to_rounding(interpolation: str, si
     options = {**sizes, "interpolation": interpolation}
     # At low contrast, no value is clipped to 0..255 between the two passes of a resize.
     low_contrast, full_contrast = pictures(low=80, high=176), pictures()
-    for images, mean, largest in ((low_contrast, 0.5, 1.5), (full_contrast, 0.5, 40)):
+    for images, mean_bound, largest_bound in ((low_contrast, 0.5, 1.5), (full_contrast, 0.5, 40)):
         of_workers, of_device = rendered(images, **options), rendered(images, **options, resize_on="device")
         for expected, values in zip(of_workers, of_device, strict=True):
             distance = (values - expected).abs()
             assert values.shape == expected.shape
-            assert distance.mean() < mean  # of 255 grey levels; Pillow rounds twice
-            assert distance.max() < largest
+            assert distance.mean() < mean_bound  # of 255 grey levels; Pillow rounds twice
+            assert distance.max() < largest_bound
 
 
 def test_the_views_of_a_picture_do_not_depend_on_other_pictures() -> None:

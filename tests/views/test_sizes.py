@@ -20,6 +20,7 @@ FULL = ImageInput()
 
 
 def picture(seed: int = 0) -> Image.Image:
+    """Return a smooth picture of 70 x 50 pixels."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((70, 50), Image.Resampling.BICUBIC)
 
@@ -111,12 +112,12 @@ def bound(name: str, plan: ViewPlan, **options: object) -> object:
     return bind(name, input_spec=FULL, embedding_dim=4, seed=0, plan=plan, options=options)
 
 
-@pytest.mark.parametrize(("plan", "most"), [("native", 17.2), ("budget", 9.1)])
-def test_a_plan_has_the_documented_cost_in_forwards(plan: str, most: float) -> None:
+@pytest.mark.parametrize(("plan", "largest_cost"), [("native", 17.2), ("budget", 9.1)])
+def test_a_plan_has_the_documented_cost_in_forwards(plan: str, largest_cost: float) -> None:
     objectives = [bound(name, ViewPlan(plan, 16)) for name in ("kl", "dino", "simclr")]
     published = [bound(name, ViewPlan()) for name in ("kl", "dino", "simclr")]
     assert sum(forwards_of(objective.views) for objective in published) == 62
-    assert sum(forwards_of(objective.views) for objective in objectives) <= most
+    assert sum(forwards_of(objective.views) for objective in objectives) <= largest_cost
     assert [objective.plan for objective in published] == ["published"] * 3
 
 

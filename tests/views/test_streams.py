@@ -1,4 +1,4 @@
-"""Each objective has its own stream of random draws, and shares it with no other objective (spec vision 7.2)."""
+"""Each objective has its own stream of random numbers for its views (spec vision 7.2)."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -92,11 +92,11 @@ RANDOM_VIEWS = [
 def test_negatives_of_a_sample_differ_from_its_own_views(modality: str, options: dict[str, Any], exclude: bool) -> None:
     objective = bound("simclr", modality, exclude_self_from_negatives=exclude, **options)
     item = MODALITIES[modality][1]()
-    own, supporting = views_of(objective.views, item), views_of(objective.support_views, item)
-    before_negatives, negatives = supporting[:-2], supporting[-2:]
-    assert len(own) == objective.views.n_views
-    assert not set(own) & set(negatives)
-    assert before_negatives == (own if exclude else []), "own views are needed to recognise the sample"
+    own_views, support_views = views_of(objective.views, item), views_of(objective.support_views, item)
+    before_negatives, negatives = support_views[:-2], support_views[-2:]
+    assert len(own_views) == objective.views.n_views
+    assert not set(own_views) & set(negatives)
+    assert before_negatives == (own_views if exclude else []), "the own views are needed to recognise the sample"
 
 
 @pytest.mark.parametrize(("modality", "options"), RANDOM_VIEWS)
@@ -117,15 +117,19 @@ def test_users_cannot_choose_the_stream() -> None:
 
 def test_a_sample_is_recognised_by_its_views_and_excluded_from_its_negatives() -> None:
     torch.manual_seed(0)
-    train = torch.randn(6, 3 + 2, 8)  # of each sample: three own views, then two views as a negative
+    train = torch.randn(6, 3 + 2, 8)  # embeddings of each sample: of three own views, then of two views as a negative
     options = {"view_generator": "random-crops", "n_views": 3, "negative_samples": 6, "latent_dim": 4}
-    rows = Samples(np.zeros(6, dtype=np.uint32), [str(row) for row in range(6)], load=lambda row: row)
+    samples = Samples(np.zeros(6, dtype=np.uint32), [str(row) for row in range(6)], load=lambda row: row)
     variants = []
     for exclude in (True, False):
         objective = bound("simclr", exclude_self_from_negatives=exclude, **options).objective
         heads = objective.heads(embedding_dim=8, seed=0)
-        views = train if exclude else train[:, 3:]
-        support = objective.support(rows, lambda chosen, views=views: views[[*map(int, chosen.ids)]], heads, seed=0)
+        embeddings = train if exclude else train[:, 3:]
+
+        def encode(selected: Samples, embeddings: torch.Tensor = embeddings) -> torch.Tensor:
+            return embeddings[[int(sample_id) for sample_id in selected.ids]]
+
+        support = objective.support(samples, encode, heads, seed=0)
         assert support["negatives"].shape == (12, 4)
         variants.append((objective, heads, support))
     (excluding, heads, support), (plain, _, _) = variants

@@ -53,8 +53,6 @@ def test_first_and_last_patch_are_the_corners_of_the_image() -> None:
 
 
 def test_the_plain_view_equals_the_transform_of_torchvision() -> None:
-    from torchvision.transforms import v2
-
     image = noise(301, 457)
     for interpolation in ("bicubic", "bilinear"):
         transform = v2.Compose(
@@ -71,8 +69,6 @@ def test_the_plain_view_equals_the_transform_of_torchvision() -> None:
 
 
 def test_small_images_are_padded_like_in_torchvision() -> None:
-    from torchvision.transforms import v2
-
     image = noise(10, 9)
     expected = v2.PILToTensor()(v2.CenterCrop(32)(v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC)(image)))
     assert torch.equal(ImageInput(size=32, resize=32).views("plain").prepare(image)[0], expected)
@@ -124,11 +120,11 @@ def test_seeded_does_not_change_the_global_random_streams() -> None:
 
 
 def test_in_the_published_profile_only_crops_and_patches_have_the_statistics_of_imagenet() -> None:
-    own, published = ImageInput(statistics=HALF), ImageInput(statistics=HALF).with_imagenet_views()
+    clean, published = ImageInput(statistics=HALF), ImageInput(statistics=HALF).with_imagenet_views()
     image = noise(64, 64)
-    assert torch.equal(render(own.views("plain"), image), render(published.views("plain"), image))
+    assert torch.equal(render(clean.views("plain"), image), render(published.views("plain"), image))
     mean, deviation = (torch.tensor(numbers)[:, None, None] for numbers in IMAGENET)
-    with_imagenet = (render(own.views("patches"), image) * 0.5 + 0.5 - mean) / deviation
+    with_imagenet = (render(clean.views("patches"), image) * 0.5 + 0.5 - mean) / deviation
     torch.testing.assert_close(render(published.views("patches"), image), with_imagenet, rtol=0, atol=1e-5)
 
 

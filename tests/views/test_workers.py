@@ -66,7 +66,7 @@ def no_more_files() -> None:
         (lambda: os.kill(os.getpid(), signal.SIGTERM), r"ended by signal 15 \(Terminated\).*--num-workers 0"),
         (lambda: os._exit(3), "ended with status 3.*--num-workers 0"),
     ],
-    ids=["killed", "terminated", "left"],
+    ids=["killed", "terminated", "exited"],
 )
 def test_a_dead_worker_ends_the_command_with_the_cause_of_its_death(harm, cause, workers) -> None:
     started = monotonic()
@@ -128,7 +128,7 @@ def test_the_message_about_a_worker_without_memory_is_one_line() -> None:
         read(harm)
 
 
-def test_a_dead_worker_raises_an_error_only_while_a_batch_is_waited_for() -> None:
+def test_the_handler_of_dead_children_is_that_of_before_the_loader() -> None:
     """torch's own handler of SIGCHLD would interrupt the command anywhere."""
     before = signal.getsignal(signal.SIGCHLD)
     loaded = worker_batches(Source(lambda: None, os.getpid()), ROWS, torch.stack, num_workers=1)

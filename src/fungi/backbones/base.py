@@ -26,24 +26,25 @@ def _unchanged(value: Any) -> Any:
 class BackboneSpec:
     """Description of a backbone in the registry (spec vision 2.1).
 
-    label, source: name of the backbone, and origin of its weights, in words.
-    embedding_dim: E, size of the embedding; projection_dim: d, size of a projected gradient.
+    name: name of the backbone on the command line and in paths of files.
+    label, source: name of the backbone for tables, and origin of its weights in words.
+    embedding_dim, projection_dim: numbers of entries of an embedding and of a projected gradient.
     layer: path of the gradient source in the model that `build` returns.
     weight_shape, bias: shape of the weight of this layer, and whether the layer has a bias.
     pca_dim: default PCA size of the evaluation.
     input: preprocessing of a sample. published_input: preprocessing under the published profile; None if it is the
         same.
-    build: function that returns the architecture with the random initialisation of its library. It also works on
-        torch's meta device.
-    pretrained: function that returns the published weights as a state dict with the publisher's key names. It uses the
-        download cache of the library. None if the weights cannot be downloaded.
+    build: function that returns the architecture with the random initialisation of its library. The function also works
+        on torch's meta device.
+    pretrained: function that returns the published weights as a state dict with the publisher's key names. The function
+        uses the download cache of the library. None if the weights cannot be downloaded.
     convert: function that converts a state dict from the publisher's key names to the key names of the model.
-    layer_alias: function that converts a layer path of the original code to the path in the model.
+    layer_alias: function that converts a layer path in the publisher's model to the path in the model.
     attention_input: whether the hooks of the published code received the input of the attention module instead of the
         input of its output projection (deviation V1, reproduced by `Profile.attention_input`).
     first_token_gradient: whether the published code used only the first token's part of the gradient (deviation U2,
         reproduced by `Profile.first_token_gradient`).
-    enumerated: whether the backbone is one of the thirteen backbones in the public code of the authors.
+    is_in_published_code: whether the backbone is one of the thirteen backbones in the published code.
     depth: number of transformer blocks; patch_size: side of a patch in pixels; 0 for models without blocks or patches.
     flops: floating-point operations of one forward pass of one view; 0 if they were not counted.
     notes: comment for lists and for the log.
@@ -67,7 +68,7 @@ class BackboneSpec:
     attention_input: bool = False
     first_token_gradient: bool = False
     modality: Literal["vision", "text", "audio"] = "vision"
-    enumerated: bool = False
+    is_in_published_code: bool = False
     depth: int = 0
     patch_size: int = 0
     flops: int = 0
@@ -81,13 +82,13 @@ class BackboneSpec:
 
     @property
     def gradient_dim(self) -> int:
-        """Number of entries of the flattened gradient, G."""
+        """Number of entries of the gradient."""
         return prod(self.gradient_shape)
 
     def layer_path(self, path: str) -> str:
         """Return the path in the model for a layer path that a user wrote.
 
-        A leading `backbone.` is removed, because the published command lines have it (spec vision 8).
+        The prefix `backbone.`, which the published command lines have, is removed (spec vision 8).
         """
         return self.layer_alias(path.removeprefix("backbone."))
 

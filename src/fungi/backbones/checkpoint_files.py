@@ -1,4 +1,4 @@
-"""Read checkpoint files. The content decides the format, not the file extension; other kinds of files are refused."""
+"""Read checkpoint files. The first bytes of a file, not its extension, show the format. Other kinds are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from fungi.backbones.base import StateDict
 from fungi.errors import FungiError, MissingFilesError
 
 HEAD_BYTES = 512
+"""Number of bytes at the start of a file that are read to recognise the format."""
 HEADER_LENGTH_BYTES = 8
 """Number of bytes at the start of a safetensors file that store the length of its header. The header is JSON."""
 TORCH_SAVE_STARTS = (b"PK", b"\x80")
@@ -19,7 +20,7 @@ OTHER_KINDS = (
     ),
     (
         b"<",
-        "is a web page or XML, not weights: the download returned a page. Fetch the file itself, perhaps in a browser",
+        "is a web page or XML: the download returned a page instead of weights. Fetch the file, perhaps with a browser",
     ),
     (b"\x1f\x8b", "is compressed with gzip. Unpack it with gunzip"),
     (b"GGUF", "is a GGUF file with quantised weights. Get the weights as .safetensors"),
@@ -77,7 +78,8 @@ def _read_pickle(file: Path) -> Any:
     except pickle.UnpicklingError:
         raise FungiError(
             f"{file} contains more than tensors, or is not a checkpoint. It is not read, because loading it could run "
-            "code. Save its plain state dict with torch.save(model.state_dict(), FILE) on a machine where you trust it."
+            "code. If you trust the file, load it yourself and save only the weights with "
+            "torch.save(model.state_dict(), FILE)."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         # The text of a LookupError is only a key, which does not explain anything.

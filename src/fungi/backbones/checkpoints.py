@@ -48,6 +48,7 @@ WRAPPERS = (
 )
 """Prefixes that compilers, data-parallel wrappers and training programs add to the parameter names of an encoder."""
 MAX_WRAPPERS = 4
+"""Largest number of wrapper prefixes before a name."""
 MAX_DEPTH = 8
 """Largest number of nested dictionaries. A dictionary that contains itself would otherwise cause an endless loop."""
 
@@ -55,8 +56,8 @@ MAX_DEPTH = 8
 def read_checkpoint(file: Path, key: str = "") -> StateDict:
     """Return the state dict in a `.safetensors` file or in a file that `torch.save` wrote, on the CPU.
 
-    key: key of the state dict in the file, with dots between the keys of nested dictionaries. If it is empty, the first
-        key of `CONTAINERS` that the file has is used.
+    key: key of the state dict in the file, with dots between the keys of nested dictionaries. If `key` is empty, the
+        first key of `CONTAINERS` that has weights in the file is used.
     Only tensors are read; a pickle that would run code is refused.
     Raises MissingFilesError if the file does not exist, and FungiError if it does not contain a state dict.
     """
@@ -64,9 +65,10 @@ def read_checkpoint(file: Path, key: str = "") -> StateDict:
 
 
 def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
-    """Return the state dict inside the nested dictionaries of a training program; see `read_checkpoint`.
+    """Return the state dict inside the nested dictionaries of a training program. content: content of `file`.
 
-    If several entries contain weights, a warning names the entry that is used.
+    key: see `read_checkpoint`. If several entries contain weights, a warning names the entry that is used. Raises
+    FungiError if there is no state dict.
     """
     import torch
 
@@ -77,8 +79,8 @@ def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
         if not keys:
             break
         if len(keys) > 1 and not key:
-            others = " or ".join(f"--checkpoint-key {other}" for other in keys[1:])
-            logger.warning(f"{file} has weights under {', '.join(keys)}: {keys[0]} is used. For others: {others}.")
+            flags = " or ".join(f"--checkpoint-key {other}" for other in keys[1:])
+            logger.warning(f"{file} has weights under {', '.join(keys)}: {keys[0]} is used. For others: {flags}.")
         content = content[keys[0]]
     if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
         invalid = [name for name, tensor in content.items() if not (isinstance(name, str) and _is_ordinary(tensor))]
@@ -94,7 +96,10 @@ def unwrap(content: Any, file: Path, key: str = "") -> StateDict:
 
 
 def containers_of(content: Any) -> list[str]:
-    """Return the keys of a checkpoint under which there are weights, in order of preference."""
+    """Return the keys of a checkpoint under which there are weights, in order of preference.
+
+    If there are no weights under any key, return the keys of all dictionaries that are not empty.
+    """
     if not isinstance(content, Mapping):
         return []
     keys = [key for key in CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
@@ -102,7 +107,10 @@ def containers_of(content: Any) -> list[str]:
 
 
 def _contains_weights(content: Mapping[Any, Any], depth: int) -> bool:
-    """Return whether all values are tensors, or an entry of `CONTAINERS` contains weights."""
+    """Return whether all values are tensors, or whether an entry of `CONTAINERS` contains weights.
+
+    depth: number of nested dictionaries that are searched.
+    """
     import torch
 
     if all(isinstance(value, torch.Tensor) for value in content.values()):
@@ -112,7 +120,10 @@ def _contains_weights(content: Mapping[Any, Any], depth: int) -> bool:
 
 
 def _entry(content: Any, file: Path, key: str) -> Any:
-    """Return the entry under the key of a user, `key` or `outer.inner`. Raises FungiError if there is no such entry."""
+    """Return the entry under the `--checkpoint-key` of a user, with dots between the keys of nested dictionaries.
+
+    Raises FungiError if there is no such entry.
+    """
     names = [key] if isinstance(content, Mapping) and key in content else key.split(".")
     for name in names:
         if not isinstance(content, Mapping) or name not in content:
@@ -123,10 +134,10 @@ def _entry(content: Any, file: Path, key: str) -> Any:
 
 
 def without_wrappers(state: StateDict) -> Iterator[tuple[str, StateDict]]:
-    """Yield (prefix, state): the complete state dict, then the entries under each wrapper prefix. Short prefixes first.
+    """Yield (prefix, entries below the prefix): first all entries with an empty prefix, then those of each wrapper.
 
-    The prefix is removed from the names. Entries without the prefix are left out (heads, queues, the student of a
-    teacher).
+    Prefixes of few wrappers come first. The prefix is removed from the names. Entries without the prefix are left out
+    (heads, queues, the student next to a teacher).
     """
     candidates = [("", state)]
     for _ in range(MAX_WRAPPERS):
@@ -159,7 +170,7 @@ def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: st
     Raises FungiError with the number of wrong tensors and the names of the first three.
     """
     expected = model.state_dict()
-    reshaped = [
+    other_shape = [
         f"{name} is {list(state[name].shape)} instead of {list(expected[name].shape)}"
         for name in expected
         if name in state and state[name].shape != expected[name].shape
@@ -172,7 +183,7 @@ def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: st
     faults = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
-        "of another shape": reshaped,
+        "of another shape": other_shape,
         "of another kind": not_floating,
     }
     message = "; ".join(

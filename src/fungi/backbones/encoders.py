@@ -27,11 +27,11 @@ MASK_DEVIATION = 0.02
 
 @dataclass(frozen=True)
 class Encoded:
-    """Output of an encoder for m views. After `by_sample`, the first axis `*m` is two axes: `b` samples of `v` views.
+    """Output of an encoder for m views. `by_sample` splits the first axis, `*m`, into `b` samples of `v` views.
 
     pooled: the embeddings.
-    patches: one vector per patch: the tokens after the final norm, or the pixels that a decoder predicts. None if the
-        encoder does not return patches.
+    patches: one vector per patch, either the token after the final norm or the pixels that a decoder predicts. None if
+        the encoder does not return patches.
     mask: true for masked patches. None if the encoder does not mask patches.
     target: the true pixels. None if the encoder does not predict pixels.
     """
@@ -63,20 +63,20 @@ class Encoded:
         return in_float32.map(lambda tensor: tensor.unflatten(0, (samples, -1)))
 
     @staticmethod
-    def concatenate_views(parts: Sequence["Encoded"]) -> "Encoded":
-        """Concatenate views of several sizes of the same samples `[b v ...]` along the axis of views.
+    def concatenate_views(outputs: Sequence["Encoded"]) -> "Encoded":
+        """Concatenate outputs `[b v ...]` for the same samples along the axis of views.
 
-        Only the views with the most patches keep patches, masks and targets, because no loss compares patches of
-        different grids.
+        outputs: one per size of views. Only the views with the most patches keep patches, masks and targets, because no
+        loss compares patches of different grids.
         """
-        if len(parts) == 1:
-            return parts[0]
-        fields = {"pooled": torch.cat([part.pooled for part in parts], dim=1)}
+        if len(outputs) == 1:
+            return outputs[0]
+        fields = {"pooled": torch.cat([output.pooled for output in outputs], dim=1)}
         for name in ("patches", "mask", "target"):
-            tensors = [tensor for part in parts if (tensor := getattr(part, name)) is not None]
-            largest = max((tensor.shape[2] for tensor in tensors), default=0)
+            tensors = [tensor for output in outputs if (tensor := getattr(output, name)) is not None]
+            most_patches = max((tensor.shape[2] for tensor in tensors), default=0)  # [b v t ...]
             if tensors:
-                fields[name] = torch.cat([tensor for tensor in tensors if tensor.shape[2] == largest], dim=1)
+                fields[name] = torch.cat([tensor for tensor in tensors if tensor.shape[2] == most_patches], dim=1)
         return Encoded(**fields)
 
     def detach(self) -> "Encoded":
@@ -84,10 +84,10 @@ class Encoded:
         return self.map(Tensor.detach)
 
     @staticmethod
-    def concatenate_samples(parts: Sequence["Encoded"], order: Int64[Tensor, " b"]) -> "Encoded":
-        """Concatenate the samples of all parts, and reorder them by the indices `order`."""
-        names = [name for name, tensor in vars(parts[0]).items() if tensor is not None]
-        return Encoded(**{name: torch.cat([getattr(part, name) for part in parts])[order] for name in names})
+    def concatenate_samples(outputs: Sequence["Encoded"], order: Int64[Tensor, " b"]) -> "Encoded":
+        """Concatenate outputs for different samples, then reorder the samples by the indices `order`."""
+        names = [name for name, tensor in vars(outputs[0]).items() if tensor is not None]
+        return Encoded(**{name: torch.cat([getattr(output, name) for output in outputs])[order] for name in names})
 
 
 @runtime_checkable
@@ -139,11 +139,10 @@ class WholeModel:
 
 
 class TokenEncoder(WholeModel):
-    """Encoder that returns the class token and the patch tokens after the final norm.
+    """Encoder that returns the class token and the patch tokens, without registers and other prefix tokens.
 
-    Raises FungiError for models that are not vision transformers of timm with a class token. Registers and other prefix
-    tokens are left out. The layers after the norm, such as CLIP's projection to the joint space, are applied to all
-    tokens.
+    The final norm and the layers after it, such as CLIP's projection to the joint space, are applied to all tokens.
+    Raises FungiError for models that are not vision transformers of timm with a class token.
     """
 
     path = "all tokens"
@@ -155,13 +154,13 @@ class TokenEncoder(WholeModel):
     def __call__(self, inputs: Inputs, /) -> Encoded:
         """Encode images `[m c h w]`, or a dictionary with `images` and a `mask` `[m t]`.
 
-        The embedding of a masked patch is replaced before the position is added: by zeros, or by a random vector if
-        the dictionary has a `mask_seed`.
+        Before positions are added, the embedding of a masked patch is replaced with zeros, or with a random vector if
+        the dictionary has a `mask_seed` of at least 0.
         """
         model: Any = self.model
-        named: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
-        images, mask = named["images"], named.get("mask")
-        with _masked_patches(model.patch_embed, mask, named.get("mask_seed", -1)):
+        named_inputs: dict[str, Any] = inputs if isinstance(inputs, dict) else {"images": inputs}
+        images, mask = named_inputs["images"], named_inputs.get("mask")
+        with _masked_patches(model.patch_embed, mask, named_inputs.get("mask_seed", -1)):
             tokens = model.head(model.fc_norm(model.forward_features(images)))  # [m 1+t d]
         return Encoded(tokens[:, 0], tokens[:, model.num_prefix_tokens :], mask)
 
@@ -181,7 +180,10 @@ def require_patch_tokens(model: nn.Module) -> None:
 
 
 def is_convolutional(model: nn.Module) -> bool:
-    """Return whether convolutions have more weights than linear layers. A ViT has only one small convolution."""
+    """Return whether the convolutions of a model have more weights than its linear layers.
+
+    This is false for a ViT, whose only convolution is small.
+    """
     convolutions = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv2d)]
     linear_layers = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
     return sum(convolutions) > sum(linear_layers)
@@ -191,14 +193,15 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
     """Return the blocks of a model that are computed before all gradient sources.
 
     The blocks are the modules of the longest list whose modules all have the same class (`blocks`, `encoder.layer`).
-    targets: paths of the gradient sources. If a source is outside this list, no block is returned.
+    targets: paths of the gradient sources; if there are none, all blocks are returned. If a source is outside the list
+        of blocks, no block is returned.
     """
-    lists = [
+    uniform_lists = [
         (path, module)
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential) and len({_type_of(block) for block in module}) == 1
     ]
-    path, blocks = max(lists, key=lambda path_and_list: len(path_and_list[1]), default=("", nn.ModuleList()))
+    path, blocks = max(uniform_lists, key=lambda path_and_list: len(path_and_list[1]), default=("", nn.ModuleList()))
     block_numbers = [
         int(target.removeprefix(f"{path}.").partition(".")[0]) for target in targets if target.startswith(f"{path}.")
     ]
@@ -213,20 +216,21 @@ def _type_of(block: nn.Module) -> type:
 
 @contextmanager
 def _masked_patches(patch_embed: nn.Module, mask: Bool[Tensor, "m t"] | None, seed: int) -> Iterator[None]:
-    """Replace the embeddings of masked patches during the `with` statement.
+    """Replace the embeddings of masked patches during the `with` statement; do nothing if `mask` is None.
 
-    Each of these embeddings becomes zero if `seed` is -1; otherwise, it becomes the vector of `mask_vector`.
+    The replacement is zeros if `seed` is negative, and otherwise the vector of `mask_vector`.
     """
     if mask is None:
         yield
         return
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], patches: Tensor) -> Tensor:
-        count = patches[0, ..., 0].numel()
-        if count != mask.shape[1]:
+        patches_per_view = patches[0, ..., 0].numel()  # [m t d] or [m rows columns d]
+        if patches_per_view != mask.shape[1]:
             raise FungiError(
-                f"the mask has {counted(mask.shape[1], 'patch')}, but the model has {count}. Set patch_size of the "
-                "objective to the patch size of the model (for example --set ibot.patch_size=16 or mim.patch_size=16)."
+                f"the mask has {counted(mask.shape[1], 'patch')}, but the model has {patches_per_view}. Set patch_size "
+                "of the objective to the patch size of the model (for example --set ibot.patch_size=16 or "
+                "mim.patch_size=16)."
             )
         is_masked = mask.reshape(*patches.shape[:-1], 1)
         if seed < 0:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen encoder, ready to run: `model(inputs)` returns embeddings `[n d]`.
+    """A frozen encoder with its weights.
 
-    model: in evaluation mode (BatchNorm uses running statistics, no dropout); no parameter requires a gradient.
+    model: function from inputs to embeddings `[n d]`, in evaluation mode (BatchNorm uses running statistics, no
+        dropout). No parameter requires a gradient.
     input: preprocessing of samples under the selected profile.
     weights_hash: hash of the loaded weights; part of the provenance of every file.
     weights_source: origin of the weights, in words.
@@ -46,10 +47,10 @@ def load_backbone(
 ) -> Backbone:
     """Build a backbone by its name and load its weights; the global random state does not change.
 
-    checkpoint: file of weights with the key names of the publisher or of the model. Without a file, the published
-        weights are used, from the cache or the network.
+    checkpoint: file of weights with the key names of the publisher or of the model. None: the published weights, from
+        the cache or the network.
     checkpoint_key: key of the weights in the file (see `read_checkpoint`).
-    random_init: use the random initialisation of the library, with the seed `seed`, instead of trained weights.
+    random_init: use the random initialisation of the library, with the seed `seed`, instead of published weights.
     input_size: side of the input images in pixels; 0: the size of the backbone. Position embeddings are scaled as the
         publisher of the weights does.
     Raises FungiError for an unknown name and for weights that do not fit exactly, and MissingFilesError for weights
@@ -57,9 +58,9 @@ def load_backbone(
     """
     spec = resolve_backbone(name)
     if checkpoint is not None and random_init:
-        raise FungiError("--checkpoint and --random-init exclude each other: give one of them.")
+        raise FungiError("--checkpoint and --random-init exclude each other. Use only one of them.")
     if checkpoint_key and checkpoint is None:
-        raise FungiError("--checkpoint-key names an entry of a checkpoint: give --checkpoint FILE, too.")
+        raise FungiError("--checkpoint-key is the key of an entry in a checkpoint. Add --checkpoint FILE.")
     with seeded(seed, "backbone", name):
         if random_init:
             model, source = spec.build(), f"random initialisation, seed {seed}"
@@ -80,14 +81,14 @@ def with_input_size(backbone: Backbone, size: int) -> Backbone:
 
     if not isinstance(backbone.input, ImageInput):
         raise FungiError(f"--input-size is for images; backbone {backbone.spec.name!r} takes {backbone.spec.modality}.")
-    native = backbone.input.size
-    if size == native:
+    native_size = backbone.input.size
+    if size == native_size:
         return backbone
     try:
         model = at_size(backbone.model, size)
     except FungiError as error:
         raise FungiError(f"--input-size {size}: {str(error).removesuffix(VIEWS_ADVICE).strip()}") from None
-    flops = round(backbone.spec.flops * (size / native) ** 2)
+    flops = round(backbone.spec.flops * (size / native_size) ** 2)
     spec = replace(backbone.spec, flops=flops, notes=f"{backbone.spec.notes}; here at {size} pixels".removeprefix("; "))
     input_spec = backbone.input.resized(size)
     return replace(backbone, spec=spec, model=model, input=input_spec, weights_hash=hash_weights(model))
@@ -116,8 +117,9 @@ def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[Sta
 def _checkpoint_weights(spec: BackboneSpec, state: StateDict, source: str) -> tuple[StateDict, str]:
     """Return (weights of a checkpoint with the key names of the model, origin of the weights in words).
 
-    If the checkpoint does not fit, prefixes of wrappers are removed. The entries below a prefix are used if they have
-    exactly the names of the model; all other entries are ignored, and the origin contains the prefix.
+    If the names of the checkpoint are not the names of the model, the prefixes of wrappers (`module.`) are tried. The
+    entries below a prefix are used if they have exactly the names of the model. Then all other entries are ignored, and
+    the origin contains the prefix.
     """
     import torch
 
@@ -128,7 +130,7 @@ def _checkpoint_weights(spec: BackboneSpec, state: StateDict, source: str) -> tu
         with suppress(FungiError):
             weights = _converted(spec.convert, dict(entries), message)
             if set(weights) == expected:
-                return weights, f"{source}, entries below {prefix}" if prefix else source
+                return weights, (f"{source}, entries below {prefix}" if prefix else source)
     return _converted(spec.convert, state, message), source  # these weights do not fit; `check_fit` raises the error
 
 
@@ -154,7 +156,10 @@ def _build_with_weights(state: StateDict, spec: BackboneSpec, source: str) -> "n
 
 
 def _computes_tensors(model: "nn.Module") -> bool:
-    """Return whether building the model computes tensors that are not in its state dict (rotary embeddings)."""
+    """Return whether a model has tensors that are not in its state dict, for example those of rotary embeddings.
+
+    Such tensors are computed when the model is built, so the meta device would leave them without values.
+    """
     import torch
 
     saved_names = set(model.state_dict())

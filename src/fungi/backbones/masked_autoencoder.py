@@ -35,8 +35,8 @@ def masked_autoencoder(config: Any, *, mean: bool = False) -> nn.Module:
     return model
 
 
-class Reconstruction(WholeModel):
-    """Encoder and decoder of masked images. Raises FungiError for models without a pixel decoder."""
+class ReconstructionEncoder(WholeModel):
+    """Encoder that also predicts the pixels of masked patches. Raises FungiError for models without a pixel decoder."""
 
     path = "encoder of the visible patches, and decoder"
 
@@ -65,10 +65,10 @@ class Reconstruction(WholeModel):
                 f"the views have {noise.shape[1]} patches, but the model has {pixels.shape[1]}. Set patch_size of the "
                 "objective to the patch size of the model (for example --set mae.patch_size=16)."
             )
-        visible = model.vit(images, noise=noise)
-        prediction = model.decoder(visible.last_hidden_state, visible.ids_restore).logits
+        output = model.vit(images, noise=noise)  # of the visible patches
+        prediction = model.decoder(output.last_hidden_state, output.ids_restore).logits
         target = _normalized(pixels) if model.config.norm_pix_loss else pixels
-        return Encoded(visible.last_hidden_state[:, 0], prediction, visible.mask.bool(), target)
+        return Encoded(output.last_hidden_state[:, 0], prediction, output.mask.bool(), target)
 
 
 def _normalized(pixels: Float[Tensor, "m t pixels"]) -> Float[Tensor, "m t pixels"]:
@@ -80,7 +80,11 @@ def _normalized(pixels: Float[Tensor, "m t pixels"]) -> Float[Tensor, "m t pixel
 def _mask_only_with_noise(
     masking: Any, patches: Float[Tensor, "n t d"], noise: Float[Tensor, "n t"] | None = None
 ) -> tuple[Float[Tensor, "n visible d"], Float[Tensor, "n t"], Int64[Tensor, "n t"]]:
-    """Return (visible patches, mask, order). Without noise, all patches are visible; the library would mask some."""
+    """Return (visible patches, mask, order of the patches for the decoder).
+
+    masking: the function of the library, which masks patches even without noise. Here, all patches are visible without
+    noise. The order is then all zeros, because no decoder runs.
+    """
     if noise is not None:
         return masking(patches, noise)
     zeros = patches.new_zeros(patches.shape[:2])

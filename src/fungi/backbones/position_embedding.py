@@ -46,8 +46,8 @@ def hub_positions(
 def scaling_of(model: nn.Module) -> str:
     """Return the method that scales the positions: `hub`, `hub, antialiased`, `timm`, `torchvision`, or `none`.
 
-    The attribute `position_scaling` of a model sets the method. Without this attribute, the method depends on timm's
-    record of the weights.
+    For a model of timm, the attribute `position_scaling` sets the method (`hub` or `timm`). Without this attribute, the
+    method depends on timm's record of the weights.
     """
     vit = _find_transformer(model)[1]
     if vit is None:
@@ -65,7 +65,7 @@ def scaling_of(model: nn.Module) -> str:
 
 
 def patch_size_of(model: nn.Module) -> int:
-    """Return the patch size in pixels, 1 for models without patches. View sizes have to be multiples of this size."""
+    """Return the patch size in pixels; 1 for models without patches. View sizes have to be multiples of this size."""
     vit = _find_transformer(model)[1]
     return 1 if vit is None else _patch_size(vit)
 
@@ -73,7 +73,8 @@ def patch_size_of(model: nn.Module) -> int:
 def set_size(vit: Any, size: int) -> None:
     """Change a vision transformer of timm in place, so that it takes images of `size` x `size`.
 
-    If class tokens and registers have positions, these do not change. Rotary positions are computed for the new grid.
+    The positions of class tokens and registers, if they have any, do not change. Rotary positions are computed for the
+    new grid.
     """
     old_positions, old_grid, scaling = vit.pos_embed, vit.patch_embed.grid_size[0], scaling_of(vit)
     vit.set_input_size(img_size=(size, size))
@@ -86,22 +87,24 @@ def set_size(vit: Any, size: int) -> None:
 
 @torch.no_grad()
 def at_size(model: nn.Module, size: int) -> nn.Module:
-    """Return a copy of the model for images of `size` x `size`. All layers but the position embeddings are shared.
+    """Return a copy of the model for images of `size` x `size` pixels; the model itself if it already takes this size.
 
-    The original model does not change; hooks on its layers are also called for the copy. Raises FungiError for a size
-    that is not a multiple of the patch size, and for a model that takes images of only one size.
+    The copy and the original share all layers except the position embeddings, so hooks on the shared layers are also
+    called for the copy. The original does not change. Raises FungiError for a size that is not a multiple of the patch
+    size, and for a model that takes images of only one size.
     """
     path, vit = _find_transformer(model)
     if vit is None:
         _check_size(model, size)
         return model
-    patch, native = _patch_size(vit), _native_size(vit)
-    if size % patch:
+    patch_size = _patch_size(vit)
+    if size % patch_size:
+        smaller, larger = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
         raise FungiError(
-            f"a size of {size} pixels is not a multiple of the model's patch size, {patch} pixels. Choose "
-            f"{size // patch * patch or patch} or {(size // patch + 1) * patch} pixels."
+            f"a size of {size} pixels is not a multiple of the model's patch size, {patch_size} pixels. Choose "
+            f"{smaller or patch_size} or {larger} pixels."
         )
-    if size == native:
+    if size == _native_size(vit):
         return model
     resized = _torchvision_at_size(vit, size) if _is_torchvision(vit) else _timm_at_size(vit, size)
     return _with_module(model, path.split(".") if path else [], resized)
@@ -110,7 +113,7 @@ def at_size(model: nn.Module, size: int) -> nn.Module:
 def positions_version(model: nn.Module) -> tuple[int, int]:
     """Return two numbers that change whenever the learned positions of the model change.
 
-    Copies of the model for other sizes are then out of date.
+    Copies of the model for other sizes, which `at_size` returned before the change, are then out of date.
     """
     vit = _find_transformer(model)[1]
     if vit is None:
@@ -179,14 +182,17 @@ def _with_module(model: nn.Module, path: list[str], module: nn.Module) -> nn.Mod
 
 
 def shallow_copy(module: nn.Module) -> Any:
-    """Return a copy with the same children and parameters. Replacing one in the copy does not change the original."""
+    """Return a copy with the same children and parameters.
+
+    If a child or parameter of the copy is replaced, the original does not change.
+    """
     duplicate = copy(module)
     duplicate._modules, duplicate._parameters = dict(module._modules), dict(module._parameters)
     return duplicate
 
 
 def _check_size(model: nn.Module, size: int) -> None:
-    """Run the model on an empty image of `size` x `size`. Raises FungiError if the model cannot process this size."""
+    """Run the model on a black image of `size` x `size`. Raises FungiError if the model cannot process this size."""
     parameter = next(model.parameters())
     modules_in_training = [module for module in model.modules() if module.training]
     try:

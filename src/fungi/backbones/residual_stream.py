@@ -27,14 +27,14 @@ def with_bfloat16_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module
     if not isinstance(model, VisionTransformer) or not isinstance(model.blocks, nn.Sequential):
         raise FungiError(
             f"--residual-dtype bfloat16 is for vision transformers of timm, and this is a {type(model).__name__}."
-            " Leave it out."
+            " Remove this flag."
         )
-    before = blocks_before(model, layers)
-    if not before:
+    earlier_blocks = blocks_before(model, layers)
+    if not earlier_blocks:
         raise FungiError(
-            f"--residual-dtype bfloat16 has no effect: no block comes before {', '.join(layers)}. Leave it out."
+            f"--residual-dtype bfloat16 has no effect: no block comes before {', '.join(layers)}. Remove this flag."
         )
     vit: Any = shallow_copy(model)
-    blocks = [Bfloat16Block(block, last=block is before[-1]) for block in before]
-    vit._modules["blocks"] = nn.Sequential(*blocks, *list(model.blocks)[len(before) :])
+    bfloat16_blocks = [Bfloat16Block(block, last=block is earlier_blocks[-1]) for block in earlier_blocks]
+    vit._modules["blocks"] = nn.Sequential(*bfloat16_blocks, *list(model.blocks)[len(earlier_blocks) :])
     return vit

@@ -1,6 +1,6 @@
-"""Download published weights. There is a function for each kind of source. Each function uses the cache of its library.
+"""Download published weights, with a function for each kind of source. Each function uses the cache of its library.
 
-If a download fails, the message tells the user which file to copy into which folder.
+If a download fails, the error message tells the user which files to copy to this machine.
 """
 
 import importlib.util
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
-    """Return the checkpoint at a URL, from torch hub's cache or the network."""
+    """Return the checkpoint at a URL, from torch hub's cache or the network.
+
+    hash_prefix: first digits of the file's SHA-256, which are checked after a download; None: no check.
+    """
     import torch
 
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
@@ -34,8 +37,8 @@ def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
 def fetch_timm(name: str, **options: Any) -> StateDict:
     """Return the weights of a timm model, from the cache of the Hugging Face hub or the network.
 
-    name: name of the model, with the tag of the weights. The model is built with its published number of outputs,
-    because timm then checks that all weights fit.
+    name: name of the model, with the tag of the weights. options: other arguments of `timm.create_model`. Without an
+    option for it, the model has its published number of outputs. timm then checks that all weights fit.
     """
     import timm
     from timm.models import get_pretrained_cfg
@@ -67,8 +70,8 @@ def fetch_hub(repository: str) -> StateDict:
 def download_advice(repository: str) -> str:
     """Return advice for the error message: how to copy weights of the hub to a machine without a network."""
     return (
-        f"run `fungi prefetch` for the grid, or `hf download {repository}`, on a machine with a network, and copy its "
-        "HF_HOME here"
+        f"run `fungi prefetch` for the grid, or `hf download {repository}`, on a machine with a network, and copy the "
+        "folder HF_HOME of that machine to this one"
     )
 
 
@@ -98,8 +101,8 @@ def download_errors(weights: str, advice: str, is_reachable: bool) -> Iterator[N
     """Convert errors of a download inside the `with` statement to a MissingFilesError of one line.
 
     weights, advice: name of the weights, and advice to the user, for the message.
-    is_reachable: whether the host can be reached. If it can't, the error is raised at once, because libraries would
-        repeat the attempt for a minute.
+    is_reachable: whether the weights are in a cache or their host answers. If not, the error is raised at once, because
+        libraries would repeat the attempt for a minute.
     """
     try:
         if not is_reachable:

@@ -1,9 +1,9 @@
 """The audio spectrogram transformer (SSAST, patch variant), with the parameter names of the published checkpoint.
 
-A spectrogram `[n frames 128]` is an image with one channel: rows are frequencies, columns are times. The first two
-tokens are a class token and a distillation token. The next tokens belong to overlapping 16 x 16 patches at stride 10,
-row by row (spec audio 1). The learned positions belong to the 8 x 64 grid of pre-training; they are adapted to the grid
-of the input.
+A spectrogram `[frames 128]` is treated as an image with one channel: rows are frequencies, columns are times. The first
+two tokens are a class token and a distillation token. The next tokens belong to overlapping 16 x 16 patches at stride
+10, row by row (spec audio 1). The learned positions belong to the 8 x 64 grid of pre-training (frequency, time). They
+are adapted to the grid of the input.
 """
 
 from functools import partial
@@ -52,20 +52,20 @@ class SpectrogramTransformer(nn.Module):
     def tokens(self, spectrograms: Float[Tensor, "n frames mels"]) -> Float[Tensor, "n t d"]:
         """Return the input of the first block."""
         images = spectrograms.transpose(1, 2).unsqueeze(1)  # [n frames mels] -> [n 1 mels frames]
-        patches = self.patch_embed["proj"](images)  # [n d f t]
+        patches = self.patch_embed["proj"](images)  # [n d rows columns]
         leading = [token.expand(len(images), -1, -1) for token in (self.cls_token, self.dist_token)]
         tokens = torch.cat([*leading, patches.flatten(2).transpose(1, 2)], dim=1)
         return tokens + adapted_positions(self.pos_embed, (patches.shape[2], patches.shape[3]))
 
 
 def adapted_positions(positions: Float[Tensor, "1 old d"], grid: tuple[int, int]) -> Float[Tensor, "1 new d"]:
-    """Adapt learned positions to another grid (frequency, time). The positions of the first two tokens do not change.
+    """Return learned positions for another grid (frequency, time). The positions of the first two tokens do not change.
 
-    If the new grid is shorter along an axis, the centre of the trained grid is used. If it is longer, the positions are
-    resized bilinearly.
+    Along an axis on which the new grid is shorter, the centre of the trained grid is used. If the new grid is longer
+    along an axis, the positions are resized bilinearly.
     """
     leading, patches = positions[:, :LEADING_TOKENS], positions[:, LEADING_TOKENS:]
-    patches = patches.unflatten(1, TRAINED_GRID).permute(0, 3, 1, 2)  # [1 f*t d] -> [1 d f t]
+    patches = patches.unflatten(1, TRAINED_GRID).permute(0, 3, 1, 2)  # [1 rows*columns d] -> [1 d rows columns]
     for axis, (length, trained_length) in enumerate(zip(grid, TRAINED_GRID, strict=True)):
         if length < trained_length:
             patches = patches.narrow(axis + 2, trained_length // 2 - length // 2, length)

@@ -29,9 +29,10 @@ def register_text(
 def text_spec(
     name: str, *, tokenizer: TokenizerSource, pooling: Pooling, longest: int = 512, build: Any, **fields: Any
 ) -> BackboneSpec:
-    """Return a text backbone. build: function pooling -> model. longest: largest number of tokens of a text.
+    """Return the `BackboneSpec` of a text backbone.
 
-    The published profile differs in word deletion and in the temperature of SimCLR (deviations T1 and T2).
+    build: function that returns the model for a pooling. pooling: see `pooled_class`. longest: largest number of tokens
+    of a text. The published profile differs in word deletion and in the temperature of SimCLR (deviations T1 and T2).
     """
     text_input = TextInput(tokenizer=tokenizer, longest=longest)
     return BackboneSpec(
@@ -45,7 +46,10 @@ def text_spec(
 
 
 def build_encoder(architecture: str, options: Mapping[str, Any], pooling: Pooling, **arguments: Any) -> "nn.Module":
-    """Return a model of an architecture of `transformers` (`Bert`, `T5Encoder`) with random initialisation."""
+    """Return a model of an architecture of `transformers` (`Bert`, `T5Encoder`) with random initialisation.
+
+    options: fields of the configuration that differ from the defaults. arguments: other arguments of the model.
+    """
     import transformers
 
     config = getattr(transformers, f"{architecture.removesuffix('Encoder')}Config")(**options)
@@ -69,5 +73,5 @@ def pooled_class(encoder: Any, pooling: Pooling) -> Any:
 
 
 def without_unused(state: StateDict, unused: tuple[str, ...], *, prefix: str = "") -> StateDict:
-    """Return the entries whose names do not start with a text in `unused`. `prefix` is removed from the other names."""
+    """Return the entries whose names do not start with a text in `unused`, and remove `prefix` from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if not name.startswith(unused)}

@@ -1,4 +1,4 @@
-"""Shared code of the families that timm provides: build models, download weights, convert other key names."""
+"""Shared code of the families that use models of timm: build models, download weights, convert other key names."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,8 @@ def register_vit(
 ) -> BackboneSpec:
     """Register a ViT in timm's layout. The gradient source is the attention output projection of the last block.
 
-    size: key of `SIZES`. embedding_dim: size of the embedding, if it differs from the width of the tokens (joint
+    size: key of `SIZES`. patch_size: side of a patch in pixels. fields: other fields of the `BackboneSpec`.
+    embedding_dim: size of the embedding, if it differs from the width of the tokens (for CLIP, the size of the joint
     image-text space). Gradients are always projected to the width.
     """
     width, depth, pca_dim = SIZES[size]
@@ -53,7 +54,8 @@ def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict
 
     model: name of the model, with the tag of the weights.
     classifier: keep the published output layer (for CLIP, the projection to the joint space). Otherwise, the model is
-        built with `num_classes=0`, and the head in the weights is dropped.
+        built with `num_classes=0`, and the output layer in the weights is dropped.
+    options: other arguments of `timm.create_model`.
     """
     outputs: dict[str, Any] = {} if classifier else {"num_classes": 0}
     build = partial(build_timm, model, **options, **outputs)
@@ -66,14 +68,17 @@ def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict
 
 
 def build_timm(model: str, **options: Any) -> "nn.Module":
-    """Return a model of timm with random initialisation."""
+    """Return a model of timm with random initialisation. options: arguments of `timm.create_model`."""
     import timm
 
     return timm.create_model(model, pretrained=False, **options)
 
 
 def timm_input(config: Mapping[str, Any], size: int) -> ImageInput:
-    """Return the evaluation transform (statistics, crop, interpolation) for an input size. config: timm's record."""
+    """Return the evaluation transform (statistics, crop, interpolation) of some weights.
+
+    config: timm's record of the weights. size: side of the input images in pixels.
+    """
     from timm.data import resolve_data_config
 
     transform = resolve_data_config({}, pretrained_cfg=dict(config))
@@ -129,7 +134,7 @@ def without_prefix(state: StateDict, *prefixes: str) -> StateDict:
 
 
 def _timm_conversion(model: "nn.Module") -> Callable[[StateDict, "nn.Module"], StateDict]:
-    """Return the function of timm that converts other checkpoints for this kind of model."""
+    """Return the function of timm that converts checkpoints with other names for this kind of model."""
     import sys
 
     module = sys.modules[type(model).__module__]

@@ -27,14 +27,15 @@ Modality = Literal["vision", "text", "audio"]
 VOID = 255
 """Mask value of pixels that belong to no class."""
 Loader = Callable[[int], Any]
-"""Function that returns the raw item of a row. It can be pickled (a small dataclass with `__call__`), so that every
-kind of worker can use it. It opens files only when it is called, so processes do not share file handles. It may have a
-method `content(row) -> bytes` that returns a digest of a row without loading its item (`fungi.data.content`)."""
+"""Function that returns the raw item of a row. A loader can be pickled (a small dataclass with `__call__`), so that
+every kind of worker can use it. Loaders open files only when they are called, so processes do not share file handles.
+A loader may have a method `content(row) -> bytes` that returns a digest of a row without loading its item
+(`fungi.data.content`)."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Loader of selected rows of another loader."""
+    """Loader of selected rows of the loader `load`. rows: their numbers in `load`, int64."""
 
     load: Loader
     rows: np.ndarray
@@ -52,13 +53,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a dataset. It is never shuffled: row i of every file is sample i.
+    """One split of a dataset. The order of the rows never changes: row i of every feature file belongs to sample i.
 
-    targets: labels, uint32 `[n]`; for landmarks, the row number.
+    targets: labels, uint32 `[n]`; for landmarks, the row numbers; for segmentation, 0.
     ids: one name per row, the same on every machine (relative path, or index in the source file). The name seeds
         the random views of the sample and is part of the fingerprint of the dataset.
-    load: function row -> raw item. It raises FungiError with the file and the id if the item can't be read.
-    mask: function row -> class of each pixel, `[h w]` uint8, with the size of the image. Only for segmentation.
+    load: function row -> raw item. Raises FungiError with the file and the id if the item can't be read.
+    class_names: names of the classes in the order of the labels; empty if the classes have no names.
+    mask: function row -> class of each pixel, `[h w]` uint8, with the size of the image. None if the samples have no
+        masks.
     treatment: description of the changes to items when they are read; part of the fingerprint. Empty for published
         datasets.
     """
@@ -101,7 +104,7 @@ class Samples:
         return digest.hexdigest()
 
     def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' s']") -> "Samples":
-        """Return the samples of `rows`, in the order of `rows`. The samples keep their ids."""
+        """Return the samples at `rows`, in the order of `rows`. The samples keep their ids."""
         selected = np.asarray(rows, dtype=np.int64)
         return Samples(
             targets=self.targets[selected],
@@ -119,7 +122,7 @@ class MaskRules:
 
     ignored: mask value of pixels that the metric ignores.
     void_class: class of void pixels (255) in the labels of training patches; None: void pixels have no class.
-    unscored: classes that are not part of the mean of the metric.
+    unscored: classes whose score is not part of the mean over the classes.
     input_size: default side of the resized images, in pixels.
     """
 
@@ -133,20 +136,24 @@ class MaskRules:
 class DatasetSpec:
     """Description of a dataset in the registry.
 
-    classes: number of classes; for segmentation, number of classes of pixels.
-    sizes: published number of rows per split; the keys are the names of the splits. None: known only after opening.
-    open: function (data directory, split) -> Samples. It never downloads. It raises MissingFilesError with the missing
+    title: name of the dataset for readers.
+    classes: number of classes; for segmentation, number of classes of pixels. None: there are no classes, or their
+        number is known only after opening.
+    sizes: published number of rows per split; the keys are the names of the splits. None: the number is known only
+        after opening.
+    metric: name of the score in tables. modality: kind of the items.
+    open: function (data directory, split) -> Samples, which never downloads. Raises MissingFilesError with the missing
         files and their folder.
     published_open: `open` of the published code, if the labels in that code differ (used by `--profile published`).
     input_options: settings of the backbone input for this dataset: fields of the input description of the modality.
     download: function of the data directory that downloads the dataset. None: a program can't download it.
-    prepare: function of the data directory and the folder of archives. It unpacks and arranges archives that a person
-        downloads. Only `fungi prefetch` and the scripts call `download` and `prepare`. Both do nothing if their result
-        exists.
+    prepare: function of the data directory and the folder of archives. It unpacks archives that a person downloaded.
+        None: there are no such archives. Only `fungi prefetch` and the scripts call `download` and `prepare`. These
+        functions do nothing if their result exists.
     archives: commands that download the archives into `downloads`, and comments on manual steps.
     ground_truth: function data directory -> one record per query, for retrieval (`fungi.data.formats.landmarks`).
     masks: meaning of the mask values, for segmentation.
-    published: whether the dataset is part of the paper (spec vision 3.1).
+    is_in_paper: whether the dataset is part of the paper (spec vision 3.1).
     notes: comment on the dataset, for the log and for lists.
     pca_dim: PCA size for this dataset. None: the size of the backbone.
     """
@@ -165,17 +172,17 @@ class DatasetSpec:
     archives: tuple[str, ...] = ()
     ground_truth: Callable[[Path], list[Any]] | None = None
     masks: MaskRules | None = None
-    published: bool = True
+    is_in_paper: bool = True
     notes: str = ""
     pca_dim: int | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits."""
+        """Names of the splits."""
         return tuple(self.sizes)
 
     def as_published(self) -> "DatasetSpec":
-        """Return the dataset with the labels of the published code."""
+        """Return the dataset with the labels of the published code, for `--profile published`."""
         return self if self.published_open is None else replace(self, open=self.published_open)
 
     def open_split(self, split: str, data_dir: Path) -> Samples:

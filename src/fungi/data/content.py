@@ -3,8 +3,8 @@
 The digest of a file covers its size and a few pieces. Files up to 16 KiB are hashed completely. In larger files, pieces
 of 4 KiB are hashed: at the start, at two places in the middle and at the end. These pieces suffice for compressed files
 (JPEG, PNG, WebP), because a changed pixel changes all bytes after it. In uncompressed files, a change can affect only
-one byte, so they are hashed completely. Folder names, times and permissions are not part of a digest, so a copy has the
-same digest.
+one byte, so uncompressed files are hashed completely. Folder names, times and permissions are not part of a digest, so
+a copy of a file has the same digest.
 """
 
 import hashlib
@@ -20,11 +20,12 @@ import numpy as np
 from fungi.errors import FungiError, MissingFilesError
 
 PIECE = 4096
+"""Number of bytes of a piece."""
 FULLY_HASHED = 4 * PIECE
 """Largest size in bytes of a file that is hashed completely; larger files are hashed in four pieces."""
 
 UNCOMPRESSED = (b"RIFF", b"BM", b"P5", b"P6", b"II*\0", b"MM\0*")
-"""First bytes of WAV, BMP, PGM, PPM and TIFF."""
+"""First bytes of uncompressed files: WAV, BMP, PGM, PPM and TIFF."""
 
 READERS = 16
 """Number of threads that read files; most of the time is spent waiting for the file system."""
@@ -76,14 +77,14 @@ def digest_of_item(item: Any) -> bytes:
 
 
 def digests(load: Callable[[int], Any], rows: int) -> Iterator[bytes]:
-    """Yield the digests of the rows, in order.
+    """Yield the digests of the rows 0 to `rows` - 1 in order, joined for 256 rows at a time.
 
     If the loader has a method `content(row) -> bytes`, this method returns the digests. Otherwise, each item is loaded.
     """
     digest_of_row = getattr(load, "content", None) or (lambda row: digest_of_item(load(row)))
-    chunks = [range(start, min(start + 256, rows)) for start in range(0, rows, 256)]
+    row_ranges = [range(start, min(start + 256, rows)) for start in range(0, rows, 256)]
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(lambda chunk: b"".join(map(digest_of_row, chunk)), chunks)
+        yield from pool.map(lambda row_range: b"".join(map(digest_of_row, row_range)), row_ranges)
 
 
 def _digest(read: Reader, size: int) -> bytes:

@@ -24,7 +24,10 @@ class DamagedItem:
 
 
 def damaged_items(samples: Samples, rows: Iterable[int] | None = None, *, label: str = "reading") -> list[DamagedItem]:
-    """Decode the items of `rows` (default: all rows) and return those that can't be read, in the same order."""
+    """Read the items and masks of `rows` (None: all rows), and return the damaged items in the order of `rows`.
+
+    label: name of this step in the progress display.
+    """
     selected = list(range(len(samples)) if rows is None else rows)
 
     def check(row: int) -> DamagedItem | None:
@@ -60,7 +63,7 @@ def damage_error(
 
 
 def damage_lines(damaged: list[DamagedItem]) -> list[str]:
-    """Return a line with the cause for each of the first damaged items, and a line with the number of further items."""
+    """Return lines with the causes of the first ten damaged items, and a line with the number of further items."""
     causes = [item.cause.removesuffix(" Replace the file.") for item in damaged[:MAX_LISTED]]
     further = [f"and {len(damaged) - MAX_LISTED:,} more"] if len(damaged) > MAX_LISTED else []
     return [*causes, *further]

@@ -1,7 +1,7 @@
 """Split class folders into train and test: a fifth of each class is for testing.
 
-A hash of the file names selects the test images. The split is the same on every machine. If an image is added, only few
-of the other images change from one split to the other.
+A hash of the file names selects the test images, so the split is the same on every machine. If an image is added, only
+a few other images move from one split to the other split.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ SPLITS = ("train", "test")
 
 
 def split_by_hash(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names of each split, in the order of `names`. If there are several names, test has at least one."""
+    """Return split -> its names, in the order of `names`. If there are several names, each split has at least one."""
     by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-    count = max(1, round(TEST_SHARE * len(names))) if len(names) > 1 else 0
-    test = set(by_hash[:count])
+    test_count = max(1, round(TEST_SHARE * len(names))) if len(names) > 1 else 0
+    test = set(by_hash[:test_count])
     return {"train": [name for name in names if name not in test], "test": [name for name in names if name in test]}
 
 

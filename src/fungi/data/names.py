@@ -32,9 +32,8 @@ class PackedNames(Sequence[str]):
     def __getitem__(self, row: int | slice) -> "str | PackedNames":
         if isinstance(row, slice):
             return PackedNames(self[index] for index in range(*row.indices(len(self))))
-        end = int(self._ends[row])
-        position = range(len(self))[row]
-        start = int(self._ends[position - 1]) if position else 0
+        row = range(len(self))[row]  # counts a negative index from the end, as a list does
+        start, end = int(self._ends[row - 1]) if row else 0, int(self._ends[row])
         return self._bytes[start:end].tobytes().decode()
 
 

@@ -1,7 +1,7 @@
 """Datasets of the user: class folders, saved datasets, images with masks.
 
-The user gives the name and the path (`--dataset NAME=folder:PATH`). For `--dataset NAME` alone, the path is
-`<data_dir>/NAME`. The name becomes a folder below `--root`, so it has to be a valid file name.
+The user writes the name and the path (`--dataset NAME=folder:PATH`). For `--dataset NAME` alone, the path is
+`<data_dir>/NAME`. Results are written to folders called NAME, so NAME has to be a valid file name.
 """
 
 import re
@@ -19,7 +19,7 @@ from fungi.data.formats.image_folders import (
     is_skipped,
     warn_of_ignored_files,
 )
-from fungi.data.formats.mask_files import class_numbers, mask_names, masked_samples
+from fungi.data.formats.mask_files import class_values, mask_names, masked_samples
 from fungi.data.hash_split import SPLITS, HashSplit
 from fungi.data.split_names import recognised_splits, resolve_splits
 from fungi.errors import FungiError, MissingFilesError, did_you_mean
@@ -82,7 +82,10 @@ def _log_treatment(name: str) -> None:
 
 
 def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of class folders. All splits have the classes of train, so a label always means the same class."""
+    """Return a split of class folders. All splits have the classes of train, so a label always means the same class.
+
+    split_folders: split -> name of its folder, with `train` first.
+    """
     classes = class_folders(root / next(iter(split_folders.values())))
     warn_of_ignored_files(root / split_folders[split])
     _log_treatment(name)
@@ -90,7 +93,10 @@ def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir
 
 
 def _open_saved(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of a saved dataset. All splits have the same classes, so a label always means the same class."""
+    """Return a split of a saved dataset. All splits have the same classes, so a label always means the same class.
+
+    split_folders: split -> name of its folder, with `train` first.
+    """
     classes = saved_classes(root, list(split_folders.values()))
     samples = open_saved(root, split_folders[split], class_names=classes, as_displayed=True)
     if samples.treatment:
@@ -112,14 +118,17 @@ def _folder_spec(name: str, root: Path) -> DatasetSpec:
         classes=classes,
         sizes=dict.fromkeys(split_folders),
         open=partial(_open_folders, name, root, split_folders),
-        published=False,
+        is_in_paper=False,
     )
 
 
 def _advice(name: str, root: Path) -> str:
     """Return a sentence that explains how to use a folder without splits."""
     if any(image_names(root / folder) for folder in class_folders(root)):
-        return f"If its folders are classes, write --dataset {name}=split:{root}; a fifth of each is then for testing."
+        return (
+            f"If its folders are classes, write --dataset {name}=split:{root}; a fifth of each class is then for "
+            "testing."
+        )
     if image_names(root):
         return f"Its pictures have no classes; fungi similar --images {root} shows similar pictures."
     return "Put class folders there."
@@ -141,23 +150,26 @@ def _hash_split_spec(name: str, root: Path) -> DatasetSpec:
         classes=len(class_folders(root)),
         sizes=dict.fromkeys(SPLITS),
         open=HashSplit(root),
-        published=False,
+        is_in_paper=False,
     )
 
 
 def _open_masked(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
-    """Return a split of images and masks. Without `classes.txt`, each value in the masks of any split is a class."""
+    """Return a split of images and masks. If there is no `classes.txt`, each value in the masks is a class.
+
+    split_folders: split -> name of its folder. The masks of all splits determine the classes.
+    """
     folder = split_folders[split]
     class_names = _listed_classes(root)
     images = image_names(root / folder / "images")
     if not images:
         raise MissingFilesError(f"no image in {root / folder / 'images'}. Put the images of {split} there.")
     masks = [f"{folder}/{mask}" for mask in mask_names(root / folder, images)]
-    numbers = class_numbers(root, tuple(split_folders.values()), len(class_names) or None)
-    classes = class_names or [f"class {value}" for value in numbers]
+    values = class_values(root, tuple(split_folders.values()), len(class_names) or None)
+    classes = class_names or [f"class {value}" for value in values]
     _log_treatment(name)
     paths = [f"{folder}/images/{image}" for image in images]
-    return masked_samples(root, paths, masks, classes, numbers=numbers, as_displayed=True)
+    return masked_samples(root, paths, masks, classes, class_values=values, as_displayed=True)
 
 
 def _listed_classes(root: Path) -> list[str]:
@@ -176,17 +188,17 @@ def _masked_spec(name: str, root: Path) -> DatasetSpec:
     return DatasetSpec(
         name=name,
         title=f"images and masks below {root}",
-        classes=len(_listed_classes(root) or class_numbers(root, tuple(split_folders.values()), None)),
+        classes=len(_listed_classes(root) or class_values(root, tuple(split_folders.values()), None)),
         sizes=dict.fromkeys(split_folders),
         metric="mIoU",
         open=partial(_open_masked, name, root, split_folders),
         masks=MaskRules(),
-        published=False,
+        is_in_paper=False,
     )
 
 
 def _saved_spec(name: str, root: Path) -> DatasetSpec:
-    """Return the dataset for `NAME=hf:PATH`. A dataset of the hub has been downloaded to `root` before."""
+    """Return the dataset for `NAME=hf:PATH`. A dataset of the hub is already downloaded to `root`."""
     split_folders = resolve_splits(name, saved_splits(root), accept_any_name=True)
     if not split_folders:
         raise MissingFilesError(
@@ -199,7 +211,7 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
         sizes=dict.fromkeys(split_folders),
         modality=modality_of(root, next(iter(split_folders.values()))),
         open=partial(_open_saved, name, root, split_folders),
-        published=False,
+        is_in_paper=False,
     )
 
 

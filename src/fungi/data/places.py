@@ -40,7 +40,7 @@ class Place:
         raise MissingFilesError(self._error_message(data_dir, needs))
 
     def _error_message(self, data_dir: Path, needs: tuple[str, ...]) -> str:
-        """Return an error message. It lists the missing paths in the folder that has the fewest missing paths."""
+        """Return the error message with the missing paths of the folder in which the fewest paths are missing."""
         roots = [data_dir / folder for folder in self.folders]
         missing_by_root = [[need for need in needs if not (root / need).exists()] for root in roots]
         fewest = min(missing_by_root, key=len)
@@ -73,5 +73,5 @@ def reading(place: Place, root: Path) -> Iterator[None]:
 
 
 def relative(root: Path, paths: list[Any]) -> list[str]:
-    """Return the paths of files relative to `root`, with forward slashes, as sample ids."""
+    """Return the paths of files relative to `root`, with forward slashes. They serve as sample ids."""
     return [Path(path).relative_to(root).as_posix() for path in paths]

@@ -1,7 +1,4 @@
-"""Download, unpack and verify datasets, before any extraction.
-
-The scripts call these functions.
-"""
+"""Download, unpack and verify datasets before the extraction of features. Scripts call these functions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +48,7 @@ class VerifySettings:
 
 
 def prepare(settings: PrepareSettings) -> None:
-    """Unpack and verify datasets from archives that a person downloaded. Existing results are kept."""
+    """Unpack datasets from archives that a person downloaded, and verify them. Existing folders are not changed."""
     for name in settings.dataset:
         prepare_dataset = DATASETS[name].prepare
         assert prepare_dataset is not None
@@ -60,7 +57,7 @@ def prepare(settings: PrepareSettings) -> None:
 
 
 def sources() -> str:
-    """Return a text with the names of datasets that have archives, and the commands that download these archives."""
+    """Return a help text: the names of the datasets that have archives, and the commands that download them."""
     names_by_archives: dict[tuple[str, ...], list[str]] = {}
     for name in _datasets_with_archives():
         names_by_archives.setdefault(DATASETS[name].archives, []).append(name)
@@ -73,7 +70,7 @@ def _datasets_with_archives() -> list[str]:
 
 
 def download(settings: DownloadSettings) -> None:
-    """Download a dataset and verify it. Existing files are kept.
+    """Download a dataset and verify it. Existing files are not downloaded again.
 
     Raises FungiError for a dataset that a program can't download.
     """
@@ -97,7 +94,7 @@ def verify(settings: VerifySettings) -> None:
 
 
 def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = False) -> Iterator[str]:
-    """Verify each split, and yield a line with its facts.
+    """Verify each split, and yield a line with its number of rows and classes and its fingerprint.
 
     every_item: read all items, not only the first and the last item of each split.
     Raises FungiError if the number of rows or classes differs from the published number, or if an item can't be read.
@@ -109,17 +106,20 @@ def verify_dataset(spec: DatasetSpec, data_dir: Path, *, every_item: bool = Fals
                 f"dataset {spec.name!r}: split {split} has {counted(len(samples), 'row')}, but the published split has "
                 f"{expected}. Files are missing, or there are too many. Unpack the dataset again into an empty folder."
             )
-        classes = _count_classes(spec, samples, split)
+        classes = _class_phrase(spec, samples, split)
         rows = range(len(samples)) if every_item else dict.fromkeys((0, len(samples) - 1))
         if damaged := damaged_items(samples, rows, label=split):
             raise damage_error([damaged], len(samples))
-        readable = f"{'every item' if every_item else 'first and last item'} readable"
+        readable_items = f"{'every item' if every_item else 'first and last item'} readable"
         fingerprint = f"fingerprint {samples.fingerprint()[:12]}"
-        yield f"{spec.name} {split}: {counted(len(samples), 'row')}{classes}, {readable}, {fingerprint}"
+        yield f"{spec.name} {split}: {counted(len(samples), 'row')}{classes}, {readable_items}, {fingerprint}"
 
 
-def _count_classes(spec: DatasetSpec, samples: Samples, split: str) -> str:
-    """Return a phrase with the number of classes. Raises FungiError if the number differs from the published number."""
+def _class_phrase(spec: DatasetSpec, samples: Samples, split: str) -> str:
+    """Return a phrase with the number of classes; empty if the dataset has no known number of classes.
+
+    Raises FungiError if the number differs from the published number.
+    """
     if spec.masks is not None:
         return f" with masks of {counted(len(samples.class_names), 'class')}"
     if spec.classes is None:

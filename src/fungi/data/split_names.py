@@ -13,7 +13,7 @@ SPLIT_NAMES = {
 
 
 def recognised_splits(names: Sequence[str]) -> dict[str, str]:
-    """Return split -> its name among `names`. Splits without an accepted name are left out."""
+    """Return split -> its name among `names`. Splits that have no accepted name in `names` are left out."""
     by_lower = {name.lower().replace("-", "_"): name for name in reversed(names)}
     split_names = {
         split: next((by_lower[name] for name in accepted if name in by_lower), None)
@@ -26,10 +26,10 @@ def resolve_splits(dataset: str, names: Sequence[str], *, accept_any_name: bool 
     """Return split -> its name among `names`, with `train` first; empty if no split is recognised.
 
     If there are two names, and only one is recognised (as train or test), the unrecognised name is the other split.
-    If only train and valid are recognised, valid is used as test.
+    If only train and valid are recognised, the folder or split of valid is used as test.
 
     accept_any_name: whether two unrecognised names are accepted as train and test, in this order.
-    Logs the names that are not the usual name of their split, and warns of ignored names.
+    Logs each name that is used for a split but is not an accepted name of this split, and warns of ignored names.
     """
     split_names = recognised_splits(names)
     other_names = [name for name in names if name not in split_names.values()]
@@ -41,7 +41,7 @@ def resolve_splits(dataset: str, names: Sequence[str], *, accept_any_name: bool 
     elif set(split_names) == {"train", "valid"}:
         split_names = {"train": split_names["train"], "test": split_names["valid"]}
     for split, name in split_names.items():
-        if split not in SPLIT_NAMES or name.lower() not in SPLIT_NAMES[split]:
+        if name.lower() not in SPLIT_NAMES[split]:
             logger.info(f"{dataset}: {name} is used as the split {split}.")
     if split_names and other_names:
         logger.warning(f"{dataset}: ignored, because not train, valid or test: {', '.join(sorted(other_names))}.")

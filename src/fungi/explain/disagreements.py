@@ -17,7 +17,10 @@ from fungi.store.reading import read_class_names, read_sample_ids
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One row: its index and id, its class, and the class predicted by each of the two features."""
+    """A row that exactly one of two features classifies correctly.
+
+    truth: class of the row. predicted: class predicted with the first feature, and with the second feature.
+    """
 
     row: int
     id: str
@@ -27,7 +30,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two features of a result.
+    """Two features of a result. rows: number of scored rows.
 
     only_first, only_second: rows that only the first feature, or only the second feature, classifies correctly.
     """
@@ -65,18 +68,18 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
     if first == second:
         raise FungiError("--features takes two different features of the result.")
     first_labels, second_labels = np.array(predictions[first]), np.array(predictions[second])
-    ids, names = _ids(content, len(targets)), _class_names(content)
+    ids, class_names = _ids(content, len(targets)), _class_names(content)
     first_correct, second_correct = first_labels == targets, second_labels == targets
 
-    def disagreements(rows: np.ndarray) -> list[Disagreement]:
+    def disagreements(is_disagreement: np.ndarray) -> list[Disagreement]:
         return [
             Disagreement(
                 row,
                 ids[row],
-                _name(names, targets[row]),
-                (_name(names, first_labels[row]), _name(names, second_labels[row])),
+                _name(class_names, targets[row]),
+                (_name(class_names, first_labels[row]), _name(class_names, second_labels[row])),
             )
-            for row in np.flatnonzero(rows).tolist()
+            for row in np.flatnonzero(is_disagreement).tolist()
         ]
 
     only_first = disagreements(first_correct & ~second_correct)
@@ -89,25 +92,26 @@ def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | N
 
     If the data is missing, or if the features were computed from other data, log the reason and return None.
     """
-    record = next((origin["provenance"] for origin in _origins(content).values() if origin.get("provenance")), None)
-    if record is None or "imported" in record.get("settings", {}):
+    provenances = (origin["provenance"] for origin in _origins(content).values() if origin.get("provenance"))
+    provenance = next(provenances, None)
+    if provenance is None or "imported" in provenance.get("settings", {}):
         logger.info("the features come from another program: samples are listed by id.")
         return None
-    settings = record.get("settings", {})
+    settings = provenance.get("settings", {})
     folder = data_dir or Path(settings.get("data_dir", "data"))
     try:
-        dataset = resolve_dataset(settings.get("dataset") or record["dataset"], folder)
-        if choose_profile(record["profile"]).published_labels:
+        dataset = resolve_dataset(settings.get("dataset") or provenance["dataset"], folder)
+        if choose_profile(provenance["profile"]).published_labels:
             dataset = dataset.as_published()
-        samples = _scored_samples(dataset.open_split(record["split"], folder), content)
+        samples = _scored_samples(dataset.open_split(provenance["split"], folder), content)
     except (FungiError, OSError) as error:
         logger.warning(
-            f"samples are listed by id, since the data can't be opened: {error} Give its folder with --data-dir."
+            f"samples are listed by id, because the data can't be opened: {error} Give its folder with --data-dir."
         )
         return None
-    if samples.fingerprint() != record["dataset_fingerprint"]:
+    if samples.fingerprint() != provenance["dataset_fingerprint"]:
         logger.warning(
-            f"samples are listed by id, since {record['dataset']} in {folder} is not the data that the features were"
+            f"samples are listed by id, because {provenance['dataset']} in {folder} is not the data that the features were"
             " computed from. Give its folder with --data-dir."
         )
         return None
@@ -131,6 +135,7 @@ def _origins(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _ids(content: Mapping[str, Any], rows: int) -> Sequence[str]:
+    """Return the sample ids; row numbers if the result and its embeddings file have no ids of these rows."""
     ids = content.get("sample_ids") or _from_file(content, read_sample_ids)
     return ids if ids and len(ids) == rows else [f"row {row}" for row in range(rows)]
 
@@ -149,5 +154,5 @@ def _from_file(content: Mapping[str, Any], read: Any) -> Sequence[str] | None:
     return texts
 
 
-def _name(names: Sequence[str], label: np.integer) -> str:
-    return names[int(label)] if 0 <= label < len(names) else f"class {label}"
+def _name(class_names: Sequence[str], label: np.integer) -> str:
+    return class_names[int(label)] if 0 <= label < len(class_names) else f"class {label}"

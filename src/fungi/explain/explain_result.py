@@ -13,8 +13,8 @@ DESCRIPTION = """Write a page of the samples that only one of two features class
   fungi explain features/results/knn/digits/digits-vit.json
   fungi explain features/results/knn/digits/digits-vit.json --features embeddings embeddings+kl
 
-Pictures and texts are read from the dataset that the features were computed from. If it is missing, the samples
-are listed by their ids."""
+Pictures and texts are read from the dataset that the features were computed from. If this dataset is missing, the
+samples are listed by their ids."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from fungi.explain.disagreements import Comparison, Disagreement
 from fungi.report.page import document, picture_address
 from fungi.report.words import feature_in_words
 
-SIZE = 160
-LONGEST_TEXT = 400
+SIZE = 160  # of pictures, in pixels
+LONGEST_TEXT = 400  # number of characters
 STYLE = """
 ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
      grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
@@ -37,26 +37,31 @@ def page(comparison: Comparison, load: Callable[[int], Any] | None, count: int, 
 
 
 def _section(
-    samples: Sequence[Disagreement], better: int, comparison: Comparison, load: Callable[[int], Any] | None, count: int
+    samples: Sequence[Disagreement], correct: int, comparison: Comparison, load: Callable[[int], Any] | None, count: int
 ) -> str:
-    name, other = (feature_in_words(comparison.features[index]) for index in (better, 1 - better))
+    """Return the section of the samples that only one feature classifies correctly.
+
+    correct: index of this feature in the comparison, 0 or 1.
+    """
+    name, other_name = (feature_in_words(comparison.features[index]) for index in (correct, 1 - correct))
     number = f", the first {count} of {len(samples)}" if len(samples) > count else f" ({len(samples)})"
-    figures = "".join(_figure(sample, other, sample.predicted[1 - better], load) for sample in samples[:count])
+    figures = "".join(_figure(sample, other_name, sample.predicted[1 - correct], load) for sample in samples[:count])
     return (
         f"<section><h2>Correct only with {escape(name)}{number}</h2><ol>{figures or '<li>none</li>'}</ol></section>\n"
     )
 
 
-def _figure(sample: Disagreement, other: str, wrong: str, load: Callable[[int], Any] | None) -> str:
+def _figure(sample: Disagreement, other_name: str, wrong_class: str, load: Callable[[int], Any] | None) -> str:
+    """Return a sample as HTML: picture or text, id, true class, and the wrong class of the other feature."""
     return (
         f"<li><figure>{_item(load, sample.row)}<figcaption><code>{escape(sample.id)}</code><br>"
         f"<span class='right'>{escape(sample.truth)}</span><br>"
-        f"{escape(other)}: <span class='wrong'>{escape(wrong)}</span></figcaption></figure></li>"
+        f"{escape(other_name)}: <span class='wrong'>{escape(wrong_class)}</span></figcaption></figure></li>"
     )
 
 
 def _item(load: Callable[[int], Any] | None, row: int) -> str:
-    """Return a picture or a text as HTML, or an empty text for a sound."""
+    """Return a picture or a text as HTML; an empty text for a sound, or without `load`."""
     item = None if load is None else load(row)
     if isinstance(item, tuple) and all(isinstance(part, str) for part in item):
         item = " / ".join(item)

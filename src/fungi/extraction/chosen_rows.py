@@ -50,4 +50,4 @@ def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) ->
     if not limit:
         return chosen
     unknown_sizes = dict.fromkeys(dataset.sizes)
-    return replace(chosen, name=limited_name(dataset.name, limit), sizes=unknown_sizes, published=False)
+    return replace(chosen, name=limited_name(dataset.name, limit), sizes=unknown_sizes, is_in_paper=False)

@@ -32,9 +32,10 @@ def run(settings: ImportSettings) -> list[Path]:
     splits = by_split(_arrays(settings))
     labels = _labels(splits, settings)
     layout, paths = Layout(settings.root), []
-    for split, roles in splits.items():
+    for split, arrays in splits.items():
         path = layout.features(settings.feature, settings.dataset, settings.backbone, split)
-        _write(path, settings, split, roles, *labels.get(split, (None, [])))
+        labels_of_split, class_names = labels.get(split, (None, []))
+        _write(path, settings, split, arrays, labels_of_split, class_names)
         paths.append(path)
     return paths
 
@@ -45,37 +46,41 @@ def show(settings: ImportSettings, paths: list[Path]) -> None:
 
 
 def _arrays(settings: ImportSettings) -> list[Any]:
-    """Return the arrays of all files in the settings."""
+    """Return the arrays of all files in the settings. Labels from `--targets` replace labels in other files."""
     from fungi.importing.roles import NamedArray, files_in, named_arrays
     from fungi.store.foreign import TARGET_KEYS, choose_key, split_key
 
     arrays = []
     for index, text in enumerate(settings.files):
         path, key = split_key(text)
-        of_file = [array for file in files_in(path) for array in named_arrays(file, key, settings.split)]
-        if key is not None and not any(array.key == key for array in of_file):
+        arrays_of_path = [array for file in files_in(path) for array in named_arrays(file, key, settings.split)]
+        if key is not None and not any(array.key == key for array in arrays_of_path):
             from fungi.store.foreign import load_array
 
             load_array(path, key)  # raises an error that lists the arrays
         if settings.targets:
-            features = next((array for array in of_file if array.role == "features"), None)
+            features = next((array for array in arrays_of_path if array.role == "features"), None)
             labels_path, labels_key = split_key(settings.targets[index])
             labels_key = choose_key(labels_path, TARGET_KEYS, 1) if labels_key is None else labels_key
-            of_file = [array for array in of_file if array.role != "labels"]
-            of_file.append(NamedArray(labels_path, labels_key, (), "labels", features.split if features else ""))
-        arrays += of_file
+            labels = NamedArray(labels_path, labels_key, (), "labels", features.split if features else "")
+            arrays_of_path = [*(array for array in arrays_of_path if array.role != "labels"), labels]
+        arrays += arrays_of_path
     return arrays
 
 
 def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple[Int64[np.ndarray, " n"], list[str]]]:
-    """Return split -> (labels, class names). Labels that are texts become the index of the text in sorted order."""
+    """Return split -> (labels, class names). If labels are texts, a label becomes its position among the sorted texts.
+
+    splits: split -> role -> array. Raises FungiError for embeddings without labels, and for labels that can't be
+    matched.
+    """
     from fungi.importing.roles import texts_of
     from fungi.store.foreign import load_array, targets_of
 
-    labels_of: dict[str, Any] = {}
-    for split, roles in splits.items():
-        if "labels" in roles:
-            array = roles["labels"]
+    labels_of: dict[str, Any] = {}  # split -> texts or numbers
+    for split, arrays in splits.items():
+        if "labels" in arrays:
+            array = arrays["labels"]
             values = load_array(array.path, array.key)
             is_text = values.dtype.kind in "USO"
             labels_of[split] = (
@@ -83,12 +88,12 @@ def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple
             )
         elif settings.feature == EMBEDDINGS:
             raise FungiError(
-                f"there are no labels of split {split} for {roles['features']}. Name them with --targets FILE:KEY."
+                f"there are no labels of split {split} for {arrays['features']}. Name them with --targets FILE:KEY."
             )
     texts = sorted({text for labels in labels_of.values() if isinstance(labels, list) for text in labels})
     if texts and any(not isinstance(labels, list) for labels in labels_of.values()):
         raise FungiError("the labels of some splits are texts and of others numbers: they can't be matched.")
-    names = {split: texts_of(roles["classes"]) if "classes" in roles else texts for split, roles in splits.items()}
+    names = {split: texts_of(arrays["classes"]) if "classes" in arrays else [] for split, arrays in splits.items()}
     if texts:
         _require_same_names(texts, splits, settings)
         index_of = {text: index for index, text in enumerate(texts)}
@@ -98,7 +103,7 @@ def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple
 
 
 def _require_same_names(names: list[str], splits: dict[str, Any], settings: ImportSettings) -> None:
-    """Raise FungiError if an existing split has other class names."""
+    """Raise FungiError if an existing feature file of another split has other class names."""
     from fungi.store.reading import read_class_names
 
     folder = Layout(settings.root).embeddings(settings.dataset, settings.backbone, "any").parent
@@ -113,28 +118,34 @@ def _require_same_names(names: list[str], splits: dict[str, Any], settings: Impo
 
 
 def _checked(labels: Int64[np.ndarray, " n"], array: Any) -> Int64[np.ndarray, " n"]:
-    """Return the labels. Raises FungiError if a label is out of range."""
+    """Return the labels. Raises FungiError if a label is negative or needs more than 32 bits."""
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**32:
         raise FungiError(f"{array}: labels are between {labels.min()} and {labels.max()}; they must be 0 or larger.")
     return labels
 
 
-def _write(path: Path, settings: ImportSettings, split: str, roles: Any, labels: Any, names: list[str]) -> None:
-    """Write the feature file of a split, with checksums, unless the file exists."""
+def _write(
+    path: Path, settings: ImportSettings, split: str, arrays_by_role: Any, labels: Any, names: list[str]
+) -> None:
+    """Write the feature file of a split, with checksums, unless the file exists. names: class names.
+
+    Raises FungiError if the arrays are not features `[n d]` with a label and an id per row.
+    """
     from fungi.importing.roles import texts_of
     from fungi.store.foreign import load_array
     from fungi.store.provenance import write_provenance
     from fungi.store.reading import CLASS_NAMES, SAMPLE_IDS, TARGETS
     from fungi.store.skeleton import new_skeleton
 
-    array = roles["features"]
+    array = arrays_by_role["features"]
     values = np.asarray(load_array(array.path, array.key))
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise FungiError(f"{array} contains {values.dtype} of shape {values.shape}, but features are numbers [n d].")
-    ids = texts_of(roles["ids"]) if "ids" in roles else []
-    for label, count in (("labels", None if labels is None else len(labels)), ("sample ids", len(ids) or None)):
+    ids = texts_of(arrays_by_role["ids"]) if "ids" in arrays_by_role else []
+    counts = {"labels": None if labels is None else len(labels), "sample ids": len(ids) or None}
+    for content, count in counts.items():
         if count not in (None, len(values)):
-            raise RefusedJoinError(f"row count differs: {count} {label}, {counted(len(values), 'row')} in {array}.")
+            raise RefusedJoinError(f"row count differs: {count} {content}, {counted(len(values), 'row')} in {array}.")
     provenance = _provenance(settings, split, array, values, labels, ids)
     if path.exists() and not settings.overwrite:
         _require_same_features(path, provenance)
@@ -179,7 +190,7 @@ def _provenance(
     labels: Int64[np.ndarray, " n"] | None,
     ids: list[str],
 ) -> Any:
-    """Return the provenance: the source file and its hash. Model, input and device are `unknown`."""
+    """Return the provenance of imported features. It names the source file and its hash; the model is `unknown`."""
     from fungi.store.provenance import Provenance
     from fungi.store.reading import provenance_of
 
@@ -188,7 +199,7 @@ def _provenance(
     digest.update(b"" if labels is None else np.ascontiguousarray(labels, dtype=np.int64).tobytes())
     fingerprint = f"imported-{digest.hexdigest()}"
     if settings.feature != EMBEDDINGS and embeddings.is_file() and (of_embeddings := provenance_of(embeddings)):
-        fingerprint = of_embeddings.dataset_fingerprint  # with the same split, the user declares the same rows
+        fingerprint = of_embeddings.dataset_fingerprint  # the user states by the split that the rows are the same
     source = {"file": str(array.path.resolve()), "array": array.key, "sha256": sha256_of(array.path)}
     return Provenance(
         feature=settings.feature,

@@ -15,6 +15,7 @@ from fungi.store.foreign import load_array, shapes_of
 
 Role = Literal["features", "labels", "ids", "classes"]
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
+"""Text in a name -> split. The first text that matches decides, so longer texts come first."""
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 _SPLIT = re.compile("|".join(SPLITS))
 _ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
@@ -27,7 +28,10 @@ _ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
 
 @dataclass(frozen=True)
 class NamedArray:
-    """An array of a file, with its role and split. split: empty if the names do not contain a split."""
+    """An array of a file, with its role and split.
+
+    key: name of the array in the file; empty if the file is the array. split: empty if the names contain no split.
+    """
 
     path: Path
     key: str
@@ -50,7 +54,8 @@ def named_arrays(path: Path, key: str | None, split: str) -> list[NamedArray]:
         role: Role | None = "features" if name == key else _role(name.lower() or stem, stem, shape)
         is_other_feature = key is not None and role == "features" and name != key
         if role is not None and not is_other_feature:
-            arrays.append(NamedArray(path, name, shape, role, split or _split(name.lower()) or _split(stem)))
+            split_of_array = split or _split(name.lower()) or _split(stem)
+            arrays.append(NamedArray(path, name, shape, role, split_of_array))
     return arrays
 
 
@@ -65,7 +70,12 @@ def files_in(path: Path) -> list[Path]:
 
 
 def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
-    """Return split -> role -> array. Raises FungiError if two arrays have the same role, or for an unknown split."""
+    """Return split -> role -> array, for the splits with features. If these are train and valid, valid becomes test.
+
+    Arrays without a split, for example class names, are added to every split that has no such array.
+    Raises FungiError if two arrays have the same role and split, if the split of features is unknown, or if there are
+    no features.
+    """
     splits: dict[str, dict[Role, NamedArray]] = {}
     for array in arrays:
         if array.role == "features" and not array.split:
@@ -95,15 +105,20 @@ def texts_of(array: NamedArray) -> list[str]:
 
 
 def _role(name: str, stem: str, shape: tuple[int, ...]) -> Role | None:
-    """Return the role of an array, by its name or by the name of its file; None for an array without a role."""
+    """Return the role of an array, by its name or by the name of its file; None for an array without a role.
+
+    Features have two axes, arrays of other roles do not. A matrix whose names do not show a role counts as features.
+    """
+    is_matrix = len(shape) == 2
     for text in (name.replace("/", "_"), stem):
         for role, pattern in _ROLES:
             if pattern.search(text):
-                return role if (len(shape) == 2) == (role == "features") else None
-    return "features" if len(shape) == 2 else None
+                return role if is_matrix == (role == "features") else None
+    return "features" if is_matrix else None
 
 
 def _split(name: str) -> str:
+    """Return the split that a name contains; empty if it contains none."""
     match = _SPLIT.search(name)
     return SPLITS[match.group()] if match else ""
 

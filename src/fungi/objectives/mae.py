@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fungi.backbones.encoders import Encoded
-from fungi.backbones.masked_autoencoder import Reconstruction
+from fungi.backbones.masked_autoencoder import ReconstructionEncoder
 from fungi.errors import FungiError
 from fungi.objectives.base import Objective, Support, register
 
@@ -30,7 +30,7 @@ class MAE(Objective):
 
     name = "mae"
     views = "masked"
-    encoder: ClassVar = Reconstruction
+    encoder: ClassVar = ReconstructionEncoder
 
     normalize: bool = False
     project: bool = False

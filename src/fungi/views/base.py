@@ -56,13 +56,13 @@ class HasStream(Protocol):
 
 @runtime_checkable
 class Grouping(Protocol):
-    """A view generator that selects the samples that are encoded together: texts of similar length.
+    """A view generator that divides a batch into groups of samples that are encoded together: texts of similar length.
 
     For other generators, samples are encoded in the order of the batch.
     """
 
-    def groups(self, batch: Any, size: int) -> Iterator[tuple[Int64[Tensor, " g"], Any]]:
-        """Yield parts of a collated batch on the CPU, at most `size` samples each: (rows in the batch, part)."""
+    def groups(self, batch: Any, size: int) -> Iterator[tuple[Int64[Tensor, " rows"], Any]]:
+        """Yield (rows in the batch, their part of the batch) for each group of at most `size` samples, on the CPU."""
 
 
 @runtime_checkable
@@ -104,8 +104,8 @@ class ModalityDefaults(Protocol):
 def forwards_of(views: ViewGenerator) -> float:
     """Return the cost of encoding the views of a sample, in forwards of the full input size.
 
-    The cost of a smaller view is its share of the area. The true cost is a little lower, because of attention: with
-    ViT-S/16, a view with half the side took 0.23 of a forward, and it counts as 0.25.
+    A smaller view counts as its share of the area of the full input. Its true cost is a little lower, because of
+    attention: with ViT-S/16, a view with half the side took 0.23 of a forward, and counts as 0.25.
     """
     if not isinstance(views, OwnSizes):
         return float(views.n_views)
@@ -135,7 +135,7 @@ class NoViewsError(FungiError):
 
 
 class UnknownOptionError(FungiError):
-    """Raised for an option that a kind of views does not have. known: names of the existing options."""
+    """Raised for an option that a kind of views does not have. known: names of the options that the kind has."""
 
     def __init__(self, kind: str, option: str, known: Iterable[str]) -> None:
         hint = did_you_mean(option, known) or f" They have: {listed(sorted(known))}."
@@ -157,10 +157,10 @@ def choose_views(kinds: Kinds, input_spec: Any, kind: str, **options: Any) -> Vi
     """
     if kind not in kinds:
         raise NoViewsError(str(unknown_name(f"kind of {input_spec.modality} views", kind, kinds)))
-    known = options_of(kinds, kind)
+    existing_options = options_of(kinds, kind)
     for option in options:
-        if option not in known:
-            raise UnknownOptionError(kind, option, known)
+        if option not in existing_options:
+            raise UnknownOptionError(kind, option, existing_options)
     module, name = kinds[kind]
     generator = getattr(importlib.import_module(module), name)
     return generator(input=input_spec, **converted(generator, options))

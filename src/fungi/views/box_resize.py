@@ -1,8 +1,8 @@
 """Crop images on the device: two batched matrix products, for height and width, cut boxes and resize them.
 
-The filters are those of Pillow: bicubic with a = -0.5, or triangles. A filter is widened if it makes a box smaller. The
-values differ a little from those of Pillow: Pillow rounds to 8 bits and clamps to 0..255 after each of its two passes,
-but this module only clamps once, at the end.
+The filters are those of Pillow: bicubic with a = -0.5, or triangles. If a box becomes smaller, the filter is widened.
+The values differ a little from those of Pillow, because Pillow rounds to 8 bits and clamps to 0..255 after each of its
+two passes, and this module only clamps once, at the end.
 """
 
 from typing import Literal
@@ -15,19 +15,19 @@ Filter = Literal["bicubic", "bilinear"]
 
 
 def resized_boxes(
-    images: UInt8[Tensor, "b c h w"], boxes: Int64[Tensor, "b v 4"], size: int, kind: Filter
+    images: UInt8[Tensor, "b c h w"], boxes: Int64[Tensor, "b v 4"], size: int, interpolation: Filter
 ) -> Float[Tensor, "b v c size size"]:
     """Return the boxes (top, left, height, width) of images, resized to `size` x `size`, with values from 0 to 255."""
     top, left, height, width = boxes.unbind(dim=-1)
-    vertical = resize_weights(top, height, size, images.shape[2], kind)  # [b v size h]
-    horizontal = resize_weights(left, width, size, images.shape[3], kind)  # [b v size w]
+    vertical = resize_weights(top, height, size, images.shape[2], interpolation)  # [b v size h]
+    horizontal = resize_weights(left, width, size, images.shape[3], interpolation)  # [b v size w]
     pixels = images.float().unsqueeze(1)  # [b 1 c h w]
     rows = pixels @ horizontal.unsqueeze(2).mT  # [b v c h size]
     return (vertical.unsqueeze(2) @ rows).clamp(0, 255)
 
 
 def resize_weights(
-    start: Int64[Tensor, "b v"], length: Int64[Tensor, "b v"], size: int, extent: int, kind: Filter
+    start: Int64[Tensor, "b v"], length: Int64[Tensor, "b v"], size: int, extent: int, interpolation: Filter
 ) -> Float[Tensor, "b v size extent"]:
     """Return the matrices that cut intervals out of a line of pixels and resize them to `size` pixels.
 
@@ -38,15 +38,15 @@ def resize_weights(
     outputs = torch.arange(size, device=start.device).view(-1, 1)
     positions = torch.arange(extent, device=start.device) + 0.5  # positions of the centres of the pixels
     centres = first + (outputs + 0.5) * scale  # [b v size 1]
-    weights = _filter_weights((positions - centres) / scale.clamp_min(1.0), kind)
+    weights = _filter_weights((positions - centres) / scale.clamp_min(1.0), interpolation)
     weights = torch.where((positions > first) & (positions < first + span), weights, 0.0)
     return weights / weights.sum(dim=-1, keepdim=True)
 
 
-def _filter_weights(distance: Float[Tensor, "..."], kind: Filter) -> Float[Tensor, "..."]:
-    """Return the weights of pixels at a distance from the centre of the filter."""
+def _filter_weights(distance: Float[Tensor, "..."], interpolation: Filter) -> Float[Tensor, "..."]:
+    """Return the weights of pixels at a distance from the centre of the filter, in units of the filter's scale."""
     x = distance.abs()
-    if kind == "bilinear":
+    if interpolation == "bilinear":
         return (1 - x).clamp_min(0)
     below_one, below_two = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, below_one, torch.where(x < 2, below_two, 0.0))

@@ -26,11 +26,11 @@ class Crops(PixelViews):
 
     global_size, local_size: side in pixels to which crops are resized; 0 is the input size. The positions of the crops
         do not depend on these sizes.
-    resize_on: `worker` crops and resizes with Pillow. `device` uploads the image once, and crops and resizes it there
-        with matrix products (`fungi.views.box_resize`). The boxes are the same. On average, the values from 0 to 255
-        differ by less than 0.5.
-    augmentation: `crops` only crops, as in the paper; `dino` adds the flips, colours, blur and solarisation of the
-        original DINO recipe (paper, table 15).
+    resize_on: where images are cropped and resized. `worker` uses Pillow. `device` sends each image to the device once
+        and uses matrix products (`fungi.views.box_resize`). Both draw the same boxes. On average, the pixel values from
+        0 to 255 differ by less than 0.5.
+    augmentation: `crops` only crops, as in the paper. `dino` adds the flips, colours, blur and solarisation with which
+        DINO was trained (paper, table 15).
     """
 
     input: ImageInput
@@ -74,8 +74,8 @@ class Crops(PixelViews):
     def prepare(self, item: Image.Image) -> Any:
         """Draw all crops of an image from torch's global stream, which the caller seeds for this sample.
 
-        Returns `[v c h w]`. Crops that keep their own size: `{"global": [g c h w], "local": [l c s s]}`. With
-        `resize_on=device`: `{"image": [c h w], "boxes": [v 4]}`.
+        Return the crops `[v c h w]`. If crops have different sizes, return a dictionary with the tensors `global` and
+        `local`. With `resize_on=device`, return a dictionary with the image `[c h w]` and its `boxes` `[v 4]`.
         """
         if self.resize_on == "device":
             boxes = [self._box(item, view) for view in range(self.n_views)]
@@ -83,8 +83,8 @@ class Crops(PixelViews):
         crops = [as_pixels(self._transform(view)(item)) for view in range(self.n_views)]
         if not self.has_own_sizes:
             return torch.stack(crops)
-        parts = {"global": crops[: self.global_crops], "local": crops[self.global_crops :]}
-        return {name: torch.stack(part) for name, part in parts.items() if part}
+        crops_by_kind = {"global": crops[: self.global_crops], "local": crops[self.global_crops :]}
+        return {name: torch.stack(tensors) for name, tensors in crops_by_kind.items() if tensors}
 
     def collate(self, prepared: Sequence[Any]) -> Any:
         """Stack a batch. Crops of different sizes are stacked separately."""
@@ -96,16 +96,16 @@ class Crops(PixelViews):
 
     def render(self, batch: Any) -> Any:
         """Normalise the views: `[b v c h w] -> [b*v c h w]`. If crops keep their own size, return a tensor per size."""
-        render = super().render
+        render = super().render  # super() does not work inside a comprehension
         if self.resize_on == "device":
-            parts = [render(part) for part in self._cut(batch["image"], batch["boxes"])]
-            return parts if self.has_own_sizes else parts[0]
-        return [render(part) for part in batch.values()] if isinstance(batch, dict) else render(batch)
+            views_by_size = [render(crops) for crops in self._cut(batch["image"], batch["boxes"])]
+            return views_by_size if self.has_own_sizes else views_by_size[0]
+        return [render(crops) for crops in batch.values()] if isinstance(batch, dict) else render(batch)
 
     def _cut(self, images: UInt8[Tensor, "b c h w"], boxes: Int64[Tensor, "b v 4"]) -> list[Float[Tensor, "b _ c _ _"]]:
         """Return the crops of images on the device, with values from 0 to 1, as one tensor per size."""
-        first_group = self.global_crops if self.has_own_sizes else self.n_views
-        groups = (slice(0, first_group), slice(first_group, self.n_views))
+        first_size = self.global_crops if self.has_own_sizes else self.n_views  # number of crops of the first size
+        groups = (slice(0, first_size), slice(first_size, self.n_views))
         return [
             resized_boxes(images, boxes[:, views], self.sizes[views.start], self.interpolation) / 255
             for views in groups
@@ -128,7 +128,8 @@ class Crops(PixelViews):
 
 
 def _dino_augmentation(view: int, global_crops: int) -> list[v2.Transform]:
-    """Return the transforms of the original DINO recipe that follow the crop."""
+    """Return the transforms that follow the crop in the training of DINO. view: number of the crop."""
+    # Global crops after the second are blurred as often as local crops.
     blur = BLUR_PROBABILITY[min(view, 2)] if view < global_crops else BLUR_PROBABILITY[2]
     solarize = [v2.RandomSolarize(threshold=128, p=0.2)] if view == 1 and global_crops > 1 else []
     return [

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fungi.data.formats.sounds import SAMPLE_RATE, SHORTEST
 
-FRAME, STEP, PADDED = SHORTEST, 160, 512
-LOW, HIGH, MELS = 20.0, 8000.0, 128
+FRAME, STEP, PADDED = SHORTEST, 160, 512  # numbers of values: of a frame, between frame starts, of a padded frame
+LOW, HIGH, MELS = 20.0, 8000.0, 128  # limits in Hz, and number of triangles
 PRE_EMPHASIS = 0.97
 FLOOR = 1.1920929e-7  # the epsilon of float32, as in Kaldi
 
@@ -36,7 +36,7 @@ def log_mel(waveform: Float[Tensor, " samples"]) -> Float[Tensor, "frames mels"]
 
 
 def cut_or_pad(spectrogram: Float[Tensor, "t mels"], frames: int) -> Float[Tensor, "frames mels"]:
-    """Return a spectrogram with `frames` frames: cut at its end, or padded with zeros at its end."""
+    """Return a spectrogram with `frames` frames. It is cut at its end, or padded with zeros at its end."""
     missing = max(0, frames - len(spectrogram))
     return torch.nn.functional.pad(spectrogram[:frames], (0, 0, 0, missing))
 
@@ -53,8 +53,8 @@ def _triangles() -> Float[Tensor, "256 mels"]:
     Each triangle begins at the top of the previous triangle and ends at the top of the next triangle.
     """
     edges = torch.linspace(_mel(LOW), _mel(HIGH), MELS + 2, dtype=torch.float64)
-    bins = torch.arange(PADDED // 2, dtype=torch.float64) * SAMPLE_RATE / PADDED
-    mel = 1127 * torch.log1p(bins / 700).unsqueeze(1)  # [256 1]
+    bin_frequencies = torch.arange(PADDED // 2, dtype=torch.float64) * SAMPLE_RATE / PADDED  # in Hz
+    mel = 1127 * torch.log1p(bin_frequencies / 700).unsqueeze(1)  # [256 1]
     rising = (mel - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - mel) / (edges[2:] - edges[1:-1])
     return torch.minimum(rising, falling).clamp_min(0).float()

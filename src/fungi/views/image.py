@@ -33,9 +33,11 @@ UNIT: tuple[Triple, Triple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 class ImageInput:
     """Evaluation transform of a backbone: resize, centre crop to `size`, normalise with `statistics`.
 
-    view_statistics: statistics for the views of DINO and SimCLR. None: `statistics`. The published profile sets the
-        statistics of ImageNet.
-    squashed: whether the image is resized to a square without a crop; its aspect ratio then changes.
+    size, resize: side of the input, and shorter side of the image before the crop, in pixels.
+    statistics: mean and standard deviation per channel.
+    view_statistics: statistics for the views of DINO and SimCLR; None: the same as `statistics`. The published profile
+        sets the statistics of ImageNet.
+    squashed: whether the image is resized to a square without a crop, which changes its aspect ratio.
     """
 
     size: int = 224
@@ -53,7 +55,7 @@ class ImageInput:
 
     @classmethod
     def square(cls, size: int) -> "ImageInput":
-        """Return the usual transform for an input size: resize to 8/7 of the size (256 for 224) and crop the centre."""
+        """Return the usual transform for an input size: resize to 8/7 of it (256 for 224) and crop the centre."""
         return cls(size=size, resize=round(size * 256 / 224))
 
     def resized(self, size: int) -> "ImageInput":

@@ -29,8 +29,9 @@ class _CollectionImages:
 def as_samples(collection: Any) -> Samples:
     """Return the images of a collection in its order; labels are not read.
 
-    collection: object with a length; its items are images, pairs (image, label), or dicts with a key `image` or `img`.
-    Raises FungiError for an item without an image, but only when this item is loaded.
+    collection: object with a length. Its items are images, pairs (image, label), or dictionaries with a key `image` or
+    `img`. Raises FungiError for a collection without a length or without items. An item without an image raises
+    FungiError only when this item is loaded.
     """
     try:
         count = len(collection)

@@ -20,13 +20,14 @@ from fungi.views.base import HasStream, ViewGenerator
 from fungi.views.workers import worker_batches
 
 Batch = dict[str, Any]
-"""Identity of a generator -> its collated prepared views of one batch."""
+"""Identity of a generator -> the views of one batch, prepared and collated."""
 
 
 @dataclass(frozen=True)
 class PreparedViews(Dataset):
     """Torch dataset of the prepared views of each row.
 
+    generators, seed: view generators, and seed of the random views.
     by_content: seed random views with the pixels instead of the sample id. The library does this, so that the feature
         of an image does not depend on the collection.
     epoch: number of earlier passes over the rows. Generators with a stream draw different views in each pass.
@@ -63,7 +64,7 @@ def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
 
 
 def is_deterministic(generator: ViewGenerator) -> bool:
-    """Return whether a generator has no random views. Such views are not seeded, because seeding takes time."""
+    """Return whether a generator has no random views. Its views are then not seeded, because seeding takes time."""
     return getattr(generator, "deterministic", False)
 
 
@@ -110,6 +111,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield one batch of prepared views per entry of `row_batches`, in the order of the entries.
 
+    seed, by_content, epoch: as in `PreparedViews`. num_workers, pin_memory: as in torch's `DataLoader`.
     Raises FungiError for a row that can't be read, after all earlier batches have been yielded.
     """
     unique = list({generator.identity: generator for generator in generators}.values())
@@ -128,14 +130,14 @@ class _Collate:
 
     generators: Sequence[ViewGenerator]
 
-    def __call__(self, rows: list[list[Any] | FungiError]) -> Batch | FungiError:
-        prepared: list[list[Any]] = []
-        for row in rows:
-            if isinstance(row, FungiError):
-                return row
-            prepared.append(row)
-        columns = zip(*prepared, strict=True)
+    def __call__(self, views_or_errors: list[list[Any] | FungiError]) -> Batch | FungiError:
+        views_by_row: list[list[Any]] = []
+        for views_or_error in views_or_errors:
+            if isinstance(views_or_error, FungiError):
+                return views_or_error
+            views_by_row.append(views_or_error)
+        views_by_generator = zip(*views_by_row, strict=True)
         return {
-            generator.identity: generator.collate(list(column))
-            for generator, column in zip(self.generators, columns, strict=True)
+            generator.identity: generator.collate(list(views))
+            for generator, views in zip(self.generators, views_by_generator, strict=True)
         }

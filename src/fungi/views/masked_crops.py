@@ -18,12 +18,14 @@ from fungi.views.pixels import check_size
 ATTEMPTS = 10
 """Number of attempts to place a block."""
 ASPECT = 0.3
-"""Smallest ratio of the sides of a block."""
+"""Smallest aspect ratio of a block; the largest ratio is 1 / 0.3."""
 RANDOM_RATIOS = (0.1, 0.5)
+"""Smallest and largest share of masked patches with `random_ratio`."""
 GLOBAL_CROPS = 2
-PreparedSample = dict[str, UInt8[Tensor, "v c h w"] | Bool[Tensor, "g t"]]
-"""pixels: the crops (`global` and `local` if they have different sizes); mask: true for masked patches."""
-PreparedBatch = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b g t"]]
+PreparedSample = dict[str, UInt8[Tensor, "v c h w"] | Bool[Tensor, "crops t"]]
+"""The key `mask` has the masks of the global crops, true for masked patches. The key `pixels` has all crops. If global
+and local crops have different sizes, the keys `global` and `local` have the crops instead."""
+PreparedBatch = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b crops t"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class MaskedCrops:
     mask_ratio: share of masked patches.
     random_ratio: whether the share of masked patches is random instead of `mask_ratio`. Half of the images then have no
         mask, and the share in the other images is from 0.1 to 0.5.
-    mask_seed: seed of the vector from N(0, 0.02) that replaces masked patches; -1: the vector is zero.
+    mask_seed: seed of the vector from N(0, 0.02^2) that replaces masked patches; -1: the vector is zero.
     """
 
     input: ImageInput
@@ -84,7 +86,7 @@ class MaskedCrops:
         return self.crops.n_views + GLOBAL_CROPS
 
     def prepare(self, item: Image.Image) -> PreparedSample:
-        """Draw the crops, and masks for the global crops, from torch's global stream."""
+        """Draw the crops, and the masks of the global crops, from torch's global stream."""
         side = self.input.patches_per_side(self.patch_size)
         crops = self.crops.prepare(item)
         ratio = self._draw_ratio()
@@ -107,12 +109,16 @@ class MaskedCrops:
             pixels = batch["pixels"]
             views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
             unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
-            return self._masked(self.crops.render(views), torch.cat([masks, unmasked], dim=1))
+            return self._encoder_input(self.crops.render(views), torch.cat([masks, unmasked], dim=1))
         global_crops, local_crops = self.crops.render({"global": batch["global"], "local": batch["local"]})
         unmasked = torch.zeros_like(masks)
-        return [self._masked(global_crops, masks), {"images": local_crops}, self._masked(global_crops, unmasked)]
+        return [
+            self._encoder_input(global_crops, masks),
+            {"images": local_crops},
+            self._encoder_input(global_crops, unmasked),
+        ]
 
-    def _masked(self, images: Float[Tensor, "m c h w"], masks: Bool[Tensor, "b v t"]) -> dict[str, Any]:
+    def _encoder_input(self, images: Float[Tensor, "m c h w"], masks: Bool[Tensor, "b v t"]) -> dict[str, Any]:
         return {"images": images, "mask": masks.flatten(0, 1), "mask_seed": self.mask_seed}
 
     def _draw_ratio(self) -> float:
@@ -124,7 +130,10 @@ class MaskedCrops:
 
 
 def block_mask(height: int, width: int, ratio: float) -> Bool[Tensor, "h w"]:
-    """Return a mask of random rectangles, drawn from torch's global stream, of about `ratio` of the patches."""
+    """Return a mask that covers about `ratio` of the patches with random rectangles, from torch's global stream.
+
+    height, width: numbers of patches.
+    """
     mask = torch.zeros(height, width, dtype=torch.bool)
     smallest_area = (min(height, width) // 3) ** 2
     remaining = round(ratio * height * width)
@@ -137,16 +146,19 @@ def block_mask(height: int, width: int, ratio: float) -> Bool[Tensor, "h w"]:
 
 
 def _mask_block(mask: Bool[Tensor, "h w"], smallest_area: int, remaining: int) -> int:
-    """Mask a rectangle that adds at most `remaining` patches to the mask. Return the number of added patches."""
+    """Change the mask in place: add a rectangle with at most `remaining` new patches. Return the number of new patches.
+
+    smallest_area: smallest number of patches of the rectangle. If no attempt succeeds, return 0.
+    """
     height, width = mask.shape
     for _ in range(ATTEMPTS):
         area = smallest_area + (max(remaining, smallest_area) - smallest_area) * _uniform()
-        aspect = math.exp(math.log(ASPECT) * (1 - 2 * _uniform()))
+        aspect = math.exp(math.log(ASPECT) * (1 - 2 * _uniform()))  # log-uniform between ASPECT and 1 / ASPECT
         rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if not (0 < rows <= height and 0 < columns <= width):
             continue
         top, left = (int(torch.randint(size + 1, ())) for size in (height - rows, width - columns))
-        block = mask[top : top + rows, left : left + columns]
+        block = mask[top : top + rows, left : left + columns]  # shares its memory with the mask
         newly_masked = int((~block).sum())
         if 0 < newly_masked <= remaining:
             block[:] = True

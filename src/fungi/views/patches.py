@@ -1,7 +1,7 @@
 """The patch grid of SimCLR: overlapping patches of one image as its positive views (spec vision 4.3).
 
-Resizing is linear and separable. Two small matrix products with the bicubic resize matrix therefore replace a resize of
-each patch.
+Resizing is linear, and height and width can be resized separately. Two products with a small matrix therefore resize
+all patches.
 """
 
 from dataclasses import dataclass
@@ -120,10 +120,13 @@ def resized_patches(
 
 
 def _windows(images: Float[Tensor, "..."], axis: int, side: int, starts: tuple[int, ...]) -> Float[Tensor, "..."]:
-    """Return the windows of `side` pixels along an axis. Equally spaced windows are returned without a copy."""
-    steps = {following - start for start, following in pairwise(starts)}
-    if len(steps) <= 1 and starts[0] == 0:
-        windows = images.unfold(axis, side, steps.pop() if steps else side)
+    """Return the windows of `side` pixels that begin at `starts` along an axis, with the pixels as the last axis.
+
+    If all distances between neighbouring starts are equal, the windows are returned without a copy.
+    """
+    distances = {following - start for start, following in pairwise(starts)}
+    if len(distances) <= 1 and starts[0] == 0:
+        windows = images.unfold(axis, side, distances.pop() if distances else side)
         return windows.narrow(axis, 0, len(starts))
     return images.unfold(axis, side, 1).index_select(axis, _starts_on_device(starts, images.device))
 
@@ -137,7 +140,7 @@ def _starts_on_device(starts: tuple[int, ...], device: torch.device) -> Int64[Te
 def resize_matrix(side: int, size: int, device: torch.device) -> Float[Tensor, "size side"]:
     """Return the matrix that resizes `side` values to `size` values, bicubic and antialiased.
 
-    The result is the resized identity matrix. It is cached, because copying it to the device waits for the device.
+    The result is the resized identity matrix. The result is cached, because a copy to the device waits for the device.
     """
     identity = torch.eye(side, dtype=torch.float64).expand(1, 1, side, side)
     resized = torch.nn.functional.interpolate(identity, size=(size, side), mode="bicubic", antialias=True)

@@ -81,7 +81,7 @@ class PixelViews:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Side of each view in pixels; the input size, unless a subclass overrides this."""
+        """Side of each view in pixels. Subclasses with smaller views override this property."""
         return (self.input.size,) * self.n_views
 
     @property

@@ -1,6 +1,6 @@
-"""One view: the evaluation transform of the backbone, without augmentation. Embeddings and KL share this view.
+"""The plain view: the evaluation transform of the backbone, without augmentation (spec vision 2.2).
 
-See spec vision 2.2.
+Embeddings and KL share this view.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class PlainView(PixelViews):
     n_views = 1
 
     def prepare(self, item: Image.Image) -> UInt8[Tensor, "1 c h w"]:
-        """Return the central square of an image of any size, resized to the input size."""
+        """Return the central square of an image, resized to the input size; for a squashed input, the whole image."""
         if self.input.squashed:
             size = (self.input.size, self.input.size)
             return as_pixels(item.resize(size, FILTERS[self.input.interpolation])).unsqueeze(0)

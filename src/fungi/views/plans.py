@@ -48,7 +48,7 @@ OPTIONS: dict[PlanName, dict[str, Callable[[Side], dict[str, Any]]]] = {
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """A plan for a backbone.
+    """A plan for a backbone. name: name of the plan.
 
     patch_size: side of the backbone's patches in pixels; the side of a view is a multiple of this number.
     """
@@ -64,6 +64,7 @@ class ViewPlan:
         size = input_spec.size
 
         def side(share: float) -> int:
+            # Without rounding, a product that should be a whole number may be a little larger, and ceil would add 1.
             patches = ceil(round(share * size / self.patch_size, 6))
             return min(size, patches * self.patch_size)
 

@@ -61,7 +61,7 @@ class RandomViews(PixelViews):
         Views that keep their own size are returned in a list.
         """
         views = super().render(batch)
-        size = self.sizes[:1] * 2
+        size = self.sizes[:1] * 2  # height and width; all views have the same size
         if views.shape[2:] != size:
             views = interpolate(views, size, mode="bilinear", antialias=True)
         return [views] if self.has_own_sizes else views

@@ -64,7 +64,8 @@ def as_scenes(samples: Samples) -> Samples:
 class SceneView:
     """View of an image and its mask, both resized to `size` x `size`. The aspect ratio changes.
 
-    The image is resized bilinearly, the mask by nearest neighbour.
+    The image is resized bilinearly, the mask by nearest neighbour. statistics: mean and standard deviation per channel.
+    seed, epoch: they determine the random choices for a scene, together with its pixels.
     """
 
     size: int
@@ -77,7 +78,7 @@ class SceneView:
 
     @property
     def kind(self) -> str:
-        """Name with which the random crops and colours of this epoch are seeded."""
+        """Name that seeds the random crops and colours of this epoch."""
         return f"scene of epoch {self.epoch}"
 
     @property
@@ -96,6 +97,7 @@ class SceneView:
         return transforms.resize(mask.unsqueeze(0), [self.size, self.size], interpolation=nearest)[0]
 
     def _seed_and_id(self, item: Scene) -> dict[str, Any]:
+        """Return the entries `draw_seed` and `id` of a prepared scene."""
         return {"draw_seed": derive_seed(self.seed, "dense", item.pixel_hash, self.epoch), "id": item.id}
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ KINDS = {
 class SoundInput:
     """Log-mel spectrogram `[frames mels]`, cut or padded at its end, normalised by `(x - mean) / (2 deviation)`.
 
-    frames, mean, deviation: length, mean and standard deviation, which depend on the dataset; the defaults are those of
-        ESC-50.
+    frames: number of frames, 10 ms each. mean, deviation: mean and standard deviation of the log-mel values. All three
+        depend on the dataset; the defaults are those of ESC-50.
     noise_stage: whether contrastive views add noise to log-mel values before or after their normalisation.
     denominator_temperature: whether SimCLR divides the similarities in its denominator by the temperature; the
         published audio code does not (deviation U1).

@@ -14,7 +14,7 @@ from fungi.runtime.network import only_on_disk
 
 
 class Tokens(NamedTuple):
-    """Token numbers of a text. truncated: whether the text was too long."""
+    """Token numbers of a text. truncated: whether the text was too long, so that `ids` is only a part of it."""
 
     ids: list[int]
     truncated: bool
@@ -37,7 +37,7 @@ class TokenizerSource:
     """A tokenizer that is loaded once per process, when it is first used.
 
     name: name of the tokenizer in provenances. load: function that loads the tokenizer. place: repository or folder
-    that a user chose; empty if no user chose one.
+    from the command line; empty for registered backbones.
     """
 
     name: str
@@ -55,18 +55,22 @@ def _load_once(source: TokenizerSource) -> Tokenizer:
 
 
 class HubTokenizer:
-    """A fast tokenizer of `transformers`."""
+    """A fast tokenizer of `transformers`. Raises FungiError if the tokenizer does not fit the model.
 
-    def __init__(self, tokenizer: Any, name: str, table: int = 0) -> None:
+    name: name of the tokenizer for errors. embedding_rows: number of rows of the model's table of word embeddings; 0 if
+    it is not known.
+    """
+
+    def __init__(self, tokenizer: Any, name: str, embedding_rows: int = 0) -> None:
         if not getattr(tokenizer, "is_fast", False) or tokenizer.pad_token_id is None:
             raise FungiError(
                 f"the tokenizer of {name} is not supported: it needs a tokenizer.json and a padding token."
             )
         largest = max(tokenizer.get_vocab().values(), default=0)
-        if table and largest >= table:
+        if embedding_rows and largest >= embedding_rows:
             raise FungiError(
-                f"the tokenizer of {name} has word numbers up to {largest}, the model's table {table} rows: they do "
-                "not belong together. Put the tokenizer of the model into the folder of its weights."
+                f"the tokenizer of {name} has word numbers up to {largest}, but the model has only {embedding_rows} "
+                "word embeddings. Put the tokenizer of the model into the folder of its weights."
             )
         self._tokenizer = tokenizer
         self.pad: int = tokenizer.pad_token_id
@@ -80,17 +84,17 @@ class HubTokenizer:
 
 
 def hub_tokenizer(
-    name: str, place: str = "", *, folder: Callable[[], Path] | None = None, table: int = 0
+    name: str, place: str = "", *, folder: Callable[[], Path] | None = None, embedding_rows: int = 0
 ) -> TokenizerSource:
     """Return the tokenizer of a repository of the Hugging Face hub (from its cache, if possible) or of a local folder.
 
     place: repository or folder, if it differs from the name. folder: function that returns the folder, for a tokenizer
-    inside a package. table: number of rows of the model's table of word embeddings; 0 if it is not known.
+    inside a package. embedding_rows: as in `HubTokenizer`.
     """
-    return TokenizerSource(name, partial(_load_hub, place or name, folder, table), place)
+    return TokenizerSource(name, partial(_load_hub, place or name, folder, embedding_rows), place)
 
 
-def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTokenizer:
+def _load_hub(name: str, folder: Callable[[], Path] | None, embedding_rows: int) -> HubTokenizer:
     """Return a tokenizer of `transformers`. Raises MissingFilesError if it can't be read."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes already run in parallel
     from transformers import AutoTokenizer
@@ -100,14 +104,14 @@ def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTo
         tokenizer = AutoTokenizer.from_pretrained(
             place, use_fast=True, trust_remote_code=False, local_files_only=only_on_disk(place)
         )
-        return HubTokenizer(tokenizer, name, table)
+        return HubTokenizer(tokenizer, name, embedding_rows)
     except FungiError:
         raise
     except Exception as error:  # the hub client raises nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise MissingFilesError(
-            f"the tokenizer of {name} is not on disk and can't be fetched ({cause}). Run `hf download {name}` where "
-            "there is a network and copy HF_HOME here, or name a folder: --backbone NAME=hf:FOLDER."
+            f"the tokenizer of {name} is not on disk and can't be fetched ({cause}). Run `hf download {name}` on a "
+            "machine with a network and copy its folder HF_HOME here, or use --backbone NAME=hf:FOLDER."
         ) from None
 
 
@@ -115,8 +119,8 @@ def _load_hub(name: str, folder: Callable[[], Path] | None, table: int) -> HubTo
 class HashedWords:
     """Tokenizer that hashes the lower-case form of words and punctuation marks. It needs no vocabulary and no file.
 
-    A text becomes `[1, words..., 2]`; 0 is padding. Use this tokenizer only for networks with random weights, because
-    they have not learned any words.
+    size: number of different tokens. A text becomes `[1, words..., 2]`; 0 is padding. Use this tokenizer only for
+    networks with random weights, because they have not learned any words.
     """
 
     size: int = 8192
@@ -125,5 +129,9 @@ class HashedWords:
     def encode(self, texts: Sequence[str], longest: int) -> list[Tokens]:
         """Return the tokens of each text."""
         words_of_texts = [re.findall(r"\w+|[^\w\s]", text.lower()) for text in texts]
-        numbers = [[3 + zlib.crc32(word.encode()) % (self.size - 3) for word in words] for words in words_of_texts]
-        return [Tokens([1, *text[: longest - 2], 2], len(text) > longest - 2) for text in numbers]
+        most_words = longest - 2  # the first and the last token are special
+        numbers_of_texts = [
+            [3 + zlib.crc32(word.encode()) % (self.size - 3) for word in words]  # 0, 1 and 2 are special tokens
+            for words in words_of_texts
+        ]
+        return [Tokens([1, *numbers[:most_words], 2], len(numbers) > most_words) for numbers in numbers_of_texts]

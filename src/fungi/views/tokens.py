@@ -15,8 +15,8 @@ from fungi.views.tokenizers import Tokens
 
 TokenBatch = dict[str, Int64[Tensor, "b v t"] | Bool[Tensor, "b v"]]
 """`input_ids`, `attention_mask` and `truncated` (whether a view was truncated). A group does not have `truncated`."""
-PADDING_PER_VIEW = 4
-"""The limit of padding tokens in a group is this number times the largest size of a group. On a GPU, groups are large
+PADDING_PER_SAMPLE = 4
+"""A group may have this number of padding tokens for each sample of the largest group size. On a GPU, groups are large
 and may have much padding, because another forward pass costs more than padding. On a CPU, padding costs more."""
 
 
@@ -33,7 +33,7 @@ def pad_batch(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:
     return {"input_ids": ids, "attention_mask": mask, "truncated": truncated}
 
 
-def groups_of_similar_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
+def groups_of_similar_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " rows"], TokenBatch]]:
     """Yield groups of at most `size` samples as (rows, part of the batch). The shortest texts come first.
 
     Each part is cut to its longest text.
@@ -47,11 +47,14 @@ def groups_of_similar_length(batch: TokenBatch, size: int) -> Iterator[tuple[Int
 
 
 def _group_slices(lengths: list[int], size: int) -> Iterator[slice]:
-    """Divide ascending lengths into groups of at most `size`, with a limit on the padding tokens of a group."""
-    start, tokens = 0, 0
+    """Divide ascending lengths into groups of at most `size`, with a limit on the padding tokens of a group.
+
+    size: largest number of samples of a group.
+    """
+    start, tokens = 0, 0  # first sample of the group, and number of its tokens without padding
     for index, length in enumerate(lengths):
-        padding = length * (index - start) - tokens
-        if index - start == size or padding > PADDING_PER_VIEW * size:
+        padding = length * (index - start) - tokens  # if the group also contained this sample
+        if index - start == size or padding > PADDING_PER_SAMPLE * size:
             yield slice(start, index)
             start, tokens = index, 0
         tokens += length

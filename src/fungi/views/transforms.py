@@ -26,7 +26,7 @@ class ViewTransform:
     generator: ViewGenerator
 
     def __call__(self, image: Image.Image) -> Any:
-        """Return all views of an image `[v c h w]`. If views have different sizes, return a list: one tensor per size.
+        """Return all views of an image `[v c h w]`. If views have different sizes, return a list of a tensor per size.
 
         Random views are drawn from the global random streams.
         """
@@ -59,8 +59,8 @@ class TransformedViews:
         views = self.transform(item)
         if not isinstance(views, Tensor) or views.dim() not in (3, 4) or not views.is_floating_point():
             raise FungiError(
-                f"the input_transform of {self.owner} gave {_in_words(views)}; a floating tensor [c, h, w] or "
-                "[v, c, h, w], normalised, is needed."
+                f"the input_transform of {self.owner} gave {_in_words(views)}; it has to return a normalised tensor of "
+                "floating numbers, [c, h, w] or [v, c, h, w]."
             )
         return views.unsqueeze(0) if views.dim() == 3 else views
 
@@ -80,7 +80,7 @@ class TransformedViews:
 
 
 def _in_words(result: Any) -> str:
-    """Return a description of a wrong result: the type, or the type of numbers, or the shape of a tensor."""
+    """Return a description of a wrong result: the dtype or the shape of a tensor, or the type of another object."""
     if not isinstance(result, Tensor):
         return type(result).__name__
     if not result.is_floating_point():

@@ -20,7 +20,7 @@ Prepared = list[Tokens]
 """Tokens of each view of a text."""
 
 FEWEST, MOST = 1, 10
-"""Smallest and largest number of deleted words per text under the rule `count`."""
+"""Smallest and largest number of deleted words per text with the rule `count`."""
 MARKS, LEFT_BRACKETS, RIGHT_BRACKETS = frozenset(".,:;?!%"), frozenset("[({<"), frozenset("])}>")
 
 
@@ -54,7 +54,7 @@ class _TextViews:
         """Return a padded batch."""
         return pad_batch(prepared, self.input.tokenizer.get().pad)
 
-    def groups(self, batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " g"], TokenBatch]]:
+    def groups(self, batch: TokenBatch, size: int) -> Iterator[tuple[Int64[Tensor, " rows"], TokenBatch]]:
         """Yield the parts of a batch that are encoded together, and count the truncated views."""
         self._truncated.append(int(batch["truncated"].sum()))
         return groups_of_similar_length({name: batch[name] for name in ("input_ids", "attention_mask")}, size)

@@ -27,7 +27,7 @@ LONGEST_FOLDER = 75
 """Largest number of characters of the folder of temporary files. Names of sockets are 32 characters longer, and the
 system allows 107 characters."""
 SHARED_MEMORY = "/dev/shm"
-_END = object()
+_END = object()  # marks the end of an iterator
 RERUN = "What was computed is kept: run the same command again"
 
 
@@ -158,9 +158,9 @@ def _error_of_dead_worker(iterator: Any) -> FungiError | None:
     """Return the error for a worker of a loader that died; None if no worker died."""
     workers = getattr(iterator, "_workers", ())
     # The sockets of a process close before it has ended, so its exit code may not exist yet.
-    ending = wait([worker.sentinel for worker in workers], timeout=1)
+    ready_sentinels = wait([worker.sentinel for worker in workers], timeout=1)
     for worker in workers:
-        if worker.sentinel in ending:
+        if worker.sentinel in ready_sentinels:
             worker.join(1)
     exit_codes = [worker.exitcode for worker in workers if worker.exitcode]
     if not exit_codes:
@@ -181,13 +181,13 @@ def _error_of_dead_worker(iterator: Any) -> FungiError | None:
 
 def _transfer_error(error: Exception) -> FungiError | None:
     """Return the message for an error of shared memory, sockets or file descriptors; None for other errors."""
-    text, number = str(error), getattr(error, "errno", None)
+    text, error_number = str(error), getattr(error, "errno", None)
     if "AF_UNIX" in text:
         return _TransferError(
             f"worker processes need sockets in {tempfile.gettempdir()}, whose name is too long for them. Use "
             f"--num-workers 0, or set TMPDIR to a folder of at most {LONGEST_FOLDER} characters."
         )
-    if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "ancdata" in text:
+    if error_number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "ancdata" in text:
         return _TransferError(
             "worker processes can't hand over their batches: too many files are open. Raise the limit (ulimit -n 4096) "
             "or use --num-workers 0."

@@ -28,7 +28,7 @@ def make(data_dir: Path, patch: pytest.MonkeyPatch) -> Miniature:
 def pack(data_dir: Path, archives: Path, patch: pytest.MonkeyPatch) -> None:
     """Write the official archives. Train is an archive of one archive per class.
 
-    The devkit contains the WordNet nodes, also nodes that are not classes, and the classes of the validation images.
+    The devkit contains the classes of the validation images and the WordNet nodes. One of these nodes is not a class.
     """
     root = data_dir / "imagenet-1k"
     for wordnet_id in NAMES:

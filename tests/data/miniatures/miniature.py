@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Miniature:
-    """Expected content of a dataset. splits: rows in order. files: id -> image file, if rows are files."""
+    """Expected content of a dataset. splits: rows in order. files: id -> file of the row; empty without such files."""
 
     splits: dict[str, list[Row]]
     class_names: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ def file_rows(root: Path, rows: list[tuple[str, int]]) -> list[Row]:
 
 
 def files_below(root: Path, splits: dict[str, list[Row]]) -> dict[str, Path]:
-    """Return id -> file."""
+    """Return id -> file of the row, for all splits."""
     return {row.id: root / row.id for rows in splits.values() for row in rows}
 
 

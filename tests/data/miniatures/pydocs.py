@@ -42,13 +42,13 @@ def _source(module: str) -> str:
 def _expected_splits(rows: list[tuple[str, str, int]]) -> dict[str, list[Row]]:
     """Return the rows of each split. rows: name, text and label. Hashes of the names give the order and the split."""
 
-    def number_of(name: str) -> float:
+    def hash_fraction(name: str) -> float:
         """Return a number from 0 to 1 that depends only on the name."""
         return int(hashlib.sha256(name.encode()).hexdigest()[:16], 16) / 2**64
 
-    rows = sorted(rows, key=lambda row: number_of("order " + row[0]))
+    rows = sorted(rows, key=lambda row: hash_fraction("order " + row[0]))
     splits: dict[str, list[Row]] = {"train": [], "test": []}
     for name, text, label in rows:
         text_hash = hashlib.sha256(text.encode()).hexdigest()[:8]
-        splits["test" if number_of(name) < 0.3 else "train"].append(Row(f"{name}#{text_hash}", label))
+        splits["test" if hash_fraction(name) < 0.3 else "train"].append(Row(f"{name}#{text_hash}", label))
     return splits

@@ -1,4 +1,4 @@
-"""Write sound files. Each contains a tone whose pitch depends on the file name."""
+"""Write sound files. Each file contains a tone whose pitch depends on the file name."""
 
 import hashlib
 from pathlib import Path

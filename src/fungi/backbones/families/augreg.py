@@ -20,6 +20,6 @@ for _name, _label, _size, _model in (
         size=_size,
         input=INPUT,
         published_input=PUBLISHED,
-        enumerated=True,
+        is_in_published_code=True,
         **timm_fields(_model),
     )

@@ -17,7 +17,7 @@ for _suffix, _infix in (("", ""), ("-quickgelu", "_quickgelu")):
         size="B",
         embedding_dim=512,
         input=BASE_INPUT,
-        enumerated=not _suffix,
+        is_in_published_code=not _suffix,
         **timm_fields(f"vit_base_patch16_clip{_infix}_224.openai", classifier=True),
     )
     register_vit(
@@ -38,6 +38,6 @@ register_vit(
     input=BASE_INPUT,
     # Deviation V2: the published code used timm's default transform instead of the transform of the model.
     published_input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET),
-    enumerated=True,
+    is_in_published_code=True,
     **timm_fields("eva02_base_patch16_clip_224.merged2b", classifier=True),
 )

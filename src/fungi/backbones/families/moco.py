@@ -18,8 +18,8 @@ INPUT = ImageInput(size=224, resize=256, interpolation="bilinear", statistics=IM
 def encoder_of(state: StateDict, *, prefix: str, head: str) -> StateDict:
     """Return the encoder in a training checkpoint: the entries under `prefix`, without the projection head.
 
-    The momentum encoder, the predictor and the queue are dropped. If no entry has the prefix, the state dict is the
-    encoder.
+    head: prefix of the projection head after `prefix` is removed. The momentum encoder, the predictor and the queue are
+    dropped. If no entry has the prefix, the state dict already contains only the encoder.
     """
     encoder = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return without_prefix(encoder or state, head)
@@ -44,7 +44,7 @@ register_vit(
     build=partial(build_timm, "vit_base_patch16_224", num_classes=0),
     pretrained=partial(fetch_url, f"{HUB}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar"),
     convert=partial(encoder_of, prefix="module.base_encoder.", head="head."),
-    enumerated=True,
+    is_in_published_code=True,
     notes="the fixed sine-cosine position embedding is part of the checkpoint",
 )
 

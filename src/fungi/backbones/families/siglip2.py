@@ -1,4 +1,4 @@
-"""SigLIP 2 image encoders. The embedding is the output of the attention pooling. Pretraining compares it with texts.
+"""SigLIP 2 image encoders. The embedding is the output of the attention pooling, which was trained to match texts.
 
 Weights can have the names of timm or of the publisher's repositories (`vision_model.encoder.layers...`).
 """
@@ -26,22 +26,27 @@ RENAMES = (
 
 
 def siglip_names(state: StateDict, *, build: Any) -> StateDict:
-    """Convert the publisher's names to timm's names, without the text encoder. `timm_names` converts other files."""
+    """Convert the publisher's names to timm's names, without the text encoder. `timm_names` converts other files.
+
+    build: function that returns the architecture. timm has one tensor for queries, keys and values in every block.
+    """
     import torch
 
     if not any(name.startswith("vision_model.") for name in state):
         return timm_names(state, build=build)
     prefix = "vision_model."
     vision = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    timm = {renamed(name, RENAMES): tensor for name, tensor in vision.items() if "head.attention.in_proj" not in name}
-    timm["pos_embed"] = timm["pos_embed"].unsqueeze(0)  # [t d] -> [1 t d]
+    timm_state = {
+        renamed(name, RENAMES): tensor for name, tensor in vision.items() if "head.attention.in_proj" not in name
+    }
+    timm_state["pos_embed"] = timm_state["pos_embed"].unsqueeze(0)  # [t d] -> [1 t d]
     for kind in ("weight", "bias"):
         query, *key_and_value = vision[f"head.attention.in_proj_{kind}"].chunk(3)
-        timm |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": torch.cat(key_and_value)}
-        for number in {name.split(".")[1] for name in timm if name.startswith("blocks.")}:
-            parts = [timm.pop(f"blocks.{number}.self_attn.{part}_proj.{kind}") for part in "qkv"]
-            timm[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(parts)
-    return timm
+        timm_state |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": torch.cat(key_and_value)}
+        for number in {name.split(".")[1] for name in timm_state if name.startswith("blocks.")}:
+            query_key_value = [timm_state.pop(f"blocks.{number}.self_attn.{part}_proj.{kind}") for part in "qkv"]
+            timm_state[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(query_key_value)
+    return timm_state
 
 
 for _name, _label, _size, _patch, _pixels, _model in (

@@ -24,7 +24,8 @@ TINY_SEED = 42
 def ssast_names(state: StateDict) -> StateDict:
     """Convert the names of the published file to the names of `SpectrogramTransformer`.
 
-    The names of the file have the prefix `module.`, which data-parallel training adds.
+    The names of the file have the prefix `module.`, which data-parallel training adds. A state dict with the names of
+    the model is returned unchanged.
     Raises FungiError for a model that was pre-trained with another input size, because its positions have another grid.
     """
     if "cls_token" in state:
@@ -41,7 +42,7 @@ def ssast_names(state: StateDict) -> StateDict:
 
 
 def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
-    """Return the architecture with random initialisation. sizes: width, depth and heads."""
+    """Return the architecture with random initialisation. sizes: width, depth and number of attention heads."""
     from fungi.backbones.spectrogram_transformer import SpectrogramTransformer
 
     arguments: dict[str, Any] = {**sizes, "pooling": pooling}

@@ -14,7 +14,7 @@ REPOSITORY = "google-t5/t5-small"
 
 
 def t5_encoder_names(state: StateDict) -> StateDict:
-    """Return the encoder of a complete T5.
+    """Return the weights of the encoder from the weights of a complete T5.
 
     The model has two names for the word embeddings. If the file has only the first name, the second name is added.
     """

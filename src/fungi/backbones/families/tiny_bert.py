@@ -19,7 +19,7 @@ build = partial(build_encoder, "Bert", SIZES, add_pooling_layer=False)
 
 
 def hashed_words() -> HashedWords:
-    """Return the tokenizer."""
+    """Return the tokenizer of `tiny-bert`, which needs no vocabulary file."""
     return WORDS
 
 

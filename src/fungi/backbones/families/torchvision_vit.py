@@ -60,5 +60,5 @@ for _name, _label, _size, _patch, _model, _file, _resize in (
         convert=timm_layout,
         layer_alias=timm_path,
         attention_input=True,
-        enumerated=_name != "vit-l16",
+        is_in_published_code=_name != "vit-l16",
     )

@@ -1,8 +1,8 @@
 """UDI: vision transformers with two class tokens, from published checkpoints or from `fungi pretrain` (spec udi 6).
 
 The embedding is the first class token. The second class token, `cls+`, takes part in attention. In timm's model, `cls+`
-is a register, so that the pooled-token path works. This program cannot download the published files, which are on
-Google Drive: pass a file with `--checkpoint`.
+is a register, so that the pooled-token path works. This program cannot download the published files, because they are
+on Google Drive. Download a file with a browser and use `--checkpoint FILE`.
 """
 
 from functools import partial
@@ -63,7 +63,7 @@ def one_token(state: StateDict) -> StateDict:
 
 
 def patches_only(state: StateDict) -> StateDict:
-    """Return the state dict without class tokens and their positions, for dense backbones."""
+    """Return the state dict without class tokens and their positions, for tasks that use only patches."""
     tokens = state["cls_token"].shape[1] + int("reg_token" in state)
     weights = {name: tensor for name, tensor in state.items() if name not in ("cls_token", "reg_token")}
     return weights | {"pos_embed": state["pos_embed"][:, tokens:]}
@@ -73,7 +73,7 @@ def timm_weights(state: StateDict, *, name: str, class_tokens: int) -> StateDict
     """Convert a checkpoint of any layout to timm's names.
 
     name, class_tokens: name of the backbone and its number of class tokens. Raises FungiError if the checkpoint has
-    another number.
+    another number of class tokens.
     """
     weights = timm_tokens(encoder_state(state))
     tokens = 2 if "reg_token" in weights else 1
@@ -88,7 +88,10 @@ def timm_weights(state: StateDict, *, name: str, class_tokens: int) -> StateDict
 def build(
     width: int, depth: int, heads: int, mlp_ratio: float, size: int, patch: int, class_tokens: int
 ) -> "nn.Module":
-    """Return timm's vision transformer. Its positions are scaled as in DINO, on which the code of UDI is based."""
+    """Return timm's vision transformer. size, patch: sides of an image and of a patch in pixels.
+
+    Positions are scaled as in DINO, because the code of UDI is based on DINO.
+    """
     from timm.models.vision_transformer import VisionTransformer
 
     model: Any = VisionTransformer(

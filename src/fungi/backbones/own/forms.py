@@ -1,6 +1,6 @@
-"""The forms of `--backbone NAME=KIND:PLACE`; results are written to the folder NAME below `--root`.
+"""Parse `--backbone NAME=KIND:PLACE`, a backbone of the user. NAME is the name of the backbone in paths of files.
 
-NAME=timm:ID        a model of timm by its id with the tag of the weights: sharp=timm:convnext_tiny.fb_in22k
+NAME=timm:ID        a model of timm. ID contains the tag of the weights: sharp=timm:convnext_tiny.fb_in22k
 NAME=hf:PLACE       an encoder of `transformers` for images, texts or spectrograms. PLACE is a folder that
                     `save_pretrained` wrote (with a processor or tokenizer), or the id of a repository of the hub
 NAME=hf-mean:PLACE  the same encoder, with the mean of all tokens as its embedding
@@ -33,7 +33,10 @@ def own_backbone(text: str) -> BackboneSpec:
         raise _unknown(text)
     kind, _, place = kind_and_place.partition(":")
     if kind not in KINDS or not place or not _PLAIN_NAME.fullmatch(name):
-        raise FungiError(f"--backbone {text!r} is not understood. Write {FORMS}; NAME is a plain file name.")
+        raise FungiError(
+            f"--backbone {text!r} is not understood. Write {FORMS}; NAME has only letters, digits and the characters "
+            "'.', '_' and '-'."
+        )
     if name in BACKBONES:
         raise FungiError(f"--backbone {text!r}: {name!r} is the name of a known backbone. Choose another name.")
     if kind == "timm":
@@ -54,10 +57,12 @@ def _unknown(text: str) -> FungiError:
 
 
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
-    """Return a model of `transformers`. The configuration determines the input: images, spectrograms or texts."""
+    """Return the backbone for a model of `transformers`. Its configuration shows whether it takes images, spectrograms
+    or texts.
+    """
     config = read_config(place)
-    config = getattr(config, "vision_config", config)  # of a model for images and texts, use the image encoder
-    if any(hasattr(config, name) for name in ("image_size", "num_channels")):
+    config = getattr(config, "vision_config", config)  # a model for images and texts: use only its image encoder
+    if any(hasattr(config, attribute) for attribute in ("image_size", "num_channels")):
         return vision_backbone(name, place, config, mean=mean)
     if config.model_type in SPECTROGRAM_MODELS:
         return spectrogram_backbone(name, place, config, mean=mean)

@@ -19,9 +19,9 @@ def read_config(place: str) -> Any:
 
 
 def model_options(model_class: Any) -> dict[str, bool]:
-    """Return options that build BERT and ViT without a pooler.
+    """Return the arguments that build a model without a pooler (BERT, ViT); empty for classes without this option.
 
-    The pooler has no effect here, and some files do not have its weights.
+    The embedding does not depend on the pooler, and some files do not have the weights of the pooler.
     """
     import inspect
 
@@ -30,7 +30,7 @@ def model_options(model_class: Any) -> dict[str, bool]:
 
 
 def fetch(model_class: Any, config: Any, place: str) -> StateDict:
-    """Return the weights of a model of this class.
+    """Return the weights at a place (folder or repository) for a model of this class and configuration.
 
     Raises MissingFilesError if the weights can't be read, and FungiError if some weights are missing.
     """
@@ -50,6 +50,6 @@ def unreadable_model(place: str, error: Exception) -> MissingFilesError:
     from pathlib import Path
 
     cause = str(error).partition("\n")[0] or type(error).__name__
-    needs = "the folder needs config.json, weights and a tokenizer or processor, as save_pretrained writes them"
-    advice = needs if Path(place).exists() else download_advice(place)
+    folder_advice = "the folder needs config.json, weights and a tokenizer or processor, as save_pretrained writes them"
+    advice = folder_advice if Path(place).exists() else download_advice(place)
     return MissingFilesError(f"no encoder could be read from {place} ({cause}): {advice}.")

@@ -42,7 +42,8 @@ class ModelStructure:
 
     pooling: type of pooling, if it is known; empty otherwise. layer, reason: path of the gradient source, and the
     reason for its choice. weight_shape, bias: shape of the weight of the gradient source, and whether it has a bias.
-    parameters: number of parameters. flops: floating-point operations for one view.
+    embedding_dim, parameters: numbers of entries of an embedding and of weights of the model. flops: floating-point
+    operations for one view.
     """
 
     pooling: str
@@ -92,7 +93,7 @@ def model_structure(build: Callable[[], "nn.Module"], input_shape: "tuple[int, .
         embedding = model(torch.zeros(input_shape, device=device))
     if not isinstance(embedding, torch.Tensor) or embedding.dim() != 2:
         output = list(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
-        raise FungiError(f"a {type(model).__name__} gives {output} for one input; an embedding [1, d] is needed.")
+        raise FungiError(f"a {type(model).__name__} returns {output} for one input; an embedding [1, d] is needed.")
     path, reason = gradient_source(model, called_paths)
     layer: Any = model.get_submodule(path)
     return ModelStructure(
@@ -115,9 +116,9 @@ def gradient_source(model: "nn.Module", called_paths: list[str]) -> tuple[str, s
     candidates = [path for path in called_paths if called_paths.count(path) == 1]
     if not candidates:
         raise FungiError(f"a {type(model).__name__} has no linear or convolution layer to take gradients at.")
-    projections = [path for path in candidates if path.endswith(OUTPUT_PROJECTIONS)]
-    if projections:
-        return projections[-1], "last attention output projection"
+    output_projections = [path for path in candidates if path.endswith(OUTPUT_PROJECTIONS)]
+    if output_projections:
+        return output_projections[-1], "last attention output projection"
     return candidates[-1], "last layer that is computed"
 
 
@@ -140,6 +141,7 @@ def record_calls(model: "nn.Module") -> "Iterator[list[str]]":
 
 
 def _can_be_source(module: Any) -> bool:
+    """Return whether a module is a linear layer, or a convolution whose padding is zeros of a fixed number."""
     from torch import nn
 
     if isinstance(module, nn.Conv2d):
@@ -148,6 +150,6 @@ def _can_be_source(module: Any) -> bool:
 
 
 def _pooling(model: Any) -> str:
-    """Return the type of pooling of a model of timm: `token`, `avg` or `map`; empty if it is not known."""
+    """Return the type of pooling of a model of timm, for example `token`, `avg` or `map`; empty if it is unknown."""
     pooling = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
     return pooling if isinstance(pooling, str) else str(getattr(pooling, "pool_type", ""))

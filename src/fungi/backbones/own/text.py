@@ -26,7 +26,7 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
     build = partial(_build, config)
     with torch.device("meta"):
         model = build(pooling)
-    layer, module = _output_projection(model)
+    layer_path, layer = _output_projection(model)
     width = int(config.hidden_size)
     longest = max_tokens(model)
     if longest < FEWEST_TOKENS:
@@ -35,27 +35,28 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
         name,
         label=name,
         source=place,
-        tokenizer=hub_tokenizer(name, place, table=model.get_input_embeddings().num_embeddings),
+        tokenizer=hub_tokenizer(name, place, embedding_rows=model.get_input_embeddings().num_embeddings),
         longest=longest,
         pooling=pooling,
         embedding_dim=width,
         projection_dim=width,
-        layer=layer,
-        weight_shape=tuple(module.weight.shape),
-        bias=module.bias is not None,
+        layer=layer_path,
+        weight_shape=tuple(layer.weight.shape),
+        bias=layer.bias is not None,
         pca_dim=512,
         build=build,
         pretrained=lambda: fetch(_model_class(config), config, place),
-        notes=f"embedding: {'mean of the tokens' if mean else 'first token'}; gradient source {layer}; "
+        notes=f"embedding: {'mean of the tokens' if mean else 'first token'}; gradient source {layer_path}; "
         f"texts are cut to {longest} tokens",
     )
 
 
 def max_tokens(model: Any) -> int:
-    """Return the largest number of tokens of a text: the number of learned positions of the model, at most 512.
+    """Return the largest number of tokens that a text can have: the number of learned positions of the model, or 512.
 
     In a table of positions with a padding row (RoBERTa, for example), positions start after this row. For a model
-    without a table (T5, rotary positions), the number is in the configuration, or there is no limit below 512.
+    without a table (T5, rotary positions), the number is in the configuration. If there is no number, or if the number
+    is greater than 512, return 512.
     """
     from torch import nn
 
@@ -85,18 +86,19 @@ def _build(config: Any, pooling: Pooling) -> Any:
 def _output_projection(model: Any) -> tuple[str, Any]:
     """Return (path, module) of the last attention output projection.
 
-    If no layer has a known name of an output projection, warn and return the last linear layer.
+    If no layer has a known name of an output projection, log a warning and return the last linear layer. Raises
+    FungiError if there is no linear layer.
     """
     from torch import nn
 
-    linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if not linear:
+    linear_layers = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if not linear_layers:
         raise FungiError("the model has no linear layer to take gradients at.")
-    known = [path for path in linear if path.endswith(OUTPUT_PROJECTIONS)]
-    if not known:
+    output_projections = [path for path in linear_layers if path.endswith(OUTPUT_PROJECTIONS)]
+    if not output_projections:
         logger.warning(
             "no attention output projection is known in a %s: using its last linear layer. Change it with --layer.",
             type(model).__name__,
         )
-    path = (known or list(linear))[-1]
-    return path, linear[path]
+    path = (output_projections or list(linear_layers))[-1]
+    return path, linear_layers[path]

@@ -37,7 +37,7 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
 
 
 def _weights_record(model: str) -> Any:
-    """Return timm's record of the weights. Raises FungiError with similar names for an unknown id."""
+    """Return timm's record of the weights. Raises FungiError if timm does not know the model or the weights."""
     import timm
     from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
 
@@ -45,9 +45,9 @@ def _weights_record(model: str) -> Any:
     if not is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models()) or " timm.list_models() names all."
         raise FungiError(f"unknown model of timm {architecture!r}.{hint}")
-    known = get_arch_pretrained_cfgs(architecture)
-    if tag and model not in known:
-        raise unknown_name("weights of timm", model, known)
+    weights = get_arch_pretrained_cfgs(architecture)
+    if tag and model not in weights:
+        raise unknown_name("weights of timm", model, weights)
     config = get_pretrained_cfg(model)
     if config is None:
         raise FungiError(f"timm does not know the transform and the input size of {model}.")

@@ -1,7 +1,7 @@
 """Vision encoders of the user: models of `transformers`, with the transform of their image processor.
 
-The embedding is the pooled output, if the model and the weights have a pooling layer. Otherwise, the embedding is the
-class token. Without a class token, it is the mean of all positions. With `hf-mean`, it is always this mean.
+The embedding is the pooled output, if the model returns one. Otherwise, the embedding is the class token. If the model
+has no class token, the embedding is the mean of all positions. With `hf-mean`, the embedding is always this mean.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from fungi.runtime.network import only_on_disk
 from fungi.views.image import UNIT, ImageInput, SquashedInput
 
 BILINEAR = 2
-"""Number of bilinear interpolation in Pillow; image processors save this number."""
+"""Code of bilinear interpolation in Pillow; image processors save this code."""
 _CLASS_TOKENS = ("cls_token", "class_embedding")
 """Endings of the parameter names of class tokens."""
 
@@ -62,9 +62,10 @@ def image_input(place: str, config: Any) -> ImageInput:
     if getattr(processor, "do_center_crop", False):
         side = dict(processor.crop_size)["height"]
         return ImageInput(size=side, resize=size.get("shortest_edge") or size["height"], **fields)
-    if "shortest_edge" in size:  # the processor of ConvNeXt resizes images and crops their centre below 384 pixels
+    if "shortest_edge" in size:  # ConvNeXt: below 384 pixels, its processor enlarges images and crops their centre
         side = size["shortest_edge"]
-        return ImageInput(size=side, resize=round(side / (getattr(processor, "crop_pct", None) or 1)), **fields)
+        crop_share = getattr(processor, "crop_pct", None) or 1
+        return ImageInput(size=side, resize=round(side / crop_share), **fields)
     return SquashedInput(size=size["height"], resize=size["height"], **fields)
 
 
@@ -86,7 +87,10 @@ def _build(config: Any, mean: bool) -> Any:
 
 
 def pooled_images(encoder: Any, mean: bool) -> Any:
-    """Return a subclass of an encoder class whose forward maps images `[n c h w]` to embeddings `[n d]`."""
+    """Return a subclass of an encoder class whose forward maps images `[n c h w]` to embeddings `[n d]`.
+
+    mean: use the mean of all positions as the embedding; otherwise see the top of this file.
+    """
     from torch import Tensor
 
     def forward(self: Any, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Unpack archives into folders that are either complete or do not exist, and download single files.
 
-Archives are not trusted. A link, a device, an invalid name or a path outside of the target is refused before the member
-is written. An archive that expands to an implausible size is refused, too.
+Archives are not trusted. A member that is a link or a device, or that has an invalid name or a path outside of the
+target, is refused before it is written. An archive that expands to an implausible size is refused, too.
 """
 
 import gzip
@@ -28,9 +28,9 @@ _DAMAGE_ERRORS = (
 LARGEST_EXPANSION = 200
 """Largest number of unpacked bytes per byte of an archive; images, sounds and tables need less than 20."""
 ALWAYS_ALLOWED = 1 << 30
-"""Number of unpacked bytes that are accepted from every archive, even a small one."""
+"""Number of unpacked bytes that are accepted from every archive, even if the archive is small."""
 SMALLEST_MEMBER = 512
-"""A smaller file counts as this number of bytes. Otherwise, millions of empty files would be below the limit."""
+"""Number of bytes that a smaller file counts as. Otherwise, millions of empty files would be below the limit."""
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def is_there(target: Path) -> bool:
-    """Return whether a folder or file exists. If it exists, log a message. An empty folder counts as missing."""
+    """Return whether a folder with content or a file exists at `target`. If so, log a message."""
     exists = any(target.iterdir()) if target.is_dir() else target.exists()
     if exists:
         logger.info("%s exists already; remove it to write it again", target)
@@ -67,8 +67,9 @@ def find_archive(folder: Path, *patterns: str) -> Path:
 def unpack(archive: Path, into: Path, *, below: str = "") -> None:
     """Unpack a .zip or .tar(.gz, ...) file into a folder.
 
-    below: folder in the archive. Only the files of this folder are unpacked; their new paths are relative to it.
-    Raises FungiError for a damaged archive, a dangerous member, or an archive without files in this folder.
+    below: folder or file in the archive; empty for the complete archive. Only files below this folder are unpacked, and
+        their new paths are relative to it.
+    Raises FungiError for a damaged archive, a dangerous member, or an archive without these files.
     """
     try:
         if zipfile.is_zipfile(archive):
@@ -130,7 +131,7 @@ def fetch(url: str, into: Path) -> Path:
 
 
 class _Member(NamedTuple):
-    """A file in an archive. size: number of bytes in the header of the file; reading stops after this number."""
+    """A file in an archive. size: number of bytes, as stated in the archive; reading stops after this number."""
 
     name: str
     size: int
@@ -183,11 +184,11 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
 
 
 def _flatten(folder: Path, name: str) -> None:
-    """Move the content of `folder/name` to `folder`, if `folder` contains only `name`."""
+    """Move the content of `folder/name` to `folder`, if `folder` contains nothing but the folder `name`."""
     inner = folder / name
-    renamed = folder / f".{name}"  # the content of the inner folder may have the same name again
+    renamed_inner = folder / f".{name}"  # the inner folder may contain a file or folder that is also called `name`
     if name and inner.is_dir() and [entry.name for entry in folder.iterdir()] == [name]:
-        inner.rename(renamed)
-        for entry in renamed.iterdir():
+        inner.rename(renamed_inner)
+        for entry in renamed_inner.iterdir():
             entry.rename(folder / entry.name)
-        renamed.rmdir()
+        renamed_inner.rmdir()

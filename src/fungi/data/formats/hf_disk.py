@@ -24,7 +24,7 @@ from fungi.data.names import PackedNames
 from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
-Kind = Literal["vision", "text"]
+ItemModality = Literal["vision", "text"]
 NameRows = Callable[[list[str], np.ndarray, Sequence[str]], list[str]]
 """Function (stored file names of the images, labels `[n]`, class names) -> sample ids."""
 
@@ -36,16 +36,19 @@ _TEXT_COLUMNS = ("text", "sentence")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the item column and the label column of a saved dataset, and the kind of its items."""
+    """Names of the item column and the label column of a saved dataset, and the modality of its items."""
 
     item: str
     label: str
-    kind: Kind
+    modality: ItemModality
 
 
 @dataclass(frozen=True)
 class SavedItems:
-    """Function: row of a saved split -> RGB image or text."""
+    """Function: row of a saved split -> RGB image or text.
+
+    folder: folder of the split. ids: sample ids, for errors. as_displayed: as in `decode`.
+    """
 
     folder: str
     columns: Columns
@@ -55,12 +58,12 @@ class SavedItems:
     def __call__(self, row: int) -> Any:
         """Return the item of a row. Raises FungiError for a missing item or a damaged image."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
-        if value is None or (self.columns.kind == "vision" and not value["bytes"] and not value["path"]):
+        if value is None or (self.columns.modality == "vision" and not value["bytes"] and not value["path"]):
             raise FungiError(
                 f"sample {self.ids[row]!r}: row {row} of {self.folder} has no value in column {self.columns.item!r}. "
                 "Remove this row."
             )
-        if self.columns.kind == "text":
+        if self.columns.modality == "text":
             return value
         source = value["bytes"] if value["bytes"] is not None else Path(value["path"])
         place = f"row {row} of {self.folder}"
@@ -71,7 +74,7 @@ class SavedItems:
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
         if value is None:
             return digest_of_bytes(b"")
-        if self.columns.kind == "text":
+        if self.columns.modality == "text":
             return digest_of_item(value)
         if value["bytes"] or not value["path"]:
             return digest_of_bytes(value["bytes"] or b"")
@@ -136,15 +139,15 @@ def open_saved(
     columns = choose_columns(table, folder)
     names = class_names or getattr(table.features[columns.label], "names", None) or ()
     labels = _labels(table, columns, names, folder)
-    files = _file_names(table, columns.item) if name_rows and columns.kind == "vision" else None
-    numbered = [f"{split}/{row}" for row in range(len(labels))]
-    ids = PackedNames(name_rows(files, labels, names) if name_rows and files else numbered)
+    files = _file_names(table, columns.item) if name_rows and columns.modality == "vision" else None
+    numbered_ids = [f"{split}/{row}" for row in range(len(labels))]
+    ids = PackedNames(name_rows(files, labels, names) if name_rows and files else numbered_ids)
     return Samples(
         targets=labels,
         ids=ids,
         load=SavedItems(str(folder), columns, ids, as_displayed),
         class_names=tuple(names),
-        treatment=AS_DISPLAYED if as_displayed and columns.kind == "vision" else "",
+        treatment=AS_DISPLAYED if as_displayed and columns.modality == "vision" else "",
     )
 
 
@@ -157,12 +160,12 @@ def choose_columns(table: Any, folder: Path) -> Columns:
 
     features = table.features
     label = next((name for name in _LABEL_COLUMNS if name in features), None)
-    label = label or _single([name for name, kind in features.items() if isinstance(kind, ClassLabel)])
-    images = [name for name, kind in features.items() if isinstance(kind, Image)]
-    strings = [name for name, kind in features.items() if _is_string(kind) and name != label]
-    if any(isinstance(kind, Audio) for kind in features.values()):
+    label = label or _single([name for name, feature in features.items() if isinstance(feature, ClassLabel)])
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    strings = [name for name, feature in features.items() if _is_string(feature) and name != label]
+    if any(isinstance(feature, Audio) for feature in features.values()):
         raise FungiError(f"{folder} contains sounds, which can't be read from saved datasets. Use images or texts.")
-    text = next((name for name in _TEXT_COLUMNS if name in strings), _single(strings))
+    text = next((name for name in _TEXT_COLUMNS if name in strings), None) or _single(strings)
     item = _single(images) if images else text
     if item is None or label is None:
         missing = "an image or text column" if item is None else "a column 'label'"
@@ -194,19 +197,19 @@ def _names_of_split(folder: Path) -> list[str] | None:
     """Return the class names of a split; None if its labels are numbers without names."""
     table = _open_table(folder)
     label = choose_columns(table, folder).label
-    kind = table.features[label]
-    if _is_string(kind):
+    feature = table.features[label]
+    if _is_string(feature):
         return sorted(name for name in table.unique(label) if name)
-    return getattr(kind, "names", None)
+    return getattr(feature, "names", None)
 
 
-def _is_string(kind: Any) -> bool:
-    return getattr(kind, "dtype", None) in ("string", "large_string", "string_view")
+def _is_string(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string", "string_view")
 
 
-def modality_of(path: Path, split: str) -> Kind:
-    """Return the kind of the items of a saved split."""
-    return choose_columns(_open_table(path / split), path / split).kind
+def modality_of(path: Path, split: str) -> ItemModality:
+    """Return the modality of the items of a saved split."""
+    return choose_columns(_open_table(path / split), path / split).modality
 
 
 def _single(names: list[str]) -> str | None:
@@ -233,32 +236,36 @@ def _open_table(folder: Path) -> Any:
 def _items(folder: str, columns: Columns, process: int) -> Any:
     """Return the column of items, without decoding images.
 
-    process: process id. Because it is an argument, a forked process does not use the cached table of its parent, but
-        opens the table itself.
+    process: process id. It is an argument of the cache, so a forked process opens the table itself and does not use the
+        table of its parent.
     """
     from datasets import Image
 
     table = _open_table(Path(folder)).select_columns([columns.item])
-    return table.cast_column(columns.item, Image(decode=False)) if columns.kind == "vision" else table
+    return table.cast_column(columns.item, Image(decode=False)) if columns.modality == "vision" else table
 
 
 def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Path) -> UInt32[np.ndarray, " n"]:
-    """Return the labels. A label with a name gets the position of this name in `class_names`."""
-    own_names = getattr(table.features[columns.label], "names", None)
+    """Return the labels. If a stored label has a name, the label is the position of this name in `class_names`.
+
+    Raises FungiError with the row for an invalid label.
+    """
+    names_in_table = getattr(table.features[columns.label], "names", None)
     label_by_name = {to_nfc(name): label for label, name in enumerate(class_names)}
 
     def label_of(value: Any) -> int:
+        """Return the label for a cell with a class name or a number. Raises ValueError with the cause and advice."""
         name = value
         if not isinstance(value, str):
             if not isinstance(value, int | float) or value < 0 or value % 1 != 0:
                 raise ValueError("labels are whole numbers from 0. Remove this row")
-            if own_names is None and value > LARGEST_LABEL:
+            if names_in_table is None and value > LARGEST_LABEL:
                 raise ValueError(f"labels are at most {LARGEST_LABEL:,}. Number the classes from 0")
-            if own_names is None:
+            if names_in_table is None:
                 return int(value)
-            if value >= len(own_names):
-                raise ValueError(f"there are only {len(own_names)} class names. Correct this row")
-            name = own_names[int(value)]
+            if value >= len(names_in_table):
+                raise ValueError(f"there are only {len(names_in_table)} class names. Correct this row")
+            name = names_in_table[int(value)]
         if to_nfc(name) not in label_by_name:
             class_list = f"{', '.join(class_names[:8])}{', ...' if len(class_names) > 8 else ''}"
             raise ValueError(f"train has no class {name!r}, and classes are matched by name. Train has: {class_list}")
@@ -275,7 +282,7 @@ def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Pa
 
 
 def _file_names(table: Any, column: str) -> list[str] | None:
-    """Return the stored file names of the images; None if a name is missing. This does not read the images."""
+    """Return the stored file names of the images without reading the images; None if a name is missing."""
     import pyarrow.compute
 
     names = pyarrow.compute.struct_field(table.data.column(column), "path").to_pylist()

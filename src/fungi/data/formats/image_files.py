@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 AS_DISPLAYED = "EXIF orientation applied, transparency on white"
-"""Treatment of the user's images: they are read as image viewers show them. It is part of the fingerprint."""
+"""Treatment of the user's images, which are read as image viewers show them. This text is part of the fingerprint."""
 LARGEST_RATIO = 100
-"""Largest accepted ratio of the sides of an image. A narrower image needs gigabytes when its short side is resized."""
+"""Largest accepted ratio of the sides of an image. A narrower image would need gigabytes after it is resized."""
 
 _PILLOW_FLAG_LOCK = threading.Lock()
 
@@ -101,8 +101,8 @@ def _on_white(image: "Image") -> "Image":
 def to_rgb(image: "Image") -> "Image":
     """Return an image of any mode as RGB. Transparency is dropped; 16-bit grey keeps its upper 8 bits.
 
-    Raises FungiError if the range of grey values is unknown: for fractions, and for 32-bit numbers unless the largest
-    number proves that they are 16-bit values.
+    Raises FungiError if the range of grey values is unknown. This is the case for floating-point numbers, and for
+    32-bit integers whose largest value does not show that they have 16 bits.
     """
     from PIL import Image
 
@@ -116,10 +116,10 @@ def to_rgb(image: "Image") -> "Image":
 
 
 def _eight_bits(image: "Image") -> np.ndarray:
-    """Return 16-bit grey values in 8 bits.
+    """Return the upper 8 bits of 16-bit grey values.
 
     Pillow returns 16-bit PGM files with 32 bits (mode `I`). Other images of mode `I` are accepted only if their largest
-    value shows that they have 16 bits.
+    value shows that they have 16 bits; otherwise, this raises FungiError.
     """
     values = np.asarray(image)
     if image.mode == "I" and image.format != "PPM" and not (values.min() >= 0 and 255 < values.max() < 1 << 16):
@@ -132,9 +132,9 @@ def _eight_bits(image: "Image") -> np.ndarray:
 
 @contextmanager
 def _truncated_files(allowed: bool) -> Iterator[None]:
-    """Let Pillow accept truncated files inside the `with` statement, if `allowed`.
+    """Let Pillow accept truncated files inside the `with` statement if `allowed` is true.
 
-    Pillow's flag for this is global, so a lock admits only one thread at a time.
+    Pillow has one global flag, so a lock lets only one thread at a time set the flag.
     """
     from PIL import ImageFile
 
@@ -152,7 +152,10 @@ def _truncated_files(allowed: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Function: row -> RGB image of the file `root / paths[row]`. The path is the id of the sample."""
+    """Function: row -> RGB image of the file `root / paths[row]`. The path is the id of the sample.
+
+    truncated, as_displayed: as in `decode`.
+    """
 
     root: Path
     paths: Sequence[str]
@@ -196,7 +199,11 @@ def image_samples(
     truncated: bool = False,
     as_displayed: bool = False,
 ) -> Samples:
-    """Return a split of image files. paths: relative to `root`, with forward slashes; the paths are the sample ids."""
+    """Return a split of image files.
+
+    paths: paths relative to `root`, with forward slashes; they are the sample ids. truncated, as_displayed: as in
+    `decode`.
+    """
     packed = PackedNames(paths)
     return Samples(
         targets=np.asarray(labels, dtype=np.uint32),

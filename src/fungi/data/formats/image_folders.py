@@ -27,7 +27,7 @@ FILES_OF_PROGRAMS = ("thumbs.db", "desktop.ini")
 
 
 def is_skipped(name: str) -> bool:
-    """Return whether a folder is hidden or belongs to a program. Images in it are not originals."""
+    """Return whether a folder is hidden or belongs to a program. Images in such a folder are not the user's images."""
     return name.startswith(".") or name.lower() in FOLDERS_OF_PROGRAMS
 
 
@@ -69,7 +69,7 @@ def class_folder_samples(
             f"{folder} has class folders that train does not have: {', '.join(sorted(remaining.values())[:5])}. Move "
             "them, or add them to train."
         )
-    files = [image_names(folder / name) if name else [] for name in folder_names]
+    files = [image_names(folder / name) if name else [] for name in folder_names]  # no folder: a class without images
     if not any(files):
         raise MissingFilesError(f"the class folders of {folder} have no image. Expected {folder}/CLASS/IMAGE.")
     paths = [f"{split_folder}/{name}/{file}" for name, names in zip(folder_names, files, strict=True) for file in names]
@@ -80,10 +80,8 @@ def class_folder_samples(
 def image_names(folder: Path) -> list[str]:
     """Return the paths of the images below a folder, relative to this folder.
 
-    The order is that of torchvision: by folder, then by name.
-
-    Hidden files (`._name.jpg` in some archives, for example) and skipped folders are ignored. Links are followed.
-
+    The paths are sorted by folder, then by name, as in torchvision. Hidden files (`._name.jpg` in some archives, for
+    example) and skipped folders are ignored. Links are followed.
     Raises FungiError for a link to a folder that contains the link. Raises FungiError for an image that is not a
     regular file: a link without a target, a device, or a pipe (which would block the reader forever).
     """
@@ -99,11 +97,14 @@ def image_names(folder: Path) -> list[str]:
     return names
 
 
-def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder and its images. above: device and inode numbers of the folders that contain this folder."""
+def _folders_with_images(folder: Path, parents: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (path, names of the images) of a folder and of all folders in it.
+
+    parents: device and inode numbers of the folders that contain this folder.
+    """
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
-    if identity in above:
+    if identity in parents:
         raise FungiError(f"{folder} is a link to a folder that contains it. Remove it.")
     images = []
     with os.scandir(folder) as entries:
@@ -111,7 +112,7 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
             if entry.is_dir():
                 if is_skipped(entry.name):
                     continue
-                yield from _folders_with_images(Path(entry.path), (*above, identity))
+                yield from _folders_with_images(Path(entry.path), (*parents, identity))
             elif entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith("."):
                 if not entry.is_file():
                     raise FungiError(
@@ -124,7 +125,7 @@ def _folders_with_images(folder: Path, above: tuple[tuple[int, int], ...]) -> It
 def warn_of_ignored_files(folder: Path, *, classes: bool = True) -> None:
     """Warn of ignored files below a folder, with their number per ending.
 
-    classes: whether images have to be in class folders; images next to the class folders are then ignored.
+    classes: whether images have to be in class folders. Images next to the class folders then also count as ignored.
     """
     ignored: Counter[str] = Counter()
     for folder_path, subfolders, files in os.walk(folder, followlinks=True):

@@ -1,7 +1,7 @@
 """The revisited Oxford and Paris landmarks (spec vision 3.2, 9.6).
 
-The split `train` is the database, `test` has the queries, and `test-cropped` has the queries cropped to their boxes, as
-in the protocol of the benchmark. Labels are row numbers. Some image files are truncated; the missing pixels are grey.
+The split `train` is the database, and `test` has the queries. `test-cropped` has the queries cropped to their boxes, as
+the benchmark requires. Labels are row numbers. Some image files are truncated; their missing pixels become grey.
 """
 
 import pickle
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 
 class LandmarkQuery(TypedDict):
-    """Ground truth of a query: database rows by relevance, and `bbx`, its box (left, top, right, bottom) in pixels."""
+    """Ground truth of a query.
+
+    easy, hard, junk: rows of the database by their relevance. bbx: box of the query (left, top, right, bottom) in
+    pixels.
+    """
 
     easy: list[int]
     hard: list[int]
@@ -36,14 +40,16 @@ class LandmarkQuery(TypedDict):
 
 @dataclass(frozen=True)
 class Landmarks:
-    """One of the two landmark datasets. folder: name of the dataset in the benchmark, `roxford5k` or `rparis6k`."""
+    """One of the two landmark datasets. name: our name of the dataset. folder: its name in the benchmark, `roxford5k`
+    or `rparis6k`.
+    """
 
     name: str
     folder: str
 
     @property
     def place(self) -> Place:
-        """Place of the dataset in the data folder."""
+        """The possible folders of the dataset."""
         return Place(
             dataset=self.name,
             folders=("retrieval-landmarks", ""),
@@ -113,7 +119,7 @@ class Landmarks:
 
 
 def _fault(listing: dict[str, Any]) -> str:
-    """Return a description of the first error in a ground-truth file; an empty text if there is no error."""
+    """Return a description of the first error in the content of a ground-truth file; empty if there is no error."""
     images, queries, truths = (listing[name] for name in ("imlist", "qimlist", "gnd"))
     for listing_name, names in (("imlist", images), ("qimlist", queries)):
         if not _is_sequence(names) or not all(map(_is_file_name, names)):

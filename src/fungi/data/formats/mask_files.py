@@ -1,7 +1,7 @@
 """Read mask files: one image per sample with the class number of each pixel.
 
 In images with a palette, the class is the index into the palette, not the colour. The values in masks of the user are
-not always 0, 1, 2, ...: `class_numbers` reads all masks once and returns the value of each class.
+not always 0, 1, 2, ... Therefore, `class_values` reads all masks once and returns the value of each class.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 MAX_UNNAMED_CLASSES = 64
-"""Largest number of classes without class names. Smoothed masks and photographs contain more values."""
+"""Largest number of classes without class names. A photograph or a smoothed mask contains more values than this."""
 
 
 def read_mask(path: Path, sample_id: str) -> UInt8[np.ndarray, "h w"]:
@@ -46,48 +46,52 @@ def mask_values(path: Path, sample_id: str) -> Int16[np.ndarray, "h w"]:
 
     try:
         with Image.open(path) as image:
-            kind, mode, values = image.format, image.mode, np.asarray(image)
+            file_format, mode, values = image.format, image.mode, np.asarray(image)
     except FileNotFoundError:
         raise MissingFilesError(f"sample {sample_id!r} has no mask: there is no file {path}. Put it there.") from None
     except Exception as error:  # damaged files make decoders raise nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise FungiError(f"sample {sample_id!r}: can't read the mask {path} ({cause}). Replace the file.") from error
-    mask = f"sample {sample_id!r}: the mask {path}"
-    if kind in ("JPEG", "MPO"):
-        raise FungiError(f"{mask} is a JPEG file, which does not keep class numbers exactly. Save masks as PNG.")
+    subject = f"sample {sample_id!r}: the mask {path}"
+    if file_format in ("JPEG", "MPO"):
+        raise FungiError(f"{subject} is a JPEG file, which does not keep class numbers exactly. Save masks as PNG.")
     if values.ndim != 2:
         raise FungiError(
-            f"{mask} contains colours ({mode}), not class numbers. Save it with one channel, as a grey or palette PNG."
+            f"{subject} contains colours ({mode}), not class numbers. Save it with one channel, as a grey or palette "
+            "PNG."
         )
     if values.dtype.kind == "f":
         is_whole = np.isfinite(values) & (values == np.rint(values))
         if not is_whole.all():
             first = values[~is_whole][0]
-            raise FungiError(f"{mask} contains {first:.6g}, which is not a whole number. Save it with whole numbers.")
-    lowest, largest = (int(values.min()), int(values.max())) if values.size else (0, 0)
-    if lowest < -1 or largest > VOID:
-        value = lowest if lowest < -1 else largest
-        raise FungiError(f"{mask} contains {value}. Masks contain values from 0 to {VOID}, or -1 for void.")
+            raise FungiError(
+                f"{subject} contains {first:.6g}, which is not a whole number. Save it with whole numbers."
+            )
+    smallest, largest = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    if smallest < -1 or largest > VOID:
+        value = smallest if smallest < -1 else largest
+        raise FungiError(f"{subject} contains {value}. Masks contain values from 0 to {VOID}, or -1 for void.")
     return values.astype(np.int16)
 
 
 @cache
-def class_numbers(root: Path, folders: tuple[str, ...], named_classes: int | None) -> tuple[int, ...]:
+def class_values(root: Path, folders: tuple[str, ...], named_classes: int | None) -> tuple[int, ...]:
     """Return the value of each class in the masks of `root/<folder>/masks`, in the order of the classes.
 
-    named_classes: number of class names. The values are then 0 to `named_classes` - 1. None: the classes have no names;
-        each value in the masks is a class, and 255 and -1 are void.
-    Without class names, or with two class names, masks may contain only 0 and 255. Both values are then classes.
+    named_classes: number of class names. The values are then 0 to `named_classes` - 1. None: the classes have no names.
+        Then each value in the masks is a class, except the void values 255 and -1.
+    There is an exception: if all values in the masks are 0 or 255, and there are no class names or two class names, the
+    values of the classes are 0 and 255.
     All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ..., or include -1.
-    Raises FungiError for more than 64 values without names, because these are colours or grey levels, not classes.
+    Raises FungiError for more than 64 values without names, because so many values are colours or grey levels.
     """
-    present = _values_in_masks([root / folder / "masks" for folder in folders])
-    if -1 in present:
-        logger.warning(f"{root}: the masks contain {value_list(present)}. Pixels of value -1 are void, like {VOID}.")
-    if present == [0, VOID] and named_classes in (None, 2):
+    all_values = _values_in_masks([root / folder / "masks" for folder in folders])
+    if -1 in all_values:
+        logger.warning(f"{root}: the masks contain {value_list(all_values)}. Pixels of value -1 are void, like {VOID}.")
+    if all_values == [0, VOID] and named_classes in (None, 2):
         logger.warning(f"{root}: the masks contain only 0 and {VOID}. {VOID} is class 1, and no pixel is void.")
         return (0, VOID)
-    values = [value for value in present if value not in (-1, VOID)]
+    values = [value for value in all_values if value not in (-1, VOID)]
     if named_classes is not None:
         return tuple(range(named_classes))
     if len(values) > MAX_UNNAMED_CLASSES:
@@ -104,8 +108,8 @@ def _values_in_masks(folders: Sequence[Path]) -> list[int]:
     """Return the values that occur in the masks of folders, ascending, from -1 to 255."""
 
     def occurs(path: Path, name: str) -> np.ndarray:
-        """Return for each value from -1 to 255 whether it occurs in a mask."""
-        return np.bincount(mask_values(path, name).reshape(-1) + 1, minlength=VOID + 2) > 0
+        """Return whether each value from -1 to 255 occurs in a mask, bool `[257]`."""
+        return np.bincount(mask_values(path, name).reshape(-1) + 1, minlength=VOID + 2) > 0  # value -1 -> index 0
 
     files = [(folder / name, name) for folder in folders for name in image_names(folder)]
     with ThreadPoolExecutor(READERS) as pool:
@@ -123,27 +127,33 @@ def value_list(values: Sequence[int]) -> str:
 class MaskFiles:
     """Function: row -> mask in the file `root / paths[row]`.
 
-    ids: sample ids, for errors. numbers: value of each class in the file; if empty, the values are the class numbers.
+    ids: sample ids, for errors. class_values: value of each class in the files; if empty, the values are the class
+    numbers.
     """
 
     root: Path
     paths: Sequence[str]
     ids: Sequence[str]
-    numbers: tuple[int, ...] = ()
+    class_values: tuple[int, ...] = ()
 
     def __call__(self, row: int) -> UInt8[np.ndarray, "h w"]:
         """Return the mask of a row. Raises the errors of `read_mask`."""
         mask = read_mask(self.root / self.paths[row], self.ids[row])
-        if self.numbers == tuple(range(len(self.numbers))):
+        if self._are_class_numbers:
             return mask
-        classes = np.full(VOID + 1, VOID, dtype=np.uint8)
-        classes[list(self.numbers)] = range(len(self.numbers))
-        return classes[mask]
+        class_of_value = np.full(VOID + 1, VOID, dtype=np.uint8)
+        class_of_value[list(self.class_values)] = range(len(self.class_values))
+        return class_of_value[mask]
 
     def content(self, row: int) -> bytes:
         """Return a digest of the mask file of a row and of the values of the classes."""
         digest = digest_of_file(self.root / self.paths[row], self.ids[row])
-        return digest if self.numbers == tuple(range(len(self.numbers))) else digest + bytes(self.numbers)
+        return digest if self._are_class_numbers else digest + bytes(self.class_values)
+
+    @property
+    def _are_class_numbers(self) -> bool:
+        """Whether the values in the files are the class numbers 0, 1, 2, ..."""
+        return self.class_values == tuple(range(len(self.class_values)))
 
 
 def mask_names(folder: Path, images: Sequence[str]) -> list[str]:
@@ -170,30 +180,34 @@ def masked_samples(
     masks: Sequence[str],
     class_names: Sequence[str],
     *,
-    numbers: tuple[int, ...] = (),
+    class_values: tuple[int, ...] = (),
     as_displayed: bool = False,
 ) -> Samples:
-    """Return a split of images and masks. Paths are relative to `root`. Samples do not have labels; targets are 0.
+    """Return a split of images and masks. The samples have no labels; all targets are 0.
 
-    numbers: as in `MaskFiles`. as_displayed: as in `decode`; it applies only to the images.
+    images, masks: paths relative to `root`. class_values: as in `MaskFiles`. as_displayed: as in `decode`; it changes
+    only the images.
     """
     labels = np.zeros(len(images), dtype=np.uint32)
     samples = image_samples(root, images, labels, class_names, as_displayed=as_displayed)
-    return replace(samples, mask=MaskFiles(root, PackedNames(masks), samples.ids, numbers))
+    return replace(samples, mask=MaskFiles(root, PackedNames(masks), samples.ids, class_values))
 
 
 def check_mask(mask: UInt8[np.ndarray, "h w"], image: "Image", classes: int, sample_id: str) -> None:
-    """Raise FungiError if a mask and its image differ in size, or the mask has unknown classes or only void pixels."""
+    """Raise FungiError if a mask and its image differ in size, or if the mask has unknown classes or only void pixels.
+
+    classes: number of classes.
+    """
     if mask.shape != (image.height, image.width):
         raise FungiError(
             f"sample {sample_id!r}: its mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x "
             f"{image.height}. Replace the mask; it must have the size of the image in an image viewer."
         )
-    present = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=VOID + 1)).tolist()
-    if unknown := [value for value in present if value >= classes and value != VOID]:
+    values = np.flatnonzero(np.bincount(mask.reshape(-1), minlength=VOID + 1)).tolist()
+    if unknown := [value for value in values if value >= classes and value != VOID]:
         raise FungiError(
             f"sample {sample_id!r}: its mask contains {unknown[0]}, but there are {classes} classes, from 0 to "
             f"{classes - 1}; {VOID} is void."
         )
-    if present == [VOID]:
+    if values == [VOID]:
         raise FungiError(f"sample {sample_id!r}: its mask is void ({VOID}) everywhere. Remove it from the split.")

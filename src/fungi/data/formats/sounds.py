@@ -16,9 +16,8 @@ from fungi.errors import FungiError
 SAMPLE_RATE = 16_000
 SHORTEST = 400  # number of values in a frame of 25 ms; a shorter clip has no spectrum
 RATES = (1_000, 768_000)
-"""Lowest and highest accepted sampling rate in Hz. Other rates come from damaged headers.
-
-Resampling from such a rate would take gigabytes."""
+"""Lowest and highest accepted sampling rate in Hz. Other rates come from damaged headers, and resampling them would
+take gigabytes."""
 TRUNCATED = "Reached EOF prematurely"
 """Start of SciPy's warning that a file is shorter than its header states."""
 
@@ -98,7 +97,10 @@ def to_unit_range(values: Shaped[np.ndarray, " n *channels"]) -> Float64[np.ndar
 
 
 def resample(values: Float[np.ndarray, " n"], rate: int) -> Waveform:
-    """Return a waveform at 16 kHz. A low-pass filter is applied before values are dropped. rate: old rate in Hz."""
+    """Return a waveform at 16 kHz, after a low-pass filter that prevents aliasing.
+
+    rate: sampling rate of `values` in Hz.
+    """
     from scipy.signal import resample_poly
 
     if rate != SAMPLE_RATE and len(values):

@@ -30,7 +30,8 @@ Check = Callable[[Sequence[str], Sequence[int]], str | None]
 class TextTable:
     """Source and columns of a text dataset.
 
-    repository, configuration, revision: location on the hub. text, label: names of the columns.
+    repository, configuration, revision: location on the hub; None: the default of `datasets`.
+    text, label: names of the columns.
     class_names: in the order of the labels. A cell of the label column contains a class name or a class number.
     rule: function cell -> label, if the cells do not contain class names or numbers.
     check: function (texts, labels) -> error message, or None if there is no error.
@@ -154,19 +155,19 @@ def read_table(path: Path) -> dict[str, list[Any]]:
     from pyarrow import csv, json, parquet
 
     # Quoted texts may contain line breaks, so the parser has to read the file as one block.
-    file_size = max(1, path.stat().st_size + 1)
+    block_size = path.stat().st_size + 1
     try:
         if path.suffix == ".parquet":
             table = parquet.read_table(path)
         elif path.suffix == ".csv":
             table = csv.read_csv(
                 path,
-                read_options=csv.ReadOptions(block_size=file_size),
+                read_options=csv.ReadOptions(block_size=block_size),
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(strings_can_be_null=False),
             )
         else:
-            table = json.read_json(path, read_options=json.ReadOptions(block_size=file_size))
+            table = json.read_json(path, read_options=json.ReadOptions(block_size=block_size))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         cause = str(error).partition("\n")[0]
         raise FungiError(f"{path} can't be read as a table ({cause}). Create or download it again.") from None
@@ -196,14 +197,14 @@ class Texts:
 
 
 def text_samples(
-    texts: Sequence[str], labels: Iterable[int], places: Iterable[str], class_names: Sequence[str] = ()
+    texts: Sequence[str], labels: Iterable[int], row_names: Iterable[str], class_names: Sequence[str] = ()
 ) -> Samples:
-    """Return a split of texts, in order.
+    """Return a split of texts, in the order of `texts`.
 
-    places: one name per row, unique in the split. The sample id is this name and a hash of the text.
+    row_names: one name per row, unique in the split. The sample id is this name and a hash of the text.
     """
     hashes = [hashlib.sha256(text.encode()).hexdigest()[:8] for text in texts]
-    ids = [f"{place}#{digits}" for place, digits in zip(places, hashes, strict=True)]
+    ids = [f"{row_name}#{text_hash}" for row_name, text_hash in zip(row_names, hashes, strict=True)]
     return Samples(
         targets=np.asarray(list(labels), dtype=np.uint32),
         ids=PackedNames(ids),

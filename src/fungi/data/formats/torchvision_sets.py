@@ -37,7 +37,10 @@ class TorchvisionImages:
 
 @dataclass(frozen=True)
 class TorchvisionDownload:
-    """Function of the data directory that downloads, verifies and unpacks a dataset with torchvision."""
+    """Function of the data directory that downloads, verifies and unpacks a dataset with torchvision.
+
+    class_name: name of the dataset's class in torchvision. folder: path relative to the data directory.
+    """
 
     class_name: str
     folder: str

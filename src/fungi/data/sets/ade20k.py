@@ -1,7 +1,7 @@
 """`ade20k`: ADE20K scene parsing, 150 classes; the test split is the official validation split.
 
-Masks contain the classes 1 to 150, and 0 for all other pixels. The bank has class 0, but the metric ignores class 0
-(spec dense 2.2).
+Masks contain the classes 1 to 150, and 0 for all other pixels. The bank also contains patches of class 0, but the
+metric ignores class 0 (spec dense 2.2).
 """
 
 from functools import partial

@@ -22,7 +22,8 @@ PLACE = Place(
     needs=tuple(f"{FOLDER}/{name}" for name in ("images", "images.txt", "classes.txt", "train_test_split.txt")),
 )
 _SAVED = "cub-hf"
-_FLAG = {"train": "1", "test": "0"}
+_FLAGS = {"train": "1", "test": "0"}
+"""Split -> value of its images in `train_test_split.txt`."""
 
 
 def _open(data_dir: Path, split: str) -> Samples:
@@ -33,7 +34,7 @@ def _open(data_dir: Path, split: str) -> Samples:
     with reading(PLACE, root):
         classes = list(_table(root / "classes.txt").values())
         flags = _table(root / "train_test_split.txt")
-        paths = [path for image, path in _table(root / "images.txt").items() if flags[image] == _FLAG[split]]
+        paths = [path for image_id, path in _table(root / "images.txt").items() if flags[image_id] == _FLAGS[split]]
         label_of = {name: label for label, name in enumerate(classes)}
         labels = [label_of[path.partition("/")[0]] for path in paths]
     return image_samples(root, [f"images/{path}" for path in paths], labels, classes)
@@ -42,7 +43,7 @@ def _open(data_dir: Path, split: str) -> Samples:
 def _table(path: Path) -> dict[str, str]:
     """Return id -> value from a file with lines `id value`, in the order of the file."""
     lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return {key: value.strip() for key, value in lines}
+    return {line_id: value.strip() for line_id, value in lines}
 
 
 def _saved_ids(files: list[str], labels: np.ndarray, classes: Sequence[str]) -> list[str]:

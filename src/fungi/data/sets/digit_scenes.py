@@ -6,7 +6,8 @@ for the ink. The split and the number of a scene determine its pixels, so a scen
 
 Train scenes use digits of the train split and a photograph of a temple. Test scenes use digits of the test split and a
 photograph of a flower. The splits therefore have nothing in common. Each scene has only one digit, because `digits-vit`
-was trained on single digits. With several digits, its patches hardly distinguish the classes (docs/log.md).
+was trained on single digits. In scenes with several digits, its features of patches hardly distinguish the classes
+(docs/log.md).
 """
 
 from dataclasses import dataclass
@@ -107,6 +108,6 @@ register_dataset(
     metric="mIoU",
     open=_open,
     masks=MaskRules(input_size=SIZE),
-    published=False,
+    is_in_paper=False,
     notes="composed when read, from scikit-learn's digits and photographs: needs no download; for fungi segment",
 )

@@ -1,6 +1,6 @@
 """`digits`: 1,797 real handwritten digits (8 x 8 grey levels), which are part of scikit-learn.
 
-The split is 70/30, stratified, with seed 42; rows of a split keep the order of scikit-learn.
+The split is 70 % train and 30 % test, stratified, with seed 42. The rows of a split keep the order of scikit-learn.
 """
 
 from functools import cache
@@ -50,6 +50,6 @@ register_dataset(
     classes=10,
     sizes={"train": 1257, "test": 540},
     open=_open,
-    published=False,
+    is_in_paper=False,
     notes="included in scikit-learn: needs no download",
 )

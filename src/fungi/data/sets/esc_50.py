@@ -68,5 +68,5 @@ for _number in range(1, FOLDS + 1):
             "wget -O downloads/ESC-50-master.zip https://github.com/karolpiczak/ESC-50/archive/master.zip",
         ),
         input_options=INPUT,
-        published=_number == 1,
+        is_in_paper=_number == 1,
     )

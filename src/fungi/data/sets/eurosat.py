@@ -1,7 +1,8 @@
 """`eurosat`: 27,000 satellite images (RGB) of 10 kinds of land use, in torchvision's layout.
 
-There is no official split. The split is 80/20, stratified, with seed 42 (spec vision 3.2). The rows of a split are
-shuffled. Their order matters, because few-shot evaluation uses the first rows of each class.
+There is no official split. The split is 80 % train and 20 % test, stratified, with seed 42 (spec vision 3.2). The rows
+of a split have the random order of the splitter. This order matters, because few-shot evaluation uses the first rows
+of each class.
 """
 
 import hashlib

@@ -21,32 +21,32 @@ PLACE = Place(
     folders=("imagenet100", "imagenet-100"),
     needs=("Labels.json",),
 )
-_SHARDS = {"train": ("train.X1", "train.X2", "train.X3", "train.X4"), "test": ("val.X",)}
+_FOLDERS = {"train": ("train.X1", "train.X2", "train.X3", "train.X4"), "test": ("val.X",)}
 
 
 def _open(data_dir: Path, split: str) -> Samples:
-    root = PLACE.find(data_dir, *_SHARDS[split])
+    root = PLACE.find(data_dir, *_FOLDERS[split])
     with reading(PLACE, root):
         names = json.loads((root / "Labels.json").read_text(encoding="utf-8"))
     label_of = {wordnet_id: label for label, wordnet_id in enumerate(names)}
     paths: list[str] = []
     labels: list[int] = []
-    for shard in _SHARDS[split]:
-        for wordnet_id in class_folders(root / shard):
+    for folder in _FOLDERS[split]:
+        for wordnet_id in class_folders(root / folder):
             if wordnet_id not in label_of:
-                raise FungiError(f"dataset 'imagenet-100': {root / shard / wordnet_id} is not named in Labels.json.")
-            files = image_names(root / shard / wordnet_id)
-            paths += [f"{shard}/{wordnet_id}/{name}" for name in files]
+                raise FungiError(f"dataset 'imagenet-100': {root / folder / wordnet_id} is not named in Labels.json.")
+            files = image_names(root / folder / wordnet_id)
+            paths += [f"{folder}/{wordnet_id}/{name}" for name in files]
             labels += [label_of[wordnet_id]] * len(files)
     if not paths:
-        raise MissingFilesError(f"dataset 'imagenet-100': no images in {', '.join(_SHARDS[split])} of {root}.")
+        raise MissingFilesError(f"dataset 'imagenet-100': no images in {', '.join(_FOLDERS[split])} of {root}.")
     return image_samples(root, paths, labels, list(names.values()))
 
 
 def _prepare(data_dir: Path, archives: Path) -> None:
     home = PLACE.home(data_dir)
     archive = partial(find_archive, archives, "imagenet100.zip", "archive.zip")
-    for folder in (*_SHARDS["train"], *_SHARDS["test"]):
+    for folder in (*_FOLDERS["train"], *_FOLDERS["test"]):
         unpack_folder(archive, folder, home / folder)
     unpack_file(archive, "Labels.json", home / "Labels.json")
 

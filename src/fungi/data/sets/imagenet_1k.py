@@ -23,8 +23,8 @@ _FOLDERS = {"train": "train", "test": "val"}
 def _open(data_dir: Path, split: str) -> Samples:
     folder = _FOLDERS[split]
     root = PLACE.find(data_dir, folder)
-    reference = "train" if (root / "train").is_dir() else folder
-    samples = class_folder_samples(root, folder, class_folders(root / reference))
+    folder_of_classes = "train" if (root / "train").is_dir() else folder
+    samples = class_folder_samples(root, folder, class_folders(root / folder_of_classes))
     if not (root / "meta.bin").is_file():
         return samples
     from torchvision.datasets.imagenet import load_meta_file
@@ -52,7 +52,10 @@ def _prepare(data_dir: Path, archives: Path) -> None:
 
 @contextmanager
 def _unpacking(archives: Path, part: str) -> Iterator[str]:
-    """Yield the path of an archive. Convert errors in the `with` statement to a FungiError of one line."""
+    """Yield the path of an archive. Convert errors in the `with` statement to a FungiError of one line.
+
+    part: name of the archive in torchvision, `devkit`, `train` or `val`.
+    """
     from torchvision.datasets.imagenet import ARCHIVE_META
 
     file = str(find_archive(archives, ARCHIVE_META[part][0]).absolute())

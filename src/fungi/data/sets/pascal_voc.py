@@ -24,7 +24,7 @@ PLACE = Place(
     folders=("pascal-voc", "VOCSegmentation"),
     needs=("images", *MASKS.values(), *(f"sets/{name}.txt" for name in LISTS.values())),
 )
-_INSIDE = "VOCdevkit/VOC2012"
+_FOLDER_IN_ARCHIVE = "VOCdevkit/VOC2012"
 
 
 def _open(data_dir: Path, split: str) -> Samples:
@@ -41,10 +41,10 @@ def _prepare(data_dir: Path, archives: Path) -> None:
     home = PLACE.home(data_dir)
     voc = partial(find_archive, archives, "VOCtrainval_11-May-2012.tar", "VOCtrainval*.tar*")
     augmented = partial(find_archive, archives, "SegmentationClassAug.zip", "SegmentationClassAug*")
-    unpack_folder(voc, f"{_INSIDE}/JPEGImages", home / "images")
-    unpack_folder(voc, f"{_INSIDE}/SegmentationClass", home / "SegmentationClass")
+    unpack_folder(voc, f"{_FOLDER_IN_ARCHIVE}/JPEGImages", home / "images")
+    unpack_folder(voc, f"{_FOLDER_IN_ARCHIVE}/SegmentationClass", home / "SegmentationClass")
     unpack_folder(augmented, "SegmentationClassAug", home / "SegmentationClassAug")
-    unpack_file(voc, f"{_INSIDE}/ImageSets/Segmentation/val.txt", home / "sets" / "val.txt")
+    unpack_file(voc, f"{_FOLDER_IN_ARCHIVE}/ImageSets/Segmentation/val.txt", home / "sets" / "val.txt")
     target = home / "sets" / "trainaug.txt"
     if not target.exists():
         target.write_bytes(find_archive(archives, "trainaug.txt", "train_aug.txt").read_bytes())

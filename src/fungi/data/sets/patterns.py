@@ -19,7 +19,7 @@ CLASSES = ("rows", "columns", "checks", "diamonds", "rings", "dots", "blobs", "r
 
 
 def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"]:
-    """Return a texture of class number `kind`, with values from -1 to 1. Angle, frequency and position are random."""
+    """Return a texture of class number `kind` with values -1 and 1. Angle, frequency and position are random."""
     y, x = _coordinates()
     angle, frequency = random.uniform(-0.2, 0.2), random.uniform(5, 14)
     phase_u, phase_v = random.uniform(0, 2 * np.pi, 2)
@@ -89,6 +89,6 @@ register_dataset(
     classes=len(CLASSES),
     sizes=ROWS,
     open=_open,
-    published=False,
+    is_in_paper=False,
     notes="generated: needs no download",
 )

@@ -1,7 +1,7 @@
-"""`pets`: Oxford-IIIT Pet, 37 breeds; `trainval.txt` lists train, `test.txt` lists test; a label is the class id - 1.
+"""`pets`: Oxford-IIIT Pet, 37 breeds. `trainval.txt` lists the train split, `test.txt` the test split.
 
-The dataset is read from `images/` and `annotations/`, or from the saved dataset `pets-hf` of the published code (same
-rows).
+A label is the class id in these files minus 1. The dataset is read from `images/` and `annotations/`, or from the saved
+dataset `pets-hf` of the published code (same rows).
 """
 
 from functools import partial

@@ -1,8 +1,8 @@
 """`pydocs`: first paragraphs of docstrings of Python's standard library; the label is the module.
 
-These are real English texts that come with every Python. They are read from the source files; nothing is imported. The
-split of a docstring depends only on its name, so in a new release of Python existing docstrings stay in their split.
-The fingerprint shows whether two machines have the same texts.
+These are real English texts that come with every Python. They are read from the source files, so no module is imported.
+The split of a docstring depends only on its name, so existing docstrings stay in their split in a new release of
+Python. The fingerprint shows whether two machines have the same texts.
 """
 
 import ast
@@ -12,6 +12,7 @@ import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.text_tables import text_samples
@@ -35,18 +36,23 @@ TEST_SHARE = 0.3
 PER_MODULE = 130  # every module has more docstrings, so all classes have the same number of rows
 SHORTEST = 3  # smallest number of words; shorter texts such as "See above." have no content
 
-Docstring = tuple[str, str, str]
-"""Module, qualified name, text."""
+
+class Docstring(NamedTuple):
+    """First paragraph of a docstring. module: key of `SOURCES`. name: path of the file, and names inside the file."""
+
+    module: str
+    name: str
+    text: str
 
 
 def _open(data_dir: Path, split: str) -> Samples:
-    rows = [docstring for docstring in docstrings() if (_hash_fraction(docstring[1]) < TEST_SHARE) == (split == "test")]
-    names = list(SOURCES)
+    rows = [row for row in docstrings() if (_hash_fraction(row.name) < TEST_SHARE) == (split == "test")]
+    modules = list(SOURCES)
     return text_samples(
-        [text for _, _, text in rows],
-        [names.index(module) for module, _, _ in rows],
-        [name for _, name, _ in rows],
-        class_names=names,
+        [row.text for row in rows],
+        [modules.index(row.module) for row in rows],
+        [row.name for row in rows],
+        class_names=modules,
     )
 
 
@@ -57,16 +63,16 @@ def docstrings() -> list[Docstring]:
     The order mixes the modules. The relative order of two docstrings is the same in all versions of Python. A text that
     occurs in several modules is left out.
     """
-    first: dict[str, Docstring] = {}
-    modules: dict[str, set[str]] = {}
+    first_by_text: dict[str, Docstring] = {}
+    modules_of_text: dict[str, set[str]] = {}
     for module, path in SOURCES.items():
         for name, text in _read(path):
-            modules.setdefault(text, set()).add(module)
-            first.setdefault(text, (module, name, text))
-    unique = [docstring for text, docstring in first.items() if len(modules[text]) == 1]
-    unique.sort(key=lambda docstring: _hash_fraction("order " + docstring[1]))
-    selected = {module: [name for source, name, _ in unique if source == module][:PER_MODULE] for module in SOURCES}
-    return [docstring for docstring in unique if docstring[1] in selected[docstring[0]]]
+            modules_of_text.setdefault(text, set()).add(module)
+            first_by_text.setdefault(text, Docstring(module, name, text))
+    unique = [docstring for text, docstring in first_by_text.items() if len(modules_of_text[text]) == 1]
+    unique.sort(key=lambda docstring: _hash_fraction("order " + docstring.name))
+    names = {module: [row.name for row in unique if row.module == module][:PER_MODULE] for module in SOURCES}
+    return [docstring for docstring in unique if docstring.name in names[docstring.module]]
 
 
 def _read(source: str) -> Iterator[tuple[str, str]]:
@@ -108,6 +114,6 @@ register_dataset(
     sizes={"train": None, "test": None},
     modality="text",
     open=_open,
-    published=False,
+    is_in_paper=False,
     notes="included in Python: needs no download",
 )

@@ -25,12 +25,12 @@ def _open(data_dir: Path, split: str) -> Samples:
     root = PLACE.find(data_dir)
     with reading(PLACE, root):
         words = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != NOISE)
-        listed = {name: (root / file).read_text(encoding="utf-8").split() for name, file in LISTS.items()}
-        files = listed.get(split, [])
-        if split not in LISTS:
-            other_splits = {file for files in listed.values() for file in files}
+        listed_files = {name: (root / file).read_text(encoding="utf-8").split() for name, file in LISTS.items()}
+        files = listed_files.get(split, [])
+        if split == "train":
+            files_of_other_splits = {file for files in listed_files.values() for file in files}
             all_files = (f"{word}/{path.name}" for word in words for path in (root / word).glob("*.wav"))
-            files = sorted(file for file in all_files if file not in other_splits)
+            files = sorted(file for file in all_files if file not in files_of_other_splits)
         for file in files:
             if file.partition("/")[0] not in words:
                 raise FungiError(f"{root / LISTS[split]} lists {file}, but there is no folder for this word.")

@@ -1,7 +1,7 @@
 """`tones`: synthetic clips of one second, in eight classes. They are generated when they are read, not recorded.
 
-Use them to try and test audio backbones without a download. Pitch, loudness, duration and background noise vary between
-clips, so only the shape in time and frequency shows the class. Accuracies say nothing about real sounds.
+They serve to try and test audio backbones without a download. Pitch, loudness, duration and background noise vary
+between clips, so only the shape in time and frequency shows the class. Accuracies say nothing about real sounds.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def _phase(frequency: Signal | float, time: Signal) -> Signal:
 
 
 def _with_overtones(time: Signal, pitch: float) -> Signal:
-    """Return a tone with the overtones 2 to 8."""
+    """Return a tone with the multiples 2 to 8 of its frequency. pitch: frequency in Hz."""
     fundamental = np.sin(_phase(pitch, time))
     return sum((np.sin(_phase(pitch * n, time)) / n for n in range(2, 9)), fundamental)
 
@@ -45,6 +45,7 @@ SIGNALS: dict[str, Callable[[Signal, float, np.random.Generator], Signal]] = {
         _phase(pitch * (1 + 0.06 * np.sin(2 * np.pi * random.uniform(5, 8) * time)), time)
     ),
 }
+"""Class name -> function (time in seconds, pitch in Hz, random generator) -> sound."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class _Clips:
         return generate(self.split, row)
 
     def content(self, row: int) -> bytes:
-        """Return no bytes. The id identifies the clip, and rounding would make digests differ between CPUs."""
+        """Return no bytes, because the sample id identifies the clip, and rounding differs between CPUs."""
         return b""
 
 
@@ -68,7 +69,8 @@ def generate(split: str, row: int) -> Waveform:
     duration = random.uniform(0.4, 0.8)
     time = np.arange(int(duration * SAMPLE_RATE)) / SAMPLE_RATE
     sound = signal(time, random.uniform(200, 900), random)
-    ramp = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)  # 10 ms; a sudden start or end would be a click
+    # Loudness grows and falls in 10 ms, because a sudden start or end would be a click.
+    ramp = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)
     clip = np.zeros(SAMPLE_RATE)
     start = int(random.uniform(0, 1 - duration) * SAMPLE_RATE)
     clip[start : start + len(time)] = sound / np.abs(sound).max() * ramp * random.uniform(0.1, 0.5)
@@ -93,7 +95,7 @@ register_dataset(
     sizes={split: count * len(SIGNALS) for split, count in CLIPS_PER_CLASS.items()},
     modality="audio",
     open=_open,
-    published=False,
+    is_in_paper=False,
     input_options={"frames": 128, "mean": -5.84, "deviation": 4.16},
     notes="synthetic: generated when read, needs no download",
 )

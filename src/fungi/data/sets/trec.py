@@ -8,7 +8,7 @@ CLASSES = ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM")
 KNOWN_QUESTION = "How far is it from Denver to Aspen ?"
 
 
-def _old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
+def _error_of_old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
     """Return an error message if the labels are from an old revision with wrong labels; None otherwise."""
     if KNOWN_QUESTION in texts and labels[texts.index(KNOWN_QUESTION)] != CLASSES.index("NUM"):
         return f"{KNOWN_QUESTION!r} is not labelled NUM. These are labels of an old, wrong revision. Download it again."
@@ -21,6 +21,6 @@ TABLE = TextTable(
     revision=PARQUET_REVISION,
     label="coarse_label",
     class_names=CLASSES,
-    check=_old_labels,
+    check=_error_of_old_labels,
 )
 register_table(TABLE, title="TREC question classification", sizes={"train": 5452, "test": 500})
