@@ -111,8 +111,8 @@ def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | N
         return None
     if samples.fingerprint() != provenance["dataset_fingerprint"]:
         logger.warning(
-            f"samples are listed by id, because {provenance['dataset']} in {folder} is not the data that the features were"
-            " computed from. Give its folder with --data-dir."
+            f"samples are listed by id, because {provenance['dataset']} in {folder} is not the data that the features"
+            " were computed from. Give its folder with --data-dir."
         )
         return None
     return samples
