@@ -144,7 +144,7 @@ def test_views_have_to_be_floating_point_tensors(view: Any) -> None:
         def input_transform(self, input_dim: int) -> Any:
             return lambda image: view
 
-    with pytest.raises(FungiError, match=r"input_transform of ArrayViews gave (ndarray|uint8).*needed"):
+    with pytest.raises(FungiError, match=r"input_transform of ArrayViews gave (ndarray|uint8).*has to return"):
         wrap(configs=[OwnConfig(ArrayViews)])(pictures(1))
 
 

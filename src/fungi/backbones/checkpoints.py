@@ -124,7 +124,8 @@ def _entry(content: Any, file: Path, key: str) -> Any:
 
     Raises FungiError if there is no such entry.
     """
-    names = [key] if isinstance(content, Mapping) and key in content else key.split(".")
+    has_key = isinstance(content, Mapping) and key in content  # a key may itself contain dots
+    names = [key] if has_key else key.split(".")
     for name in names:
         if not isinstance(content, Mapping) or name not in content:
             keys = [str(other) for other in content] if isinstance(content, Mapping) else []

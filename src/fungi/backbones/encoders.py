@@ -184,9 +184,9 @@ def is_convolutional(model: nn.Module) -> bool:
 
     This is false for a ViT, whose only convolution is small.
     """
-    convolutions = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv2d)]
-    linear_layers = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
-    return sum(convolutions) > sum(linear_layers)
+    convolution_weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Conv2d))
+    linear_weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    return convolution_weights > linear_weights
 
 
 def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:

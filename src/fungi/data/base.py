@@ -145,7 +145,7 @@ class DatasetSpec:
     open: function (data directory, split) -> Samples, which never downloads. Raises MissingFilesError with the missing
         files and their folder.
     published_open: `open` of the published code, if the labels in that code differ (used by `--profile published`).
-    input_options: settings of the backbone input for this dataset: fields of the input description of the modality.
+    input_options: fields of the backbone input (for example `SoundInput`) that have other values for this dataset.
     download: function of the data directory that downloads the dataset. None: a program can't download it.
     prepare: function of the data directory and the folder of archives. It unpacks archives that a person downloaded.
         None: there are no such archives. Only `fungi prefetch` and the scripts call `download` and `prepare`. These

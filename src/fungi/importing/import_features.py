@@ -62,7 +62,8 @@ def _arrays(settings: ImportSettings) -> list[Any]:
             features = next((array for array in arrays_of_path if array.role == "features"), None)
             labels_path, labels_key = split_key(settings.targets[index])
             labels_key = choose_key(labels_path, TARGET_KEYS, 1) if labels_key is None else labels_key
-            labels = NamedArray(labels_path, labels_key, (), "labels", features.split if features else "")
+            split = features.split if features else ""
+            labels = NamedArray(labels_path, labels_key, (), "labels", split)  # the shape of labels is not used
             arrays_of_path = [*(array for array in arrays_of_path if array.role != "labels"), labels]
         arrays += arrays_of_path
     return arrays
@@ -81,11 +82,10 @@ def _labels(splits: dict[str, Any], settings: ImportSettings) -> dict[str, tuple
     for split, arrays in splits.items():
         if "labels" in arrays:
             array = arrays["labels"]
-            values = load_array(array.path, array.key)
-            is_text = values.dtype.kind in "USO"
-            labels_of[split] = (
-                texts_of(array) if is_text else targets_of(f"{array.path}:{array.key}" if array.key else array.path)
-            )
+            if load_array(array.path, array.key).dtype.kind in "USO":  # strings, bytes or objects
+                labels_of[split] = texts_of(array)
+            else:
+                labels_of[split] = targets_of(f"{array.path}:{array.key}" if array.key else array.path)
         elif settings.feature == EMBEDDINGS:
             raise FungiError(
                 f"there are no labels of split {split} for {arrays['features']}. Name them with --targets FILE:KEY."
@@ -109,10 +109,10 @@ def _require_same_names(names: list[str], splits: dict[str, Any], settings: Impo
     folder = Layout(settings.root).embeddings(settings.dataset, settings.backbone, "any").parent
     for path in sorted(folder.glob("*.h5")):
         if path.stem not in splits:
-            existing = read_class_names(path) or []
-            if existing != names:
+            existing_names = read_class_names(path) or []
+            if existing_names != names:
                 raise FungiError(
-                    f"{path} has other class names ({', '.join(existing[:5]) or 'none'}) than these labels"
+                    f"{path} has other class names ({', '.join(existing_names[:5]) or 'none'}) than these labels"
                     f" ({', '.join(names[:5])}): import all splits in one call."
                 )
 
@@ -139,7 +139,7 @@ def _write(
 
     array = arrays_by_role["features"]
     values = np.asarray(load_array(array.path, array.key))
-    if values.ndim != 2 or values.dtype.kind not in "fiu":
+    if values.ndim != 2 or values.dtype.kind not in "fiu":  # floats, signed and unsigned integers
         raise FungiError(f"{array} contains {values.dtype} of shape {values.shape}, but features are numbers [n d].")
     ids = texts_of(arrays_by_role["ids"]) if "ids" in arrays_by_role else []
     counts = {"labels": None if labels is None else len(labels), "sample ids": len(ids) or None}

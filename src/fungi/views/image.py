@@ -55,7 +55,7 @@ class ImageInput:
 
     @classmethod
     def square(cls, size: int) -> "ImageInput":
-        """Return the usual transform for an input size: resize to 8/7 of it (256 for 224) and crop the centre."""
+        """Return the usual transform for an input size: resize to 8/7 of the size (256 for 224) and crop the centre."""
         return cls(size=size, resize=round(size * 256 / 224))
 
     def resized(self, size: int) -> "ImageInput":

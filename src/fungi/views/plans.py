@@ -1,8 +1,9 @@
 """Plans for the size and number of image views: `published`, `native` and `budget`.
 
 The published method enlarges every crop to the input size of the backbone. An enlarged crop does not contain more
-information than before, but it costs as much as an image: 62 forwards per image. `native` has the same crops, but
-encodes them at their own size. `budget` also has fewer patches. docs/views.md reports measurements of all plans.
+information than before, but costs a complete forward. All features together take 62 forwards per image. `native` has
+the same crops, but encodes them at their own size. `budget` also has fewer patches. docs/views.md reports measurements
+of all plans.
 """
 
 from collections.abc import Callable

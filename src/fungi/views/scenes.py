@@ -65,7 +65,7 @@ class SceneView:
     """View of an image and its mask, both resized to `size` x `size`. The aspect ratio changes.
 
     The image is resized bilinearly, the mask by nearest neighbour. statistics: mean and standard deviation per channel.
-    seed, epoch: they determine the random choices for a scene, together with its pixels.
+    seed, epoch: numbers that seed the random choices for a scene, together with the pixels of the scene.
     """
 
     size: int

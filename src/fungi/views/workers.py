@@ -1,9 +1,9 @@
 """Batches from worker processes. If a worker dies or can't send its batch, the command ends with a message of one line.
 
 Workers send tensors in shared memory (`/dev/shm`). They send file descriptors of this memory through sockets in the
-folder of temporary files. If this fails, the queue of `multiprocessing` drops the batch, and torch's loader waits for
-the batch forever. Therefore, a worker of this module pickles its batch itself. If this fails, the worker sends the
-error instead of the batch.
+folder of temporary files. If sending fails, the queue of `multiprocessing` drops the batch, and torch's loader waits
+for the batch forever. Therefore, a worker of this module pickles its batch itself. If pickling fails, the worker sends
+the error instead of the batch.
 """
 
 import errno

@@ -57,8 +57,9 @@ def _unknown(text: str) -> FungiError:
 
 
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
-    """Return the backbone for a model of `transformers`. Its configuration shows whether it takes images, spectrograms
-    or texts.
+    """Return the backbone for a model of `transformers`.
+
+    The configuration of the model shows whether the model takes images, spectrograms or texts.
     """
     config = read_config(place)
     config = getattr(config, "vision_config", config)  # a model for images and texts: use only its image encoder

@@ -9,7 +9,7 @@ from fungi.runtime.network import only_on_disk
 
 
 def read_config(place: str) -> Any:
-    """Return the configuration of a model. Raises MissingFilesError if it cannot be read."""
+    """Return the configuration of a model. Raises MissingFilesError if the configuration cannot be read."""
     from transformers import AutoConfig
 
     try:

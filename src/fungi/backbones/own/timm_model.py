@@ -13,7 +13,7 @@ from fungi.errors import FungiError, did_you_mean, unknown_name
 def timm_backbone(name: str, model: str) -> BackboneSpec:
     """Return the backbone for a model id of timm, without the classifier.
 
-    Raises FungiError if timm does not have the model, or if its input is not a square colour image.
+    Raises FungiError if timm does not have the model, or if the input of the model is not a square colour image.
     """
     config = _weights_record(model)
     channels, height, width = config.test_input_size or config.input_size

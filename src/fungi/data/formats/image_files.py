@@ -118,8 +118,8 @@ def to_rgb(image: "Image") -> "Image":
 def _eight_bits(image: "Image") -> np.ndarray:
     """Return the upper 8 bits of 16-bit grey values.
 
-    Pillow returns 16-bit PGM files with 32 bits (mode `I`). Other images of mode `I` are accepted only if their largest
-    value shows that they have 16 bits; otherwise, this raises FungiError.
+    Pillow returns 16-bit PGM files with 32 bits (mode `I`). Raises FungiError for other images of mode `I`, unless
+    their largest value shows that they have 16 bits.
     """
     values = np.asarray(image)
     if image.mode == "I" and image.format != "PPM" and not (values.min() >= 0 and 255 < values.max() < 1 << 16):
