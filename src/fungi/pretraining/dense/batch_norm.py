@@ -37,9 +37,14 @@ class _Sum(torch.autograd.Function):
 
 class _SynchronisedNorm(nn.BatchNorm2d):
     def forward(self, maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
-        """Return normalised maps. In training, use the mean and variance of the maps of all processes."""
+        """Return normalised maps. In training, use the mean and variance of the maps of all processes.
+
+        Maps of 16-bit numbers are normalised in float32, as torch does, and returned in their own dtype.
+        """
         if not self.training:
             return super().forward(maps)
+        dtype = maps.dtype
+        maps = maps.to(torch.promote_types(dtype, torch.float32))
         count = _Sum.apply(torch.tensor(float(maps[:, 0].numel())))
         mean = _Sum.apply(maps.sum((0, 2, 3))) / count
         centred = maps - mean[:, None, None]
@@ -51,4 +56,4 @@ class _SynchronisedNorm(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
