@@ -91,6 +91,14 @@ def required(help: str, *, flag: str | None = None, within: Bounds | None = None
     return dataclasses.field(metadata=metadata)
 
 
+def require_values(settings: Any, *names: str) -> None:
+    """Raise FungiError if one of these fields, which hold several values, is empty. For use in `__post_init__`."""
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    for name in names:
+        if not getattr(settings, name):
+            raise FungiError(f"{flag_of(fields[name])} needs at least one value. For its default, leave the flag out.")
+
+
 MAX_WITHOUT_HEADINGS = 8
 """Largest number of settings that help shows without headings."""
 

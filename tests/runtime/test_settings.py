@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ import pytest
 import fungi
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
+from fungi.pretraining.network_settings import NetworkSettings
 from fungi.settings import HEADINGS, MAX_WITHOUT_HEADINGS, build_parser, flag_of, parse, topic_of
+from fungi.similar.settings import SimilarSettings
 
 
 def _settings_classes() -> list[type]:
@@ -36,6 +39,14 @@ def _has_numbers(hint: Any) -> bool:
     return hint in (int, float) or any(_has_numbers(inner) for inner in typing.get_args(hint))
 
 
+def _holds_several(field: "dataclasses.Field[Any]", hint: Any) -> bool:
+    """Return whether a field holds any number of values and has at least one value by default, or no default."""
+    is_list = typing.get_origin(hint) is tuple or any(
+        typing.get_origin(part) is tuple for part in typing.get_args(hint)
+    )
+    return is_list and field.default != ()
+
+
 CLASSES = _settings_classes()
 NUMBERS = [
     pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
@@ -43,6 +54,14 @@ NUMBERS = [
     for field in dataclasses.fields(kind)
     if _has_numbers(typing.get_type_hints(kind)[field.name])
 ]
+SEVERAL = [
+    pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
+    for kind in CLASSES
+    for field in dataclasses.fields(kind)
+    if _holds_several(field, typing.get_type_hints(kind)[field.name])
+]
+MAY_BE_EMPTY = {"lr_drops": "a learning rate that never drops"}
+"""Settings with a default for which no value has a meaning."""
 
 
 def test_the_classes_contain_those_of_commands():
@@ -73,6 +92,26 @@ def test_the_message_about_a_number_outside_of_its_bounds_names_the_flag(kind, f
     for number in (10**15, -(10**15)):
         with pytest.raises(FungiError, match=rf"^{flag} has to be at least .* and at most .*, not -?1"):
             parse(kind, [*required, f"{flag}={number}"], program="any", description="")
+
+
+def _needed_flags(kind: type, folder: Path) -> list[str]:
+    """Return flags that the settings need before they check anything else."""
+    if issubclass(kind, SimilarSettings):
+        (folder / "query.png").touch()
+        return ["--images", str(folder), "--query", str(folder / "query.png")]
+    if issubclass(kind, NetworkSettings):
+        return ["--backbone", "udi-micro"]
+    return []
+
+
+@pytest.mark.parametrize(("kind", "field"), SEVERAL)
+def test_a_setting_with_several_values_is_refused_without_a_value(kind, field, tmp_path):
+    words = [*_needed_flags(kind, tmp_path), flag_of(field)]
+    if field.name in MAY_BE_EMPTY:
+        assert getattr(parse(kind, words, program="any", description=""), field.name) == ()
+        return
+    with pytest.raises(FungiError, match=re.escape(flag_of(field))):
+        parse(kind, words, program="any", description="")
 
 
 @pytest.mark.parametrize(

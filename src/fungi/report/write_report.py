@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from fungi.errors import FungiError
 from fungi.runtime.files import write_text_atomically
 from fungi.runtime.owner import remove_orphans
-from fungi.settings import setting
+from fungi.settings import require_values, setting
 
 if TYPE_CHECKING:
     from fungi.report.cells import Cell, ResultRecord
@@ -48,6 +48,7 @@ class ReportSettings:
     )
 
     def __post_init__(self) -> None:
+        require_values(self, "results", "formats")
         for place in self.results:
             if not place.exists():
                 raise FungiError(

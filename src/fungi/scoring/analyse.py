@@ -17,7 +17,7 @@ from fungi.scoring import knn_concat
 from fungi.scoring.feature_settings import FeatureSettings
 from fungi.scoring.knn_concat import KnnSettings
 from fungi.search import BackendFlag
-from fungi.settings import like, setting
+from fungi.settings import like, require_values, setting
 from fungi.store.layout import EMBEDDINGS, Layout
 
 DESCRIPTION = """Analyses of features that are already extracted. `fungi report` draws their results.
@@ -55,6 +55,7 @@ class AnalyseSettings(FeatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_values(self, "analysis", "shot_counts")
         if self.output is not None and self.analysis != ("cka",):
             raise FungiError(
                 "--output names one file, but an analysis by kNN writes several: use it only with --analysis cka."

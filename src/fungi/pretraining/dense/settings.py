@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from fungi.errors import FungiError
 from fungi.pretraining.network_settings import NetworkSettings
-from fungi.settings import as_json, like, setting
+from fungi.settings import as_json, like, require_values, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,7 @@ class DetectSettings(DenseSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_values(self, "short_sides", "crop_short_sides")
         if len(self.crop) != 2 or self.crop[0] > self.crop[1]:
             raise FungiError(f"--crop {' '.join(map(str, self.crop))}: use two numbers, first the smallest side.")
 

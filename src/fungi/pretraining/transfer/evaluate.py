@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fungi.errors import FungiError, counted, unknown_name
+from fungi.errors import counted, unknown_name
 from fungi.pretraining.transfer.encoder_settings import EncoderSettings
 from fungi.results.result_file import Run
 from fungi.results.settings import ResultSettings
 from fungi.runtime.log import logger
-from fungi.settings import setting
+from fungi.settings import require_values, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,9 +58,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         from fungi.pretraining.transfer.features import FEATURES
 
         super().__post_init__()
-        for flag in ("features", "k", "regularization"):
-            if not getattr(self, flag):
-                raise FungiError(f"--{flag} needs at least one value.")
+        require_values(self, "features", "k", "regularization")
         for feature in self.features:
             if feature not in FEATURES:
                 raise unknown_name("feature", feature, FEATURES)
