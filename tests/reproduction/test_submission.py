@@ -124,6 +124,13 @@ def test_the_list_names_tables_and_their_costs(capsys: pytest.CaptureFixture[str
     assert "  backbones: vit-b16" in lines
 
 
+def test_the_list_has_an_overview_of_each_profile(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = ("paper-9", "--list", "--root", str(tmp_path), "--profile")
+    clean, published = (printed_lines(capsys, *flags, profile) for profile in ("clean", "published"))
+    both = printed_lines(capsys, *flags, "clean", "published")
+    assert both == ["profile clean", "", *clean, "", "profile published", "", *published]
+
+
 @pytest.mark.slow
 def test_the_list_has_every_table_and_figure_and_fits_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     lines = printed_lines(capsys, "--list", "--root", str(tmp_path))

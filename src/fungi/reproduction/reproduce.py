@@ -15,7 +15,7 @@ from fungi.results.text import aligned
 from fungi.runtime.command import INTERRUPTED_STATUS
 from fungi.runtime.files import write_text_atomically
 from fungi.runtime.log import logger
-from fungi.settings import setting
+from fungi.settings import require_values, setting
 from fungi.views.plans import PUBLISHED, PlanName
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class ReproduceSettings:
     )
 
     def __post_init__(self) -> None:
+        require_values(self, "profile")
         if not (self.tables or self.overview or self.steps):
             raise FungiError("no table or figure is named. Give names such as `paper-9 figure-5`, or use --list.")
         if self.submit and self.dry_run:
@@ -77,7 +78,7 @@ class ReproduceSettings:
 def run(settings: ReproduceSettings) -> None:
     """List, print, submit or run the steps."""
     if settings.overview:
-        print(overview(settings, settings.tables or recipe_names()))
+        _print_overviews(settings)
         return
     if settings.steps:
         from fungi.reproduction.submission import step_of_task
@@ -85,6 +86,7 @@ def run(settings: ReproduceSettings) -> None:
         if run_step(step_of_task(settings.steps, os.environ)) != 0:
             raise FungiError("this step failed. The lines above name the cause.")
         return
+    failures = []
     for step_settings in settings.step_settings():
         plan = _plan_of_tables(settings.tables, step_settings)
         if settings.dry_run:
@@ -96,25 +98,35 @@ def run(settings: ReproduceSettings) -> None:
 
             submit(plan, step_settings, shlex.split(settings.sbatch), settings.gpu, os.environ)
         else:
-            failures = _run_missing_steps(plan)
+            failures += _run_missing_steps(plan)
             print(_tables(settings.tables, step_settings))
-            if failures:
-                raise FungiError(
-                    f"{len(failures)} steps failed: {'; '.join(failures[:3])}. Run the same command to try them again."
-                )
+    if failures:
+        raise FungiError(
+            f"{len(failures)} steps failed: {'; '.join(failures[:3])}. Run the same command to try them again."
+        )
 
 
 _TITLE_WIDTH = 34
 """Largest number of characters of a title. The list then fits in 100 columns."""
 
 
-def overview(settings: ReproduceSettings, names: Sequence[str]) -> str:
+def _print_overviews(settings: ReproduceSettings) -> None:
+    """Print the overview of each profile. If there are several profiles, its name is the heading."""
+    texts = []
+    for step_settings in settings.step_settings():
+        heading = [_profile_text(step_settings)] if len(settings.profile) > 1 else []
+        texts += [*heading, _overview(settings, step_settings)]
+    print("\n\n".join(texts))
+
+
+def _overview(settings: ReproduceSettings, step_settings: "StepSettings") -> str:
     """Return one line per table or figure: its title, number of our values, missing steps and their cost.
 
     If the settings name tables, the text also lists the datasets and backbones of these tables.
     """
     header = ["", "shows", "filled", "data", "models", "steps", "GPU h", "GB"]
-    states = {name: _state(settings, name) for name in names}
+    names = settings.tables or recipe_names()
+    states = {name: _state(name, step_settings, settings.gpu) for name in names}
     rows = [[name, shorten(title_of(name), _TITLE_WIDTH, placeholder=" ..."), *states[name].row] for name in names]
     lines = [aligned([header, *rows])]
     if settings.tables:
@@ -137,12 +149,12 @@ class _State:
     needs: str
 
 
-def _state(settings: ReproduceSettings, name: str) -> _State:
-    """Return the state of a table or figure. With several profiles, only the first profile counts."""
+def _state(name: str, step_settings: "StepSettings", gpu: str) -> _State:
+    """Return the state of a table or figure. gpu: the GPU for which hours are estimated."""
     from fungi.reproduction.outcome import our_value
     from fungi.reproduction.plan import plan_of
 
-    values, step_settings = values_of(name), settings.step_settings()[0]
+    values = values_of(name)
     extractions, evaluations = plan_of(values, step_settings).missing
     reproducible = [value for value in values if not value.quoted and value.published is not None]
     filled = sum(our_value(value, step_settings) is not None for value in reproducible)
@@ -153,7 +165,7 @@ def _state(settings: ReproduceSettings, name: str) -> _State:
         str(len(datasets)),
         str(len(backbones)),
         f"{len(extractions)} + {len(evaluations)}",
-        f"{sum(step.hours(settings.gpu) for step in extractions):.1f}" if extractions else "-",
+        f"{sum(step.hours(gpu) for step in extractions):.1f}" if extractions else "-",
         f"{sum(step.gigabytes for step in extractions):.1f}" if extractions else "-",
     ]
     return _State(row, f"  datasets: {', '.join(datasets) or '-'}\n  backbones: {', '.join(backbones) or '-'}")
