@@ -13,8 +13,6 @@ cores.
 Every call chooses the same operations. The test suite uses this option.
 """
 
-import hashlib
-import json
 import os
 import random
 import shutil
@@ -23,26 +21,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
 from typing import Any, Literal
 
-import h5py
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from fungi.backbones.checkpoints import read_content
+from finished_files import finished, missing_from
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
 from fungi.extraction import pipeline
 from fungi.runtime.command import run_command
 from fungi.runtime.owner import find_orphans
 from fungi.settings import SEEDS, setting
-from fungi.store.banks import MANIFEST, Bank, read_manifest
 from kill_stages import REQUIRED_STAGES, ROOT, commands, make_data
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
@@ -51,8 +46,6 @@ CHANGE_EVENTS = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rm
 """Audit events of operations that change files. An `open` counts only if it opens a file for writing."""
 HANDLED_STATUSES = tuple(128 + number for number in SIGNALS)
 """Exit statuses of stages that save their state after a signal."""
-STEP_SEPARATOR = " after step "
-"""Text between the name of a checkpoint and its step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +131,8 @@ def _count_operations(root: Path, die_at: int) -> list[int]:
 def run_to_end(command: list[str], root: Path, *, assembled: bool = True) -> float:
     """Run a command in a forked process, and return the elapsed seconds. Raises FungiError if the command fails."""
     start = time.monotonic()
-    _, status = os.waitpid(start_in_fork(command, root, assembled=assembled), 0)
-    if status != 0:
+    _, wait_status = os.waitpid(start_in_fork(command, root, assembled=assembled), 0)
+    if status := os.waitstatus_to_exitcode(wait_status):
         log = root.with_name(f"{root.name}.log").read_text(encoding="utf-8", errors="replace")
         raise FungiError(f"{' '.join(command)} ended with status {status} without being killed:\n{log[-2000:]}")
     return time.monotonic() - start
@@ -152,79 +145,6 @@ def run_without_fork(command: list[str], root: Path) -> None:
     if status != 0:
         lines = root.with_name(f"{root.name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
         raise FungiError(f"{' '.join(command)} ended with status {status} without being killed: {lines[-3:]}")
-
-
-def finished(root: Path) -> dict[str, str]:
-    """Return name -> content or hash of every finished part of the files below a root.
-
-    A result file has a part for each combination, a log of a run has a part for each epoch, a feature file has a part
-    for each array, and a bank has a part for each block. Any other file is one part.
-    """
-    contents = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if not path.is_file() or any(part.startswith(".") for part in Path(name).parts):
-            continue
-        if path.suffix == ".json" and name.startswith("result"):
-            results = json.loads(path.read_text(encoding="utf-8"))["results"]
-            contents |= {f"{name}:{key}": json.dumps(scores, sort_keys=True) for key, scores in results.items()}
-        elif path.name == "log.txt":
-            lines = path.read_text(encoding="utf-8").splitlines()
-            epochs = [json.loads(line) | {"images_per_second": 0} for line in lines]  # the speed is never the same
-            contents |= {f"{name}:{number:06d}": json.dumps(epoch) for number, epoch in enumerate(epochs)}
-        elif path.name.startswith("checkpoint"):
-            step, digest = _state_of_run(path)
-            contents[f"{name}{STEP_SEPARATOR}{step:06d}"] = digest
-        elif path.name == MANIFEST:
-            blocks = _blocks_of_bank(path.parent)
-            contents |= {f"{path.parent.relative_to(root)}:{block}": digest for block, digest in blocks}
-        elif path.suffix == ".bin":
-            continue  # the values of a bank, which are filled block by block and hashed with its manifest
-        elif path.suffix == ".h5":
-            with h5py.File(path) as file:
-                for key, array in file.items():
-                    values = array[()]
-                    content = repr(values.tolist()).encode() if values.dtype.hasobject else values.tobytes()
-                    contents[f"{name}:{key}"] = hashlib.sha256(content).hexdigest()
-        else:
-            contents[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return contents
-
-
-def _state_of_run(path: Path) -> tuple[int, str]:
-    """Return the step of a run of pretraining or fine-tuning, and a hash of the weights of its networks."""
-    content = read_content(path)
-    weights = {part: content[part] for part in ("model", "student", "teacher") if part in content}
-    digest = hashlib.sha256()
-    for part, state in weights.items():
-        for name, tensor in state.items():
-            digest.update(f"{part}.{name}".encode() + tensor.numpy().tobytes())
-    return content["fungi"]["step"] if "fungi" in content else len(content["history"]), digest.hexdigest()
-
-
-def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, hash) of each written block of a bank."""
-    bank = Bank(folder, read_manifest(folder))
-    for block in set(range(len(bank.manifest.ends))) - set(bank.missing()):
-        rows = np.arange(*bank.span(block))
-        yield block, hashlib.sha256(bank.features_of(rows).tobytes() + bank.labels_of(rows).tobytes()).hexdigest()
-
-
-def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
-    """Return the names in `before` that are missing in `after` or have another content there.
-
-    Neither blocks that were assembled into a feature file nor checkpoints that a later one replaced count as missing.
-    """
-    lost = []
-    for name, content in before.items():
-        feature_file = Path(name).parent.parent.as_posix().removeprefix("blocks/") + ".h5"
-        is_assembled = name.startswith("blocks/") and any(key.startswith(f"{feature_file}:") for key in after)
-        checkpoint, separator, _ = name.partition(STEP_SEPARATOR)
-        steps = [key for key in after if separator and key.startswith(checkpoint + separator)]
-        is_replaced = any(key > name for key in steps)
-        if after.get(name) != content and not (is_assembled or is_replaced):
-            lost.append(name)
-    return lost
 
 
 def end_group(pid: int) -> bool:
@@ -265,16 +185,16 @@ def try_stage(
             pid = start_in_fork(command, work)
             time.sleep(moments.uniform(0, 1.1) * duration)
             os.kill(pid, moments.choice(SIGNALS))
-        _, status = os.waitpid(pid, 0)
+        exit_status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if not end_group(pid):
             tally.orphans["processes that outlive their parent"] += 1
-        if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) in HANDLED_STATUSES:
+        if exit_status < 0 or exit_status in HANDLED_STATUSES:
             tally.kills += 1
             tally.lost += missing_from(finished(work), before)
             continue
-        if os.WEXITSTATUS(status):
+        if exit_status:
             log = work.with_name(f"{work.name}.log").read_text(encoding="utf-8", errors="replace")
-            tally.lost.append(f"a run ended with status {os.WEXITSTATUS(status)}: {log[-500:]}")
+            tally.lost.append(f"a run ended with status {exit_status}: {log[-500:]}")
         tally.completed += 1
         _compare(work, expected, tally)
         shutil.rmtree(work)

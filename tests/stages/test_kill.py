@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
+from fungi.errors import FungiError
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "kill_test.py"
 
 
@@ -43,6 +45,12 @@ def kill_test():
     yield module
     del sys.modules[spec.name]
     sys.path.remove(str(SCRIPT.parent))
+
+
+def test_the_message_about_a_failed_stage_has_its_exit_status(kill_test, tmp_path):
+    command = ["extract", "--root", "ROOT", "--dataset", "unknown"]
+    with pytest.raises(FungiError, match="ended with status 2 without being killed"):
+        kill_test.run_to_end(command, tmp_path / "work")
 
 
 def _write_files(root: Path) -> None:

@@ -56,7 +56,7 @@ def _attend(
     inputs = (query, key, value)
     batch_first = inputs if attention.batch_first else [tokens.transpose(0, 1) for tokens in inputs]
     q, k, v = _project(attention, *batch_first)
-    mask = _sum_of_masks(attention, q, k, key_padding_mask, attn_mask)
+    mask = _sum_of_masks(attention.num_heads, q.dtype, key_padding_mask, attn_mask)
     values = scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [b h t e]
     output = attention.out_proj(values.transpose(1, 2).flatten(2))  # [b h t e] -> [b t h*e] -> [b t d]
     return (output if attention.batch_first else output.transpose(0, 1)), None
@@ -77,17 +77,17 @@ def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[
 
 
 def _sum_of_masks(
-    attention: Any, q: Tensor, k: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
-) -> Tensor | None:
+    num_heads: int, dtype: torch.dtype, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+) -> Float[Tensor, "#b #h #t s"] | None:
     """Return both masks as one additive mask `[b h t s]`. True in a boolean mask of torch means "ignore"."""
 
     def additive(mask: Tensor) -> Tensor:
-        return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
 
     total = None
     if attn_mask is not None:
         total = additive(attn_mask)
-        total = total.unflatten(0, (-1, attention.num_heads)) if total.dim() == 3 else total
+        total = total.unflatten(0, (-1, num_heads)) if total.dim() == 3 else total
     if key_padding_mask is not None:
         padding = additive(key_padding_mask)[:, None, None, :]
         total = padding if total is None else total + padding

@@ -22,6 +22,7 @@ from fungi.backbones.pooled_token import pooled_token_encoder
 from fungi.backbones.position_embedding import positions_version
 from fungi.errors import FungiError
 from fungi.gradients.capture import Capture, frozen
+from fungi.gradients.gradient_buffer import GradientBuffer
 from fungi.gradients.group_size import views_at_once
 from fungi.gradients.parts import batch_order, equal_groups, length, map_tensors, side
 from fungi.gradients.projection import Projector, RawGradients
@@ -145,7 +146,7 @@ class GradientEngine:
         n_together = max(length(batch), GRADIENTS_TOGETHER)
         buffers = {
             name: {
-                target.name: _GradientBuffer(self._projector(target), n_together, self.stopwatch)
+                target.name: GradientBuffer(self._projector(target), n_together, self.stopwatch)
                 for target in self.targets
             }
             for name in losses
@@ -302,35 +303,6 @@ class GradientEngine:
 
     def _projector(self, target: Target) -> Projector | RawGradients:
         return self.projectors.get(target.name) or RawGradients()
-
-
-class _GradientBuffer:
-    """Buffer for the gradients of a loss at a target. Groups are contracted separately, and projected together."""
-
-    def __init__(self, projector: Projector | RawGradients, n_together: int, stopwatch: Stopwatch) -> None:
-        self._projector, self._n_together, self._stopwatch = projector, n_together, stopwatch
-        self._contracted: list[Tensor] = []
-        self._projected: list[Tensor] = []
-
-    @torch.no_grad()
-    def add(self, terms: Terms) -> None:
-        """Contract the terms of a group and add them to the buffer."""
-        for part in terms.split(self._n_together):
-            if sum(map(len, self._contracted)) + len(part) > self._n_together:
-                self._project()
-            with self._stopwatch("contraction"):
-                self._contracted.append(self._projector.contract(part))
-
-    @torch.no_grad()
-    def projected(self) -> Float[Tensor, "rows p"]:
-        """Return the projected gradients of all rows."""
-        self._project()
-        return torch.cat(self._projected)
-
-    def _project(self) -> None:
-        with self._stopwatch("projection"):
-            self._projected.append(self._projector.project(torch.cat(self._contracted)))
-        self._contracted.clear()
 
 
 def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
