@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         idle, failed = Path(folder) / "idle", Path(folder) / "failed"
         files = {place: _write_grid(place, place / "features", options) for place in (idle, failed)}
         (idle / "features").mkdir()
-        elements = _write_failures(failed / "features", options)
+        elements = _write_failures(failed / "features")
         for title, place in (("nothing has run yet", idle), (f"{elements} elements failed", failed)):
             lines = _measure(f"status, {title}", ["status", "--grid", str(files[place])], place, options)
             print(f"  {len(lines)} lines")
@@ -81,7 +81,7 @@ def _write_grid(folder: Path, root: Path, options: argparse.Namespace) -> Path:
     return path
 
 
-def _write_failures(root: Path, options: argparse.Namespace) -> int:
+def _write_failures(root: Path) -> int:
     """Write records of failed extractions in the format of `run-elements`, and return their number."""
     from fungi.grid.calls import call_of_job
     from fungi.grid.declaration import declared_grid

@@ -218,10 +218,9 @@ def token_settings(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
     }
 
 
-def grid_of(model: nn.Module) -> int:
-    """Return the number of patches along a side of the model's input."""
-    patch_embedding: Any = getattr(model, "patch_embed")  # noqa: B009
-    return int(patch_embedding.grid_size[0])
+def grid_of(vit: Any) -> int:
+    """Return the number of patches along a side of the input of a vision transformer of timm."""
+    return int(vit.patch_embed.grid_size[0])
 
 
 def set_input_size(model: nn.Module, size: int) -> None:

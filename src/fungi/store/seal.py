@@ -145,19 +145,6 @@ def read_seal(path: Path) -> Seal | None:
     return Seal(size, values["rest"], arrays)
 
 
-def check_arrays(path: Path) -> None:
-    """Check every byte of a file with a seal. Raises DamagedFileError if a byte has changed."""
-    seal = read_seal(path)
-    if seal is None:
-        return
-    with path.open("rb") as file:
-        for key, array in seal.arrays.items():
-            file.seek(array.offset)
-            for start in range(0, array.rows, array.segment_rows):
-                rows = min(array.segment_rows, array.rows - start)
-                array.check(path, key, start, memoryview(file.read(rows * array.row_bytes)))
-
-
 def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums]) -> int:
     """Return the CRC-32 of the first `size` bytes of a file without the bytes of the arrays."""
     checksum = 0

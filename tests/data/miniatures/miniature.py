@@ -33,6 +33,18 @@ class Miniature:
     files: dict[str, Path] = field(default_factory=dict)
 
 
+def generated(prefix: str, rows: dict[str, int], class_names: list[str]) -> Miniature:
+    """Return the content of a dataset that is generated from row numbers. The classes of its rows take turns.
+
+    prefix: text before the split in the ids of rows. rows: split -> number of rows.
+    """
+    splits = {
+        split: [Row(f"{prefix}/{split}/{row}", row % len(class_names)) for row in range(count)]
+        for split, count in rows.items()
+    }
+    return Miniature(splits, class_names=class_names)
+
+
 def colour_of(name: str) -> Colour:
     """Return the colour of an image, which depends only on its name."""
     red, green, blue = hashlib.sha256(name.encode()).digest()[:3]

@@ -22,8 +22,15 @@ from fungi.errors import FungiError, MissingFilesError
 from fungi.runtime.log import logger
 
 _DAMAGE_ERRORS = (
-    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError),
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,
 )
+"""Errors of the unpackers for damaged archives."""
 
 LARGEST_EXPANSION = 200
 """Largest number of unpacked bytes per byte of an archive; images, sounds and tables need less than 20."""
