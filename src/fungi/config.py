@@ -8,6 +8,7 @@ values of the paper. Some defaults of the published library are different (KL te
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import cache
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from fungi.values import LARGEST, converted
@@ -24,7 +25,9 @@ _MODEL_OPTIONS = {"patch_size": 0}
 _PLAN_OPTIONS = ("global_size", "local_size", "view_size", "patch_side", "per_side")
 """Sizes and numbers of views. If their value is 0, the plan of views (`views` of the wrapper) decides."""
 
+
 _AT_LEAST_ONE = {"within": (1, LARGEST)}
+_ANY_NUMBER = {"within": (-inf, inf)}
 
 
 class ExtractorConfig:
@@ -121,7 +124,7 @@ class SimCLRConfig(ExtractorConfig):
     extractor = "SimCLRGradientsExtractor"
 
     temperature: float = 0.07
-    self_similarity_constant: float = -10e3
+    self_similarity_constant: float = field(default=-10e3, metadata=_ANY_NUMBER)
     comparison_batch_size: int = field(default=256, metadata=_AT_LEAST_ONE)
     comparison_batch_encoding_batch_size: int = field(default=32, metadata=_AT_LEAST_ONE)
     latent_dim: int = field(default=96, metadata=_AT_LEAST_ONE)

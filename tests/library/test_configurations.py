@@ -51,6 +51,15 @@ def test_numbers_of_simclr_below_one_are_refused(field: str) -> None:
         config.SimCLRConfig(**{field: 0}).get_extractor({})
 
 
+@pytest.mark.parametrize("constant", [0.0, -1e9, 3e38, -float("inf")])
+def test_the_self_similarity_constant_may_be_any_number_and_changes_nothing(constant: float) -> None:
+    (default,), (other,) = (
+        wrap(configs=[config.SimCLRConfig(**settings)]).extractors
+        for settings in ({}, {"self_similarity_constant": constant})
+    )
+    assert other.objective == default.objective
+
+
 def test_numbers_of_numpy_are_converted_to_python_numbers() -> None:
     configuration = _changed(config.KLConfig, "temperature", np.float32(0.5))
     configuration.latent_dim = np.int64(12)
