@@ -14,6 +14,7 @@ import torch
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
+from fungi.importing.roles import named_arrays
 from fungi.report.features import seeds_and_precision
 from fungi.store.foreign import format_of, load_array, open_any, shapes_of, targets_of
 from fungi.store.reading import UnknownOriginWarning, open_array, provenance_of, read_class_names, read_targets
@@ -94,6 +95,25 @@ def test_every_format_becomes_the_same_feature_files(write_source, tmp_path, mon
         provenance = provenance_of(path)
         assert (provenance.weights_hash, provenance.input) == ("unknown", "unknown")
         assert provenance.settings["imported"]["file"].startswith(str(tmp_path / "source"))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("pretrain_test", "test"),
+        ("latest-train", "train"),
+        ("pretrained.val2", "valid"),
+        ("trainfeat", "train"),
+        ("x_test", "test"),
+        ("Features of the Validation", "valid"),
+        ("pretrained", "train"),
+        ("latent", ""),
+    ],
+)
+def test_a_split_is_first_a_word_of_the_name_and_then_a_part(name: str, split: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.npy"
+    np.save(path, np.zeros((4, 2)))
+    assert [array.split for array in named_arrays(path, None, "")] == [split]
 
 
 def write_named_labels(path: str) -> None:

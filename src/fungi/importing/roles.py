@@ -15,7 +15,7 @@ from fungi.store.foreign import load_array, shapes_of
 
 Role = Literal["features", "labels", "ids", "classes"]
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
-"""Text in a name -> split. The first text that matches decides, so longer texts come first."""
+"""Text in a name -> split. The first text that matches at a place decides, so longer texts come first."""
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 _SPLIT = re.compile("|".join(SPLITS))
 _ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
@@ -118,9 +118,14 @@ def _role(name: str, stem: str, shape: tuple[int, ...]) -> Role | None:
 
 
 def _split(name: str) -> str:
-    """Return the split that a name contains; empty if it contains none."""
+    """Return the split that is a word of a name, or otherwise a part of it; empty if there is none.
+
+    A word consists of letters: `pretrain_test` is of the test split, and `trainfeat` of the train split.
+    """
+    words = re.split(r"[^a-z]+", name)
     match = _SPLIT.search(name)
-    return SPLITS[match.group()] if match else ""
+    text = next((word for word in words if word in SPLITS), match.group() if match else "")
+    return SPLITS.get(text, "")
 
 
 def _names_and_shapes(arrays: Iterable[NamedArray]) -> str:
