@@ -71,8 +71,10 @@ run_until_warned() {
     wait "$child"
     status=$?
   done
-  if [ "$status" -gt 128 ] && [ "$status" -ne 130 ]; then
-    echo "killed by signal $((status - 128)). If nobody sent signal 9, the job was out of memory" >&2
+  if [ "$status" -eq 137 ]; then
+    echo "killed by signal 9. If nobody sent this signal, the job was out of memory" >&2
+  elif [ "$status" -gt 128 ] && [ "$status" -ne 130 ]; then
+    echo "killed by signal $((status - 128))" >&2
   fi
   if [ -n "$warned" ] && [ "$status" -ne 0 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
     put_back_into_queue

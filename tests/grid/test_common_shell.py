@@ -92,6 +92,14 @@ def test_a_job_that_may_not_restart_prints_the_number_of_its_restarts(start, tmp
     assert "not queued again: 0 restarts, of at most 0 (FUNGI_MAX_RESTARTS)" in job.output()
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_only_signal_9_may_mean_that_the_memory_was_too_small(number: signal.Signals, start) -> None:
+    job = start("extract", f"kill -{number.value} $$")
+    assert f"killed by signal {number.value}" in job.output()
+    assert ("out of memory" in job.output()) == (number == signal.SIGKILL)
+    assert job.wait() == 128 + number
+
+
 def test_processes_of_a_job_get_the_cores_of_the_request(start, tmp_path: Path) -> None:
     """Since SLURM 22.05, srun does not inherit --cpus-per-task."""
     write_executable(tmp_path / "bin" / "scontrol", "echo n1")
