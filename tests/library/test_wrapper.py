@@ -105,10 +105,12 @@ def test_workers_are_used_by_default_only_with_a_gpu(
 
 
 @pytest.mark.parametrize("user_folder", ["", "/folder-of-the-user"])
-@pytest.mark.parametrize("cache_folder", ["", "/caches"])
+@pytest.mark.parametrize("cache_folder", ["", "caches"])
 def test_wrappers_on_gpus_of_the_same_model_share_compiled_code(
-    cache_folder: str, user_folder: str, monkeypatch: pytest.MonkeyPatch
+    cache_folder: str, user_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cache_folder = cache_folder and str(tmp_path / cache_folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
     calls: list[tuple[Path, torch.device]] = []
     monkeypatch.setattr(wrapper_module, "share_compiled_code", lambda folder, device: calls.append((folder, device)))
     monkeypatch.setattr(GradientEngine, "compile", lambda self: None)
@@ -116,7 +118,7 @@ def test_wrappers_on_gpus_of_the_same_model_share_compiled_code(
     wrap()
     assert calls == []
     wrap(compile=True)
-    shared_folder = Path(cache_folder or Path.home() / ".cache") / "fungi" / "compiled"
+    shared_folder = Path(cache_folder or tmp_path / ".cache") / "fungi" / "compiled"
     assert calls == [(shared_folder, torch.device("cpu"))]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", user_folder)

@@ -1,7 +1,6 @@
 """Run a command: parse the arguments, set up logging, do the work. An error of the user ends with one line and exit
 status 2."""
 
-import getpass
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from fungi.runtime import log
 from fungi.runtime.files import DISK_FULL
 from fungi.runtime.streams import DISK_FULL_ADVICE, flush_output, prepare_streams, write_error
 from fungi.runtime.tracking import tracked
+from fungi.runtime.user import ensure_user_name
 from fungi.settings import parse
 
 Settings = TypeVar("Settings")
@@ -73,10 +73,7 @@ def _prepare_process() -> None:
     # Let threads sleep while they wait for each other. Active waiting takes several times as long as the work itself if
     # other processes use the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        getpass.getuser()
-    except (KeyError, OSError):  # the user of a container may have no name, but torch and wandb ask for it
-        os.environ["USER"] = f"user{os.getuid()}"
+    ensure_user_name()
 
 
 def _failed(program: str, text: str) -> int:
