@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fungi.errors import FungiError
-from fungi.store.provenance import SCHEMA_VERSION
+from fungi.store.provenance import OTHER_FILE_ADVICE, SCHEMA_VERSION
 from fungi.store.reading import open_array, read_targets
 from tests.evaluation.feature_folder import LAYER, PROVENANCE, write_array
 
@@ -85,7 +85,8 @@ def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
         ({"rows": 10**12}, "array 'kl' has 8 rows, but its provenance states 1000000000000"),
         (
             {"schema_version": SCHEMA_VERSION + 1},
-            f"version {SCHEMA_VERSION + 1} of the provenance, this program reads version {SCHEMA_VERSION}",
+            f"version {SCHEMA_VERSION + 1} of the provenance, this program reads version {SCHEMA_VERSION}."
+            f" {OTHER_FILE_ADVICE}$",
         ),
         ({"complete": False}, "is not finished"),
     ],
@@ -105,7 +106,7 @@ def test_a_provenance_without_an_entry_is_refused(tmp_path: Path) -> None:
     path = write_array(tmp_path / "file.h5", "kl", VALUES, provenance=replace(PROVENANCE, feature="kl"), layer=LAYER)
     with h5py.File(path, "a") as file:
         del file.attrs["views"]
-    with pytest.raises(FungiError, match=r"no entry 'views' in its provenance: .* Extract it again with --overwrite"):
+    with pytest.raises(FungiError, match=rf"no entry 'views' in its provenance: .* {OTHER_FILE_ADVICE}$"):
         open_array(path, "kl")
 
 

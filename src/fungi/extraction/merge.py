@@ -76,11 +76,12 @@ def _belongs_to_another_run(blocks: "BlockFolder", path: Path) -> bool:
     Raises FungiError if such a file exists and all blocks exist too: the user has to choose the file or the blocks.
     """
     from fungi.store.assembly import check_finished
+    from fungi.store.provenance import OTHER_FILE_ADVICE
 
     try:
         check_finished(path, blocks.manifest)
     except FungiError as error:
-        cause = str(error).partition(" Choose another --root")[0]
+        cause = str(error).removesuffix(OTHER_FILE_ADVICE).rstrip()  # neither flag helps here
         if not blocks.missing():
             advice = f"Remove the one that you do not need: the file or the folder {blocks.folder}."
             raise FungiError(f"{cause} {advice}") from None

@@ -14,6 +14,7 @@ from fungi.store.blocks import MANIFEST, BlockFolder, Manifest
 from fungi.store.code_version import CodeVersion, distinct, require_one_version
 from fungi.store.differences import difference_in_words
 from fungi.store.provenance import (
+    OTHER_FILE_ADVICE,
     SCHEMA_VERSION,
     Provenance,
     read_layer_provenance,
@@ -38,7 +39,7 @@ def check_finished(path: Path, manifest: Manifest) -> bool:
     if provenance.schema_version != SCHEMA_VERSION:
         raise FungiError(
             f"{path} has the format of another version of this program ({provenance.schema_version}, but this version"
-            f" writes format {SCHEMA_VERSION}). Choose another --root, or use --overwrite."
+            f" writes format {SCHEMA_VERSION}). {OTHER_FILE_ADVICE}"
         )
     planned_layers = {name: asdict(layer) for name, layer in manifest.layers.items()}
     existing = provenance.identity() | {"layers": layers}
@@ -46,7 +47,7 @@ def check_finished(path: Path, manifest: Manifest) -> bool:
     if existing == planned:
         return True
     difference = difference_in_words(existing, planned)
-    raise FungiError(f"{difference}. {path} was computed in another way. Choose another --root, or use --overwrite.")
+    raise FungiError(f"{difference}. {path} was computed in another way. {OTHER_FILE_ADVICE}")
 
 
 def is_finished(path: Path, manifest: Manifest) -> bool:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import h5py
 
 SCHEMA_VERSION = 2
+OTHER_FILE_ADVICE = "Choose another --root, or write it again with --overwrite."
+"""Last sentence of the errors about a feature file that was computed in another way or by another version."""
 
 INFORMATION = (
     "weights_source",
@@ -99,7 +101,7 @@ def read_provenance(file: "h5py.File") -> Provenance | None:
         if name not in file.attrs:
             raise FungiError(
                 f"{file.filename} has no entry {name!r} in its provenance: it is damaged, or another version of"
-                " this program wrote it. Extract it again with --overwrite, or choose another --root."
+                f" this program wrote it. {OTHER_FILE_ADVICE}"
             )
         value = _python_value(file.attrs[name])
         values[name] = json.loads(value) if name in _AS_JSON else value

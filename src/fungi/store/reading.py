@@ -16,7 +16,14 @@ import numpy as np
 from jaxtyping import Float32, Integer
 
 from fungi.errors import FungiError, MissingFilesError, counted
-from fungi.store.provenance import SCHEMA_VERSION, LayerProvenance, Provenance, read_layer_provenance, read_provenance
+from fungi.store.provenance import (
+    OTHER_FILE_ADVICE,
+    SCHEMA_VERSION,
+    LayerProvenance,
+    Provenance,
+    read_layer_provenance,
+    read_provenance,
+)
 from fungi.store.seal import ArrayChecksums, Seal, bytes_of, read_seal
 
 TARGETS, SAMPLE_IDS, CLASS_NAMES = "targets", "sample_ids", "class_names"
@@ -228,7 +235,7 @@ def _check_provenance(provenance: Provenance, path: Path, key: str, rows: int) -
     if provenance.schema_version != SCHEMA_VERSION:
         raise FungiError(
             f"{path} was written with version {provenance.schema_version} of the provenance, this program reads "
-            f"version {SCHEMA_VERSION}. Use the program that wrote it, or extract it again."
+            f"version {SCHEMA_VERSION}. {OTHER_FILE_ADVICE}"
         )
     if not provenance.complete:
         raise FungiError(f"{path} is not finished. Run the extraction again: it continues where it stopped.")
