@@ -161,9 +161,13 @@ def _derive_configuration(objective: Any) -> type[ExtractorConfig]:
     defaults = objective.view_defaults | _MODEL_OPTIONS
     view_settings = {name: (option.type, defaults.get(name, option.default)) for name, option in options.items()}
     documentation = {"__doc__": objective.__doc__, "__module__": __name__}
+    bounds = {"latent_dim": _FROM_ONE}
     return make_dataclass(
         f"{objective.__name__}Config",
-        [(name, kind, field(default=default)) for name, (kind, default) in (view_settings | settings).items()],
+        [
+            (name, kind, field(default=default, metadata=bounds.get(name)))
+            for name, (kind, default) in (view_settings | settings).items()
+        ],
         bases=(ExtractorConfig,),
         namespace={"extractor": f"{objective.__name__}GradientsExtractor"} | documentation,
         kw_only=True,

@@ -1,8 +1,10 @@
 """Configurations of the library refuse invalid values, and the error names the field by its published name."""
 
 import dataclasses
+from functools import cache
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -10,8 +12,11 @@ from fungi import config
 from fungi.errors import FungiError
 from fungi.objectives import OBJECTIVES
 from tests.library.models import wrap
+from tests.objectives.test_options import INVALID_OR_RARE
 
 WRONG_TYPES = ("x", None, (1, 2), float("nan"))
+OTHER_NAMES = {"hard_negatives": "hard negative"}
+"""Field -> the name in its messages. The message is about an entry of this list."""
 CONFIGURATIONS = [getattr(config, f"{OBJECTIVES[name].__name__}Config") for name in OBJECTIVES]
 
 
@@ -31,6 +36,33 @@ def test_a_value_of_another_type_is_refused_with_the_name_of_the_field(config_cl
         if value is None or value != valid_value:
             with pytest.raises(FungiError, match=rf"{config_class.__name__}\({field.name}=...\)"):
                 _changed(config_class, field.name, value).get_extractor({})
+
+
+@pytest.mark.parametrize(("config_class", "field"), _fields(), ids=_name_of)
+def test_a_refused_value_is_refused_with_the_name_of_the_field(
+    config_class: Any, field: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks of types that only tests have are off, because users would not see their messages."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    messages = [_refusal(_changed(config_class, field.name, value)) for value in INVALID_OR_RARE]
+    refusals = [message for message in messages if message]
+    assert refusals, f"{field.name} accepts every value"
+    names = (field.name, OTHER_NAMES.get(field.name, field.name))
+    assert [message for message in refusals if not any(name in message for name in names)] == []
+
+
+def _refusal(configuration: Any) -> str:
+    """Return the message that refuses a configuration, or an empty text if an extractor is built from it."""
+    try:
+        configuration.get_extractor(dict(_base_params()))
+    except FungiError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def _base_params() -> dict[str, Any]:
+    return wrap(configs=[config.KLConfig()]).base_params
 
 
 def _changed(config_class: Any, field: str, value: Any) -> Any:

@@ -25,6 +25,7 @@ def render(views: object, *images: Image.Image) -> torch.Tensor:
     return views.render(views.collate([views.prepare(image) for image in images]))
 
 
+@pytest.mark.threads
 def test_patches_equal_the_published_patches() -> None:
     golden = load("timm")
     views = ImageInput(size=32, resize=32).views("patches", stride_scale=4)
@@ -137,7 +138,16 @@ def test_in_the_published_profile_only_crops_and_patches_have_the_statistics_of_
             {"girth": 2},
             "views 'patches' have no option 'girth'. They have: grid, patch_side, per_side, stride_scale",
         ),
-        ("patches", {"stride_scale": 500}, "can't be moved in 500 steps"),
+        ("patches", {"stride_scale": 500}, "can't be moved in 500 steps: grid 2 .*Set stride_scale to at most 112"),
+        ("patches", {"patch_side": 3}, "patch_side 3 and stride_scale 6 don't fit 224 pixels"),
+        ("patches", {"grid": 225, "per_side": 2}, "grid is 225, but has to be from 1 to 224"),
+        (
+            "crops",
+            {"global_area": (0.9, 0.1)},
+            r"global_area is \(0.9, 0.1\), but has to be the smallest and the largest",
+        ),
+        ("crops", {"local_area": (0.0, 0.0)}, "local_area is"),
+        ("crops", {"local_area": (0.5, 1.5)}, "local_area is"),
         ("crops", {"augmentation": "moco"}, "augmentation 'moco' is not known"),
     ],
 )

@@ -104,7 +104,8 @@ def configure(
 ) -> tuple[Objective, ViewGenerator, str]:
     """Return an objective, its views and the name of its view plan (see `BoundObjective`).
 
-    The arguments are those of `bind`. Raises FungiError for an unknown objective or option.
+    The arguments are those of `bind`. Raises FungiError for an unknown objective or option, and NoViewsError if the
+    input has no views for the objective.
     """
     objective_type = OBJECTIVES[name]
     fields = {field.name for field in dataclasses.fields(objective_type)}
@@ -121,7 +122,10 @@ def configure(
         views = input_spec.views(objective.view_kind, **plan_options | view_options)
         objective.check_views(views)
         follows_plan = bool(plan_options) and views == input_spec.views(objective.view_kind, **plan_options)
-    except NoViewsError:
+    except NoViewsError as error:
+        option = next((key for key, value in (options or {}).items() if value == objective.view_kind), None)
+        if option:  # the user chose this kind of views
+            raise FungiError(f"objective {name}: option {option!r}: {error}") from None
         raise NoViewsError(f"objective {name} has no views for {input_spec.modality}.") from None
     except UnknownOptionError as error:
         known = sorted(fields.union(error.known))

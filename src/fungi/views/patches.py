@@ -45,14 +45,18 @@ class PatchGrid(PixelViews):
     deterministic = True
 
     def __post_init__(self) -> None:
-        if self.grid < 1:
-            raise FungiError(f"grid is {self.grid}, but has to be at least 1: patches have the side `size / grid`.")
+        if not 1 <= self.grid <= self.input.size:
+            raise FungiError(
+                f"grid is {self.grid}, but has to be from 1 to {self.input.size}: patches have the side `size / grid`."
+            )
         check_size("patch_side", self.patch_side, self.input.size)
         check_size("view_size", self.view_size, self.input.size)
         if self.stride_scale < 1 or (not self.per_side and self.stride < 1):
+            origin = f"patch_side {self.patch_side}" if self.patch_side else f"grid {self.grid}"
             raise FungiError(
                 f"patches of {self.side} pixels can't be moved in {self.stride_scale} steps: "
-                f"grid {self.grid} and stride_scale {self.stride_scale} don't fit {self.input.size} pixels."
+                f"{origin} and stride_scale {self.stride_scale} don't fit {self.input.size} pixels. "
+                f"Set stride_scale to at most {self.side}, or use larger patches."
             )
         places = self.input.size - self.side + 1
         if self.per_side and not 2 <= self.per_side <= places:
