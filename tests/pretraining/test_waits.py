@@ -89,6 +89,17 @@ def test_a_step_never_waits_for_the_device(changed, gpu: FakeTensorMode, monkeyp
     assert [values.device for values in downloads] == [CUDA, CUDA]  # one tensor per step, which is copied later
 
 
+def test_a_step_that_reads_its_loss_waits_for_the_device(gpu: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test above would otherwise pass for a recorder that sees no copies."""
+    run_settings = settings()
+    (step,) = first_batches(run_settings, 1)
+    learner = learner_on_gpu(gpu, run_settings, monkeypatch)
+    monkeypatch.setattr(learners, "download", lambda values: values.to(CPU).tolist)
+    with gpu, WaitRecorder() as recorder:
+        learner.launch(step, schedule(0))
+    assert len(recorder.copies) > 0
+
+
 def test_weights_do_not_change_after_a_step_with_an_infinite_loss() -> None:
     for optimizer in ("adamw", "sgd", "lars"):
         run_settings = settings(optimizer=optimizer)

@@ -13,6 +13,7 @@ from fungi.commands import COMMANDS
 from fungi.data.base import resolve_dataset
 from fungi.extraction.features import find_layers, require_options
 from fungi.reproduction.plan import Step
+from fungi.runtime.seeds import numpy_generator
 from fungi.store.layout import EMBEDDINGS
 from fungi.store.reading import FeatureArray
 from tests.evaluation.feature_folder import LAYER, PROVENANCE, write_array
@@ -21,14 +22,17 @@ DIM = 12
 
 
 def write_features(step: Step) -> None:
-    """Write the files of an extraction with random values, for the rows and labels of its dataset."""
+    """Write the files of an extraction with random values, for the rows and labels of its dataset.
+
+    The seed, the feature and the split determine the values, so no two files have the same values.
+    """
     settings = COMMANDS[step.command].parse(step.flags)
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
     backbone = settings.backbone.partition("=")[0]
     for split in settings.split or SPLITS:
         samples = dataset.open_split(split, settings.data_dir)
-        for number, feature in enumerate(step.features):
-            values = np.random.default_rng([settings.seed, number, len(split)]).normal(size=(len(samples), DIM))
+        for feature in step.features:
+            values = numpy_generator(settings.seed, feature, split).normal(size=(len(samples), DIM))
             provenance = replace(
                 PROVENANCE,
                 feature=feature,
