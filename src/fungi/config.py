@@ -161,7 +161,7 @@ def _derive_configuration(objective: Any) -> type[ExtractorConfig]:
     defaults = objective.view_defaults | _MODEL_OPTIONS
     view_settings = {name: (option.type, defaults.get(name, option.default)) for name, option in options.items()}
     documentation = {"__doc__": objective.__doc__, "__module__": __name__}
-    bounds = {"latent_dim": _FROM_ONE}
+    bounds = {"latent_dim": _AT_LEAST_ONE}
     return make_dataclass(
         f"{objective.__name__}Config",
         [
