@@ -71,7 +71,8 @@ def our_arguments(arguments: list[str]) -> list[str]:
     if flag not in words:
         return words
     position = words.index(flag)
-    if [float(text) for text in words[position + 1 : position + 2]] != [0.0]:
+    values = words[position + 1 : position + 2]  # empty if the flag is the last word
+    if [float(text) for text in values] != [0.0]:
         raise FungiError("--layer_scale_init_value has to be 0: these networks have no LayerScale.")
     return words[:position] + words[position + 2 :]
 

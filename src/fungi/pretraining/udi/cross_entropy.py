@@ -114,10 +114,11 @@ def _cross_entropy(
             tile = slice(first, first + width), rows
             vectors = term.student[tile] / temperature  # [l r w]
             logits = linear(vectors.flatten(0, 1), prototypes)  # [l*r k]
-            total = torch.logsumexp(logits, dim=1).view(vectors.shape[:2])
+            log_sums = torch.logsumexp(logits, dim=1).view(vectors.shape[:2])
             logits = logits.view(*vectors.shape[:2], -1)
-            loss += (weight * total).sum() - torch.einsum("lrk,rk->", logits, mixture)
-            error = logits.sub_((total - weight.log())[..., None]).exp_().sub_(mixture).flatten(0, 1)  # [l*r k]
-            student_derivative[tile] = (error @ prototypes).view_as(vectors) * (term.scale / temperature)
-            prototype_derivative.addmm_(error.T, vectors.flatten(0, 1) * term.scale)
+            loss += (weight * log_sums).sum() - torch.einsum("lrk,rk->", logits, mixture)
+            # The derivative w softmax(s) - P overwrites the logits.
+            derivative = logits.sub_((log_sums - weight.log())[..., None]).exp_().sub_(mixture).flatten(0, 1)  # [l*r k]
+            student_derivative[tile] = (derivative @ prototypes).view_as(vectors) * (term.scale / temperature)
+            prototype_derivative.addmm_(derivative.T, vectors.flatten(0, 1) * term.scale)
     return loss, student_derivative

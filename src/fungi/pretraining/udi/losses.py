@@ -6,6 +6,7 @@ logits is the logit of the mean vector. The logits of patches of local crops are
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -106,14 +107,16 @@ def loss_parts(
     patches (g_pch).
     """
     parts = {**_image_level(student, teacher), **_multimodal_level(student, teacher, options)}
-    if student.patches.shape[2]:
-        shared = teacher.alignment.shared_samples
-        vectors, _ = teacher.requested_patches(None)  # [2 b m w]
-        targets = teacher.targets(-1, vectors.flip(0).flatten(0, 2).index_select(0, shared)[None])
-        parts["g_pch"] = (student.patches.flatten(0, 2).index_select(0, shared)[None], targets)
     crops = student.local_classes.shape[1]
     pairs = {"g": 2.0 * counts.images, "l": 2.0 * crops * counts.images}
-    divisors = {name: pairs[name[0]] if name != "g_pch" else counts.patches.clamp_min(1) for name in parts}
+    divisors: dict[str, Any] = {name: pairs[name[0]] for name in parts}
+    if student.patches.shape[2]:
+        shared = teacher.alignment.shared_samples  # of the 2*b*m samples
+        requested, _ = teacher.requested_patches(None)  # [2 b m w]
+        target_vectors = requested.flip(0).flatten(0, 2).index_select(0, shared)  # of the other view, [rows w]
+        vectors = student.patches.flatten(0, 2).index_select(0, shared)  # [rows w]
+        parts["g_pch"] = (vectors[None], teacher.targets(-1, target_vectors[None]))
+        divisors["g_pch"] = counts.patches.clamp_min(1)
     shares = part_shares(list(parts), crops)
     terms = [Term(*part, shares[name] / divisors[name]) for name, part in parts.items()]
     loss, sums = cross_entropies(terms, student.prototypes, options.student_temperature)
@@ -125,7 +128,7 @@ def part_shares(names: list[str], local_crops: int) -> dict[str, float]:
 
     There are 2 pairs of global views, and 2 pairs for each local crop.
     """
-    levels = len({name.partition("_")[2] for name in names})
+    levels = len({name.partition("_")[2] for name in names})  # cl, mcl and pch
     shares = {"g": 1 / (1 + local_crops), "l": local_crops / (1 + local_crops)}
     return {name: (1.0 if name == "g_pch" else shares[name[0]]) / levels for name in names}
 

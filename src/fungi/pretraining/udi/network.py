@@ -148,7 +148,7 @@ class Network(nn.Module):
         if sampling is not None:
             parts.append(self.backbone.samples(tokens, sampling.flatten(0, 1)).flatten(0, 1))
         else:
-            parts.append(parts[0][:0])
+            parts.append(parts[0][:0])  # no samples
         vectors = self.head[0](torch.cat(parts))
         sizes = [self.options.class_tokens * n * batch for n in (2, count)]
         classes, local_classes, patches = vectors.split([*sizes, len(vectors) - sum(sizes)])

@@ -201,7 +201,9 @@ def our_arguments(arguments: list[str]) -> list[str]:
     For example, `--norm_last_layer false` becomes `--no-norm-last-layer`.
     """
     switches = {field.name for field in dataclasses.fields(PretrainSettings) if field.type in (bool, "bool")}
-    words = [part for text in arguments for part in (text.split("=", 1) if text.startswith("--") else [text])]
+    words: list[str] = []
+    for text in arguments:
+        words += text.split("=", 1) if text.startswith("--") else [text]
     ours: list[str] = []
     for text in words:
         previous = ours[-1].removeprefix("--").replace("-", "_") if ours else ""
