@@ -52,7 +52,8 @@ def hub_embeddings(state: dict[str, Tensor], images: Tensor, *, positions: Tenso
 
 def attention(block: dict[str, Tensor], x: Tensor) -> Tensor:
     """Return the output of self-attention, `[n t d]`, with the parameters of a block."""
-    q, k, v = linear(block, "attn.qkv", x).unflatten(-1, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
+    qkv = linear(block, "attn.qkv", x).unflatten(-1, (3, HEADS, WIDTH // HEADS))  # [n t 3 heads width/heads]
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [n heads t width/heads] each
     weights = (q @ k.transpose(-2, -1) * (WIDTH // HEADS) ** -0.5).softmax(-1)  # [n heads t t]
     return linear(block, "attn.proj", (weights @ v).transpose(1, 2).flatten(2))
 
@@ -182,10 +183,9 @@ def test_a_training_checkpoint_of_mocov3_gives_its_base_encoder(images, tmp_path
     shrink(monkeypatch, "vit-b16-mocov3")
     torch.save(mocov3_checkpoint(), tmp_path / "vit-b-300ep.pth.tar")
     backbone = load_backbone("vit-b16-mocov3", checkpoint=tmp_path / "vit-b-300ep.pth.tar")
-    state = random_state(vit_shapes())
-    assert (
-        relative_error(backbone.model(images), hub_embeddings(state, images, positions=state["pos_embed"])) < ROUNDING
-    )
+    state = random_state(vit_shapes())  # the tensors of the base encoder: the same shapes and the same seed
+    expected = hub_embeddings(state, images, positions=state["pos_embed"])
+    assert relative_error(backbone.model(images), expected) < ROUNDING
 
 
 def small_resnet() -> nn.Module:
@@ -212,16 +212,16 @@ def test_a_training_checkpoint_of_mocov2_gives_its_query_encoder(images, tmp_pat
     checkpoint = mocov2_checkpoint()
     torch.save(checkpoint, tmp_path / "moco_v2_800ep_pretrain.pth.tar")
     backbone = load_backbone("mocov2-resnet50", checkpoint=tmp_path / "moco_v2_800ep_pretrain.pth.tar")
-    expected = small_resnet().eval()
+    expected_model = small_resnet().eval()
     prefix = "module.encoder_q."
     query_encoder = {
         name.removeprefix(prefix): tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(prefix) and not name.startswith(f"{prefix}fc.")
     }
-    expected.load_state_dict(query_encoder)
+    expected_model.load_state_dict(query_encoder)
     with torch.no_grad():
-        assert torch.equal(backbone.model(images), expected(images))
+        assert torch.equal(backbone.model(images), expected_model(images))
     assert backbone.model(images).shape == (3, 2048)
 
 
@@ -266,10 +266,10 @@ def test_published_deit3_names_are_converted(tmp_path, monkeypatch):
         "head.weight": (10, WIDTH),
         "head.bias": (10,),
     }
-    published = {
+    published_shapes = {
         key.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2"): shape for key, shape in shapes.items()
     }
-    state = random_state(published)
+    state = random_state(published_shapes)
     torch.save({"model": state}, tmp_path / "deit_3.pth")
     backbone = load_backbone("deit3-vit-b16", checkpoint=tmp_path / "deit_3.pth")
     assert torch.equal(backbone.model.blocks[0].ls2.gamma, state["blocks.0.gamma_2"])
@@ -281,6 +281,5 @@ def test_the_classification_head_of_a_timm_checkpoint_is_dropped(name, tmp_path,
     state = random_state(vit_shapes() | {"head.weight": (10, WIDTH), "head.bias": (10,)})
     torch.save(state, tmp_path / "vit.bin")
     backbone = load_backbone(name, checkpoint=tmp_path / "vit.bin")
-    assert (
-        relative_error(backbone.model(images), hub_embeddings(state, images, positions=state["pos_embed"])) < ROUNDING
-    )
+    expected = hub_embeddings(state, images, positions=state["pos_embed"])
+    assert relative_error(backbone.model(images), expected) < ROUNDING

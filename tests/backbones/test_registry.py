@@ -17,16 +17,16 @@ from fungi.profiles import PROFILES
 from fungi.views.image import CLIP, HALF, IMAGENET, UNIT
 from tests.backbones.small import with_slow_marks
 
-# Embedding size, gradient source, shape of the weight, whether there is a bias, gradient size, projection size and PCA
-# size (spec vision 2.1, except for backbones that are not in the paper).
 WEIGHT_S, WEIGHT_B, WEIGHT_L = (384, 384), (768, 768), (1024, 1024)
 LAST_OF_12, LAST_OF_24 = "blocks.11.attn.proj", "blocks.23.attn.proj"
+# Embedding size, gradient source, shape of the weight, whether there is a bias, gradient size, projection size and PCA
+# size (spec vision 2.1, except for backbones that are not in the paper).
 VIT_S = (384, LAST_OF_12, WEIGHT_S, True, 147840, 384, 384)
 VIT_B = (768, LAST_OF_12, WEIGHT_B, True, 590592, 768, 512)
 VIT_L = (1024, LAST_OF_24, WEIGHT_L, True, 1049600, 1024, 512)
 CLIP_B = (512, LAST_OF_12, WEIGHT_B, True, 590592, 768, 512)
 CLIP_L = (768, LAST_OF_24, WEIGHT_L, True, 1049600, 1024, 512)
-TABLE = {
+TABLE = {  # the backbones of the published code come first
     "vit-b16": VIT_B,
     "vit-b32": VIT_B,
     "vit-s16": VIT_S,
@@ -138,6 +138,7 @@ TRANSFORMS = {
         for ending in ("", "-one-token")
     },
 }
+# Backbones for which the published code used the default transform of timm (deviation V2).
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
 WITH_SLOW_MARKS = with_slow_marks(lambda spec: getattr(spec.convert, "func", spec.convert), VISION)
@@ -187,6 +188,7 @@ def test_the_gradient_source_is_in_the_model(name, on_meta):
 def test_blocks_and_patches_are_those_of_the_architecture(name, on_meta):
     spec, model = BACKBONES[name], on_meta(name)
     blocks = next((module for path, module in model.named_modules() if path.endswith(("blocks", "vit.layers"))), [])
+    # Of the registered backbones, only convolutional networks have batch normalisation.
     is_transformer = not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     assert spec.depth == (len(blocks) if is_transformer else 0)
     convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
@@ -260,7 +262,7 @@ def test_layer_paths_in_the_model_of_the_publisher_are_converted(name, publisher
     on_meta(name).get_submodule(path)
 
 
-def test_quickgelu_variants_differ_only_in_the_activation(on_meta):
+def test_quickgelu_variants_have_another_activation_and_the_same_input(on_meta):
     x = torch.linspace(-3, 3, 13)
     gelu, quickgelu = (on_meta(name).blocks[0].mlp.act for name in ("clip-vit-b16", "clip-vit-b16-quickgelu"))
     assert torch.allclose(gelu(x), torch.nn.functional.gelu(x))

@@ -46,8 +46,8 @@ def result(tmp_path: Path) -> Path:
                     file["targets"][:] = samples.targets
                     file["sample_ids"], file["class_names"] = list(samples.ids), list(samples.class_names)
                 settings = {"dataset": dataset, "data_dir": str(tmp_path)}
-                record = replace(PROVENANCE, feature=feature, split=split, settings=settings, rows=len(values))
-                write_provenance(file, replace(record, dataset_fingerprint=samples.fingerprint()))
+                provenance = replace(PROVENANCE, feature=feature, split=split, settings=settings, rows=len(values))
+                write_provenance(file, replace(provenance, dataset_fingerprint=samples.fingerprint()))
     knn_concat.run(KnnSettings(root=(root,), k=5))
     (path,) = (root / "results").rglob("*.json")
     return path
@@ -66,7 +66,7 @@ def expected_ids(result: Path, feature: str, other_feature: str) -> list[str]:
     correct, other_correct = (
         np.array(content["results"][name]["predictions"]) == targets for name in (feature, other_feature)
     )
-    ids = [f"{SHADES[row // 10]}/{row % 10:02d}.png" for row in range(20)]
+    ids = [f"{shade}/{number:02d}.png" for shade in SHADES for number in range(10)]
     return [ids[row] for row in np.flatnonzero(correct & ~other_correct)]
 
 

@@ -79,7 +79,8 @@ def set_size(vit: Any, size: int) -> None:
     old_positions, old_grid, scaling = vit.pos_embed, vit.patch_embed.grid_size[0], scaling_of(vit)
     vit.set_input_size(img_size=(size, size))
     if scaling.startswith("hub"):
-        new_grid, prefix = vit.patch_embed.grid_size[0], old_positions.shape[1] - old_grid**2
+        new_grid = vit.patch_embed.grid_size[0]
+        prefix = old_positions.shape[1] - old_grid**2  # number of class tokens and registers that have positions
         antialias = scaling == "hub, antialiased"
         positions = hub_positions(old_positions.detach(), grid=new_grid, antialias=antialias, prefix=prefix)
         vit.pos_embed = nn.Parameter(positions, requires_grad=False)

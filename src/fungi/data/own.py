@@ -51,7 +51,8 @@ def own_dataset(text: str, data_dir: Path | None, known_names: Iterable[str]) ->
         )
     root = Path(path).expanduser().absolute()
     if kind == "hf" and not root.is_dir() and _HUB_ID.fullmatch(path):
-        root = hub_copy(path, (data_dir or Path("data")).expanduser().absolute() / "hub" / path.replace("/", "--"))
+        folder = (data_dir or Path("data")).expanduser().absolute()
+        root = hub_copy(path, folder / "hub" / path.replace("/", "--"))
     if not root.is_dir():
         raise MissingFilesError(f"--dataset {text!r}: there is no folder {root}. Correct the path.")
     return _SPECS[kind](name, root)

@@ -15,7 +15,7 @@ from fungi.store.foreign import load_array, shapes_of
 
 Role = Literal["features", "labels", "ids", "classes"]
 SPLITS = {"train": "train", "validation": "valid", "valid": "valid", "val": "valid", "test": "test"}
-"""Text in a name -> split. The first text that matches at a place decides, so longer texts come first."""
+"""Text in a name -> split. `validation` comes before `valid` and `val`, because the first text that matches is used."""
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".h5", ".hdf5")
 _SPLIT = re.compile("|".join(SPLITS))
 _ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
@@ -24,6 +24,7 @@ _ROLES: tuple[tuple[Role, re.Pattern[str]], ...] = (
     ("labels", re.compile(r"label|target|(^|_)y(_|$)|gt$")),
     ("features", re.compile(r"feat|embed|(^|_)x(_|$)|latent|activation")),
 )
+"""Roles and the patterns of their names. The first pattern that matches is used."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,13 @@ def by_split(arrays: Sequence[NamedArray]) -> dict[str, dict[Role, NamedArray]]:
                 " features as FILE:KEY and the labels with --targets FILE:KEY."
             )
         splits[array.split][array.role] = array
-    shared = splits.pop("", {})
-    with_features = {split: shared | roles for split, roles in splits.items() if "features" in roles}
-    if not with_features:
+    without_split = splits.pop("", {})
+    complete_splits = {split: without_split | roles for split, roles in splits.items() if "features" in roles}
+    if not complete_splits:
         raise FungiError(f"there are no features [n d] in {_names_and_shapes(arrays)}. Name the array as FILE:KEY.")
-    if set(with_features) == {"train", "valid"}:
-        with_features["test"] = with_features.pop("valid")
-    return with_features
+    if set(complete_splits) == {"train", "valid"}:
+        complete_splits["test"] = complete_splits.pop("valid")
+    return complete_splits
 
 
 def texts_of(array: NamedArray) -> list[str]:

@@ -24,6 +24,8 @@ BLUR_PROBABILITY = (1.0, 0.1, 0.5)
 class Crops(PixelViews):
     """Random resized crops: first the global crops, then the local crops. The published crops all have the input size.
 
+    global_crops, local_crops: numbers of crops.
+    global_area, local_area: smallest and largest area of a crop before it is resized, as a share of the image.
     global_size, local_size: side in pixels to which crops are resized; 0 is the input size. The positions of the crops
         do not depend on these sizes.
     resize_on: where images are cropped and resized. `worker` uses Pillow. `device` sends each image to the device once
@@ -110,8 +112,8 @@ class Crops(PixelViews):
 
     def _cut(self, images: UInt8[Tensor, "b c h w"], boxes: Int64[Tensor, "b v 4"]) -> list[Float[Tensor, "b _ c _ _"]]:
         """Return the crops of images on the device, with values from 0 to 1, as one tensor per size."""
-        first_size = self.global_crops if self.has_own_sizes else self.n_views  # number of crops of the first size
-        groups = (slice(0, first_size), slice(first_size, self.n_views))
+        first_count = self.global_crops if self.has_own_sizes else self.n_views  # number of crops of the first size
+        groups = (slice(0, first_count), slice(first_count, self.n_views))
         return [
             resized_boxes(images, boxes[:, views], self.sizes[views.start], self.interpolation) / 255
             for views in groups
@@ -125,6 +127,7 @@ class Crops(PixelViews):
         return [box[side] for side in ("top", "left", "height", "width")]
 
     def _transform(self, view: int) -> v2.Transform:
+        """Return the random transform from an image to crop number `view`."""
         area = self.global_area if view < self.global_crops else self.local_area
         mode = InterpolationMode(self.interpolation)
         crop = v2.RandomResizedCrop(self.sizes[view], scale=area, interpolation=mode, antialias=True)

@@ -114,11 +114,11 @@ def batches(
     seed, by_content, epoch: as in `PreparedViews`. num_workers, pin_memory: as in torch's `DataLoader`.
     Raises FungiError for a row that can't be read, after all earlier batches have been yielded.
     """
-    unique = list({generator.identity: generator for generator in generators}.values())
+    unique_generators = list({generator.identity: generator for generator in generators}.values())
     yield from worker_batches(
-        PreparedViews(samples, unique, seed, by_content, epoch),
+        PreparedViews(samples, unique_generators, seed, by_content, epoch),
         [list(rows) for rows in row_batches],
-        _Collate(unique),
+        _Collate(unique_generators),
         num_workers=num_workers,
         pin_memory=pin_memory,
     )

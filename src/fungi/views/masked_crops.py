@@ -32,9 +32,10 @@ PreparedBatch = dict[str, UInt8[Tensor, "b v c h w"] | Bool[Tensor, "b crops t"]
 class MaskedCrops:
     """Views in this order: masked global crops, local crops, and the same global crops without a mask for the teacher.
 
-    local_size: side in pixels to which local crops are resized; 0 is the input size.
+    local_crops: number of local crops. local_size: side in pixels to which local crops are resized; 0 is the input
+        size.
     patch_size: side of a patch of the backbone, in pixels.
-    mask_ratio: share of masked patches.
+    mask_ratio: share of masked patches in a global crop.
     random_ratio: whether the share of masked patches is random instead of `mask_ratio`. Half of the images then have no
         mask, and the share in the other images is from 0.1 to 0.5.
     mask_seed: seed of the vector from N(0, 0.02^2) that replaces masked patches; -1: the vector is zero.
@@ -108,6 +109,7 @@ class MaskedCrops:
         if "pixels" in batch:
             pixels = batch["pixels"]
             views = torch.cat([pixels, pixels[:, :GLOBAL_CROPS]], dim=1)
+            # The local crops and the second copy of the global crops have no mask.
             unmasked = masks.new_zeros(len(masks), self.n_views - GLOBAL_CROPS, masks.shape[2])
             return self._encoder_input(self.crops.render(views), torch.cat([masks, unmasked], dim=1))
         global_crops, local_crops = self.crops.render({"global": batch["global"], "local": batch["local"]})
@@ -119,6 +121,7 @@ class MaskedCrops:
         ]
 
     def _encoder_input(self, images: Float[Tensor, "m c h w"], masks: Bool[Tensor, "b v t"]) -> dict[str, Any]:
+        """Return the input of the encoder for images with masks."""
         return {"images": images, "mask": masks.flatten(0, 1), "mask_seed": self.mask_seed}
 
     def _draw_ratio(self) -> float:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fungi.backbones.base import StateDict, register_backbone
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.views.image import IMAGENET, ImageInput
 
 if TYPE_CHECKING:
@@ -55,18 +55,21 @@ def one_token(state: StateDict) -> StateDict:
     import torch
 
     weights = {name: tensor for name, tensor in state.items() if name != "reg_token"}
-    tokens = state["cls_token"].shape[1] + int("reg_token" in state)
-    positions = state["pos_embed"]
+    positions = state["pos_embed"]  # [1 tokens+t d]
     weights["cls_token"] = state["cls_token"][:, :1]
-    weights["pos_embed"] = torch.cat([positions[:, :1], positions[:, tokens:]], dim=1)
+    weights["pos_embed"] = torch.cat([positions[:, :1], positions[:, _count_tokens(state) :]], dim=1)
     return weights
 
 
 def patches_only(state: StateDict) -> StateDict:
     """Return the state dict without class tokens and their positions, for tasks that use only patches."""
-    tokens = state["cls_token"].shape[1] + int("reg_token" in state)
     weights = {name: tensor for name, tensor in state.items() if name not in ("cls_token", "reg_token")}
-    return weights | {"pos_embed": state["pos_embed"][:, tokens:]}
+    return weights | {"pos_embed": state["pos_embed"][:, _count_tokens(state) :]}
+
+
+def _count_tokens(state: StateDict) -> int:
+    """Return the number of class tokens, including one that is stored as a register."""
+    return state["cls_token"].shape[1] + int("reg_token" in state)
 
 
 def timm_weights(state: StateDict, *, name: str, class_tokens: int) -> StateDict:
@@ -76,11 +79,11 @@ def timm_weights(state: StateDict, *, name: str, class_tokens: int) -> StateDict
     another number of class tokens.
     """
     weights = timm_tokens(encoder_state(state))
-    tokens = 2 if "reg_token" in weights else 1
-    if tokens != class_tokens:
+    count = _count_tokens(weights)
+    if count != class_tokens:
         raise FungiError(
-            f"the checkpoint has {tokens} class token{'s' * (tokens > 1)}, but {name} has {class_tokens}. "
-            f"Use --backbone {name.removesuffix('-one-token')}{CLASS_TOKENS[tokens]}."
+            f"the checkpoint has {counted(count, 'class token')}, but {name} has {class_tokens}. "
+            f"Use --backbone {name.removesuffix('-one-token')}{CLASS_TOKENS[count]}."
         )
     return weights
 
@@ -108,11 +111,11 @@ def build(
     return model
 
 
-for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
-    ("udi-vits16", "UDI ViT-S/16", 384, 12, 6, 4.0, 224, 16, 384),
-    ("udi-vitt16", "UDI ViT-T/16", 192, 12, 3, 4.0, 224, 16, 192),
-    ("udi-vitb16", "UDI ViT-B/16", 768, 12, 12, 4.0, 224, 16, 512),
-    ("udi-micro", "UDI ViT-micro/4", 64, 3, 4, 2.0, 32, 4, 64),
+for _name, _label, _width, _depth, _heads, _ratio, _size, _resize, _patch, _pca in (
+    ("udi-vits16", "UDI ViT-S/16", 384, 12, 6, 4.0, 224, 256, 16, 384),
+    ("udi-vitt16", "UDI ViT-T/16", 192, 12, 3, 4.0, 224, 256, 16, 192),
+    ("udi-vitb16", "UDI ViT-B/16", 768, 12, 12, 4.0, 224, 256, 16, 512),
+    ("udi-micro", "UDI ViT-micro/4", 64, 3, 4, 2.0, 32, 32, 4, 64),
 ):
     for _tokens, _ending in CLASS_TOKENS.items():
         register_backbone(
@@ -126,7 +129,7 @@ for _name, _label, _width, _depth, _heads, _ratio, _size, _patch, _pca in (
             pca_dim=_pca,
             depth=_depth,
             patch_size=_patch,
-            input=ImageInput(size=_size, resize=round(_size * 256 / 224) if _size > 32 else _size, statistics=IMAGENET),
+            input=ImageInput(size=_size, resize=_resize, statistics=IMAGENET),
             build=partial(build, _width, _depth, _heads, _ratio, _size, _patch, _tokens),
             convert=partial(timm_weights, name=_name + _ending, class_tokens=_tokens),
             notes="needs --checkpoint FILE",

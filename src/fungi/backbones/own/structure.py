@@ -2,8 +2,8 @@
 
 The gradient source is the last attention output projection that is called (the layer of the paper). If there is no
 output projection, the source is the last linear or convolution layer that is called. Some layers are never the source:
-layers that are called twice for an image, convolutions that do not pad with zeros, shortcuts, and the gates of
-squeeze-and-excitation.
+layers that are called twice for an image, convolutions whose padding is not a fixed number of zeros, shortcuts, and
+the gates of squeeze-and-excitation.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,8 +42,8 @@ class ModelStructure:
 
     pooling: type of pooling, if it is known; empty otherwise. layer, reason: path of the gradient source, and the
     reason for its choice. weight_shape, bias: shape of the weight of the gradient source, and whether it has a bias.
-    embedding_dim, parameters: numbers of entries of an embedding and of weights of the model. flops: floating-point
-    operations for one view.
+    embedding_dim: number of entries of the embedding. parameters: number of parameters of the model. flops:
+    floating-point operations for one view.
     """
 
     pooling: str
@@ -141,7 +141,7 @@ def record_calls(model: "nn.Module") -> "Iterator[list[str]]":
 
 
 def _can_be_source(module: Any) -> bool:
-    """Return whether a module is a linear layer, or a convolution whose padding is zeros of a fixed number."""
+    """Return whether a module is a linear layer, or a convolution whose padding is a fixed number of zeros."""
     from torch import nn
 
     if isinstance(module, nn.Conv2d):

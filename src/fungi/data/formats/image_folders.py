@@ -62,18 +62,22 @@ def class_folder_samples(
     Raises FungiError for a class that train does not have, and MissingFilesError for a split without images.
     """
     folder = root / split_folder
-    remaining = {to_nfc(name): name for name in class_folders(folder)}
-    folder_names = [remaining.pop(to_nfc(name), None) for name in classes]
-    if remaining:
+    unmatched = {to_nfc(name): name for name in class_folders(folder)}
+    folder_of_class = [unmatched.pop(to_nfc(name), None) for name in classes]  # None: a class without a folder here
+    if unmatched:
         raise FungiError(
-            f"{folder} has class folders that train does not have: {', '.join(sorted(remaining.values())[:5])}. Move "
+            f"{folder} has class folders that train does not have: {', '.join(sorted(unmatched.values())[:5])}. Move "
             "them, or add them to train."
         )
-    files = [image_names(folder / name) if name else [] for name in folder_names]  # no folder: a class without images
-    if not any(files):
+    files_of_class = [image_names(folder / name) if name else [] for name in folder_of_class]
+    if not any(files_of_class):
         raise MissingFilesError(f"the class folders of {folder} have no image. Expected {folder}/CLASS/IMAGE.")
-    paths = [f"{split_folder}/{name}/{file}" for name, names in zip(folder_names, files, strict=True) for file in names]
-    labels = np.repeat(np.arange(len(classes)), [len(names) for names in files])
+    paths = [
+        f"{split_folder}/{name}/{file}"
+        for name, files in zip(folder_of_class, files_of_class, strict=True)
+        for file in files
+    ]
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in files_of_class])
     return image_samples(root, paths, labels, classes, as_displayed=as_displayed)
 
 
@@ -103,8 +107,8 @@ def _folders_with_images(folder: Path, parents: tuple[tuple[int, int], ...]) -> 
     parents: device and inode numbers of the folders that contain this folder.
     """
     status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in parents:
+    inode = (status.st_dev, status.st_ino)
+    if inode in parents:
         raise FungiError(f"{folder} is a link to a folder that contains it. Remove it.")
     images = []
     with os.scandir(folder) as entries:
@@ -112,7 +116,7 @@ def _folders_with_images(folder: Path, parents: tuple[tuple[int, int], ...]) -> 
             if entry.is_dir():
                 if is_skipped(entry.name):
                     continue
-                yield from _folders_with_images(Path(entry.path), (*parents, identity))
+                yield from _folders_with_images(Path(entry.path), (*parents, inode))
             elif entry.name.lower().endswith(IMAGE_ENDINGS) and not entry.name.startswith("."):
                 if not entry.is_file():
                     raise FungiError(
