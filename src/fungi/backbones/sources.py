@@ -37,8 +37,8 @@ def fetch_url(url: str, *, hash_prefix: str | None = None) -> StateDict:
 def fetch_timm(name: str, **options: Any) -> StateDict:
     """Return the weights of a timm model, from the cache of the Hugging Face hub or the network.
 
-    name: name of the model, with the tag of the weights. options: other arguments of `timm.create_model`. Without an
-    option for it, the model has its published number of outputs. timm then checks that all weights fit.
+    name: name of the model, with the tag of the weights. options: other arguments of `timm.create_model`. Unless an
+    option changes the number of outputs, timm checks that all weights fit.
     """
     import timm
     from timm.models import get_pretrained_cfg

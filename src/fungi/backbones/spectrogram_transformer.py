@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Pooling = Literal["cls_dist", "mean_patches"]
-PATCH, STRIDE, MELS = 16, 10, 128
-TRAINED_GRID = (8, 64)
-LEADING_TOKENS = 2
+PATCH, STRIDE, MELS = 16, 10, 128  # side of a patch, distance between neighbouring patches, number of mel bands
+TRAINED_GRID = (8, 64)  # frequency, time
+LEADING_TOKENS = 2  # class token and distillation token
 
 
 class SpectrogramTransformer(nn.Module):

@@ -1,8 +1,8 @@
 """Read text datasets of the Hugging Face hub, stored as one local table per split.
 
 The table is `<data_dir>/<dataset>/<split>.parquet`, or a `.jsonl` or `.csv` file with the same columns. Downloading
-uses `datasets` with its cache and writes the Parquet files; opening reads only these files. The published loading
-scripts of some of these datasets no longer run, so their Parquet conversion on the hub is read instead.
+uses `datasets` with its cache and writes the Parquet files; opening reads only these files. The loading scripts of some
+datasets no longer run. For these datasets, the Parquet conversion on the hub is downloaded instead.
 """
 
 import hashlib
