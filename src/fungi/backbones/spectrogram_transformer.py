@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Pooling = Literal["cls_dist", "mean_patches"]
-PATCH, STRIDE, MELS = 16, 10, 128  # side of a patch, distance between neighbouring patches, number of mel bands
+PATCH, STRIDE = 16, 10  # side of a patch, and distance between neighbouring patches
 TRAINED_GRID = (8, 64)  # frequency, time
 LEADING_TOKENS = 2  # class token and distillation token
 
