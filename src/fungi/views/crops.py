@@ -60,7 +60,8 @@ class Crops(PixelViews):
         if self.resize_on == "device" and self.augmentation != "crops":
             raise FungiError("resize_on=device can't apply augmentation=dino. Use resize_on=worker.")
         for name, area in (("global_area", self.global_area), ("local_area", self.local_area)):
-            if not 0 <= area[0] <= area[1] <= 1 or not area[1]:
+            smallest, largest = area
+            if not (0 <= smallest <= largest <= 1 and largest > 0):
                 raise FungiError(
                     f"{name} is {area}, but has to be the smallest and the largest share of the image: two numbers "
                     "from 0 to 1, in this order."

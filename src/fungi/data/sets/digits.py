@@ -19,7 +19,7 @@ def digit_images() -> tuple[UInt8[np.ndarray, "1797 8 8"], UInt32[np.ndarray, " 
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    grey = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    grey = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # scikit-learn's values are 0 to 16
     return grey, labels.astype(np.uint32)
 
 
