@@ -10,8 +10,8 @@
 #   FUNGI_GRID or FUNGI_BACKBONES, FUNGI_DATASETS, FUNGI_SPLITS, FUNGI_SHARDS, FUNGI_ROOT, FUNGI_DATA_DIR, FUNGI_GPU,
 #   FUNGI_FLAGS_<COMMAND>    the grid (docs/cluster.md)
 #   FUNGI_PROJECT            folder of the code; by default the folder from which the job was submitted
-#   FUNGI_PYTHON             interpreter; by default that of .venv in the project, otherwise python3
-#   FUNGI_MAX_RESTARTS       how often a job that runs out of time is queued again (20 by default)
+#   FUNGI_PYTHON             interpreter; by default the interpreter of .venv in the project, otherwise python3
+#   FUNGI_MAX_RESTARTS       largest number of times that a job that runs out of time is queued again (20 by default)
 
 FUNGI_PROJECT=${FUNGI_PROJECT:-${SLURM_SUBMIT_DIR:-$PWD}}
 if [ -z "${FUNGI_PYTHON:-}" ]; then
@@ -25,7 +25,7 @@ export PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" HF_DATASETS_OFFLINE="${HF_DATASETS_OFFLINE:-1}"
 export TRANSFORMERS_OFFLINE="${TRANSFORMERS_OFFLINE:-1}"
 # Feature files are written under a temporary name and renamed when they are complete, so they need no locks. Many
-# shared file systems do not support them.
+# shared file systems do not support locks.
 export HDF5_USE_FILE_LOCKING="${HDF5_USE_FILE_LOCKING:-FALSE}"
 if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"

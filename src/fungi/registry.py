@@ -87,10 +87,12 @@ class Registry(Generic[Entry]):
         return iter(self.names())
 
     def _modules(self) -> list[str]:
+        """Return the names of the modules with entries."""
         folders = tuple(importlib.import_module(self._package).__path__)
         return [name for name in _modules_in(folders) if name not in self._common]
 
     def _discover(self, only: str | None = None) -> None:
+        """Import the modules with entries; if the registry is lazy, import only the module of the entry `only`."""
         if self._discovered:
             return
         for module in self._modules():
@@ -106,4 +108,5 @@ def _modules_in(folders: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _name_of(module: str) -> str:
+    """Return the name of the entry in a module of a lazy registry."""
     return module.replace("_", "-")

@@ -67,6 +67,7 @@ def features(case: Case, model: Any, items: list[Any], names: list[str] | None =
 
 
 def assert_equal_up_to_rounding(actual: Tensor, expected: Tensor, name: str) -> None:
+    """Compare direction and norm of each row. name: name of the values in the message."""
     actual, expected = actual.double().flatten(1), expected.double().flatten(1)
     cosine = torch.nn.functional.cosine_similarity(actual, expected, dim=1)
     ratios = actual.norm(dim=1) / expected.norm(dim=1)

@@ -62,6 +62,7 @@ def assert_same_files(root: Path, expected_root: Path, dataset: str, patterns: t
 
 
 def assert_equal_up_to_rounding(values: np.ndarray, expected: np.ndarray, name: str) -> None:
+    """Compare direction and norm of each row of a matrix. Vectors, such as labels, have to be equal."""
     if values.ndim == 1:
         np.testing.assert_array_equal(values, expected)
         return

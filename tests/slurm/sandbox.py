@@ -141,6 +141,7 @@ class Sandbox:
         self._cleaner.communicate()
 
     def _configure(self) -> None:
+        """Write the configuration of SLURM, and choose ports and the environment of client commands."""
         for name in ("log", "state", "dev"):
             (self.folder / name).mkdir()
         port = _free_ports(len(self._nodes) + 1)
@@ -167,6 +168,7 @@ class Sandbox:
         self.environment = {**inherited, "PATH": SEARCH_PATH, "SLURM_CONF": f"{self.folder}/slurm.conf"}
 
     def _start(self) -> None:
+        """Start all daemons, and wait until all nodes are idle."""
         folder = self.folder
         self.run("mungekey", "-c", "-k", folder / "munge.key")
         # --force: otherwise munged refuses a socket below a folder that only its owner can enter
@@ -198,6 +200,7 @@ class Sandbox:
         log.close()
 
     def _wait_for(self, ready: Callable[[], bool], name: str) -> None:
+        """Wait until a part of the cluster is ready. Raises RuntimeError if a daemon ends, or after 60 s."""
         end = time.monotonic() + 60
         while not ready():
             dead = [daemon.args for daemon in self._daemons if daemon.poll() is not None]

@@ -35,6 +35,9 @@ def run(settings: ListSettings) -> None:
             print(aligned(list(rows())) + "\n")
 
 
+# Each function yields the column titles, then the rows of its table.
+
+
 def _datasets() -> Iterator[tuple[str, ...]]:
     from fungi.data.base import DATASETS
 

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    """Run a command, or print help or the version. Return the exit status: 2 for an unknown command."""
     if not words or words[0] in ("-h", "--help"):
         print(USAGE + "".join(_help_of_groups(COMMANDS.values())))
         return 0

@@ -115,10 +115,12 @@ def weighted_knn_scores(training: PretrainSettings) -> dict[str, float]:
     splits = [open_split(DATASET, split, training.data_dir).take(range(BANK)) for split in ("train", "test")]
 
     def score(bank: "Tensor", queries: "Tensor") -> float:
+        """Return the accuracy for the train rows `[n d]` as bank and the test rows `[q d]` as queries."""
         targets = [torch.from_numpy(split.targets.astype("int64")) for split in splits]
         return weighted_knn(bank, targets[0], queries, targets[1], [NEIGHBOURS])[NEIGHBOURS]["accuracy"]
 
     def pixels(split: Samples) -> "Tensor":
+        """Return the pixels of each image as a centred row."""
         rows = torch.stack([as_pixels(split.load(row)).flatten().float() for row in range(len(split))])
         return rows - rows.mean(1, keepdim=True)
 

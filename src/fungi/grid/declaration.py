@@ -147,18 +147,18 @@ class Grid:
 
         Blanks separate names in variables.
         """
-        axes = [axis for axis in fields(self) if axis.name not in _ONLY_IN_FILES]
-        values = {axis.name: getattr(self, axis.name) for axis in axes}
+        defaults = {item.name: item.default for item in fields(self) if item.name not in _ONLY_IN_FILES}
+        values = {name: getattr(self, name) for name in defaults}
         if any(len(name.split()) != 1 for value in values.values() if isinstance(value, tuple) for name in value):
             return None
-        changed = {axis.name: values[axis.name] for axis in axes if values[axis.name] != axis.default}
+        changed = {name: value for name, value in values.items() if value != defaults[name]}
         texts = {name: " ".join(value) if isinstance(value, tuple) else str(value) for name, value in changed.items()}
         flags = {_FLAGS_PREFIX + name.upper().replace("-", "_"): text for name, text in self.flags.items()}
         return {f"FUNGI_{name.upper()}": text for name, text in texts.items()} | flags
 
     def to_toml(self) -> str:
         """Return the text of a grid file that declares this grid, without empty values."""
-        values = {axis.name: getattr(self, axis.name) for axis in fields(self) if axis.name not in _TABLES}
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in _TABLES}
         lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value not in ((), "")]
         for table in _TABLES:
             lines += ["", f"[{table}]"]
@@ -239,7 +239,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise FungiError(f"the grid file {path} ({GRID_FILE}) does not exist.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FungiError(f"the grid file {path} can't be read: {error}.") from None
-    keys = [axis.name for axis in fields(Grid)]
+    keys = [item.name for item in fields(Grid)]
     try:
         for name in content:
             if name not in keys:
@@ -258,21 +258,21 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the values in the variables FUNGI_... Raises FungiError for an unknown variable."""
-    axes = {axis.name.upper(): axis.name for axis in fields(Grid) if axis.name not in _ONLY_IN_FILES}
+    keys = {item.name.upper(): item.name for item in fields(Grid) if item.name not in _ONLY_IN_FILES}
     values: dict[str, Any] = {}
     flags: dict[str, str] = {}
     for variable, text in environ.items():
         name = variable.removeprefix("FUNGI_")
         if variable.startswith(_FLAGS_PREFIX):
             flags[variable.removeprefix(_FLAGS_PREFIX).lower().replace("_", "-")] = text
-        elif name in axes and name != variable:
+        elif name in keys and name != variable:
             if text:
                 try:
-                    values |= converted(Grid, {axes[name]: text}, text=True)
+                    values |= converted(Grid, {keys[name]: text}, text=True)
                 except FungiError as error:
                     raise FungiError(f"{error} In the variable {variable}.") from None
         elif name not in (variable, *_OTHER_VARIABLES):
-            raise unknown_name("variable", variable, [f"FUNGI_{word}" for word in (*axes, *_OTHER_VARIABLES)])
+            raise unknown_name("variable", variable, [f"FUNGI_{word}" for word in (*keys, *_OTHER_VARIABLES)])
     return {**values, "flags": flags} if flags else values
 
 

@@ -171,17 +171,17 @@ class _Splits:
 
         The number of missing blocks is None if a file has no blocks yet.
         """
-        missing, finished, all_begun = 0, 0, True
+        missing, finished, all_files_have_blocks = 0, 0, True
         for blocks in self._unfinished_files(expected):
             if blocks is None:
-                all_begun = False
+                all_files_have_blocks = False
                 continue
             count, missing_in_file = blocks
             indices_of_shard = range(shard.index - 1, count, shard.count)
             missing_in_shard = sum(index in missing_in_file for index in indices_of_shard)
             missing += missing_in_shard
             finished += len(indices_of_shard) - missing_in_shard
-        return missing if all_begun else None, finished
+        return missing if all_files_have_blocks else None, finished
 
     def _unfinished_files(self, expected: ExpectedFiles) -> list[tuple[int, set[int]] | None]:
         """Return (number of blocks, missing blocks) of each missing file; None for a file without blocks."""

@@ -54,8 +54,9 @@ class GridSettings:
         names = [field.name for field in fields(GridSettings) if field.name != "grid"]
         flags = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, ())}
         if self.grid is not None:
-            in_project = project_folder() / self.grid  # e.g. jobs/text/grid.toml, if the current folder is another one
-            file = in_project if not self.grid.exists() and in_project.is_file() else self.grid
+            # A path such as jobs/text/grid.toml is also accepted outside of the project.
+            file_in_project = project_folder() / self.grid
+            file = file_in_project if not self.grid.exists() and file_in_project.is_file() else self.grid
             environ = {**environ, GRID_FILE: str(file)}
         return declared_grid(environ, flags).absolute().with_datasets()
 

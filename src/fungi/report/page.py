@@ -133,5 +133,6 @@ def dot_entry(value: float, spread: float, baseline: float | None, span: tuple[f
 
 
 def _cell(entry: Entry) -> str:
+    """Return the HTML of a cell with its sorting key."""
     value = f"{entry.value:.6g}" if isinstance(entry.value, float) else escape(entry.value, quote=True)
     return f"<td class='{entry.kind}' data-value='{value}'>{entry.html}</td>"

@@ -69,10 +69,12 @@ def report_page(
 
 
 def _section(title: str, body: str) -> str:
+    """Return a section with a heading; empty if the body is empty."""
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
 def _summary(cells: Sequence[Cell], records: Sequence[ResultRecord], missing: Sequence[Path]) -> str:
+    """Return the statements of the summary, the comparison with the paper, warnings, and missing results."""
     statements = [*findings(cells), *choice_findings(records)]
     items = "".join(f"<dt>{escape(finding.title)}</dt><dd>{escape(finding.text)}</dd>" for finding in statements)
     warnings = dict.fromkeys(text for record in records for text in record.content.get("warnings", []))
@@ -108,6 +110,7 @@ def _tables(tables: Sequence[Table]) -> str:
 
 
 def _table(table: Table, heading: str) -> str:
+    """Return a table with its heading, the details of its protocol, and the datasets without results."""
     protocol = table.shown_protocol
     details = protocol_in_words(protocol.profile, protocol.details)
     columns = _columns_with_cells(table)
@@ -214,6 +217,7 @@ def _score(cell: Cell, best: Cell | None) -> Entry:
 
 
 def _gain(cell: Cell) -> Entry:
+    """Return the gain in the colour of its direction, or in grey if it is within noise; empty without a gain."""
     if cell.gain is None:
         return Entry("", kind="number")
     direction = "more" if cell.gain >= 0 else "less"

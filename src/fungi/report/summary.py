@@ -149,6 +149,7 @@ def _beyond_noise(cases: dict[tuple[str, str], Case], gains: dict[tuple[str, str
 
 
 def _score(cell: Cell) -> str:
+    """Return a score with its deviation over the runs or its standard error: `85.3 % (± 0.7 over 3 runs)`."""
     spread = "" if not cell.std or cell.std < 0.05 else f" (± {cell.std:.1f} over {cell.runs} runs)"
     if cell.std is None and cell.error is not None:
         spread = f" (± {cell.error:.1f}, {counted(cell.rows or 0, 'row')})"

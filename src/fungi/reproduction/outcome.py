@@ -40,6 +40,7 @@ def table_text(values: Sequence[Value], settings: StepSettings) -> str:
 
 
 def _cell(value: Value, ours: tuple[float, float | None] | None) -> str:
+    """Return our value, and the published value in brackets: `76.5 ± 0.4 (76.0)`."""
     published = "" if value.published is None else f" ({plus_minus(value.published, value.std)})"
     if value.quoted:
         return f"quoted{published}"

@@ -46,7 +46,7 @@ class ReproduceSettings:
     data_dir: Path = setting(Path("data"), "folder of the datasets", topic="data")
     profile: tuple[Profile, ...] = setting(
         ("clean",),
-        "clean: the method; published: the published code; with both, each has its own table",
+        "clean: the method of the paper; published: the published code; with both, each has its own table",
         topic="features",
     )
     views: PlanName = setting(

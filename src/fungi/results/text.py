@@ -31,6 +31,7 @@ def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 
 def _padded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the texts of all lines, padded to the width of their column."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
 
