@@ -81,7 +81,7 @@ CHAIN_JOBS = ("grads_all_multi", "merge", "concat", "retrieval/concat", "report"
 @pytest.mark.parametrize("grid", [VARIED, replace(VARIED, shards=4, pack=2), replace(VARIED, shards=5, pack=3)])
 @pytest.mark.parametrize("max_array", [7, 1000])
 def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, max_array: int) -> None:
-    """The test lists the elements of each task, and the tasks whose end the task awaits in SLURM."""
+    """The test lists the elements of each task, and the tasks for which SLURM lets the task wait."""
     planned_jobs = [PlannedJob(grid_job, range(grid_job.count), {}) for grid_job in jobs_of(grid, *CHAIN_JOBS)]
     elements_of: dict[str, tuple[str, list[Element]]] = {}  # task, such as 2_0 -> its job and elements
     tasks_of: dict[str, list[str]] = {}  # array -> its tasks
@@ -115,13 +115,13 @@ def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, 
     assert counts == Counter(
         (job.grid_job.job.name, element) for job in planned_jobs for element in job.grid_job.elements
     )
-    for stage, earlier_stage in (("merge", "grads_all_multi"), ("concat", "merge"), ("retrieval/concat", "merge")):
+    for job_name, earlier_job in (("merge", "grads_all_multi"), ("concat", "merge"), ("retrieval/concat", "merge")):
         for task, (name, (element, *_)) in elements_of.items():
-            if name == stage:
+            if name == job_name:
                 tasks_of_pair = {
-                    other_task
-                    for other_task, (job, elements) in elements_of.items()
-                    if job == earlier_stage and any(other.pair == element.pair for other in elements)
+                    earlier_task
+                    for earlier_task, (name_of_task, elements) in elements_of.items()
+                    if name_of_task == earlier_job and any(earlier.pair == element.pair for earlier in elements)
                 }
                 assert set(awaited[task]) == tasks_of_pair
     (report,) = [task for task, (name, _) in elements_of.items() if name == "report"]
@@ -142,8 +142,9 @@ def test_a_merge_that_waits_for_a_failed_shard_is_cancelled_and_submitted_again(
     assert main(["--jobs", "extract", "merge", "--splits", "test", "--shards", "2", "--root", str(root)]) == 0
     grid = declared_grid({"FUNGI_GRID": str(root / LAST_GRID)})
     extract, merge = jobs_of(grid, "extract", "merge")
-    for index, state in enumerate((Attempt(state="ended", status=1, job="1_0"), Attempt(job="1_1", host="n1"))):
-        Records(root, extract.call).write(extract.elements[index], state)
+    attempts = (Attempt(state="ended", status=1, job="1_0"), Attempt(job="1_1", host="n1"))
+    for element, attempt in zip(extract.elements, attempts, strict=True):
+        Records(root, extract.call).write(element, attempt)
     lines = (f"1_1 RUNNING {comment_of(grid, extract.call)}", f"2_0 PENDING {comment_of(grid, merge.call)}")
     (tmp_path / "bin" / "squeue").write_text("".join(["#!/bin/sh\n", *(f"echo {line}\n" for line in lines)]))
     cancelled = tmp_path / "cancelled"

@@ -60,6 +60,7 @@ def _help_of_groups(commands: Iterable[Command]) -> Iterator[str]:
     commands = list(commands)
     width = max(len(" ".join(command.words)) for command in commands)
     for group in GROUPS:
-        lines = [f"  {' '.join(c.words):<{width}}  {c.help}" for c in commands if c.group == group]
+        commands_of_group = [command for command in commands if command.group == group]
+        lines = [f"  {' '.join(command.words):<{width}}  {command.help}" for command in commands_of_group]
         if lines:
             yield "\n\n" + "\n".join([f"{group}:", *lines])

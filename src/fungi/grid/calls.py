@@ -74,7 +74,10 @@ class ElementSettings:
             raise FungiError(f"{error} In {self._job.path}, for {element}.") from None
 
     def _settings(self, element: Element) -> Any:
-        """Return the parsed settings of the first element, or a changed copy. Matrices (`projection`) are parsed."""
+        """Return the parsed settings of the first element, or a changed copy.
+
+        For `projection`, the flags of every element are parsed, because they describe a matrix.
+        """
         if self._template is None or self._call.command == "projection":
             self._template = COMMANDS[self._call.command].parse(command_line(element, self._call, self._grid))
             return self._template
@@ -126,7 +129,7 @@ def expected_files(grid: Grid, jobs: Jobs, stage: str) -> dict[tuple[str, str], 
 
 
 def _by_pair(expected: Sequence[Mapping[Element, ExpectedFiles]]) -> dict[tuple[str, str], list[Path]]:
-    """Return the files of all elements of each pair, without duplicates."""
+    """Return the files of all elements of each pair, without duplicates. expected: element -> files, for each job."""
     files: dict[tuple[str, str], dict[Path, None]] = {}
     for by_element in expected:
         # All shards of a split have the same files.
@@ -157,7 +160,7 @@ def progress_of_jobs(grid: Grid, jobs: Jobs, queue: Queue) -> list[tuple[GridJob
             by_element = _files_by_element(settings_of, elements)
         expected.setdefault(call.stage, []).append(by_element)
         job_progress.append((grid_job, progress_of(grid, call, by_element, queue, elements, grid_job.places)))
-    return _without_blocked(job_progress)
+    return _with_blocked_as_missing(job_progress)
 
 
 def _files_by_element(settings_of: ElementSettings, elements: Sequence[Element]) -> dict[Element, ExpectedFiles]:
@@ -173,7 +176,9 @@ def _files_by_element(settings_of: ElementSettings, elements: Sequence[Element])
     return expected
 
 
-def _without_blocked(job_progress: list[tuple[GridJob, list[Progress]]]) -> list[tuple[GridJob, list[Progress]]]:
+def _with_blocked_as_missing(
+    job_progress: list[tuple[GridJob, list[Progress]]],
+) -> list[tuple[GridJob, list[Progress]]]:
     """Change the state of queued elements to missing if they wait for an element that failed.
 
     Such elements are merges and evaluations of a pair that has failed or missing elements in an earlier stage. SLURM

@@ -135,7 +135,7 @@ class _Submission:
         for index, job_id in job.queued.items():
             self._record(stage, [places[index]], [job_id])
         if stage not in CHAINED:
-            earlier_jobs = [] if stage == "projection" else self._latest(before=stage)
+            earlier_jobs = [] if stage == "projection" else self._latest_jobs(before=stage)
             self._submit_alone(job, stage, job.indices, Dependency(earlier_jobs, "afterany"))
             return
         for group_index, group in enumerate(self._groups):
@@ -181,8 +181,8 @@ class _Submission:
         """Return the dependency of an extraction: it waits until the projection stage has ended."""
         return Dependency(self._jobs_of_stage.get("projection", []), "afterany")
 
-    def _latest(self, before: Stage) -> list[str]:
-        """Return the jobs of the latest earlier stage that has jobs."""
+    def _latest_jobs(self, before: Stage) -> list[str]:
+        """Return the jobs of the latest stage before `before` that has jobs."""
         earlier = (self._jobs_of_stage.get(name) for name in reversed(STAGES[: STAGES.index(before)]))
         return list(dict.fromkeys(next(filter(None, earlier), [])))
 

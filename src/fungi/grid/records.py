@@ -69,7 +69,7 @@ class Records:
         write_text_atomically(self._path(element), json.dumps(asdict(attempt), indent=1))
 
     def read(self, element: Element) -> Attempt | None:
-        """Return the last attempt at an element, if there was one."""
+        """Return the last attempt at an element; None if there was none, or if its record is damaged."""
         return _attempt_of(str(self._path(element)))
 
     def read_all(self, elements: Iterable[Element]) -> dict[Element, Attempt]:

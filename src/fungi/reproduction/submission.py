@@ -29,11 +29,12 @@ def submit(plan: Plan, settings: StepSettings, options: Sequence[str], gpu: str,
     log_pattern(settings.root.absolute())  # raises an error for an unusable folder before anything is written
     extractions, evaluations = plan.missing
     code = freeze(project, settings.root.absolute())
-    jobs = JobEnvironment(code, {}, default_python(environ), ClusterLimits.ask().max_array)
+    environment = JobEnvironment(code, {}, default_python(environ), ClusterLimits.ask().max_array)
     (settings.root / "logs").mkdir(parents=True, exist_ok=True)
     dependencies: list[str] = []
     for name, steps in (("extraction", split_into_shards(extractions, gpu)), ("evaluation", evaluations)):
-        job_ids = [sbatch(array, jobs) for array in prepare_arrays(name, steps, settings, jobs, options, dependencies)]
+        arrays = prepare_arrays(name, steps, settings, environment, options, dependencies)
+        job_ids = [sbatch(array, environment) for array in arrays]
         dependencies = job_ids or dependencies
         job_text = f", jobs {', '.join(dependencies)}" if steps else ""
         logger.info(f"{name}: {counted(len(steps), 'element')}{job_text}")
@@ -53,11 +54,11 @@ def prepare_arrays(
     name: str,
     steps: Sequence[Step],
     settings: StepSettings,
-    jobs: JobEnvironment,
+    environment: JobEnvironment,
     options: Sequence[str],
     dependencies: Sequence[str],
 ) -> list[Array]:
-    """Write the file of steps; return the arrays to submit, each with at most `jobs.max_array` steps.
+    """Write the file of steps; return the arrays to submit, each with at most `environment.max_array` steps.
 
     name: name of the job file. options: further options for sbatch.
     dependencies: ids of the jobs that must end before these jobs start.
@@ -65,7 +66,7 @@ def prepare_arrays(
     if not steps:
         return []
     root = settings.root.absolute()
-    steps_file, job_file = _write_steps(steps, root), str(jobs.project / "jobs" / "reproduce" / f"{name}.job")
+    steps_file, job_file = _write_steps(steps, root), str(environment.project / "jobs" / "reproduce" / f"{name}.job")
     # `afterany`: the evaluations run even if some extractions failed.
     dependency = [f"--dependency=afterany:{':'.join(dependencies)}"] if dependencies else []
     return [
@@ -76,15 +77,15 @@ def prepare_arrays(
             ],
             {STEPS: str(steps_file), FIRST: str(first)},
         )
-        for first, indices in chunks(range(len(steps)), jobs.max_array)
+        for first, indices in chunks(range(len(steps)), environment.max_array)
     ]
 
 
 def step_of_task(file: Path, environ: Mapping[str, str]) -> Step:
     """Return the step of this array task. Raises FungiError outside an array, or if the file can't be read."""
     try:
-        lines = json.loads(file.read_text(encoding="utf-8"))
-        steps = [Step(command, tuple(flags), backbone) for command, flags, backbone in lines]
+        records = json.loads(file.read_text(encoding="utf-8"))
+        steps = [Step(command, tuple(flags), backbone) for command, flags, backbone in records]
     except (OSError, ValueError, TypeError) as error:
         raise FungiError(
             f"{file} can't be read as a list of steps ({error}). `fungi reproduce --submit` writes such files."
