@@ -89,11 +89,11 @@ def train(images: Tensor, labels: Tensor, *, seed: int) -> nn.Module:
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Rotate, shift and scale each image by small random amounts. Border pixels repeat."""
-    random = 2 * torch.rand(4, len(images), generator=generator) - 1  # -1..1
-    angle, scale = ROTATION * random[0], 1 + SCALE * random[1]
+    draws = 2 * torch.rand(4, len(images), generator=generator) - 1  # -1..1
+    angle, scale = ROTATION * draws[0], 1 + SCALE * draws[1]
     cosine, sine = scale * angle.cos(), scale * angle.sin()
-    first_row = torch.stack([cosine, -sine, SHIFT * random[2]], -1)
-    second_row = torch.stack([sine, cosine, SHIFT * random[3]], -1)
+    first_row = torch.stack([cosine, -sine, SHIFT * draws[2]], -1)
+    second_row = torch.stack([sine, cosine, SHIFT * draws[3]], -1)
     grid = functional.affine_grid(torch.stack([first_row, second_row], 1), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

@@ -113,7 +113,7 @@ def _measure_search(options: argparse.Namespace, device: torch.device, folder: P
 
 
 def _measure_evaluation(options: argparse.Namespace, device: torch.device, folder: Path) -> None:
-    """Print the time of our evaluation over the time of `_open_order`. Both compute the IoU from the same features."""
+    """Print the ratio of the time of our evaluation to that of `_other_order`, both on the same features."""
     width, size = 2 * BACKBONES[options.backbone].embedding_dim, options.input_size
     grid, generator = size // PATCH, torch.Generator().manual_seed(1)
     rows = _random(options.bank_rows, width)
@@ -135,18 +135,18 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
         matrix = sum(confusion(t, p, CLASSES, 255) for t, p in zip(truth.numpy(), predictions, strict=True))
         iou["ours"] = segmentation_scores(np.asarray(matrix))["IoU"]
 
-    def open_order() -> None:
-        iou["open"] = _open_order(features, bank_rows, bank_labels, truth.to(device), size)
+    def other_order() -> None:
+        iou["other"] = _other_order(features, bank_rows, bank_labels, truth.to(device), size)
 
-    seconds = in_turns({"ours": ours, "open": open_order}, options.rounds, device)
-    same = bool(np.allclose(iou["ours"], iou["open"], atol=1e-3))
+    seconds = in_turns({"ours": ours, "other": other_order}, options.rounds, device)
+    same = bool(np.allclose(iou["ours"], iou["other"], atol=1e-3))
     print(
         f"evaluation of {options.scored} images (bank on the disk) over the order of other code (bank in memory), "
-        f"{len(rows)} x {width}, {CLASSES} classes: {ratio(seconds['ours'], seconds['open'])}, same IoU: {same}"
+        f"{len(rows)} x {width}, {CLASSES} classes: {ratio(seconds['ours'], seconds['other'])}, same IoU: {same}"
     )
 
 
-def _open_order(
+def _other_order(
     features: Tensor, bank: Tensor, labels: Tensor, truth: Tensor, size: int, k: int = 30, temperature: float = 0.02
 ) -> list[float]:
     """Return the IoU of each class, computed in the order of steps of other open-source implementations.

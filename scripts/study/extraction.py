@@ -71,10 +71,10 @@ def _extract(
     if (place / "done.json").exists():
         return
     common_options = tuple(text for text in options.set if text.startswith(f"{setting.objective}."))
-    weights = {"checkpoint": options.checkpoint, "input_size": options.input_size}
+    loading_options = {"checkpoint": options.checkpoint, "input_size": options.input_size}
     if setting.windows:
         forwards = token_windows.extract(
-            options.backbone, weights, dataset, setting.windows, seed, place, common_options
+            options.backbone, loading_options, dataset, setting.windows, seed, place, common_options
         )
         facts = {"seconds": perf_counter() - start, "forwards": forwards}
         (place / "done.json").write_text(json.dumps(facts))
@@ -88,7 +88,7 @@ def _extract(
         seed=seed,
         set=flags + common_options,
         device="cpu",
-        **weights,
+        **loading_options,
     )
     extract_gradients.run(settings)
     facts = {"seconds": perf_counter() - start, "forwards": _forwards(options, setting, flags)}

@@ -79,10 +79,16 @@ class TokenWindows:
 
 
 def extract(
-    name: str, weights: Mapping[str, Any], dataset: str, per_side: int, seed: int, place: Path, options: Sequence[str]
+    name: str,
+    loading_options: Mapping[str, Any],
+    dataset: str,
+    per_side: int,
+    seed: int,
+    place: Path,
+    options: Sequence[str],
 ) -> float:
     """Write the projected gradients of both splits to `train.npy` and `test.npy`. Return the forwards per image."""
-    backbone = load_backbone(name, **weights)
+    backbone = load_backbone(name, **loading_options)
     spec, network = backbone.spec, TokenWindows(backbone.model, per_side)
     layer = backbone.model.get_submodule(spec.layer)
     arguments = {"embedding_dim": spec.embedding_dim, "input_spec": backbone.input, "seed": seed}

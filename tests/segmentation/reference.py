@@ -28,7 +28,7 @@ class View:
 
     image: torch.Tensor
     mask: np.ndarray
-    draw: int
+    draw_seed: int
 
 
 def nearest(mask: np.ndarray) -> np.ndarray:
@@ -55,7 +55,7 @@ def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) 
     crop = functional.to_tensor(changed)[:, top : top + height, left : left + width]
     pixels = functional.resize(crop, [SIZE, SIZE], antialias=True).double()
     crop_of_mask = mask[top : top + height, left : left + width]
-    return View(pixels, nearest(crop_of_mask), unaugmented_view(image, mask, name, epoch).draw)
+    return View(pixels, nearest(crop_of_mask), unaugmented_view(image, mask, name, epoch).draw_seed)
 
 
 def views_of(root: Path, split: str, epochs: int) -> list[View]:
@@ -86,7 +86,7 @@ def kept_patches(view: View, keep: int) -> list[int]:
     """
     present = labels_of(view.mask) > 0
     patches_with = [sum(patch[label] for patch in present) for label in range(CLASSES)]
-    uniform = torch.rand(len(present), generator=torch.Generator().manual_seed(view.draw ^ 1), dtype=torch.float64)
+    uniform = torch.rand(len(present), generator=torch.Generator().manual_seed(view.draw_seed ^ 1), dtype=torch.float64)
     scores = [
         float(draw) * sum(patches_with[label] for label in range(CLASSES) if patch[label]) if patch.any() else np.inf
         for patch, draw in zip(present, uniform, strict=True)
@@ -122,18 +122,18 @@ class Reference:
         handle = self.layer.register_forward_hook(keep)
         tokens = self.tokens(view)
         handle.remove()
-        self.loss(tokens, support, view.draw).backward()
+        self.loss(tokens, support, view.draw_seed).backward()
         delta, inputs = activations[1].grad[0], torch.cat([activations[0], torch.ones(len(tokens), 1)], dim=1)
         terms = [torch.outer(*pair).flatten() for pair in zip(delta, inputs, strict=True)]
         gradients = torch.stack([self.projection @ term for term in terms[1:]])
         parts = [normalize(part, dim=1) for part in (tokens.detach()[1:], gradients)]
         return normalize(torch.cat(parts, dim=1), dim=1)
 
-    def loss(self, tokens: torch.Tensor, support: torch.Tensor, draw: int) -> torch.Tensor:
-        near = (tokens.detach() @ support.T).argsort(dim=1, descending=True)[:, :2]
-        is_kept = torch.rand(len(tokens), 2, generator=torch.Generator().manual_seed(draw)) < 0.5
+    def loss(self, tokens: torch.Tensor, support: torch.Tensor, draw_seed: int) -> torch.Tensor:
+        nearest_rows = (tokens.detach() @ support.T).argsort(dim=1, descending=True)[:, :2]
+        is_kept = torch.rand(len(tokens), 2, generator=torch.Generator().manual_seed(draw_seed)) < 0.5
         latents = normalize(self.head(tokens), dim=1)
-        negatives = normalize(self.head(support[near[is_kept]]).detach(), dim=1)
+        negatives = normalize(self.head(support[nearest_rows[is_kept]]).detach(), dim=1)
         losses = []
         for index, latent in enumerate(latents):
             scores_of_tokens = torch.cat([latents[:index], latents[index + 1 :]]) @ latent / 0.07
@@ -145,12 +145,12 @@ class Reference:
     def iou(self, root: Path, neighbours: int, temperature: float, epochs: int = 0, keep: int = SIDE**2) -> list[float]:
         """Return the IoU of each class on the test images."""
         train, test = views_of(root, "train", epochs), views_of(root, "test", 0)
-        rows = [kept_patches(view, keep) for view in train]
-        labels = np.concatenate([labels_of(view.mask)[patches] for view, patches in zip(train, rows, strict=True)])
-        keys = support = self._bank(train, rows, self.embeddings)
+        kept = [kept_patches(view, keep) for view in train]
+        labels = np.concatenate([labels_of(view.mask)[patches] for view, patches in zip(train, kept, strict=True)])
+        keys = support = self._bank(train, kept, self.embeddings)
         if self.projection is not None:
-            keys = self._bank(train, rows, lambda view: self.features(view, support))
-        table = np.zeros((CLASSES, CLASSES))
+            keys = self._bank(train, kept, lambda view: self.features(view, support))
+        table = np.zeros((CLASSES, CLASSES))  # pixels: true class, predicted class
         for view in test:
             queries = self.embeddings(view) if self.projection is None else self.features(view, support)
             votes = [vote(keys @ query, labels, neighbours, temperature) for query in queries]
@@ -161,12 +161,14 @@ class Reference:
                     table[truth, prediction] += 1
         return [table[c, c] / (table[c].sum() + table[:, c].sum() - table[c, c]) for c in range(CLASSES)]
 
-    def _bank(self, views: list[View], rows: list[list[int]], features) -> torch.Tensor:
-        return torch.cat([features(view)[patches] for view, patches in zip(views, rows, strict=True)])
+    def _bank(self, views: list[View], kept: list[list[int]], features) -> torch.Tensor:
+        """Return the features of the kept patches of all views, `[n f]`."""
+        return torch.cat([features(view)[patches] for view, patches in zip(views, kept, strict=True)])
 
 
 def vote(cosines: torch.Tensor, labels: np.ndarray, neighbours: int, temperature: float) -> np.ndarray:
     """Return the mean of the labels of the nearest rows, weighted by their similarity."""
-    near = np.argsort(-cosines.numpy())[:neighbours]
-    weights = np.exp((cosines.numpy()[near] - cosines.numpy()[near[0]]) / temperature)
-    return sum(weight * labels[row] for weight, row in zip(weights, near, strict=True)) / weights.sum()
+    nearest_rows = np.argsort(-cosines.numpy())[:neighbours]
+    similarities = cosines.numpy()[nearest_rows]
+    weights = np.exp((similarities - similarities[0]) / temperature)
+    return sum(weight * labels[row] for weight, row in zip(weights, nearest_rows, strict=True)) / weights.sum()

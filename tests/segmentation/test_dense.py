@@ -17,10 +17,10 @@ from fungi.segmentation.dense import DenseExtractor, DenseLoss, Support
 from fungi.store.banks import PatchRows
 from tests.segmentation.tiny import CPU, WIDTH, extractor, images, random_support, tiny_vit
 
-DRAWS = [11, 12, 13, 14]
+DRAW_SEEDS = [11, 12, 13, 14]
 
 
-def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw: int) -> Tensor:
+def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw_seed: int) -> Tensor:
     """Return the loss of one image (spec 4.2), computed with loops over tokens in float64."""
     weight, bias = dense.head.weight.double(), dense.head.bias.double()
     latents = [weight @ token + bias for token in tokens]
@@ -28,7 +28,7 @@ def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw: int
     for token in tokens.detach():
         order = (support @ token).argsort(descending=True)
         candidates += [weight @ support[row] + bias for row in order[:2]]
-    is_kept = torch.rand(len(candidates), generator=torch.Generator().manual_seed(draw)) < 0.5
+    is_kept = torch.rand(len(candidates), generator=torch.Generator().manual_seed(draw_seed)) < 0.5
     negatives = [latent for latent, keep in zip(candidates, is_kept.tolist(), strict=True) if keep]
     cosine = torch.nn.functional.cosine_similarity
     losses = []
@@ -40,7 +40,7 @@ def image_loss(tokens: Tensor, support: Tensor, dense: DenseExtractor, draw: int
 
 
 def slow_gradients(
-    dense: DenseExtractor, model, image: Tensor, support: Support, draw: int
+    dense: DenseExtractor, model, image: Tensor, support: Support, draw_seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of weight and bias for one image, and the term of each token `[t o i+1]`, by autograd."""
     import copy
@@ -59,19 +59,19 @@ def slow_gradients(
     prefix = model.num_prefix_tokens
     tokens = torch.cat([tokens[:1], tokens[prefix:]])
     bank = torch.from_numpy(support.bank.features(0, support.bank.rows)).double()
-    image_loss(tokens, bank, dense, draw).backward()
+    image_loss(tokens, bank, dense, draw_seed).backward()
     hook.remove()
     delta = activations["out"].grad[0]
     inputs = torch.cat([activations["a"].detach(), torch.ones(len(delta), 1, dtype=torch.float64)], dim=1)
     return layer.weight.grad, layer.bias.grad, torch.einsum("to,ti->toi", delta, inputs)
 
 
-def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: list[int], prefix: int) -> Tensor:
+def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draw_seeds: list[int], prefix: int) -> Tensor:
     """Return the terms before projection, `[b t o i+1]`, for all tokens from position `prefix` on."""
     engine = GradientEngine(
         dense.engine.model, dense.engine.targets, device=CPU, short_cut=False, positions=EachPosition(prefix)
     ).with_encoder(TokenEncoder)
-    extracted = engine.extract(batch, dense.views, {"simclr": dense._loss_of(draws, support)})
+    extracted = engine.extract(batch, dense.views, {"simclr": dense._loss_of(draw_seeds, support)})
     return extracted.gradients["simclr"]["attn_proj"].unflatten(2, (WIDTH, WIDTH + 1))
 
 
@@ -79,9 +79,9 @@ def raw_terms(dense: DenseExtractor, batch: Tensor, support: Support, draws: lis
 def test_the_sum_of_token_terms_is_the_gradient_of_the_image(registers: int, tmp_path: Path) -> None:
     model, support = tiny_vit(registers=registers), random_support(tmp_path / "bank")
     dense, batch = extractor(model), images(2)
-    terms = raw_terms(dense, batch, support, DRAWS[:2], prefix=0)
+    terms = raw_terms(dense, batch, support, DRAW_SEEDS[:2], prefix=0)
     for image in range(2):
-        weight, bias, term_of_tokens = slow_gradients(dense, model, batch[image], support, DRAWS[image])
+        weight, bias, term_of_tokens = slow_gradients(dense, model, batch[image], support, DRAW_SEEDS[image])
         size = weight.abs().max()
         torch.testing.assert_close(terms[image].sum(0)[:, :-1].double(), weight, rtol=0, atol=1e-5 * float(size))
         torch.testing.assert_close(terms[image].sum(0)[:, -1].double(), bias, rtol=0, atol=1e-5 * float(size))
@@ -93,10 +93,10 @@ def test_the_sum_of_token_terms_is_the_gradient_of_the_image(registers: int, tmp
 def test_features_equal_the_slow_gradients(kind: str, tmp_path: Path) -> None:
     model, support = tiny_vit(registers=1), random_support(tmp_path / "bank")
     dense, batch = extractor(model, kind=kind), images(2)
-    features = dense.features("embeddings+simclr", batch, DRAWS[:2], support)
+    features = dense.features("embeddings+simclr", batch, DRAW_SEEDS[:2], support)
     matrix = dense.engine.projectors["attn_proj"].matrix.dense().double()
     for image in range(2):
-        terms = slow_gradients(dense, model, batch[image], support, DRAWS[image])[2][model.num_prefix_tokens :]
+        terms = slow_gradients(dense, model, batch[image], support, DRAW_SEEDS[image])[2][model.num_prefix_tokens :]
         projected = normalize(terms.flatten(1) @ matrix.T, dim=1)
         tokens = normalize(dense.features("embeddings", batch[image : image + 1], [0])[0].double(), dim=1)
         expected = normalize(torch.cat([tokens, projected], dim=1), dim=1)
@@ -107,14 +107,14 @@ def test_features_equal_the_slow_gradients(kind: str, tmp_path: Path) -> None:
 @pytest.mark.threads
 def test_features_do_not_depend_on_the_batch_or_the_order_of_images(tmp_path: Path) -> None:
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(4)
-    together = dense.features("embeddings+simclr", batch, DRAWS, support)
-    alone = [dense.features("embeddings+simclr", batch[i : i + 1], [DRAWS[i]], support)[0] for i in (3, 0, 2, 1)]
+    together = dense.features("embeddings+simclr", batch, DRAW_SEEDS, support)
+    alone = [dense.features("embeddings+simclr", batch[i : i + 1], [DRAW_SEEDS[i]], support)[0] for i in (3, 0, 2, 1)]
     torch.testing.assert_close(together, torch.stack([alone[i] for i in (1, 3, 2, 0)]), rtol=0, atol=2e-6)
 
 
 def test_other_draws_give_other_gradients_and_the_same_embeddings(tmp_path: Path) -> None:
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(1)
-    first, second = (dense.features("embeddings+simclr", batch, [draw], support) for draw in (1, 2))
+    first, second = (dense.features("embeddings+simclr", batch, [seed], support) for seed in (1, 2))
     torch.testing.assert_close(first[..., :WIDTH], second[..., :WIDTH])
     assert (first - second)[..., WIDTH:].abs().max() > 1e-3
 
@@ -123,7 +123,7 @@ def test_an_error_names_the_image_with_a_gradient_that_is_not_finite(tmp_path: P
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(3).float() / 255
     batch[1] = torch.nan
     with pytest.raises(FungiError, match=r"gradient of a patch is not finite for 'b\.png' \(1 in this batch\)"):
-        dense.features("simclr", batch, DRAWS[:3], support, ["a.png", "b.png", "c.png"])
+        dense.features("simclr", batch, DRAW_SEEDS[:3], support, ["a.png", "b.png", "c.png"])
 
 
 class LargestTensor(TorchDispatchMode):

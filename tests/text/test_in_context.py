@@ -31,9 +31,10 @@ TEXTS = {"World": "peace talks in Geneva", "Sports": "late goal wins match", "Bu
 def write_data(folder: Path, rows: dict[str, int], word: str = "day") -> None:
     (folder / "ag-news").mkdir(parents=True, exist_ok=True)
     for split, count in rows.items():
+        first = 100 if split == "test" else 0  # so that no test text is a train text
         lines = [
             json.dumps({"text": f"{text}, {word} {number}", "label": label})
-            for number in range(100 * (split == "test"), 100 * (split == "test") + count)
+            for number in range(first, first + count)
             for label, text in TEXTS.items()
         ]
         (folder / "ag-news" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
