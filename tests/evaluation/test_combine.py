@@ -162,7 +162,7 @@ def test_directions_without_variance_are_omitted():
 def test_an_error_names_the_row_of_a_value_that_is_not_finite():
     values = np.ones((30, 4)) * np.arange(30)[:, None]
     values[17, 2] = np.nan
-    with pytest.raises(FungiError, match=r"kl: 1 row is \(row 17\) NaN or infinite"):
+    with pytest.raises(FungiError, match=r"kl: 1 row \(row 17\) is NaN or infinite"):
         list(source_of({"kl": values}, block_rows=8).blocks(("kl",)))
 
 
@@ -177,6 +177,6 @@ def test_a_warning_names_zero_and_constant_rows():
     source = source_of({"kl": values}, block_rows=8)
     list(source.blocks(("kl",)))
     assert source.warnings() == [
-        "kl: 2 rows are (rows 3, 20) all zero",
-        "kl: 1 row is (row 5) constant (one value everywhere)",
+        "kl: 2 rows (rows 3, 20) are all zero",
+        "kl: 1 row (row 5) is constant (one value everywhere)",
     ]

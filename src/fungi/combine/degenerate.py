@@ -68,6 +68,6 @@ class DegenerateRowCheck:
 
 
 def _start_of_sentence(rows: list[int]) -> str:
-    """Return the start of a sentence about rows: `1 row is (row 3)`, `2 rows are (rows 3, 7)`."""
+    """Return the start of a sentence about rows: `1 row (row 3) is`, `2 rows (rows 3, 7) are`."""
     numbers = ", ".join(map(str, rows[:_MAX_LISTED])) + (", ..." if len(rows) > _MAX_LISTED else "")
-    return f"{len(rows)} rows are (rows {numbers})" if len(rows) > 1 else f"{len(rows)} row is (row {numbers})"
+    return f"{len(rows)} rows (rows {numbers}) are" if len(rows) > 1 else f"{len(rows)} row (row {numbers}) is"

@@ -111,8 +111,8 @@ class FeatureSource:
         if self.fits_in_memory:
             self._load(names)
             for start in range(0, len(self), self._block_rows):
-                part = slice(start, min(start + self._block_rows, len(self)))
-                yield part, {name: self._loaded[name][part] for name in names}
+                selected = slice(start, min(start + self._block_rows, len(self)))
+                yield selected, {name: self._loaded[name][selected] for name in names}
         else:
             yield from self._read_blocks(names)
 
@@ -122,9 +122,9 @@ class FeatureSource:
         if not missing:
             return
         arrays = {name: torch.empty(len(self), self.dims[name]) for name in missing}
-        for part, block in self._read_blocks(missing):
+        for selected, block in self._read_blocks(missing):
             for name in missing:
-                arrays[name][part] = block[name]
+                arrays[name][selected] = block[name]
         self._loaded |= arrays
 
     def _read_blocks(self, names: Sequence[str]) -> Iterator[tuple[slice, Block]]:
@@ -133,11 +133,12 @@ class FeatureSource:
         rows_in_file = self._arrays[names[0]].rows
         for start in range(0, rows_in_file, self._block_rows):
             stop = min(start + self._block_rows, rows_in_file)
-            part = slice(*np.searchsorted(self._rows, (start, stop)).tolist())  # selected rows from start to stop
-            if part.start == part.stop:
+            # The slice of the selected rows that lie between start and stop in the file.
+            selected = slice(*np.searchsorted(self._rows, (start, stop)).tolist())
+            if selected.start == selected.stop:
                 continue
-            rows = self._rows[part]
-            yield part, {name: self._read(name, start, stop, rows, checks[name]) for name in names}
+            rows = self._rows[selected]
+            yield selected, {name: self._read(name, start, stop, rows, checks[name]) for name in names}
         for name in names:
             self._warnings[name] = checks[name].warnings()
 

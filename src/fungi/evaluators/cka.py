@@ -3,7 +3,7 @@
     CKA(x, y) = |x^T y|^2 / (|x^T x| |y^T y|)
 
 The features x `[n f]` and y `[n g]` are centred, and the norms are Frobenius norms. All three products are sub-blocks
-of one Gram matrix, so one pass over the data suffices for the CKA of all pairs of features.
+of one Gram matrix, so one pass over the data is enough for the CKA of all pairs of features.
 """
 
 from collections.abc import Mapping

@@ -125,18 +125,17 @@ def _other_version(path: Path, code_version: CodeVersion) -> str:
 
 def _handle_other_versions(blocks: BlockFolder, path: Path, settings: StageSettings) -> None:
     """Drop, accept or refuse blocks of another version of the program, depending on the settings."""
-    others = {
+    other_versions = {
         span: code_version
         for span, code_version in blocks.code_versions().items()
         if difference(code_version, current_version())
     }
-    if others and settings.overwrite:
-        blocks.drop(others)
-    elif others:
-        require_one_version(
-            [*distinct(others.values()), current_version()], str(path), accept=settings.accept_other_versions
-        )
-        logger.warning(f"{path}: accepted {counted(len(others), 'block')} of another version of the program.")
+    if other_versions and settings.overwrite:
+        blocks.drop(other_versions)
+    elif other_versions:
+        all_versions = [*distinct(other_versions.values()), current_version()]
+        require_one_version(all_versions, str(path), accept=settings.accept_other_versions)
+        logger.warning(f"{path}: accepted {counted(len(other_versions), 'block')} of another version of the program.")
 
 
 def _compute(

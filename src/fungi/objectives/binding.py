@@ -110,12 +110,12 @@ def configure(
     objective_type = OBJECTIVES[name]
     fields = {field.name for field in dataclasses.fields(objective_type)}
     defaults = input_spec.objective_defaults(name) if isinstance(input_spec, ModalityDefaults) else {}
-    values = {**defaults, **(options or {})}
+    all_options = {**defaults, **(options or {})}
     follows = objective_type.follows
-    following_settings = {setting: values[option] for setting, option in follows.items() if option in values}
-    values = following_settings | values
-    settings = {key: value for key, value in values.items() if key in fields}
-    view_options = {key: value for key, value in values.items() if key not in settings}
+    following_settings = {setting: all_options[option] for setting, option in follows.items() if option in all_options}
+    all_options = following_settings | all_options
+    settings = {key: value for key, value in all_options.items() if key in fields}
+    view_options = {key: value for key, value in all_options.items() if key not in settings}
     try:
         objective = objective_type(**converted(objective_type, settings))
         plan_options = objective.view_defaults | plan.options(objective.view_kind, input_spec)

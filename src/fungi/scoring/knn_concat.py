@@ -135,8 +135,8 @@ def run(settings: KnnSettings) -> dict[str, Any]:
     contents = {
         single_k.all_k[0]: _run_single_k(single_k, max(settings.all_k)) for single_k in settings.single_k_settings
     }
-    first = contents[settings.all_k[0]]
-    return first if len(contents) == 1 else first | {"by_k": contents}
+    first_content = contents[settings.all_k[0]]
+    return first_content if len(contents) == 1 else first_content | {"by_k": contents}
 
 
 def _run_single_k(settings: KnnSettings, largest_k: int) -> dict[str, Any]:

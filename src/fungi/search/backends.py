@@ -36,33 +36,34 @@ def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None =
     def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
         # Update the best keys after every tile. Keeping the results of all tiles would take more memory, and would
         # fragment it, because the results would lie between large blocks that are freed.
-        values = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
+        best = queries.new_full((len(queries), k), -torch.inf if largest else torch.inf)
         rows = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
-        count = 0
+        key_count = 0
         for span, block in keys():
             squares = None if largest else block.square().sum(dim=1)
-            parts = (part.split(QUERIES_PER_TILE) for part in (queries, values, rows))
-            for tile, tile_values, tile_rows in zip(*parts, strict=True):
-                ranking, columns = _best(linear(tile if largest else -2 * tile, block, squares), k, largest)
-                _merge(tile_values, tile_rows, ranking, columns + span.start, largest)
-            count += len(block)
+            by_tile = (tensor.split(QUERIES_PER_TILE) for tensor in (queries, best, rows))
+            for tile_queries, tile_best, tile_rows in zip(*by_tile, strict=True):
+                tile = linear(tile_queries if largest else -2 * tile_queries, block, squares)
+                ranking, columns = _best(tile, k, largest)
+                _merge(tile_best, tile_rows, ranking, columns + span.start, largest)
+            key_count += len(block)
             del block  # free its memory before the next block is read
-        assert count, "a search needs keys"
-        return values[:, :count], rows[:, :count]
+        assert key_count, "a search needs keys"
+        return best[:, :key_count], rows[:, :key_count]
 
     return search
 
 
 def _merge(
-    values: Float[Tensor, "q k"],
+    ranking: Float[Tensor, "q k"],
     rows: Int64[Tensor, "q k"],
-    new_values: Float[Tensor, "q n"],
+    new_ranking: Float[Tensor, "q n"],
     new_rows: Int64[Tensor, "q n"],
     largest: bool,
 ) -> None:
-    """Update the rankings and rows of the best keys in place with those of another block."""
-    best = torch.cat([values, new_values], dim=1).topk(values.shape[1], dim=1, largest=largest)
-    values.copy_(best.values)
+    """Update the ranking and the rows of the best keys in place with those of another block."""
+    best = torch.cat([ranking, new_ranking], dim=1).topk(ranking.shape[1], dim=1, largest=largest)
+    ranking.copy_(best.values)
     rows.copy_(torch.cat([rows, new_rows], dim=1).gather(1, best.indices))
 
 

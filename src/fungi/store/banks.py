@@ -171,15 +171,15 @@ class Bank:
     def _single_rows(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
         """Return single rows. One window of rows of the file is mapped at a time."""
         width, dtype = self._sizes[name]
-        flat, values = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
-        self._check(name, flat)
-        windows = flat // _WINDOW_ROWS
+        flat_rows, values = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
+        self._check(name, flat_rows)
+        windows = flat_rows // _WINDOW_ROWS
         for window in np.unique(windows):
             start = int(window) * _WINDOW_ROWS
             shape = (min(_WINDOW_ROWS, self.rows - start), width)
             mapped = np.memmap(self.folder / name, dtype, "r", start * width * dtype.itemsize, shape)
             in_window = windows == window
-            values[in_window] = mapped[flat[in_window] - start]
+            values[in_window] = mapped[flat_rows[in_window] - start]
         return values.reshape(*rows.shape, width)
 
     def _check(self, name: str, rows: Integer[np.ndarray, " m"], *, between: bool = False) -> None:

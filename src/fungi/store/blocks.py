@@ -181,7 +181,7 @@ class BlockFolder:
         """Write a computed block, with the version of this program; do nothing if the file of the block exists.
 
         arrays: one entry per row of the span, `[b d]` or `[b k d]`. sample_ids: ids of these rows, if the file has ids.
-        computed_on: model of the device, for information only.
+        computed_on: name of the device, such as `NVIDIA H200`, for information only.
 
         If another process assembles the file in the meantime, `write` creates the folder of blocks again. The stage
         removes this folder at its end.
@@ -204,7 +204,7 @@ class BlockFolder:
         self._write_file(self._path(span), content)
 
     def origin(self, span: Span) -> tuple[CodeVersion, str]:
-        """Return the code version that computed a block, and the model of the device.
+        """Return the code version that computed a block, and the name of the device.
 
         Raises FungiError if the block can't be read, FileNotFoundError if it is missing.
         """

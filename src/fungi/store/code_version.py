@@ -17,7 +17,7 @@ WITHOUT_EFFECT = ("fungi", "h5py")
 EXTRACTION = "fungi.extraction.extract_gradients"
 """The module whose imports compute all features."""
 
-ACCEPT = "--accept-other-versions"
+ACCEPT_FLAG = "--accept-other-versions"
 
 
 class MixedVersionsError(FungiError):
@@ -108,5 +108,5 @@ def require_one_version(code_versions: list[CodeVersion], file: str, *, accept: 
         raise MixedVersionsError(
             f"{file} would mix the work of two versions: {difference(*code_versions[:2])}. Go back to the first"
             " version, or run the stage with --overwrite to compute the blocks of the other version again. If you know"
-            f" that the difference changes no number, use {ACCEPT}: the file will name both versions."
+            f" that the difference changes no number, use {ACCEPT_FLAG}: the file will name both versions."
         )

@@ -44,7 +44,7 @@ class Provenance:
     feature: `embeddings`, or the objective. objective_settings: temperatures, views, heads.
     code_versions: versions of this program that computed the rows; several only if the user accepted this.
     views: `published`, or the name of the view plan that decides all options of the views (`fungi.views.plans`).
-    computed_on: models of the devices that computed the rows, and whether code was compiled there.
+    computed_on: names of the devices that computed the rows (`NVIDIA H200`), with `, compiled` for compiled code.
     skipped_samples: ids of items that were left out because they can't be read; the fingerprint ignores these items.
     support_hash: hash of the negatives or prototypes of the objective; empty if the objective needs no such data.
     """
