@@ -51,7 +51,9 @@ def write_array(
     return path
 
 
-def clustered(rows: int, dim: int, classes: int, seed: int, noise: float = 0.8) -> tuple[np.ndarray, np.ndarray]:
+def clustered_features(
+    rows: int, dim: int, classes: int, seed: int, noise: float = 0.8
+) -> tuple[np.ndarray, np.ndarray]:
     """Return features `[rows dim]` around one random centre per class, and balanced labels `[rows]`."""
     centres = np.random.default_rng(1).normal(size=(classes, dim))
     targets = np.arange(rows) % classes
@@ -73,7 +75,7 @@ def make_folder(
     for split, count in (rows or {"train": 120, "test": 60}).items():
         for index, feature in enumerate(features):
             # Every feature, split and seed has other random values.
-            values, targets = clustered(count, dim, classes, seed=10 * seed + index + 100 * len(split))
+            values, targets = clustered_features(count, dim, classes, seed=10 * seed + index + 100 * len(split))
             provenance = replace(
                 PROVENANCE,
                 feature=feature,

@@ -50,7 +50,7 @@ def test_equal_rows_never_vote_for_themselves() -> None:
     assert all(own_label not in labels for own_label, labels in enumerate(neighbour_labels.tolist()))
 
 
-def feature_blocks(layout, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def normalised_features(layout, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return normalised features and labels, read without the code under test."""
     features = {}
     for name in NAMES:
@@ -79,7 +79,7 @@ def test_the_choice_equals_that_of_a_simple_search(root: Path, tmp_path: Path) -
     from sklearn.decomposition import PCA
 
     same_features = make_folder(tmp_path / "copy", features=NAMES, dim=20, rows={"train": 60, "test": 40})
-    train, targets = feature_blocks(same_features, "train")
+    train, targets = normalised_features(same_features, "train")
     leave_one_out = {}
     for size in (1, 2, 3):
         for names in combinations(NAMES, size):

@@ -11,7 +11,7 @@ from fungi.evaluators.cka import cka_matrix
 from fungi.evaluators.clustering import cluster, match_clusters
 from fungi.scoring import cluster as cluster_command
 from fungi.scoring.cluster import ClusterSettings
-from tests.evaluation.feature_folder import clustered, make_folder
+from tests.evaluation.feature_folder import clustered_features, make_folder
 
 
 def test_the_matching_is_the_best_of_all_permutations():
@@ -33,7 +33,7 @@ def test_overlaps_equal_a_hand_computed_example():
 
 @pytest.mark.threads
 def test_well_separated_clusters_are_recovered():
-    features, targets = clustered(90, 6, 3, seed=0, noise=0.05)
+    features, targets = clustered_features(90, 6, 3, seed=0, noise=0.05)
     clusters = cluster(features, targets)
     assert clusters.accuracy == clusters.overlap == clusters.intersection_over_union == 1
     assert clusters.nmi == pytest.approx(1)

@@ -12,7 +12,7 @@ from fungi.combine.names import all_combinations, in_order, name_of, nested_chai
 from fungi.combine.pca import Reducer, pca_skip_reason, reduced
 from fungi.combine.source import ArrayInMemory, FeatureSource, l2_normalized
 from fungi.errors import FungiError
-from tests.evaluation.feature_folder import clustered
+from tests.evaluation.feature_folder import clustered_features
 
 CPU = torch.device("cpu")
 
@@ -22,26 +22,28 @@ def source_of(arrays: dict[str, np.ndarray], rows=None, **options) -> FeatureSou
     return FeatureSource({name: ArrayInMemory(values, name) for name, values in arrays.items()}, rows, **options)
 
 
-def three_blocks(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return blocks of different sizes, with scales between 1e-9 and 1e3."""
+def three_features(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return features of different sizes, with scales between 1e-9 and 1e3."""
     scales = {"embeddings": (20, 1.0), "kl": (12, 1e-9), "dino": (7, 1e3)}
     return {
-        name: scale * (3 + clustered(rows, dim, 5, seed + index)[0])
+        name: scale * (3 + clustered_features(rows, dim, 5, seed + index)[0])
         for index, (name, (dim, scale)) in enumerate(scales.items())
     }
 
 
 def joined_rows(arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
-    """Return the normalised blocks of some features side by side."""
+    """Return the normalised rows of some features, concatenated."""
     normalised = [arrays[name] / np.linalg.norm(arrays[name], axis=1, keepdims=True) for name in names]
     return np.concatenate(normalised, axis=1)
 
 
-def float32_blocks(joined: np.ndarray, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Split joined rows into one block per feature, with the widths of the given arrays."""
+def float32_features(
+    joined: np.ndarray, arrays: dict[str, np.ndarray], names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Split concatenated rows into features with the widths of the given arrays."""
     ends = np.cumsum([arrays[name].shape[1] for name in names])
-    blocks = np.split(joined, ends[:-1], axis=1)
-    return {name: block.astype(np.float32) for name, block in zip(names, blocks, strict=True)}
+    features = np.split(joined, ends[:-1], axis=1)
+    return {name: values.astype(np.float32) for name, values in zip(names, features, strict=True)}
 
 
 def test_combination_names_follow_the_canonical_order_with_unknown_features_last():
@@ -93,7 +95,7 @@ def test_tiny_gradients_are_normalised_and_zero_rows_stay_zero():
 
 @pytest.mark.parametrize("memory_bytes", [0, 1 << 30], ids=["streamed", "in memory"])
 def test_the_rows_do_not_depend_on_the_block_size(memory_bytes):
-    arrays = three_blocks(50)
+    arrays = three_features(50)
     rows = np.array([0, 3, 4, 17, 30, 31, 49])
     expected = joined_rows(arrays, ("kl", "embeddings"))[rows]
     for block_rows in (1, 7, 16, 50, 1000):
@@ -110,19 +112,19 @@ def test_the_rows_do_not_depend_on_the_block_size(memory_bytes):
 @given(rows=st.integers(8, 70), pca_dim=st.integers(1, 45), subset=st.integers(0, 6), block_rows=st.integers(3, 80))
 def test_pca_from_the_gram_matrix_equals_scikit_learn(rows, pca_dim, subset, block_rows):
     """Compare the inner products of the reduced rows, because the signs of single directions can differ."""
-    train_arrays, test_arrays = three_blocks(rows), three_blocks(30, seed=50)
+    train_arrays, test_arrays = three_features(rows), three_features(30, seed=50)
     names = all_combinations(train_arrays)[subset]
     # Both implementations get the same rounded rows. If two variances are almost equal, PCA depends on the last digit.
     train, test = (
         joined_rows(arrays, names).astype(np.float32).astype(np.float64) for arrays in (train_arrays, test_arrays)
     )
     unnormalized = frozenset(names)
-    train_blocks, test_blocks = (float32_blocks(joined, train_arrays, names) for joined in (train, test))
-    source = source_of(train_blocks, block_rows=block_rows, unnormalized=unnormalized)
+    train_features, test_features = (float32_features(joined, train_arrays, names) for joined in (train, test))
+    source = source_of(train_features, block_rows=block_rows, unnormalized=unnormalized)
     reduction = Reducer(source, pca_dim).fit(names)
     our_train, our_test = (
-        reduced(source_of(blocks, unnormalized=unnormalized), reduction, CPU).double().numpy()
-        for blocks in (train_blocks, test_blocks)
+        reduced(source_of(features, unnormalized=unnormalized), reduction, CPU).double().numpy()
+        for features in (train_features, test_features)
     )
     if pca_dim < min(rows, train.shape[1]):
         oracle = PCA(pca_dim, svd_solver="full").fit(train)
@@ -144,7 +146,7 @@ def test_pca_is_applied_only_if_it_reduces_the_size(pca_dim, rows, features, ski
 
 @pytest.mark.threads
 def test_pca_depends_only_on_train_rows():
-    train, test = three_blocks(60), three_blocks(20, seed=9)
+    train, test = three_features(60), three_features(20, seed=9)
     names = ("embeddings", "dino")
     train_and_test = {name: np.concatenate([train[name], test[name]]) for name in train}
     reduction = Reducer(source_of(train), pca_dim=4).fit(names)

@@ -31,7 +31,7 @@ from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
 from tests.daily import first_fast
 from tests.evaluation import feature_folder
-from tests.evaluation.feature_folder import LAYER, PROVENANCE, clustered, make_folder, write_array
+from tests.evaluation.feature_folder import LAYER, PROVENANCE, clustered_features, make_folder, write_array
 from tests.evaluation.test_report import cells, content
 from tests.runtime.test_settings import CLASSES
 
@@ -249,7 +249,7 @@ def write_features(root: Path, *, provenance=None, layer=None, dim=96, dataset="
     kl_layer = replace(LAYER, **{"layer": "blocks.3.attn.proj"} | (layer or {}))
     for split, rows in (("train", 60), ("test", 20)):
         for feature in ("embeddings", "kl"):
-            values, targets = clustered(rows, dim, 3, seed=len(split) + len(feature))
+            values, targets = clustered_features(rows, dim, 3, seed=len(split) + len(feature))
             facts = shared | {"feature": feature, "split": split, "dataset_fingerprint": split} | (provenance or {})
             origin = replace(PROVENANCE, **facts)
             path = layout.features(feature, dataset, "digits-vit", split)

@@ -19,7 +19,7 @@ from fungi.evaluators.weighted_knn import weighted_knn, weighted_predictions
 from fungi.search.exact import nearest
 from fungi.search.neighbours import in_memory
 from fungi.store.reading import UnknownOriginWarning
-from tests.evaluation.feature_folder import clustered, make_folder
+from tests.evaluation.feature_folder import clustered_features, make_folder
 from tests.evaluation.golden import file_flags, reference_result
 from tests.runtime.additions import NoAtomicAdditions
 
@@ -54,8 +54,8 @@ def test_predictions_equal_those_of_the_published_code(name, shots, backend, tmp
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("block", [37, 1000])
 def test_predictions_equal_those_of_scikit_learn(backend, block):
-    train, targets = clustered(700, 24, 6, seed=0, noise=3.0)
-    queries, _ = clustered(200, 24, 6, seed=1, noise=3.0)
+    train, targets = clustered_features(700, 24, 6, seed=0, noise=3.0)
+    queries, _ = clustered_features(200, 24, 6, seed=1, noise=3.0)
     train, queries = train.astype(np.float32), queries.astype(np.float32)
     oracle = KNeighborsClassifier(20, algorithm="brute").fit(train, targets).predict(queries)
     train_blocks = in_blocks(torch.from_numpy(train), block)
@@ -190,8 +190,8 @@ def test_nothing_is_scored_if_one_of_several_numbers_of_neighbours_is_too_large(
 @pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])  # scikit-learn cannot search by inner product
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_the_weighted_vote_is_the_sum_of_exponentials_of_cosines(backend, temperature):
-    train, targets = clustered(300, 8, 5, seed=0, noise=3.0)
-    queries, _ = clustered(90, 8, 5, seed=1, noise=3.0)
+    train, targets = clustered_features(300, 8, 5, seed=0, noise=3.0)
+    queries, _ = clustered_features(90, 8, 5, seed=1, noise=3.0)
     oracle = []
     for cosines in normalize(queries) @ normalize(train).T:
         neighbours = np.argsort(-cosines)[:20]

@@ -23,7 +23,7 @@ from fungi.scoring.linear_scorer import held_out_fifth
 from fungi.scoring.linear_settings import LinearSettings
 from fungi.store.reading import UnknownOriginWarning
 from tests.daily import first_fast
-from tests.evaluation.feature_folder import clustered, make_folder
+from tests.evaluation.feature_folder import clustered_features, make_folder
 from tests.evaluation.golden import file_flags, reference_result
 
 SOLVERS = ["cyanure", "lbfgs"]
@@ -31,7 +31,7 @@ SOLVERS = ["cyanure", "lbfgs"]
 
 def labelled(rows: int = 240, dim: int = 10, classes: int = 3, seed: int = 0, noise: float = 2.0) -> LabelledRows:
     """Return random rows with labels; the classes overlap if the noise is large."""
-    features, targets = clustered(rows, dim, classes, seed, noise)
+    features, targets = clustered_features(rows, dim, classes, seed, noise)
     return LabelledRows(torch.from_numpy(features), targets.astype(np.int64))
 
 

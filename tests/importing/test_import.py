@@ -18,7 +18,7 @@ from fungi.importing.roles import named_arrays
 from fungi.report.features import seeds_and_precision
 from fungi.store.foreign import format_of, load_array, open_any, shapes_of, targets_of
 from fungi.store.reading import UnknownOriginWarning, open_array, provenance_of, read_class_names, read_targets
-from tests.evaluation.feature_folder import clustered
+from tests.evaluation.feature_folder import clustered_features
 from tests.store.flips import noticed_flips
 
 ROWS = {"train": 80, "test": 40}
@@ -28,7 +28,7 @@ NAMES = np.array(["dog", "cat", "eel", "bat"])
 def rows_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the features and the labels of a split."""
     seed = len(split)  # another seed for each split
-    values, targets = clustered(ROWS[split], dim=8, classes=4, seed=seed)
+    values, targets = clustered_features(ROWS[split], dim=8, classes=4, seed=seed)
     return values.astype(np.float32), targets
 
 

@@ -16,22 +16,23 @@ class SimulatedQueues:
     """
 
     def __init__(self) -> None:
-        self.caller = self.device = self.thread = self.busy = 0.0
+        self.caller_time = self.device_time = self.thread_time = self.busy_seconds = 0.0
         self.written: list[int] = []
 
     def launch(self, seconds: float) -> HostBlock:
-        self.device, self.busy = max(self.device, self.caller) + seconds, self.busy + seconds
-        return HostBlock({}, SimulatedEvent(self, self.device))
+        self.device_time = max(self.device_time, self.caller_time) + seconds
+        self.busy_seconds += seconds
+        return HostBlock({}, SimulatedEvent(self, self.device_time))
 
     def write(self, block: HostBlock, number: int) -> None:
         block.wait()
-        self.thread += WRITES[number]
+        self.thread_time += WRITES[number]
         self.written.append(number)
 
     def submit(self, work: background.Work) -> "SimulatedEvent":
-        self.thread = max(self.thread, self.caller)
+        self.thread_time = max(self.thread_time, self.caller_time)
         work()
-        return SimulatedEvent(self, self.thread)
+        return SimulatedEvent(self, self.thread_time)
 
     def __enter__(self) -> "SimulatedQueues":
         return self
@@ -47,13 +48,13 @@ class SimulatedEvent:
         self.queues, self.time = queues, time
 
     def synchronize(self) -> None:
-        self.queues.thread = max(self.queues.thread, self.time)
+        self.queues.thread_time = max(self.queues.thread_time, self.time)
 
     def done(self) -> bool:
-        return self.time <= self.queues.caller
+        return self.time <= self.queues.caller_time
 
     def result(self) -> None:
-        self.queues.caller = max(self.queues.caller, self.time)
+        self.queues.caller_time = max(self.queues.caller_time, self.time)
 
 
 def busy_share(waiting: int, monkeypatch: pytest.MonkeyPatch) -> float:
@@ -65,8 +66,8 @@ def busy_share(waiting: int, monkeypatch: pytest.MonkeyPatch) -> float:
             block = queues.launch(4)
             submit(lambda block=block, number=number: queues.write(block, number))
     assert queues.written == list(range(len(WRITES)))
-    assert queues.caller == queues.thread, "at the end, all blocks are written"
-    return queues.busy / queues.device
+    assert queues.caller_time == queues.thread_time, "at the end, all blocks are written"
+    return queues.busy_seconds / queues.device_time
 
 
 def test_a_device_computes_more_of_the_time_if_several_blocks_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """PCA of every combination from one pass over the train rows.
 
 The centred features x `[n f]` have the Gram matrix G = x^T x `[f f]`, which is summed in float64. The covariance of a
-combination is the sub-block of G for its columns. Its principal directions are the leading eigenvectors w `[f r]` of
-this sub-block. If there are fewer rows than columns, the same directions are computed from K = x x^T `[n n]`:
+combination is the submatrix of G for its columns. Its principal directions are the leading eigenvectors w `[f r]` of
+this submatrix. If there are fewer rows than columns, the same directions are computed from K = x x^T `[n n]`:
 K u = s^2 u  =>  w = x^T u / s. Features are centred, not whitened. The result is equal to `PCA(svd_solver="full")` of
 scikit-learn, except for the signs of the directions, which do not change distances and inner products.
 """
@@ -53,10 +53,10 @@ class Reduction:
         """Return the reduced rows of a block, on a device."""
         if not self.weights:
             return torch.cat([block[name].to(device) for name in self.names], dim=1)
-        reduced = (-self.offset).expand(block[self.names[0]].shape[0], -1)
+        reduced_rows = (-self.offset).expand(block[self.names[0]].shape[0], -1)
         for name in self.names:
-            reduced = torch.addmm(reduced, block[name].to(device), self.weights[name])
-        return reduced
+            reduced_rows = torch.addmm(reduced_rows, block[name].to(device), self.weights[name])
+        return reduced_rows
 
     def describe(self) -> dict[str, object]:
         """Return a description of the reduction for the result."""

@@ -2,7 +2,7 @@
 
     CKA(x, y) = |x^T y|^2 / (|x^T x| |y^T y|)
 
-The features x `[n f]` and y `[n g]` are centred, and the norms are Frobenius norms. All three products are sub-blocks
+The features x `[n f]` and y `[n g]` are centred, and the norms are Frobenius norms. All three products are submatrices
 of one Gram matrix, so one pass over the data is enough for the CKA of all pairs of features.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 def cka_matrix(gram: Float64[Tensor, "f f"], sizes: Mapping[str, int]) -> Float[np.ndarray, "m m"]:
     """Return the CKA of all pairs of features. sizes: feature -> number of columns, in the order of the matrix."""
     widths = list(sizes.values())
-    rows_of_blocks = [rows.split(widths, dim=1) for rows in gram.split(widths, dim=0)]
-    norms = np.array([[float(torch.linalg.matrix_norm(block)) for block in row] for row in rows_of_blocks])
+    products = [rows.split(widths, dim=1) for rows in gram.split(widths, dim=0)]  # products[i][j] = x_i^T x_j
+    norms = np.array([[float(torch.linalg.matrix_norm(product)) for product in row] for row in products])
     own_norms = np.diag(norms)
     return norms**2 / np.outer(own_norms, own_norms)

@@ -53,9 +53,9 @@ def majority_vote(labels: Integer[np.ndarray, "q k"]) -> Integer[np.ndarray, " q
     codes = codes.reshape(labels.shape)
     winners = np.empty(len(labels), dtype=classes.dtype)
     for start in range(0, len(labels), _ROWS_AT_ONCE):
-        block = torch.from_numpy(codes[start : start + _ROWS_AT_ONCE])
-        votes = torch.zeros(block.shape[0], len(classes), dtype=torch.int32)
-        votes.scatter_add_(1, block, torch.ones_like(block, dtype=torch.int32))
+        codes_of_rows = torch.from_numpy(codes[start : start + _ROWS_AT_ONCE])
+        votes = torch.zeros(len(codes_of_rows), len(classes), dtype=torch.int32)
+        votes.scatter_add_(1, codes_of_rows, torch.ones_like(codes_of_rows, dtype=torch.int32))
         # argmax of numpy returns the first of equal counts, which belongs to the smallest label.
         winners[start : start + _ROWS_AT_ONCE] = classes[votes.numpy().argmax(axis=1)]
     return winners

@@ -88,13 +88,15 @@ class StageContext:
         }
 
 
-def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, masks: bool = False) -> StageContext:
+def resolve_context(
+    settings: StageSettings, dtype_name: str | None = None, *, uses_masks: bool = False
+) -> StageContext:
     """Resolve the names in the settings, open the splits and load the backbone onto the device.
 
     The splits are opened first, so that an error about missing data comes before a large model is loaded.
 
     dtype_name: dtype to use instead of the dtype in the settings.
-    masks: whether the stage uses classes of pixels.
+    uses_masks: whether the stage uses the masks of the images (classes of pixels).
 
     Raises FungiError for a dataset with masks if the stage does not use masks, because the images have no class.
     """
@@ -103,7 +105,7 @@ def resolve_context(settings: StageSettings, dtype_name: str | None = None, *, m
     dtype = choose_dtype(dtype_name or settings.dtype, device)
     profile = choose_profile(settings.profile)
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
-    if dataset.masks is not None and not masks:
+    if dataset.masks is not None and not uses_masks:
         raise FungiError(f"the images of dataset {dataset.name!r} have masks, but no class. Use fungi segment for it.")
     if profile.published_labels:
         dataset = dataset.as_published()

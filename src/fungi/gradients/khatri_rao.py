@@ -59,9 +59,10 @@ class KhatriRaoProjector:
         return torch.einsum("po,pi->poi", self._outputs, self._inputs).flatten(1)
 
     def contract(self, terms: Terms) -> Float[Tensor, "b p"]:
-        """Return `sum_s (S delta_s) * (T a_s)`. Each block of signals has its own columns of S."""
-        blocks = self._outputs.chunk(terms.signals.shape[1], dim=1)
-        signals = torch.stack([self._product(terms.signals[:, g], block) for g, block in enumerate(blocks)], dim=1)
+        """Return `sum_s (S delta_s) * (T a_s)`. Each group of a convolution has its own columns of S."""
+        columns = self._outputs.chunk(terms.signals.shape[1], dim=1)
+        products = [self._product(terms.signals[:, group], factor) for group, factor in enumerate(columns)]
+        signals = torch.stack(products, dim=1)
         activations = self._product(terms.extended_activations(), self._inputs)
         return (signals * activations).sum(dim=(1, 2))  # [b g s p] -> [b p]
 

@@ -71,8 +71,8 @@ class FeatureSettings(ResultSettings):
         mark="pca",
         topic="features",
     )
-    normalize: bool = setting(True, "L2-normalise each gradient block", topic="features")
-    normalize_embeddings: bool = setting(True, "L2-normalise each embedding block", topic="features")
+    normalize: bool = setting(True, "L2-normalise the rows of gradients", topic="features")
+    normalize_embeddings: bool = setting(True, "L2-normalise the rows of embeddings", topic="features")
     train_targets: Path | None = setting(
         None, "explicit files: train labels, FILE or FILE:KEY", decides="contents", topic="explicit"
     )
@@ -286,11 +286,11 @@ class FewShotSettings(FeatureSettings):
         """Return the settings. If no flag sets the few-shot sampling, the profile decides it (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
-        stratified = self.uses_shots and any(
+        is_stratified = self.uses_shots and any(
             choose_profile(provenance.profile).stratified_texts and _modality(provenance) == "text"
             for provenance in provenances
         )
-        return replace(self, few_shot_sampling="stratified" if stratified else "balanced")
+        return replace(self, few_shot_sampling="stratified" if is_stratified else "balanced")
 
     def deciding(self) -> dict[str, Any]:
         """Return the deciding settings, without few-shot sampling if `resolved_for` has not set it."""

@@ -280,7 +280,7 @@ def prepare(settings: SegmentSettings) -> Segmentation:
         split=tuple(dict.fromkeys(("train", settings.split))),
         **{name: getattr(settings, name) for name in _STAGE_SETTINGS},
     )
-    context = resolve_context(stage, masks=True)
+    context = resolve_context(stage, uses_masks=True)
     size = settings.side
     model, deviations = context.backbone.model, settings.deviations
     # On the CPU, the resized position embedding is equal bit for bit to that of a wrapper's model.
