@@ -19,7 +19,7 @@ from fungi.report.features import seeds_and_precision
 from fungi.store.foreign import format_of, load_array, open_any, shapes_of, targets_of
 from fungi.store.reading import UnknownOriginWarning, open_array, provenance_of, read_class_names, read_targets
 from tests.evaluation.feature_folder import clustered_features
-from tests.store.flips import noticed_flips
+from tests.store.flips import detected_flips
 
 ROWS = {"train": 80, "test": 40}
 NAMES = np.array(["dog", "cat", "eel", "bat"])
@@ -135,7 +135,7 @@ def test_flipped_bits_of_an_imported_file_never_change_what_is_read(tmp_path, mo
         return [rows, read_targets(path).tolist(), read_class_names(path), array.provenance]
 
     # The other flips change only the flag that the file has checksums, so the same values are read.
-    assert noticed_flips(path, read, count=200) >= 195
+    assert detected_flips(path, read, count=200) >= 195
 
 
 def test_every_evaluation_accepts_imported_features_by_name(tmp_path, monkeypatch):

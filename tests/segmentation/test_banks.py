@@ -15,7 +15,7 @@ from fungi.store.banks import Bank, BankManifest, open_bank
 from fungi.store.seal import DamagedFileError
 from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
-from tests.store.flips import noticed_flips
+from tests.store.flips import detected_flips
 
 MANIFEST = BankManifest(dim=3, classes=2, dtype="float32", ends=(4, 9, 11), provenance={"seed": 1})
 
@@ -72,9 +72,9 @@ def bank_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "least_noticed"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
+    ("name", "min_detected"), [("features.bin", 40), ("labels.bin", 40), ("done/000001", 30), ("bank.json", 30)]
 )
-def test_a_bank_with_a_flipped_bit_is_refused(name: str, least_noticed: int, bank_folder: Path) -> None:
+def test_a_bank_with_a_flipped_bit_is_refused(name: str, min_detected: int, bank_folder: Path) -> None:
     """Flips in the whitespace of a record, or in the word "checksum" of a mark, have no effect."""
 
     def by_windows() -> list[bytes]:
@@ -85,8 +85,8 @@ def test_a_bank_with_a_flipped_bit_is_refused(name: str, least_noticed: int, ban
         bank, rows = open_bank(bank_folder), np.array([[10, 4], [7, 0]])
         return [bank.features_of(rows).tobytes(), bank.labels_of(rows).tobytes()]
 
-    assert noticed_flips(bank_folder / name, by_windows, count=40) >= least_noticed
-    assert noticed_flips(bank_folder / name, by_rows, count=40, seed=1) >= least_noticed
+    assert detected_flips(bank_folder / name, by_windows, count=40) >= min_detected
+    assert detected_flips(bank_folder / name, by_rows, count=40, seed=1) >= min_detected
 
 
 def test_damage_in_a_block_does_not_affect_other_blocks(bank_folder: Path) -> None:

@@ -18,7 +18,7 @@ from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import simple_settings
-from tests.store.flips import noticed_flips
+from tests.store.flips import detected_flips
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ class AlwaysOne(Predictor):
         return np.ones((1, 4, 4), dtype=np.int64)
 
 
-def test_flipped_bits_of_stored_scores_are_noticed(tmp_path: Path) -> None:
+def test_flipped_bits_of_stored_scores_are_detected(tmp_path: Path) -> None:
     """The scores of each block are stored, so that a killed run can be resumed."""
     blocks = image_blocks(images=1, views=[SceneView(size=4, statistics=HALF)], size=1)
     # `__new__` instead of a call, because `__init__` needs files that this test does not use.
@@ -99,7 +99,7 @@ def test_flipped_bits_of_stored_scores_are_noticed(tmp_path: Path) -> None:
 
     assert scores() == [[0, 0, 0], [0, 4, 0], [0, 4, 0]]
     (file,) = tmp_path.iterdir()
-    assert noticed_flips(file, scores, count=200) >= 180
+    assert detected_flips(file, scores, count=200) >= 180
 
 
 def test_pixels_of_the_ignored_class_are_not_counted(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from fungi.similar.page import Answer, page
 from fungi.similar.settings import SimilarSettings
 from fungi.views.image_sets import as_samples
 from tests.library.models import wrap
-from tests.store.flips import noticed_flips
+from tests.store.flips import detected_flips
 
 
 def paint(path: Path, colour: tuple[int, int, int], seed: int = 0) -> Path:
@@ -79,7 +79,7 @@ def test_the_message_names_a_damaged_index(tmp_path: Path) -> None:
         Index.read(tmp_path)
 
 
-def test_flipped_bits_of_an_index_are_noticed(folder: Path, tmp_path: Path) -> None:
+def test_flipped_bits_of_an_index_are_detected(folder: Path, tmp_path: Path) -> None:
     pictures = pictures_below(folder)
     index = Index.read(tmp_path / "index").joined(pictures, np.arange(24, dtype=np.float32).reshape(6, 4), {"e": 4})
     index.write(tmp_path / "index")
@@ -88,7 +88,7 @@ def test_flipped_bits_of_an_index_are_noticed(folder: Path, tmp_path: Path) -> N
         stored = Index.read(tmp_path / "index")
         return [stored.features.tobytes(), stored.parts, stored.states]
 
-    assert noticed_flips(tmp_path / "index" / "index.safetensors", content, count=200) >= 180
+    assert detected_flips(tmp_path / "index" / "index.safetensors", content, count=200) >= 180
 
 
 def test_an_index_without_a_checksum_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Checksums cover every bit of a feature file and of a block, so any damage is noticed."""
+"""Checksums cover every bit of a feature file and of a block, so any damage is detected."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -84,19 +84,19 @@ def test_the_values_that_are_read_are_the_values_that_were_written(file):
 def test_no_flipped_bit_changes_the_values_that_are_read(file):
     """A flip is either refused or in a byte that is not read."""
     expected, undamaged = content(file), file.read_bytes()
-    noticed = 0
+    detected = 0
     draws = np.random.default_rng(0)
-    for place in [*draws.integers(0, len(undamaged), 60), *draws.integers(len(undamaged) - 400, len(undamaged), 20)]:
+    for position in [*draws.integers(0, len(undamaged), 60), *draws.integers(len(undamaged) - 400, len(undamaged), 20)]:
         damaged = bytearray(undamaged)
-        damaged[place] ^= 1 << int(draws.integers(8))
+        damaged[position] ^= 1 << int(draws.integers(8))
         file.write_bytes(damaged)
         try:
-            assert content(file) == expected, place
+            assert content(file) == expected, position
         except FungiError:
-            noticed += 1
+            detected += 1
         else:
-            assert place >= len(undamaged) - 8, place  # the mark of a file with checksums
-    assert noticed >= 60
+            assert position >= len(undamaged) - 8, position  # the mark of a file with checksums
+    assert detected >= 60
 
 
 @pytest.mark.parametrize("key", ["embeddings", "targets"])
@@ -159,9 +159,9 @@ def test_no_flipped_bit_of_a_block_reaches_the_file(tmp_path):
     undamaged = block.read_bytes()
     draws = np.random.default_rng(1)
     header = 8 + int.from_bytes(undamaged[:8], "little")
-    for place in [*draws.integers(0, len(undamaged), 20), *draws.integers(0, header, 30)]:
+    for position in [*draws.integers(0, len(undamaged), 20), *draws.integers(0, header, 30)]:
         damaged = bytearray(undamaged)
-        damaged[place] ^= 1 << int(draws.integers(8))
+        damaged[position] ^= 1 << int(draws.integers(8))
         block.write_bytes(damaged)
         with pytest.raises(FungiError):
             assemble(blocks, path)

@@ -29,7 +29,7 @@ def run(settings: CleanSettings) -> None:
     """Remove the files that are not needed (for a dry run, only print them), and print the unfinished extractions."""
     if not settings.root.is_dir():
         raise FungiError(f"there is no folder {settings.root}. Name the folder of the features with --root.")
-    for path, reason in _not_needed(settings.root):
+    for path, reason in _unneeded_paths(settings.root):
         if not settings.dry_run:
             discard(path)
         print(f"{'would remove' if settings.dry_run else 'removed'} {path}: {reason}")
@@ -37,7 +37,7 @@ def run(settings: CleanSettings) -> None:
         print(text)
 
 
-def _not_needed(root: Path) -> Iterator[tuple[Path, str]]:
+def _unneeded_paths(root: Path) -> Iterator[tuple[Path, str]]:
     """Yield (path, reason) for every file and folder that is not needed."""
     from fungi.store.assembly import block_folders, is_finished
 

@@ -46,14 +46,14 @@ class HostBlock:
         return self.arrays
 
 
-def start_copy(parts: Sequence[Mapping[str, Mapping[str, Tensor]]], device: torch.device) -> HostBlock:
+def start_copy(batches: Sequence[Mapping[str, Mapping[str, Tensor]]], device: torch.device) -> HostBlock:
     """Concatenate the batches of a block and queue the copy to the host, in float32; do not wait for the copy.
 
-    parts: `{feature: {array: [b p]}}` for each batch; b may differ between batches.
+    batches: `{feature: {array: [b p]}}` for each batch; b may differ between batches.
     """
     joined = {
-        name: {key: torch.cat([part[name][key] for part in parts]).float() for key in arrays}
-        for name, arrays in parts[0].items()
+        name: {key: torch.cat([batch[name][key] for batch in batches]).float() for key in arrays}
+        for name, arrays in batches[0].items()
     }
     if device.type != "cuda":
         return HostBlock(joined, None)
@@ -64,6 +64,7 @@ def start_copy(parts: Sequence[Mapping[str, Mapping[str, Tensor]]], device: torc
 
 
 def _to_pinned(rows: Tensor) -> Tensor:
+    """Queue a copy of the rows to pinned host memory, and return the copy."""
     return torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True).copy_(rows, non_blocking=True)
 
 

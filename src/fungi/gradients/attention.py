@@ -27,8 +27,8 @@ def output_projection_as_module(attentions: list[nn.MultiheadAttention]) -> Iter
     for attention in attentions:
         if attention.bias_k is not None or attention.add_zero_attn:
             raise FungiError("attention with bias_k, bias_v or add_zero_attn is not supported as a gradient source.")
-    previous = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False if attentions else previous)
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(was_enabled and not attentions)
     for attention in attentions:
         attention.forward = partial(_attend, attention)  # type: ignore[method-assign]
     try:
@@ -36,7 +36,7 @@ def output_projection_as_module(attentions: list[nn.MultiheadAttention]) -> Iter
     finally:
         for attention in attentions:
             del attention.forward
-        torch.backends.mha.set_fastpath_enabled(previous)
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
 def _attend(

@@ -31,9 +31,11 @@ def require_memory(
     entries = projection_dim * prod(gradient_shape)
     stored_bytes = entries * BITS_ON_DISK[kind] // 8
     dense_bytes = entries * product_dtype(dtype).itemsize
-    main = torch.device("cpu")
-    needs = {main: stored_bytes + dense_bytes} if device.type == "cpu" else {main: stored_bytes, device: dense_bytes}
-    for place, needed_bytes in needs.items():
+    cpu = torch.device("cpu")
+    bytes_by_device = {cpu: stored_bytes, device: dense_bytes}
+    if device.type == "cpu":
+        bytes_by_device = {cpu: stored_bytes + dense_bytes}
+    for place, needed_bytes in bytes_by_device.items():
         free = free_bytes(place)
         if free is not None and needed_bytes > free:
             raise FungiError(

@@ -60,12 +60,12 @@ def _without_garbage_collection() -> Iterator[None]:
 
     Syntax trees are many small objects without cycles, and the search for cycles takes twice as long as parsing.
     """
-    enabled = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
+        if was_enabled:
             gc.enable()
 
 

@@ -206,9 +206,9 @@ def warnings_of_labels(train: Integer[np.ndarray, " n"], test: Integer[np.ndarra
     absent = np.setdiff1d(test, train)
     if len(absent):
         rows = int(np.isin(test, absent).sum())
-        shown = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
+        labels = ", ".join(map(str, absent[:10])) + (", ..." if len(absent) > 10 else "")
         texts.append(
-            f"{counted(len(absent), 'label')} without a train row ({shown}): {counted(rows, 'scored row')} can't be"
+            f"{counted(len(absent), 'label')} without a train row ({labels}): {counted(rows, 'scored row')} can't be"
             " predicted correctly."
         )
     return texts
