@@ -27,7 +27,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.backbones.encoders import WholeModel
 from fungi.backbones.loading import load_backbone
 from fungi.backbones.position_embedding import patch_size_of
-from fungi.backbones.residual_stream import with_bfloat16_residual
+from fungi.backbones.residual_stream import with_residual_dtype
 from fungi.extraction.gradient_settings import parse_options
 from fungi.gradients.assembly import build_engine
 from fungi.gradients.engine import GradientEngine
@@ -81,7 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     ours, bare = alternate(lambda: _extract(setup), lambda: _bare(setup), options.rounds, setup.engine.device)
     _print_figures(setup, ours, bare, peak_before)
     if options.dtype != "float32":
-        _print_agreement(setup)
+        float32 = {"dtype": "float32", "residual_dtype": "float32"}
+        _print_agreement(setup, _setup(argparse.Namespace(**{**vars(options), **float32})).engine)
     if setup.engine.device.type == "cuda":
         _print_matrix_rate(setup, bare)
     return 0
@@ -132,9 +133,8 @@ def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
     target = find_target(model, f"{spec.layer}:layer")
     matrix = draw_projection(options.projection_dim or spec.projection_dim, target.gradient_dim)
     dtype = choose_dtype(options.dtype, device)
-    has_bfloat16_residual = options.residual_dtype == "bfloat16"
     engine = build_engine(
-        with_bfloat16_residual(model, [spec.layer]) if has_bfloat16_residual else model,
+        with_residual_dtype(model, options.residual_dtype, [spec.layer], dtype=dtype),
         [target],
         {"layer": matrix},
         device=device,
@@ -222,14 +222,15 @@ def _print_figures(setup: Setup, ours: list[float], bare: list[float], peak_befo
     print(f"{'peak memory, MiB':28} {_peak_memory(setup.engine.device):10.0f}   ({peak_before:.0f} before work)")
 
 
-def _print_agreement(setup: Setup) -> None:
-    """Print the mean cosine between the features in the dtype of the engine and the features in float32."""
+def _print_agreement(setup: Setup, float32_engine: GradientEngine) -> None:
+    """Print the mean cosine between the features in the dtype of the engine and the features in float32.
+
+    float32_engine: engine that computes everything in float32, with the same weights and projection.
+    """
     for bound in setup.objectives:
         batch = setup.batches[bound.views.identity]
         half = setup.engine.extract(batch, bound.views, {bound.name: bound.loss})
-        dtype, setup.engine.dtype = setup.engine.dtype, torch.float32
-        full = setup.engine.extract(batch, bound.views, {bound.name: bound.loss})
-        setup.engine.dtype = dtype
+        full = float32_engine.extract(batch, bound.views, {bound.name: bound.loss})
         pairs = (
             (half.gradients[bound.name]["layer"], full.gradients[bound.name]["layer"]),
             (half.embeddings, full.embeddings),

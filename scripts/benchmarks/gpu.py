@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     if torch.device(options.device).type == "cpu":
-        options.dtype = "float32"
+        options.dtype = options.residual_dtype = "float32"
     setup = _setup(options)
     setup.engine.stopwatch = Stopwatch(setup.engine.device)  # not precise: that would wait for the GPU at each step
     device = setup.engine.device

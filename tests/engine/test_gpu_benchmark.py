@@ -1,9 +1,11 @@
 """`scripts/benchmark.py gpu` runs on a CPU with small settings, and lists what it cannot measure there."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fungi.errors import FungiError
 
@@ -33,6 +35,43 @@ def test_a_folder_without_the_published_library_is_refused(tmp_path: Path) -> No
 
     with pytest.raises(FungiError, match="no package with FUNGIWrapper"):
         peer_package(tmp_path)
+
+
+SMALL_WORK = ("--backbone", "digits-vit", "--device", "cpu", "--objective", "kl", "--images", "2", "--rounds", "1")
+
+
+def test_a_bfloat16_residual_stream_needs_a_computation_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import extraction, gpu
+
+    with pytest.raises(FungiError, match="--residual-dtype bfloat16 needs --dtype bfloat16"):
+        extraction.main([*SMALL_WORK, "--residual-dtype", "bfloat16"])
+    # On a CPU, the benchmark of the GPU computes in float32.
+    all_options = []
+    monkeypatch.setattr(gpu, "_setup", lambda options: (all_options.append(options), sys.exit()))
+    with pytest.raises(SystemExit):
+        gpu.main([*SMALL_WORK, "--dtype", "bfloat16", "--residual-dtype", "bfloat16"])
+    assert [(options.dtype, options.residual_dtype) for options in all_options] == [("float32", "float32")]
+
+
+def test_the_cosine_to_float32_is_to_a_residual_stream_in_float32(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import extraction
+    from fungi.backbones.bfloat16_block import Bfloat16Block
+    from fungi.gradients.engine import GradientEngine
+
+    models = []
+    extract = GradientEngine.extract
+
+    def extract_and_record(engine, *arguments):
+        models.append((engine.dtype, isinstance(engine.model.blocks[0], Bfloat16Block)))
+        return extract(engine, *arguments)
+
+    monkeypatch.setattr(GradientEngine, "extract", extract_and_record)
+    assert extraction.main([*SMALL_WORK, "--dtype", "bfloat16", "--residual-dtype", "bfloat16"]) == 0
+    assert set(models) == {(torch.bfloat16, True), (torch.float32, False)}
+    (cosine,) = re.findall(r"cosine to float32: kl gradient ([0-9.]+)", capsys.readouterr().out)
+    assert 0.99 < float(cosine) < 1  # other heads, weights or projections would have a cosine near 0
 
 
 @pytest.mark.slow

@@ -6,14 +6,30 @@ copies, everything is bfloat16. These blocks move fewer bytes, but every additio
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from fungi.backbones.bfloat16_block import Bfloat16Block
 from fungi.backbones.encoders import blocks_before
 from fungi.backbones.position_embedding import shallow_copy
 from fungi.errors import FungiError
+
+
+def with_residual_dtype(
+    model: nn.Module, residual_dtype: Literal["float32", "bfloat16"], layers: Sequence[str], *, dtype: torch.dtype
+) -> nn.Module:
+    """Return the model for `--residual-dtype`: itself, or a copy from `with_bfloat16_residual`.
+
+    layers: paths of the gradient sources. dtype: dtype of the computation. Raises FungiError if the residual stream is
+    to be bfloat16 and the computation is not, and for the models that `with_bfloat16_residual` refuses.
+    """
+    if residual_dtype == "float32":
+        return model
+    if dtype != torch.bfloat16:
+        raise FungiError("--residual-dtype bfloat16 needs --dtype bfloat16. Add it, or leave both out.")
+    return with_bfloat16_residual(model, layers)
 
 
 def with_bfloat16_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module:

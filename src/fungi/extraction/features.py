@@ -6,13 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from fungi.backbones.base import BACKBONES, BackboneSpec
 from fungi.backbones.encoders import Encoded
 from fungi.backbones.position_embedding import patch_size_of, scaling_of
-from fungi.backbones.residual_stream import with_bfloat16_residual
+from fungi.backbones.residual_stream import with_residual_dtype
 from fungi.errors import FungiError, counted
 from fungi.extraction.context import StageContext
 from fungi.extraction.gradient_settings import NO_PROJECTION, GradientSettings, parse_options
@@ -193,8 +190,10 @@ def build_engine(
 ) -> GradientEngine:
     """Return the engine for the targets, with the deviations of the profile."""
     profile, spec = choose_profile(settings.profile), context.backbone.spec
+    paths = [target.path for target in targets]
+    model = with_residual_dtype(context.backbone.model, settings.residual_dtype, paths, dtype=context.dtype)
     return assembly.build_engine(
-        _encoded_model(settings, context, targets),
+        model,
         targets,
         matrices,
         device=context.device,
@@ -205,19 +204,6 @@ def build_engine(
         short_cut=settings.short_cut,
         stopwatch=stopwatch,
     )
-
-
-def _encoded_model(settings: GradientSettings, context: StageContext, targets: Sequence[Target]) -> nn.Module:
-    """Return the backbone; with `residual_dtype` bfloat16, a copy whose residual stream is in bfloat16.
-
-    Raises FungiError if the dtype of the computation is not bfloat16, or if the model does not support such a stream.
-    """
-    model: nn.Module = context.backbone.model
-    if settings.residual_dtype == "float32":
-        return model
-    if context.dtype != torch.bfloat16:
-        raise FungiError("--residual-dtype bfloat16 needs --dtype bfloat16. Add it, or leave both out.")
-    return with_bfloat16_residual(model, [target.path for target in targets])
 
 
 def _precision(settings: GradientSettings) -> str:
