@@ -7,7 +7,7 @@ import pytest
 
 from fungi.commands import COMMANDS
 from fungi.errors import FungiError
-from fungi.reproduction import submission
+from fungi.reproduction import reproduce, submission
 from fungi.reproduction.plan import Step, StepSettings, plan_of
 from fungi.reproduction.recipe import values_of
 from fungi.views.plans import PLANS
@@ -129,6 +129,18 @@ def test_the_list_has_an_overview_of_each_profile(capsys: pytest.CaptureFixture[
     clean, published = (printed_lines(capsys, *flags, profile) for profile in ("clean", "published"))
     both = printed_lines(capsys, *flags, "clean", "published")
     assert both == ["profile clean", "", *clean, "", "profile published", "", *published]
+
+
+def test_failed_steps_of_a_profile_do_not_stop_the_next_profile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reproduce, "run_step", lambda step: 1)
+    flags = ("--root", str(tmp_path), "--profile", "clean", "published")
+    assert COMMANDS["reproduce"].main(["paper-9", *flags]) == 2
+    output = capsys.readouterr()
+    assert "paper-9, profile clean" in output.out
+    assert "paper-9, profile published" in output.out
+    assert output.err.splitlines()[-1].startswith("fungi reproduce: 64 steps failed: ")
 
 
 @pytest.mark.slow

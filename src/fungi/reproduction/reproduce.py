@@ -9,7 +9,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Literal
 
 from fungi.commands import COMMANDS
-from fungi.errors import FungiError
+from fungi.errors import FungiError, counted
 from fungi.reproduction.recipe import recipe_names, title_of, values_of
 from fungi.results.text import aligned
 from fungi.runtime.command import INTERRUPTED_STATUS
@@ -102,7 +102,8 @@ def run(settings: ReproduceSettings) -> None:
             print(_tables(settings.tables, step_settings))
     if failures:
         raise FungiError(
-            f"{len(failures)} steps failed: {'; '.join(failures[:3])}. Run the same command to try them again."
+            f"{counted(len(failures), 'step')} failed: {'; '.join(failures[:3])}."
+            " Run the same command to try them again."
         )
 
 
