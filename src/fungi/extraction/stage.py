@@ -65,7 +65,7 @@ class StageSettings:
         topic="model",
     )
     profile: Literal["clean", "published"] = setting(
-        "clean", "clean: the method of the paper; published: the published code", topic="features"
+        "clean", "clean: the method of the paper; published: as in the published code", topic="features"
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
     dtype: str = setting(

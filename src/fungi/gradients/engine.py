@@ -1,10 +1,10 @@
 """The engine computes the embeddings of a batch, and the projected gradient per sample, loss and target.
 
-It processes samples in groups; the views of a group fill a forward pass. For each group, the engine renders the views,
-encodes them, computes one loss per sample and runs the backward pass down to the gradient sources. The layers before
-the sources are not in the autograd graph. Signals (derivatives at the outputs of a source) and activations (inputs of
-the source) are the terms of the gradients (`fungi.gradients.terms`). The projector contracts the terms of each group,
-and projects many groups together.
+The engine divides a batch into groups of samples, so that one forward pass can encode the views of a group. For each
+group, the engine renders the views, encodes them, computes one loss per sample and runs the backward pass down to the
+gradient sources. The layers before the sources are not in the autograd graph. Signals (derivatives with respect to the
+outputs of a source) and activations (inputs of the source) are the terms of the gradients (`fungi.gradients.terms`).
+The projector contracts the terms of each group, and projects many groups together.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,12 +37,12 @@ T = TypeVar("T")
 Loss = Callable[[Encoded], Float[Tensor, " b"]]
 """Function: output of the encoder for b samples, `[b v ...]` -> one loss per sample."""
 FLOAT16_SIGNAL = 2.0**6
-"""Loss scaling in float16: before the backward pass, the derivatives of each sample are scaled to about this maximum;
-the gradient is then divided by the scale. Without scaling, derivatives of KL underflow, and other derivatives
-overflow."""
+"""Approximate largest derivative in float16. Before the backward pass, the derivatives of each sample are scaled to
+this maximum; the gradient is then divided by the scale. Without scaling, derivatives of KL underflow, and other
+derivatives overflow."""
 GRADIENTS_TOGETHER = 128
 """Largest number of gradients that are projected in one step. If the batch has more samples, their number is the limit.
-A batch with one gradient per sample is therefore never split; a batch with one gradient per position may be split."""
+The gradients of a batch are therefore projected in one step, unless there is one gradient per position."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class EngineOutput:
 class GradientEngine:
     """Engine that computes embeddings and projected per-sample gradients of a model.
 
-    model: on `device`; its hooks, mode and `requires_grad` are unchanged after each call.
+    model: the model, on `device`. After each call, its hooks, mode and `requires_grad` are unchanged.
     targets: the gradient sources.
     projectors: target name -> projector. A target without a projector has unprojected, flattened gradients.
     views_per_forward: number of views per forward pass; 0: the number depends on the free memory (`views_at_once`).
     attention_input, first_token_gradient: see `Profile`.
-    short_cut: use the pooled-token path if the model allows it.
-    positions: one gradient per sample, or one gradient per position of the layer.
+    short_cut: compute the last block only for the pooled token, if the model allows it.
+    positions: one gradient per sample (`SumOfPositions`, the default), or per position of the layer (`EachPosition`).
     """
 
     def __init__(
@@ -143,10 +143,10 @@ class GradientEngine:
         """
         encoded_groups: list[Encoded] = []
         rows_of_groups: list[Tensor] = []
-        n_together = max(length(batch), GRADIENTS_TOGETHER)
+        max_gradients = max(length(batch), GRADIENTS_TOGETHER)
         buffers = {
             name: {
-                target.name: GradientBuffer(self._projector(target), n_together, self.stopwatch)
+                target.name: GradientBuffer(self._projector(target), max_gradients, self.stopwatch)
                 for target in self.targets
             }
             for name in losses
@@ -232,9 +232,10 @@ class GradientEngine:
         """Return the output of the encoder, `[b v ...]`, for a group, from one forward pass per size of its views."""
         with self.stopwatch("views"):
             rendered = views.render(part)
+        has_sizes = isinstance(rendered, list)  # one entry per size of the views
         passes = []
-        for inputs in rendered if isinstance(rendered, list) else [rendered]:
-            encoder = self._encoders_by_size[side(inputs)][1] if isinstance(rendered, list) else self.encoder
+        for inputs in rendered if has_sizes else [rendered]:
+            encoder = self._encoders_by_size[side(inputs)][1] if has_sizes else self.encoder
             if capture is not None:
                 capture.begin()
             with self.stopwatch("forward"), autocast(self.device, self.dtype):
@@ -254,7 +255,8 @@ class GradientEngine:
         version = positions_version(self.model)
         with frozen(self.model):
             for size in set(views.sizes):
-                if self._encoders_by_size.get(size, (None, None))[0] != version:
+                stored_version, _ = self._encoders_by_size.get(size, (None, None))
+                if stored_version != version:
                     encoder = self.encoder.at_size(size)
                     if self._compiled:
                         encoder.compile([target.path for target in self.targets])
@@ -264,8 +266,10 @@ class GradientEngine:
         self, part: Any, views: ViewGenerator, losses: Mapping[str, Loss]
     ) -> tuple[Encoded, dict[str, dict[str, Terms]]]:
         """Return the output of the encoder for a group, and loss -> target name -> terms of the gradients."""
-        replaced = [target.path for target in self.targets if self._attention_input and _projects_attention(target)]
-        modules = {path: self.encoder.activation_module(path) for path in replaced}
+        modules: dict[str, nn.Module] = {}  # path of a target -> module whose input replaces the input of the target
+        if self._attention_input:
+            paths = [target.path for target in self.targets if _projects_attention(target)]
+            modules = {path: self.encoder.activation_module(path) for path in paths}
         with torch.enable_grad(), frozen(self.model), Capture(self.model, self.targets, modules) as capture:
             encoded = self._encode(part, views, capture)
             terms = {}
@@ -275,7 +279,7 @@ class GradientEngine:
 
     def _terms(self, capture: Capture, loss: Loss, encoded: Encoded, *, keep_graph: bool) -> dict[str, Terms]:
         """Return target name -> terms of the gradients of a loss."""
-        scale = None
+        samples, scale = len(encoded.pooled), None
         with self.stopwatch("heads and backward"):
             if self.dtype == torch.float16:
                 roots, weights, scale = _scaled_derivative(loss, encoded)
@@ -285,14 +289,17 @@ class GradientEngine:
             signals = capture.signals(roots, weights, keep_graph=keep_graph)
         terms = {}
         for target in self.targets:
+            terms_of_passes = []
             passes = zip(capture.activations[target.path], signals[target.path], strict=True)
-            samples = len(encoded.pooled)
-            parts = [self._target_terms(target, a, s, samples) for a, s in passes if s is not None]
-            total = Terms.concatenate_positions(parts)
+            for pass_activations, pass_signals in passes:
+                if pass_signals is not None:
+                    terms_of_passes.append(self._terms_of_pass(target, pass_activations, pass_signals, samples))
+            total = Terms.concatenate_positions(terms_of_passes)
             terms[target.name] = total if scale is None else replace(total, signals=total.signals.float() / scale)
         return terms
 
-    def _target_terms(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Terms:
+    def _terms_of_pass(self, target: Target, activations: Tensor, signals: Tensor, samples: int) -> Terms:
+        """Return the terms of the gradients of a target in one forward pass."""
         rule = rule_for(target.module)
         assert rule is not None
         if target.part is not None:

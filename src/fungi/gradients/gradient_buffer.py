@@ -12,20 +12,20 @@ from fungi.runtime.device import Stopwatch
 class GradientBuffer:
     """Buffer for the gradients of a loss at a target. Groups are contracted separately, and projected together.
 
-    n_together: largest number of gradients that are projected in one step. stopwatch: measures contraction and
+    max_gradients: largest number of gradients that are projected in one step. stopwatch: measures contraction and
     projection.
     """
 
-    def __init__(self, projector: Projector | RawGradients, n_together: int, stopwatch: Stopwatch) -> None:
-        self._projector, self._n_together, self._stopwatch = projector, n_together, stopwatch
+    def __init__(self, projector: Projector | RawGradients, max_gradients: int, stopwatch: Stopwatch) -> None:
+        self._projector, self._max_gradients, self._stopwatch = projector, max_gradients, stopwatch
         self._contracted: list[Tensor] = []
         self._projected: list[Tensor] = []
 
     @torch.no_grad()
     def add(self, terms: Terms) -> None:
         """Contract the terms of a group and add them to the buffer."""
-        for part in terms.split(self._n_together):
-            if sum(map(len, self._contracted)) + len(part) > self._n_together:
+        for part in terms.split(self._max_gradients):
+            if sum(map(len, self._contracted)) + len(part) > self._max_gradients:
                 self._project()
             with self._stopwatch("contraction"):
                 self._contracted.append(self._projector.contract(part))

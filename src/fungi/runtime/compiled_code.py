@@ -14,8 +14,8 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 def share_compiled_code(folder: Path | None, device: torch.device) -> None:
     """Let torch store its compiled code in a subfolder of `folder`. Each GPU model has its own subfolder.
 
-    If there is no folder, or if it can't be written, torch uses its default folder, whose name contains the name of the
-    user. Do nothing on a CPU, or if the variable TORCHINDUCTOR_CACHE_DIR already names a folder.
+    If there is no folder, or if this process can't write into it, torch uses its default folder, whose name contains
+    the name of the user. Do nothing on a CPU, or if the variable TORCHINDUCTOR_CACHE_DIR already names a folder.
     """
     if device.type != "cuda" or os.environ.get(CACHE_VARIABLE):
         return
