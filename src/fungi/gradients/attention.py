@@ -78,8 +78,11 @@ def _project(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> list[
 
 def _sum_of_masks(
     num_heads: int, dtype: torch.dtype, key_padding_mask: Tensor | None, attn_mask: Tensor | None
-) -> Float[Tensor, "#b #h #t s"] | None:
-    """Return both masks as one additive mask `[b h t s]`. True in a boolean mask of torch means "ignore"."""
+) -> Float[Tensor, "... t s"] | None:
+    """Return the sum of the masks, which can be added to scores `[b h t s]`; None without masks.
+
+    In a boolean mask of torch, True means "ignore".
+    """
 
     def additive(mask: Tensor) -> Tensor:
         return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
