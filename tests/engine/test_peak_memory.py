@@ -1,7 +1,7 @@
 """Every registered backbone fits into GPUs of 40 and 80 GB with its number of views per forward, in float32.
 
-Fake tensors have sizes but no numbers. With them, the tests count the bytes that a GPU would need for the weights, the
-views, and all tensors that exist at the same time in a forward pass and the backward pass to the gradient source.
+Fake tensors have sizes but no numbers. The tests count the bytes that a GPU would need for the weights and the views,
+and for all other tensors that exist at the same time in the forward pass or the backward pass.
 Memory that the allocator of torch cannot use, and the workspace of CUDA libraries, are not counted.
 """
 

@@ -1,7 +1,7 @@
 """Record the inputs and outputs of the gradient sources with hooks that exist only inside a `with` statement.
 
 The output of the first source becomes a leaf of the autograd graph. No parameter needs a gradient, so autograd records
-nothing before this layer. After the statement, the model is unchanged.
+nothing before this layer. After the `with` statement, the model is unchanged.
 """
 
 from collections.abc import Callable, Iterator, Sequence

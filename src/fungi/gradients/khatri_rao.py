@@ -33,7 +33,8 @@ variances are:
 
 For a single term, the standard deviation of `|X|^2` is at most sqrt(8 / p), twice as large as with the dense matrix.
 For a sum of many different terms (a gradient of high rank), `Var |X|^2` decreases to 2, as with the dense matrix: in
-`E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, the ratio `|X^T X| / |X|^2` is small. Both errors decrease as 1 / sqrt(p).
+`E |X t|^4 = |X|^4 + 2 |X^T X|^2 - ...`, the ratio `|X^T X| / |X|^2` is small. The standard deviations of both matrices
+decrease as 1 / sqrt(p).
 """
 
 import torch

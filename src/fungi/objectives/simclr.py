@@ -35,8 +35,8 @@ def info_nce(
 ) -> Float[Tensor, " b"]:
     """Return InfoNCE of every view with the other views of its sample and the negatives, averaged over views.
 
-    With similarities `s = cos / T`, views i and j of a sample, and negatives k, the loss of view i is
-    `-mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)`. The sum in the logarithm (the denominator)
+    The loss of view i is `-mean_{j != i} s_ij + log(sum_k exp s_ik + sum_{j != i} exp s_ij)` with the similarities
+    `s = cos / T`, where j is a view of the same sample and k a negative. The sum in the logarithm (the denominator)
     contains all other positives, but not the similarity of a view to itself.
 
     positives: latents of the views. negatives: `[m l]` for all samples, or `[b m l]`. Latents are L2-normalised here.

@@ -21,7 +21,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def choose_device(name: str) -> torch.device:
     """Return the device for `auto`, `cpu`, `cuda` or `cuda:N`, and set torch up for it.
 
-    This also calls `set_full_precision` and makes `cuda:N` torch's current device.
+    The function also calls `set_full_precision`, and makes `cuda:N` the current device of torch.
 
     Raises FungiError for a missing device. For `auto`, it also raises FungiError if this process has a GPU that torch
     can't use: the CPU would take very long, so the user has to choose it explicitly.

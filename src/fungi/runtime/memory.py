@@ -12,9 +12,9 @@ GROUPS_FILE, GROUPS_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 def free_bytes(device: torch.device) -> int | None:
     """Return the number of bytes that this process can still allocate on a device; None if it is unknown.
 
-    On a CPU, this is the available memory of the machine or, if it is less, the unused part of the memory limit of the
-    control group of the process (SLURM and containers limit jobs with control groups). On a GPU, it is the free memory
-    of the driver and of torch's cache.
+    On a CPU, this is the available memory of the machine. If the control group of the process has less unused memory,
+    return that number, because SLURM and containers limit jobs with control groups. On a GPU, count the free memory of
+    the driver and of torch's cache.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

@@ -13,8 +13,8 @@ DISK_FULL_ADVICE = "Make room, or raise the quota, and run the same command agai
 def prepare_streams() -> None:
     """Connect closed standard streams to the null device, and print unsupported characters as codes.
 
-    If a standard stream is closed, the next opened file gets the number of the stream, and libraries would write their
-    messages into this file.
+    If a standard stream is closed, the next opened file gets its number. Libraries would then write their messages into
+    this file.
     """
     for descriptor in (0, 1, 2):
         try:

@@ -60,7 +60,8 @@ def most_similar(
 ) -> tuple[Float[Tensor, "*q k"], Int64[Tensor, "*q k"]]:
     """Return products and rows of the k keys with the largest products, or of all keys if there are fewer.
 
-    This computes all products at once, in the dtype of the queries, so use it for few keys. excluded: keys to skip.
+    All products are computed at once, in the dtype of the queries, so use this function for few keys only.
+    excluded: true for keys to skip.
     """
     products = queries @ keys.T  # [*q d] [d n] -> [*q n]
     if excluded is not None:

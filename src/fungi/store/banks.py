@@ -4,8 +4,8 @@ The size of a bank is known before its first row is computed. Blocks have the st
 one difference: a block is written to its position in two plain files, and a small file marks each finished block.
 Readers read windows of rows, so that the memory does not depend on the size of the bank.
 
-The mark of a block contains the checksums of the block. A `Bank` compares them only when it reads rows of the block for
-the first time, because a run reads the same rows many times.
+The mark of a block contains the checksums of the block. A `Bank` compares these checksums only when rows of the block
+are read for the first time, because a run reads the same rows many times.
 """
 
 import hashlib
