@@ -163,6 +163,7 @@ def find_matrix(settings: GradientSettings, context: StageContext, target: Targe
 
 
 def _matrix_in_words(kind: str, seed: int, projection_dim: int, gradient_dim: int) -> str:
+    """Return a text such as `binary with seed 42, 768 x 590592`."""
     return f"{kind} with seed {seed}, {projection_dim} x {gradient_dim}"
 
 

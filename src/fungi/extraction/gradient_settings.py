@@ -102,6 +102,7 @@ class GradientSettings(StageSettings):
         return ((EMBEDDINGS,) if self.with_embeddings else ()) + self.objective
 
     def _deciding(self, feature: str) -> dict[str, Any]:
+        """Return the settings that change the values of a feature and are known before anything is loaded."""
         if feature == EMBEDDINGS:
             return super()._deciding(feature)
         names = ("layer", "bias", "residual_dtype", "projection_kind", "projection_dim", *self._view_settings(feature))

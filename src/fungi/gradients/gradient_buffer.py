@@ -37,6 +37,7 @@ class GradientBuffer:
         return torch.cat(self._projected)
 
     def _project(self) -> None:
+        """Project all contracted gradients, and remove them from the buffer."""
         with self._stopwatch("projection"):
             self._projected.append(self._projector.project(torch.cat(self._contracted)))
         self._contracted.clear()

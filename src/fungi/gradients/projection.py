@@ -286,8 +286,10 @@ def product_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _pack(bits: Tensor) -> Tensor:
+    """Return rows of booleans as rows of bytes, with eight booleans per byte."""
     return torch.from_numpy(np.packbits(bits.numpy(), axis=1))
 
 
 def _unpack(packed: Tensor, count: int) -> Tensor:
+    """Return the first `count` bits of each row of bytes, as numbers 0 and 1."""
     return torch.from_numpy(np.unpackbits(packed.numpy(), axis=1, count=count))

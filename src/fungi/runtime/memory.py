@@ -24,6 +24,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _free_of_machine() -> int | None:
+    """Return the available bytes of the main memory; None if the system does not report them."""
     try:
         lines = MEMORY_FILE.read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -68,6 +68,7 @@ def discard(path: Path) -> None:
 
 
 def _is_orphan(entry: Path) -> bool:
+    """Return whether an entry of a folder was partly removed, or whether the process that wrote it has ended."""
     if _REMOVED.fullmatch(entry.name):
         return True
     match = _UNFINISHED.fullmatch(entry.name)

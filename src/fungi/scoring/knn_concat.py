@@ -140,6 +140,7 @@ def run(settings: KnnSettings) -> dict[str, Any]:
 
 
 def _run_single_k(settings: KnnSettings, largest_k: int) -> dict[str, Any]:
+    """Return the content of the result file of one k. largest_k: largest number of neighbours of the command."""
     from fungi.scoring.choose import ChoiceScorer, rows_of_the_table
     from fungi.scoring.evaluation_loop import evaluate
     from fungi.scoring.scorers import KnnScorer

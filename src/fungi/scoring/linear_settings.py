@@ -126,6 +126,7 @@ class LinearSettings(FewShotSettings):
         return ("train", "valid", "test") if has_valid else ("train", "test")
 
     def _no_valid_split(self, root: Path) -> FungiError:
+        """Return the error for a validation split without features."""
         folder = Layout(root).embeddings(self.dataset_name, self.backbone_name, self.valid_split).parent
         splits = sorted(path.stem for path in folder.glob("*.h5"))
         return FungiError(
