@@ -21,7 +21,7 @@ ROUNDING = 1e-5
 def write_landmarks(root):
     """Write features and ground truth of four landmarks, and return the flags that select them.
 
-    The positives of a query are the rows of its class.
+    The positives of a query are the rows of its class: every fourth row, half of them easy and half of them hard.
     """
     make_folder(root, features=FEATURES, rows=ROWS, dim=DIM, dataset="oxford-landmarks")
     truth = [
