@@ -13,8 +13,10 @@ existing files. `show` prints tables of all scores (mean and standard deviation 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+from fungi.errors import FungiError
 from study.extraction import run
 from study.settings import SEEDS
 from study.tables import show
@@ -23,10 +25,14 @@ from study.tables import show
 def main() -> int:
     """Run the study, or show its results."""
     options = _parser().parse_args()
-    if options.action == "run":
-        run(options)
-    else:
-        show(options.root, options.output)
+    try:
+        if options.action == "run":
+            run(options)
+        else:
+            show(options.root, options.output)
+    except FungiError as error:
+        print(f"views_study.py: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -42,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input-size", type=int, default=0, help="side of the input in pixels; 0 is the usual side of the backbone"
     )
-    parser.add_argument("--rows", type=int, nargs=2, default=(0, 0), help="numbers of train and test rows; 0 takes all")
+    parser.add_argument(
+        "--rows", type=int, nargs=2, default=(0, 0), help="numbers of train and test rows; default: all"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--only", nargs="+", default=(), help="names of settings to run, as in the tables")
     parser.add_argument("--set", nargs="*", default=(), help="options of objectives that hold in all settings")

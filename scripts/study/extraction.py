@@ -7,25 +7,32 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from fungi.errors import FungiError, counted
 from study import token_windows
-from study.scores import feature_folder, score
-from study.settings import COMBINED, SETTINGS, Setting
+from study.scores import feature_folder, is_extracted, score
+from study.settings import COMBINED, KL, SETTINGS, Setting
 
 WITH_WINDOWS = ("digits-vit", "udi-micro")
 """Backbones whose tokens form a grid, and whose blocks can be called separately."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """Extract and score every setting for every seed, then score the combinations of objectives."""
+    """Extract and score every setting for every seed, then score the combinations of objectives.
+
+    Raises FungiError before any work if `--rows` or `--only` can't be used.
+    """
     from fungi.backbones.base import resolve_backbone
     from fungi.backbones.position_embedding import patch_size_of
+    from fungi.combine.protocol import usual_pca_dim
 
     spec = resolve_backbone(options.backbone)
     is_vision = spec.modality == "vision"
     size, patch = (options.input_size or spec.input.size, patch_size_of(spec.build())) if is_vision else (1, 1)
     folder = options.root / f"{options.dataset}-{options.backbone}"
-    dataset = _first_rows(options.dataset, options.rows, folder)
     settings = SETTINGS[spec.modality]
+    _check_names(options, settings, folder)
+    dataset = _first_rows(options.dataset, options.rows, folder)
+    pca_dim = usual_pca_dim(options.dataset, options.backbone)
     for setting in settings:
         if options.only and setting.name not in options.only:
             continue
@@ -33,26 +40,45 @@ def run(options: argparse.Namespace) -> None:
             continue
         for seed in options.seeds:
             _extract(options, dataset, setting, seed, folder, setting.as_flags(size, patch))
-            score(folder, seed, setting.objective, [setting])
+            score(folder, seed, setting.objective, [setting], pca_dim)
     by_name = {setting.name: setting for setting in settings}
     combinations = {name: parts for name, parts in COMBINED.items() if by_name.keys() >= set(parts)}
     for name, parts in combinations.items():
         for seed in options.seeds:
-            score(folder, seed, name, [by_name[part] for part in parts])
+            score(folder, seed, name, [by_name[part] for part in parts], pca_dim)
+
+
+def _check_names(options: argparse.Namespace, settings: Sequence[Setting], folder: Path) -> None:
+    """Raise FungiError if `--only` has an unknown name, or if the embeddings would be missing.
+
+    The extraction of KL also writes the embeddings, with which the gradients of every setting are combined.
+    """
+    names = [setting.name for setting in settings]
+    if unknown := [name for name in options.only if name not in names]:
+        raise FungiError(f"--only: there is no setting {unknown[0]!r}. There are: {'; '.join(names)}.")
+    if options.only and KL.name not in options.only:
+        for seed in options.seeds:
+            if not is_extracted(feature_folder(folder, seed, KL)):
+                raise FungiError(f"the embeddings of seed {seed} are missing. Add {KL.name} to --only.")
 
 
 def _first_rows(dataset: str, rows: Sequence[int], folder: Path) -> str:
     """Return the dataset, or a folder dataset with the first rows of its splits.
 
-    The first rows are a random sample, because the labels of these datasets have a random order.
+    The first rows are a random sample, because the labels of these datasets have a random order. Raises FungiError if
+    a split would have no rows or has too few rows.
     """
     if not any(rows):
         return dataset
+    if min(rows) < 1:
+        raise FungiError(f"--rows {' '.join(map(str, rows))}: use at least one train row and one test row.")
     from fungi.data.base import open_split
 
     images = folder / "images"
     for split, count in zip(("train", "test"), rows, strict=True):
         samples = open_split(dataset, split, Path("data"))
+        if count > len(samples):
+            raise FungiError(f"--rows {count}: the split {split} has only {counted(len(samples), 'row')}.")
         for row in range(count):
             path = images / split / f"class-{samples.targets[row]}" / f"{row:05d}.png"
             if not path.exists():
@@ -68,7 +94,7 @@ def _extract(
     from fungi.extraction.gradient_settings import GradientSettings
 
     place, start = feature_folder(folder, seed, setting), perf_counter()
-    if (place / "done.json").exists():
+    if is_extracted(place):
         return
     common_options = tuple(text for text in options.set if text.startswith(f"{setting.objective}."))
     loading_options = {"checkpoint": options.checkpoint, "input_size": options.input_size}
@@ -91,12 +117,12 @@ def _extract(
         **loading_options,
     )
     extract_gradients.run(settings)
-    facts = {"seconds": perf_counter() - start, "forwards": _forwards(options, setting, flags)}
+    facts = {"seconds": perf_counter() - start, "forwards": _forwards(options, setting, settings.set)}
     (place / "done.json").write_text(json.dumps(facts))
 
 
 def _forwards(options: argparse.Namespace, setting: Setting, flags: Sequence[str]) -> float:
-    """Return the forwards per image of a setting."""
+    """Return the forwards per image of a setting. flags: all options of the views and the objective."""
     from fungi.backbones.base import resolve_backbone
     from fungi.extraction.gradient_settings import parse_options
     from fungi.objectives.binding import bind

@@ -11,7 +11,6 @@ import numpy as np
 
 from fungi.combine.few_shot import few_shot_rows
 from fungi.combine.pca import Reducer, reduced
-from fungi.combine.protocol import usual_pca_dim
 from fungi.combine.source import ArrayInMemory, FeatureSource
 from study.settings import KL, Setting
 
@@ -38,18 +37,23 @@ def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarr
         return file[next(iter(file))][:], None
 
 
-def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> None:
+def is_extracted(place: Path) -> bool:
+    """Return whether the features in a folder are complete."""
+    return (place / "done.json").exists()
+
+
+def score(folder: Path, seed: int, name: str, settings: Sequence[Setting], pca_dim: int) -> None:
     """Score the embeddings combined with the gradients of some settings, and only the embeddings. Write a JSON file.
 
-    Do nothing if the file exists, or if the features of a setting are not complete. name: name of the combination; a
-    single setting has its own name.
+    Do nothing if the file exists, or if the embeddings or the features of a setting are not complete. name: name of the
+    combination; a single setting has its own name. pca_dim: number of components of PCA.
     """
     label = name if len(settings) > 1 else settings[0].name
     path = folder / "scores" / f"{label.replace(' ', '-').replace('/', '_')}-{seed}.json"
     places = [feature_folder(folder, seed, setting) for setting in settings]
-    if path.exists() or not all((place / "done.json").exists() for place in places):
-        return
     embeddings_place = feature_folder(folder, seed, KL)
+    if path.exists() or not all(map(is_extracted, [embeddings_place, *places])):
+        return
     costs = [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places]
     splits, labels = {}, {}
     for split in ("train", "test"):
@@ -58,8 +62,6 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> No
         for setting, place in zip(settings, places, strict=True):
             arrays[setting.objective] = _arrays(place, setting.objective, split)[0]
         splits[split] = {feature: ArrayInMemory(values) for feature, values in arrays.items()}
-    dataset, backbone = folder.name.split("-", 1)
-    pca = usual_pca_dim(dataset, backbone)
     # KL encodes the whole image, so the embeddings have no extra cost. Without KL, they cost one forward per image.
     has_kl = any(setting.objective == "kl" for setting in settings)
     content = {
@@ -69,9 +71,9 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting]) -> No
         "forwards": sum(cost["forwards"] for cost in costs) + (0 if has_kl else 1),
         "seconds": sum(cost["seconds"] for cost in costs),
         "test_rows": len(labels["test"]),
-        "scores": _all_scores(splits, labels, pca),
+        "scores": _all_scores(splits, labels, pca_dim),
         "embeddings": _all_scores(
-            {split: {"embeddings": arrays["embeddings"]} for split, arrays in splits.items()}, labels, pca
+            {split: {"embeddings": arrays["embeddings"]} for split, arrays in splits.items()}, labels, pca_dim
         ),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,11 +42,11 @@ def _summary(contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _spread(contents: Sequence[dict[str, Any]], key: str) -> dict[str, tuple[float, float]]:
-    """Return score -> (mean, standard deviation) over seeds."""
+    """Return score -> (mean, population standard deviation) over seeds."""
     spread = {}
     for score in SCORES:
         values = [content[key][score] for content in contents]
-        spread[score] = (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+        spread[score] = (statistics.fmean(values), statistics.pstdev(values))
     return spread
 
 
