@@ -136,7 +136,7 @@ def test_processes_on_gpus_of_the_same_model_share_compiled_code(
     features = gradient_features(settings, context)
     monkeypatch.setattr(GradientEngine, "compile", lambda engine: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", user_folder or "")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", user_folder or "")  # also restores the variable after the test
     if user_folder is None:
         monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     pipeline._compile(replace(context, device=torch.device(device)), features)
