@@ -19,7 +19,7 @@ class VariationSettings(GradientSettings):
     seed: int = setting(42, "seed of a single run", flag="", within=SEEDS)
     seeds: tuple[int, ...] = setting(
         (),
-        "seeds of heads, projection, negatives and views; several seeds give mean and deviation; default: 42",
+        "seeds of heads, projection, negatives and views; several seeds give mean and standard deviation; default: 42",
         flag="--seed",
         aliases=("--seeds",),
         within=SEEDS,

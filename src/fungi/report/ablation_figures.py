@@ -17,7 +17,7 @@ _ACCURACY = "accuracy, %"
 _NUMBERED_ROW = re.compile(r"(?P<block>block )?(?P<number>\d+)( views)?")
 """Row labels that contain the x value of a point: `block 3`, `49 views`."""
 _Values = dict[tuple[str, str], tuple[float, float | None]]
-"""(row, column) -> mean and deviation, in the unit of the table."""
+"""(row, column) -> mean and standard deviation, in the unit of the table."""
 
 
 def ablation_figures(folder: Path, record: ResultRecord) -> list[tuple[Path, Callable[[Path], None]]]:

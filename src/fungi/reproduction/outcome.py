@@ -48,7 +48,7 @@ def _cell(value: Value, ours: tuple[float, float | None] | None) -> str:
 
 
 def _measurement(value: Value, evaluation: Evaluation, settings: StepSettings) -> tuple[float, float | None] | None:
-    """Return mean and deviation of one evaluation; None if its file, or the entry in the file, is missing."""
+    """Return mean and standard deviation of one evaluation; None if its file, or the entry in the file, is missing."""
     outputs = evaluation_step(evaluation, settings).outputs
     if not outputs or not outputs[0].exists():
         return None
@@ -65,7 +65,9 @@ def _measurement(value: Value, evaluation: Evaluation, settings: StepSettings) -
 def _read_entry(
     path: Path, value: Value, evaluation: Evaluation, key: str | tuple[str, str]
 ) -> tuple[float, float | None]:
-    """Return mean and deviation of an entry of a result file. key: a combination, or (row, column) of an ablation.
+    """Return mean and standard deviation of an entry of a result file.
+
+    key: a combination, or (row, column) of an ablation.
 
     Raises KeyError if the file does not have the entry.
     """
@@ -78,7 +80,7 @@ def _read_entry(
 
 
 def _read_ablation_cell(path: Path, cell: tuple[str, str]) -> tuple[float, float | None]:
-    """Return mean and deviation over the seeds of a cell (row, column)."""
+    """Return mean and standard deviation over the seeds of a cell (row, column)."""
     row, column = cell
     scores = read_result(path)["results"][row][column]  # one score per seed
     return float(np.mean(scores)), float(np.std(scores)) if len(scores) > 1 else None
