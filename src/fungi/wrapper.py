@@ -118,7 +118,10 @@ class FUNGIWrapper:
         checked_whole_number("input_dim", input_dim, 1)
         self.image_input = image_input or image_input_of(model, input_dim)
         if self.image_input.size != input_dim:
-            raise FungiError(f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}.")
+            raise FungiError(
+                f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}. Give both the"
+                " same number."
+            )
         self.include_embeddings, self.bias = include_embeddings, bias
         self.views_per_forward = checked_whole_number("views_per_forward", views_per_forward, 0)
         self.views = views

@@ -172,7 +172,9 @@ def test_an_unreachable_server_is_explained(tmp_path, monkeypatch):
 def test_an_invalid_file_name_is_refused(name, tmp_path, monkeypatch):
     archive = _tar(tmp_path / "a.tgz", [tarfile.TarInfo("images/1.jpg")])
     monkeypatch.setattr(archives, "_tar_members", lambda *_: iter([(name, 4, lambda: io.BytesIO(b"evil"))]))
-    with pytest.raises(FungiError, match=r"a\.tgz was refused: its member '.*' has an invalid name"):
+    with pytest.raises(
+        FungiError, match=r"a\.tgz was refused: its member '.*' has an invalid name\. Download it again"
+    ):
         unpack(archive, tmp_path / "target")
     assert not (tmp_path / "target").exists()
 

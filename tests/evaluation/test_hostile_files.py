@@ -70,6 +70,14 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
     assert len(read_targets(tmp_path / "file.h5")) == 400_000
 
 
+@pytest.mark.parametrize("shape", [(8,), (), (2, 2, 2)])
+def test_features_of_another_shape_are_refused_with_a_way_out(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        file["kl"] = np.zeros(shape, np.float32)
+    with pytest.raises(FungiError, match=r"features have shape \[n d\]\. Choose an array with --layer-key or FILE:KEY"):
+        open_array(tmp_path / "file.h5", "kl")
+
+
 @pytest.mark.parametrize("shape", [(8, 2), (), (2, 2, 2)])
 def test_labels_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     with h5py.File(tmp_path / "file.h5", "w") as file:

@@ -201,6 +201,7 @@ def test_errors_name_missing_and_damaged_results(tmp_path, caplog):
     report.run(ReportSettings(results=(tmp_path,), output=tmp_path / "report", formats=("csv",)))
     assert "left out of the report: " in caplog.text
     assert "bad.json is not a result file" in caplog.text
+    assert "Use a JSON file that an evaluation wrote." in caplog.text
 
 
 def test_result_files_are_strict_json(tmp_path):

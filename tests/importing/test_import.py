@@ -274,6 +274,13 @@ def test_bfloat16_features_float_labels_and_lists_of_names_are_read(tmp_path):
     assert load_array(path, "paths").tolist() == list("abcdef")
 
 
+@pytest.mark.parametrize("shape", [(), (4, 2), (2, 2, 1)])
+def test_labels_of_another_shape_are_refused_with_a_way_out(shape: tuple[int, ...], tmp_path: Path) -> None:
+    np.savez(tmp_path / "labels.npz", labels=np.zeros(shape, np.int64))
+    with pytest.raises(FungiError, match=r"labels are one whole number per row\. Name the array as FILE:KEY\.$"):
+        targets_of(f"{tmp_path / 'labels.npz'}:labels")
+
+
 AMBIGUOUS_FILES = {
     "nowhere.npz": ([], "does not exist. Check the path"),
     "all.npz:nothing": ([], "has no array 'nothing'. It contains x_train [80, 8], y_train [80]"),

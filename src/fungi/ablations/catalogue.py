@@ -256,7 +256,10 @@ def _blocks(runner: VariationRunner) -> list[int]:
     """Return the indices of the blocks of the model. Raises FungiError if the model has no attribute `blocks`."""
     model: Any = runner.context.backbone.model
     if not hasattr(model, "blocks"):
-        raise FungiError(f"{runner.context.backbone.spec.name} has no transformer blocks, which this ablation varies.")
+        raise FungiError(
+            f"{runner.context.backbone.spec.name} has no transformer blocks, which this ablation varies. Use a vision"
+            " transformer of timm."
+        )
     return list(range(len(model.blocks)))
 
 

@@ -236,7 +236,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FungiError(f"the grid file {path} ({GRID_FILE}) does not exist.") from None
+        raise FungiError(f"the grid file {path} ({GRID_FILE}) does not exist. Name an existing file.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FungiError(f"the grid file {path} can't be read: {error}.") from None
     keys = [item.name for item in fields(Grid)]

@@ -209,6 +209,9 @@ def runs_of(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return content.get("runs") or [content]
 
 
+_RESULT_FILE_ADVICE = "Use a JSON file that an evaluation wrote."
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """Return a result file as plain data; files of the published code are converted to our form.
 
@@ -219,16 +222,18 @@ def read_result(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingFilesError(f"{path} does not exist. Check the path, or run its evaluation first.") from None
     except (UnicodeDecodeError, json.JSONDecodeError):
-        raise FungiError(f"{path} is not a result file. Use a JSON file that an evaluation wrote.") from None
+        raise FungiError(f"{path} is not a result file. {_RESULT_FILE_ADVICE}") from None
     except OSError as error:
         raise FungiError(f"{path} can't be read as a result file ({error}). Run its evaluation again.") from None
     if has_published_form(content):
         return convert_to_our_form(path, content)
     for name in ("results", "settings", "provenance"):
         if not isinstance(content, dict) or not isinstance(content.get(name), dict):
-            raise FungiError(f"{path} is not a result file: its entry {name!r} is missing or has another form.")
+            raise FungiError(
+                f"{path} is not a result file: its entry {name!r} is missing or has another form. {_RESULT_FILE_ADVICE}"
+            )
     if not all(isinstance(scores, dict) for scores in content["results"].values()):
-        raise FungiError(f"{path} is not a result file: an entry of 'results' has another form.")
+        raise FungiError(f"{path} is not a result file: an entry of 'results' has another form. {_RESULT_FILE_ADVICE}")
     if "checksum" in content and content["checksum"] != checksum_of_record(content):
         raise FungiError(
             f"{path} is damaged or was edited: its checksum is wrong. Run its evaluation again, or remove its entry"

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Integer, Shaped
 
 from fungi.errors import FungiError, MissingFilesError
-from fungi.store.reading import TARGETS, FeatureArray, open_array, open_hdf5, read_targets
+from fungi.store.reading import ARRAY_ADVICE, TARGETS, FeatureArray, open_array, open_hdf5, read_targets
 
 Format = Literal["HDF5", "npy", "npz", "PyTorch"]
 FEATURE_KEYS = ("embeddings", "features", "feats", "image_features", "x", "X")
@@ -121,7 +121,7 @@ def open_any(path: Path, key: str | None = None, usual_keys: tuple[str, ...] = F
         return open_array(path, key)
     shape = np.shape(load_array(path, key))
     if len(shape) != 2:
-        raise FungiError(f"{path}: array {key!r} has shape {shape}, but features have shape [n d].")
+        raise FungiError(f"{path}: array {key!r} has shape {shape}, but features have shape [n d]. {ARRAY_ADVICE}")
     return ForeignArray(path=path, key=key, rows=shape[0], dim=shape[1], provenance=None, layer=None)
 
 
@@ -134,9 +134,10 @@ def targets_of(text: str | Path) -> Integer[np.ndarray, " n"]:
     labels = load_array(path, key)
     if labels.dtype.kind == "f" and np.equal(labels, np.round(labels)).all():
         labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "iu" or labels.size != labels.shape[0]:
+    if labels.dtype.kind not in "iu" or labels.shape[:1] != (labels.size,):
         raise FungiError(
             f"{path}:{key} contains {labels.dtype} of shape {labels.shape}, but labels are one whole number per row."
+            " Name the array as FILE:KEY."
         )
     return labels.reshape(-1).astype(np.int64)
 

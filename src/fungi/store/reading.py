@@ -29,6 +29,7 @@ from fungi.store.seal import ArrayChecksums, Seal, bytes_of, read_seal
 TARGETS, SAMPLE_IDS, CLASS_NAMES = "targets", "sample_ids", "class_names"
 NOT_FEATURES = (TARGETS, SAMPLE_IDS, CLASS_NAMES)
 """Arrays of a feature file that are not features."""
+ARRAY_ADVICE = "Choose an array with --layer-key or FILE:KEY."
 LARGEST_EXPANSION = 1100
 """Largest plausible number of bytes of an array per byte in the file. Deflate reaches 1,032."""
 
@@ -73,7 +74,9 @@ def open_array(path: Path, key: str) -> FeatureArray:
     with opened(path, check=False) as file:
         array = _dataset(file, path, key)
         if array.ndim != 2:
-            raise FungiError(f"{path}: array {key!r} has shape {tuple(array.shape)}, but features have shape [n d].")
+            raise FungiError(
+                f"{path}: array {key!r} has shape {tuple(array.shape)}, but features have shape [n d]. {ARRAY_ADVICE}"
+            )
         provenance = read_provenance(file)
         if provenance is not None:
             _check_provenance(provenance, path, key, array.shape[0])
@@ -199,13 +202,11 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
     """Return an array of a file. Raises FungiError if it is absent, incomplete or in another file."""
     if key not in file:
         names = ", ".join(sorted(file)) or "nothing"
-        raise FungiError(
-            f"{path} has no array {key!r}. It contains: {names}. Choose an array with --layer-key or FILE:KEY."
-        )
+        raise FungiError(f"{path} has no array {key!r}. It contains: {names}. {ARRAY_ADVICE}")
     _refuse_links(file, path, key)
     array = file[key]
     if not isinstance(array, h5py.Dataset):
-        raise FungiError(f"{path}: {key!r} is a group, not an array. Choose an array with --layer-key or FILE:KEY.")
+        raise FungiError(f"{path}: {key!r} is a group, not an array. {ARRAY_ADVICE}")
     if array.external or array.is_virtual:
         raise FungiError(
             f"{path}: the numbers of {key!r} are in other files, which are not read. Copy them into one file."

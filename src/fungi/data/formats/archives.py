@@ -32,6 +32,8 @@ _DAMAGE_ERRORS = (
 )
 """Errors of the unpackers for damaged archives."""
 
+_SOURCE_ADVICE = "Download it again, from the source that scripts/prepare.py --help names."
+
 LARGEST_EXPANSION = 200
 """Largest number of unpacked bytes per byte of an archive; images, sounds and tables need less than 20."""
 ALWAYS_ALLOWED = 1 << 30
@@ -154,7 +156,9 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[_Member]:
 def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
     for member in file:
         if not (member.isreg() or member.isdir()):
-            raise FungiError(f"the archive {archive} was refused: {member.name!r} is a link or a device.")
+            raise FungiError(
+                f"the archive {archive} was refused: {member.name!r} is a link or a device. {_SOURCE_ADVICE}"
+            )
         if member.isreg():
             yield _Member(member.name, member.size, partial(file.extractfile, member))
 
@@ -166,10 +170,13 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
     for name, size, open_member in members:
         path = PurePosixPath(name)
         if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-            raise FungiError(f"the archive {archive} was refused: its member {name!r} has an invalid name.")
+            raise FungiError(
+                f"the archive {archive} was refused: its member {name!r} has an invalid name. {_SOURCE_ADVICE}"
+            )
         if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
             raise FungiError(
                 f"the archive {archive} was refused: its member {name!r} would be written outside of the folder."
+                f" {_SOURCE_ADVICE}"
             )
         if below and not path.is_relative_to(below):
             continue

@@ -34,12 +34,17 @@ def _open(data_dir: Path, split: str) -> Samples:
     for folder in _FOLDERS[split]:
         for wordnet_id in class_folders(root / folder):
             if wordnet_id not in label_of:
-                raise FungiError(f"dataset 'imagenet-100': {root / folder / wordnet_id} is not named in Labels.json.")
+                raise FungiError(
+                    f"dataset 'imagenet-100': {root / folder / wordnet_id} is not named in Labels.json. Remove"
+                    " this folder, or unpack the dataset again."
+                )
             files = image_names(root / folder / wordnet_id)
             paths += [f"{folder}/{wordnet_id}/{name}" for name in files]
             labels += [label_of[wordnet_id]] * len(files)
     if not paths:
-        raise MissingFilesError(f"dataset 'imagenet-100': no images in {', '.join(_FOLDERS[split])} of {root}.")
+        raise MissingFilesError(
+            f"dataset 'imagenet-100': no images in {', '.join(_FOLDERS[split])} of {root}. Unpack the dataset again."
+        )
     return image_samples(root, paths, labels, list(names.values()))
 
 

@@ -33,7 +33,10 @@ def _open(data_dir: Path, split: str) -> Samples:
             files = sorted(file for file in all_files if file not in files_of_other_splits)
         for file in files:
             if file.partition("/")[0] not in words:
-                raise FungiError(f"{root / LISTS[split]} lists {file}, but there is no folder for this word.")
+                raise FungiError(
+                    f"{root / LISTS[split]} lists {file}, but there is no folder for this word. Unpack the"
+                    " dataset again."
+                )
     return sound_samples(root, files, [words.index(file.partition("/")[0]) for file in files], words)
 
 
