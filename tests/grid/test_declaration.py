@@ -37,6 +37,12 @@ def test_variables_can_add_values_that_the_file_does_not_have(grid_file: Path) -
     assert (grid.root, grid.datasets) == (Path("/scratch/features"), ("pets",))
 
 
+def test_a_grid_without_a_backbone_is_refused(grid_file: Path) -> None:
+    grid_file.write_text("backbones = []\n")
+    with pytest.raises(FungiError, match="the grid has no backbone"):
+        declared_grid({"FUNGI_GRID": str(grid_file)})
+
+
 def test_a_variable_that_contradicts_the_file_is_an_error(grid_file: Path) -> None:
     with pytest.raises(FungiError, match=r"datasets is pets in the grid file .*, but digits in the environment"):
         declared_grid({"FUNGI_GRID": str(grid_file), "FUNGI_DATASETS": "digits"})

@@ -85,6 +85,8 @@ class Grid:
             raise FungiError(
                 f"the grid can't have {self.shards} shards. Use 1 or more, or 0 for shards of about an hour."
             )
+        if not self.backbones:
+            raise FungiError("the grid has no backbone. Name at least one, or leave backbones out for digits-vit.")
         if self.pack < 1 or self.limit < 0:
             raise FungiError("the pack of a grid must be at least 1, and its limit at least 0.")
         if self.gpu not in GPU_SPEED:
