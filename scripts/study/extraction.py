@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     folder = options.root / f"{options.dataset}-{options.backbone}"
     settings = SETTINGS[spec.modality]
     _check_names(options, settings, folder)
-    dataset = _first_rows(options.dataset, options.rows, folder)
+    dataset = _dataset(options, folder)
     pca_dim = usual_pca_dim(options.dataset, options.backbone)
     for setting in settings:
         if options.only and setting.name not in options.only:
@@ -62,6 +62,25 @@ def _check_names(options: argparse.Namespace, settings: Sequence[Setting], folde
                 raise FungiError(f"the embeddings of seed {seed} are missing. Add {KL.name} to --only.")
 
 
+def _dataset(options: argparse.Namespace, folder: Path) -> str:
+    """Return the dataset to extract, and record the options that change its features.
+
+    Raises FungiError if the folder has features of other options.
+    """
+    file, checkpoint = folder / "options.json", options.checkpoint and str(options.checkpoint)
+    current = {"rows": options.rows, "checkpoint": checkpoint, "input_size": options.input_size, "set": options.set}
+    current = json.loads(json.dumps(current))  # tuples become lists
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else current
+    for name, value in current.items():
+        if stored[name] != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise FungiError(f"{folder} has features with {flag} {stored[name]}, not {value}. Choose another --root.")
+    dataset = _first_rows(options.dataset, options.rows, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(current), encoding="utf-8")
+    return dataset
+
+
 def _first_rows(dataset: str, rows: Sequence[int], folder: Path) -> str:
     """Return the dataset, or a folder dataset with the first rows of its splits.
 
@@ -74,16 +93,17 @@ def _first_rows(dataset: str, rows: Sequence[int], folder: Path) -> str:
         raise FungiError(f"--rows {' '.join(map(str, rows))}: use at least one train row and one test row.")
     from fungi.data.base import open_split
 
-    images = folder / "images"
-    for split, count in zip(("train", "test"), rows, strict=True):
-        samples = open_split(dataset, split, Path("data"))
-        if count > len(samples):
-            raise FungiError(f"--rows {count}: the split {split} has only {counted(len(samples), 'row')}.")
+    images, counts = folder / "images", dict(zip(("train", "test"), rows, strict=True))
+    splits = {split: open_split(dataset, split, Path("data")) for split in counts}
+    for split, count in counts.items():
+        if count > len(splits[split]):
+            raise FungiError(f"--rows {count}: the split {split} has only {counted(len(splits[split]), 'row')}.")
+    for split, count in counts.items():
         for row in range(count):
-            path = images / split / f"class-{samples.targets[row]}" / f"{row:05d}.png"
+            path = images / split / f"class-{splits[split].targets[row]}" / f"{row:05d}.png"
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                samples.load(row).save(path)
+                splits[split].load(row).save(path)
     return f"{dataset}-part=folder:{images}"
 
 

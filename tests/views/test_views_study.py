@@ -52,6 +52,21 @@ def test_unknown_settings_are_refused(options: argparse.Namespace, extracted: li
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("rows", (8, 8)), ("checkpoint", Path("other.pth")), ("input_size", 64), ("set", ["dino.local_crops=4"])],
+)
+def test_features_of_other_options_are_not_reused(
+    name: str, value: object, options: argparse.Namespace, extracted: list[str]
+) -> None:
+    extraction.run(options)
+    count = len(extracted)
+    setattr(options, name, value)
+    with pytest.raises(FungiError, match=rf"has features with --{name.replace('_', '-')} .*Choose another --root"):
+        extraction.run(options)
+    assert len(extracted) == count > 0
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         ((8, 0), "--rows 8 0: use at least one train row and one test row"),
@@ -66,6 +81,7 @@ def test_a_split_without_rows_or_with_too_few_rows_is_refused(
     with pytest.raises(FungiError, match=message):
         extraction.run(options)
     assert extracted == []
+    assert not list(options.root.iterdir())
 
 
 def test_common_options_are_counted_in_the_forward_passes(
