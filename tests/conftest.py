@@ -1,5 +1,6 @@
 """Order of the tests, and settings that each test starts with: the logger, and seeds of random numbers."""
 
+import gc
 import logging
 import os
 import random
@@ -9,9 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 
-from fungi.runtime.log import logger
+from tests.annotation_checks import checked
+
+jaxtyping.jaxtyped = checked  # before the first import of fungi
 
 # Waiting threads sleep, as in commands. This has to be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -39,6 +43,20 @@ def _has_module_fixture(path: Path) -> bool:
     return 'scope="module"' in path.read_text(encoding="utf-8")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect tests without the garbage collector, which would search a million objects again and again.
+
+    These objects stay until the end, so that the collector does not search them during the tests either.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests first. Otherwise a worker could run a slow test while the other workers have no tests."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, item.get_closest_marker("slurm") is None))
@@ -50,6 +68,8 @@ def _reset_logger() -> Iterator[None]:
 
     pytest adds its handler to loggers that do not propagate. Without a reset, it would capture records twice.
     """
+
+    from fungi.runtime.log import logger
 
     def reset() -> None:
         logger.handlers.clear()
