@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fungi.extraction.features import SHORT_RESIDUAL
+from fungi.extraction.features import BFLOAT16_RESIDUAL
 from fungi.extraction.gradient_settings import GradientSettings
 from fungi.store.reading import provenance_of
 from tests.stages.conftest import QUICK, Stage, arrays
@@ -21,7 +21,7 @@ def test_files_record_the_dtype_of_the_residual_stream_and_refuse_another_dtype(
     for root, flags in ((tmp_path / "short", ("--residual-dtype", "bfloat16")), (tmp_path / "float", ())):
         assert gradients(root, *HALF, *flags) == 0
     short, usual = (provenance_of(tmp_path / root / FILE) for root in ("short", "float"))
-    assert (short.dtype, usual.dtype) == (SHORT_RESIDUAL, "bfloat16")
+    assert (short.dtype, usual.dtype) == (BFLOAT16_RESIDUAL, "bfloat16")
     assert short.identity() != usual.identity()
     settings = GradientSettings(set=QUICK[1:3])
     assert "--residual-dtype bfloat16, not float32" in settings.difference_from(short)
@@ -35,7 +35,7 @@ def test_files_record_the_dtype_of_the_residual_stream_and_refuse_another_dtype(
         assert cosines.min() > 0.99  # bfloat16 has a precision of eight bits
     capsys.readouterr()
     assert gradients(tmp_path / "short", *HALF) == 2
-    assert f"dtype: {SHORT_RESIDUAL} -> bfloat16" in capsys.readouterr().err
+    assert f"dtype: {BFLOAT16_RESIDUAL} -> bfloat16" in capsys.readouterr().err
 
 
 def test_supporting_data_of_another_residual_stream_are_not_used(gradients: Stage, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fungi.extraction import pipeline, writing
+from fungi.runtime.log import size_in_words
 from fungi.store.blocks import BlockFolder
+from tests.stages.conftest import arrays
 from tests.store.blocks import VALUES, create_blocks, fill
 
 
@@ -63,6 +65,15 @@ def test_a_run_on_a_cpu_records_the_cpu(embeddings, tmp_path, monkeypatch):
     assert embeddings(tmp_path, "--split", "test") == 0
     with h5py.File(next((tmp_path / "embeddings").rglob("test.h5"))) as file:
         assert json.loads(file.attrs["computed_on"]) == ["cpu"]
+
+
+@pytest.mark.parametrize("kind", ["binary", "none"])
+def test_the_logged_size_of_the_features_is_the_size_of_the_written_arrays(kind, gradients, tmp_path, capfd):
+    """With the kind `none`, gradients are not projected, so a row has as many numbers as the weight of the layer."""
+    flags = ("--objective", "kl", "--set", "--split", "test", "--projection-kind", kind)
+    assert gradients(tmp_path, *flags) == 0
+    written_bytes = sum(values.nbytes for values in arrays(tmp_path).values())
+    assert f"{size_in_words(written_bytes)} of features" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["binary", "sparse"])

@@ -29,8 +29,8 @@ from fungi.store.provenance import LayerProvenance
 from fungi.views.base import InputSpec, NoViewsError, OwnSizes, ViewGenerator
 from fungi.views.plans import ViewPlan
 
-SHORT_RESIDUAL = "bfloat16, residual stream too"
-"""Dtype of the files of `--residual-dtype bfloat16`."""
+BFLOAT16_RESIDUAL = "bfloat16, residual stream too"
+"""Dtype that feature files of `--residual-dtype bfloat16` state."""
 
 
 class _TF32Engine(GradientEngine):
@@ -209,7 +209,7 @@ def build_engine(
 
 def _precision(settings: GradientSettings) -> str:
     """Return the precision that feature files state instead of the dtype (`Feature.precision`)."""
-    return SHORT_RESIDUAL if settings.residual_dtype == "bfloat16" else ""
+    return BFLOAT16_RESIDUAL if settings.residual_dtype == "bfloat16" else ""
 
 
 def bound_objectives(settings: GradientSettings, context: StageContext, engine: GradientEngine) -> list[BoundObjective]:
@@ -256,7 +256,11 @@ def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
 
 
 def _numbers_per_row(feature: Feature, spec: BackboneSpec) -> int:
-    """Return the size of a feature; for gradients, the sum over all layers."""
+    """Return the number of entries of a feature; for gradients, the sum over all target layers."""
     if feature.objective is None:
         return spec.embedding_dim
-    return sum(projector.matrix.projection_dim for projector in feature.engine.projectors.values())
+    projectors = feature.engine.projectors
+    return sum(
+        projectors[target.name].matrix.projection_dim if target.name in projectors else target.gradient_dim
+        for target in feature.engine.targets
+    )

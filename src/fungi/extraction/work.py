@@ -13,6 +13,7 @@ from fungi.store.provenance import LayerProvenance
 class Feature(core.Feature):
     """A feature to extract into a file: the embeddings (`objective` is None) or the gradients of one objective.
 
+    layers: name of an array in the file -> provenance of its target layer; empty for the embeddings.
     precision: precision that the file states instead of the dtype, e.g. `tf32`; empty for the dtype.
     """
 
