@@ -31,7 +31,7 @@ class BackboneSpec:
     embedding_dim, projection_dim: numbers of entries of an embedding and of a projected gradient.
     layer: path of the gradient source in the model that `build` returns.
     weight_shape, bias: shape of the weight of this layer, and whether the layer has a bias.
-    pca_dim: default PCA size of the evaluation.
+    pca_dim: default number of PCA components in the evaluation.
     input: preprocessing of a sample. published_input: preprocessing under the published profile; None if it is the
         same.
     build: function that returns the architecture with the random initialisation of its library. The function also works

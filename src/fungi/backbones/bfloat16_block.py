@@ -1,4 +1,4 @@
-"""A block of a transformer, computed in bfloat16 from its input to its output."""
+"""A transformer block in which all numbers are bfloat16, for `--residual-dtype bfloat16` (`residual_stream.py`)."""
 
 from copy import deepcopy
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Bfloat16Block(nn.Module):
-    """A copy of a block in bfloat16: weights, products, normalisations and residual stream. Autocast has no effect.
+    """A copy of a block with weights, products, normalisations and residual stream in bfloat16. It ignores autocast.
 
     last: whether this is the last block in bfloat16; its output is then converted to float32.
     original_type: class of the original block.

@@ -1,4 +1,7 @@
-"""Read checkpoint files. The first bytes of a file, not its extension, show the format. Other kinds are refused."""
+"""Read checkpoints: safetensors files and files that `torch.save` wrote. Files of other formats are refused.
+
+The first bytes of a file, not its extension, show the format.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ OTHER_KINDS = (
     (b"GGUF", "is a GGUF file with quantised weights. Get the weights as .safetensors"),
     (b"\x89HDF", "is an HDF5 file. Get the weights as .safetensors or as torch.save writes them"),
 )
-"""First bytes of other kinds of files, and the message for each."""
+"""First bytes of files of other formats that users often pass as checkpoints, and the message for each."""
 
 
 def read_content(file: Path) -> Any:

@@ -211,6 +211,7 @@ def blocks_before(model: nn.Module, targets: Sequence[str]) -> list[nn.Module]:
 
 
 def _type_of(block: nn.Module) -> type:
+    """Return the class of a block. A copy in bfloat16 counts as a block of the original class."""
     return block.original_type if isinstance(block, Bfloat16Block) else type(block)
 
 

@@ -87,7 +87,8 @@ def with_input_size(backbone: Backbone, size: int) -> Backbone:
     try:
         model = at_size(backbone.model, size)
     except FungiError as error:
-        raise FungiError(f"--input-size {size}: {str(error).removesuffix(VIEWS_ADVICE).strip()}") from None
+        cause = str(error).removesuffix(VIEWS_ADVICE).strip()  # the advice is for sizes of views, not of the input
+        raise FungiError(f"--input-size {size}: {cause}") from None
     flops = round(backbone.spec.flops * (size / native_size) ** 2)
     spec = replace(backbone.spec, flops=flops, notes=f"{backbone.spec.notes}; here at {size} pixels".removeprefix("; "))
     input_spec = backbone.input.resized(size)

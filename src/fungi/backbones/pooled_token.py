@@ -36,7 +36,7 @@ class PooledTokenEncoder:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.attention_input = nn.Identity()
+        self.attention_input = nn.Identity()  # hooks of deviation V1 read the input of this module
         self._attend = self._attend_class_token
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Encoded:
@@ -63,7 +63,7 @@ class PooledTokenEncoder:
         return resized
 
     def compile(self, targets: Sequence[str]) -> None:
-        """Compile all layers up to the attention of the last block. With 12 blocks, it is about 11/12 of the work.
+        """Compile all layers up to the attention of the last block, about 11/12 of the work in a model of 12 blocks.
 
         targets: not used here, because every possible gradient source comes after these layers.
         """

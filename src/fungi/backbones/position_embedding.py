@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fungi.errors import FungiError
 
 OFFSET = 0.1
-"""The hub code of DINO and DINOv2 adds this number to the size of the new grid, so that rounding never loses a row."""
+"""The hub code of DINO and DINOv2 adds this to the size of the new grid. Rounding then never loses a row of patches."""
 HUB_WEIGHTS = ("fbaipublicfiles.com/dino/", "fbaipublicfiles.com/dinov2/")
 """Parts of the URLs in timm's records of the weights of DINO and DINOv2."""
 VIEWS_ADVICE = "Use --views published (views='published' in the library)."

@@ -68,7 +68,8 @@ def adapted_positions(positions: Float[Tensor, "1 old d"], grid: tuple[int, int]
     patches = patches.unflatten(1, TRAINED_GRID).permute(0, 3, 1, 2)  # [1 rows*columns d] -> [1 d rows columns]
     for axis, (length, trained_length) in enumerate(zip(grid, TRAINED_GRID, strict=True)):
         if length < trained_length:
-            patches = patches.narrow(axis + 2, trained_length // 2 - length // 2, length)
+            first = trained_length // 2 - length // 2
+            patches = patches.narrow(axis + 2, first, length)  # axes of `patches`: [1 d rows columns]
     if tuple(patches.shape[2:]) != grid:
         patches = torch.nn.functional.interpolate(patches.float(), grid, mode="bilinear", align_corners=False)
     return torch.cat([leading, patches.to(leading.dtype).flatten(2).transpose(1, 2)], dim=1)

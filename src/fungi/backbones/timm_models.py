@@ -75,7 +75,7 @@ def build_timm(model: str, **options: Any) -> "nn.Module":
 
 
 def timm_input(config: Mapping[str, Any], size: int) -> ImageInput:
-    """Return the evaluation transform (statistics, crop, interpolation) of some weights.
+    """Return the evaluation transform (statistics, crop, interpolation) that timm records for weights.
 
     config: timm's record of the weights. size: side of the input images in pixels.
     """

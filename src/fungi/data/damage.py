@@ -40,6 +40,7 @@ def damaged_items(samples: Samples, rows: Iterable[int] | None = None, *, label:
         return None
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        # Every step checks one item.
         checks = progress(pool.map(check, selected), [1] * len(selected), label=label, unit="item")
         return [damaged for damaged in checks if damaged is not None]
 
@@ -64,6 +65,7 @@ def damage_error(
 
 def damage_lines(damaged: list[DamagedItem]) -> list[str]:
     """Return lines with the causes of the first ten damaged items, and a line with the number of further items."""
+    # The heading of `damage_error` gives the advice for all items.
     causes = [item.cause.removesuffix(" Replace the file.") for item in damaged[:MAX_LISTED]]
     further = [f"and {len(damaged) - MAX_LISTED:,} more"] if len(damaged) > MAX_LISTED else []
     return [*causes, *further]

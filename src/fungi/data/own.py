@@ -82,6 +82,10 @@ def _log_treatment(name: str) -> None:
     logger.info(f"{name}: images are read as an image viewer shows them ({AS_DISPLAYED}).")
 
 
+# An `open` function of a `DatasetSpec` takes the data directory. Datasets of the user are in `root`, so the `open`
+# functions in this file do not use it.
+
+
 def _open_folders(name: str, root: Path, split_folders: dict[str, str], data_dir: Path, split: str) -> Samples:
     """Return a split of class folders. All splits have the classes of train, so a label always means the same class.
 

@@ -1,6 +1,7 @@
-"""Linear probing with logistic regression (spec vision 9.5): the parts of the published protocol.
+"""Linear probing with logistic regression (spec vision 9.5): the steps of the published protocol.
 
-The protocol selects the first lambda with the best validation accuracy, and the rows of the final fit.
+The protocol measures the validation accuracy for several values of lambda, the strength of the L2 penalty. The final
+fit has the first lambda with the best accuracy. `fungi.scoring` runs the steps.
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from fungi.errors import FungiError
 from fungi.evaluators.logistic import LogisticFit, LogisticOptions, LogisticProblem, fit, fit_path
 
 LAMBDAS = np.linspace(5e-6, 5e-4, 5)
+"""Values of lambda that are compared on the validation rows."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ PROTOCOLS = {
     "medium": (("easy", "hard"), ("junk",)),
     "hard": (("hard",), ("junk", "easy")),
 }
+"""Protocol -> (kinds of rows that are positives, kinds of rows that are ignored)."""
 LETTERS = {"easy": "E", "medium": "M", "hard": "H"}
+"""Protocol -> its letter in the names of scores, such as `mAP-M`."""
 
 Relevance = Mapping[str, Sequence[int]]
 """The `easy`, `hard` and `junk` rows of the database for a query."""

@@ -22,10 +22,10 @@ from fungi.views.text import TextInput
 
 
 class SplitCache:
-    """Opens splits and keeps them, because listing a million files takes minutes.
+    """Cache of opened splits. A split is opened only once, because listing a million files takes minutes.
 
-    The key is (function that opens the dataset, data directory, split). Two contexts with different datasets or data
-    directories therefore never share rows.
+    The key is (function that opens the dataset, data directory, split), so different datasets or data directories never
+    share rows.
     """
 
     def __init__(self) -> None:

@@ -140,7 +140,7 @@ def embedding_dim_of(model: nn.Module, layers: Sequence[str], images: Float[Tens
                 f"the model gives {output} for a batch of {len(images)}; embeddings [b, d] are needed. "
                 "Remove its classifier, and pool its output if that is tokens or a feature map."
             )
-        capture.signals([embeddings], [torch.ones_like(embeddings)], keep_graph=False)
+        capture.signals([embeddings], [torch.ones_like(embeddings)], keep_graph=False)  # checks the layers
     return embeddings.shape[1]
 
 

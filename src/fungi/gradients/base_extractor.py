@@ -36,7 +36,8 @@ class BaseGradientExtractor(ABC):
 
     model, device: as for `FUNGIWrapper`.
     target_layer: path of a layer, or several paths.
-    projection: `[p, G]` with entries +1/-1, or layer name -> matrix for several layers. None: a random matrix.
+    projection: matrix `[p, g]` with entries +1/-1, a kind of random matrices such as `khatri-rao`, or layer name -> one
+        of these. None: a random matrix with entries +1/-1.
     projection_scaling: without effect; the factor is always 1/sqrt(p). It exists for code that uses the published
         library.
     embeddings_dim: size d of the embedding of the model. None: the size is measured.
@@ -55,6 +56,7 @@ class BaseGradientExtractor(ABC):
 
     default_latent_dim = 768
     encoder: ClassVar[type[WholeModel] | None] = None
+    """Class of the encoder that the loss needs, for example for patch tokens. None: the engine chooses the encoder."""
 
     @default_torch_settings()
     def __init__(
@@ -154,7 +156,7 @@ class BaseGradientExtractor(ABC):
 
     @property
     def projection(self) -> Any:
-        """Matrix `[p, G]` on the device with entries +1/-1; layer name -> matrix if there are several layers."""
+        """Matrix `[p, g]` on the device with entries +1/-1; layer name -> matrix if there are several layers."""
         entries = {name: projector.entries for name, projector in self.engine.projectors.items()}
         return next(iter(entries.values())) if len(entries) == 1 else entries
 

@@ -72,6 +72,7 @@ class GradientEngine:
     attention_input, first_token_gradient: see `Profile`.
     short_cut: compute the last block only for the pooled token, if the model allows it.
     positions: one gradient per sample (`SumOfPositions`, the default), or per position of the layer (`EachPosition`).
+    stopwatch: record of the time of each step, for benchmarks.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class GradientEngine:
             model, paths, device, dtype, pooled=pooled is not None
         )
         self._was_halved = False
+        # Side of the views in pixels -> (version of the position embedding, encoder).
         self._encoders_by_size: dict[int, tuple[tuple[int, int], Encoder]] = {}
         self._compiled = False
         for target in targets:
@@ -313,18 +315,19 @@ class GradientEngine:
 
 
 def _scaled_derivative(loss: Loss, encoded: Encoded) -> tuple[list[Tensor], list[Tensor], Float[Tensor, "b 1 1 1"]]:
-    """Return the latents, the derivatives of the losses with respect to the latents, and the scales of the derivatives.
+    """Return the outputs of the encoder, the scaled derivatives of the losses with respect to them, and the scales.
 
-    Each sample has its own scale. The scale is a power of two, so scaling does not round.
+    Each sample has its own scale. The scale is a power of two, so scaling does not round. The shape of the scales,
+    `[b 1 1 1]`, is for signals `[b g s o]`.
     """
     leaves = encoded.map(lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad))
     derivatives = torch.autograd.grad(loss(leaves).sum(), leaves.differentiable, allow_unused=True)
     pairs = zip(encoded.differentiable, derivatives, strict=True)
-    used = [(latents, derivative) for latents, derivative in pairs if derivative is not None]
+    used = [(output, derivative) for output, derivative in pairs if derivative is not None]
     largest = torch.stack([derivative.abs().flatten(1).amax(dim=1) for _, derivative in used]).amax(dim=0)  # [b]
     scale = torch.exp2(torch.log2(FLOAT16_SIGNAL / largest.clamp_min(torch.finfo(torch.float32).tiny)).floor())
     weights = [derivative * scale.view(-1, *[1] * (derivative.dim() - 1)) for _, derivative in used]
-    return [latents for latents, _ in used], weights, scale.view(-1, 1, 1, 1)
+    return [output for output, _ in used], weights, scale.view(-1, 1, 1, 1)
 
 
 def _projects_attention(target: Target) -> bool:

@@ -5,7 +5,8 @@ computing it; `*` is elementwise:
 
     R vec(sum_s delta_s a_s^T) = sum_s (S delta_s) * (T a_s).
 
-This takes 2 p d operations per term instead of p d^2, and two small matrices instead of p x d (d + 1).
+For a layer with d inputs and d outputs, this takes 2 p d operations per term instead of p d^2, and two matrices of
+about p x d entries instead of one of p x d (d + 1).
 
 **Expectation.** Signs are independent, so `E s s^T = I`, `E t t^T = I`, and for gradients X, Y
 
@@ -82,9 +83,9 @@ class KhatriRaoProjector:
         rows = values.flatten(0, -2)
         if rows.dtype == factor.dtype:
             return product(rows, factor.T).reshape(*values.shape[:-1], -1)
-        size = rows.float().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        scaled = product((rows / size).to(factor.dtype), factor.T) * size
-        return scaled.reshape(*values.shape[:-1], -1)
+        norms = rows.float().norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        products = product((rows / norms).to(factor.dtype), factor.T) * norms
+        return products.reshape(*values.shape[:-1], -1)
 
 
 def make_projector(matrix: ProjectionMatrix, device: torch.device, dtype: torch.dtype) -> Projector:

@@ -169,9 +169,9 @@ class DINOGradientsExtractor(ObjectiveExtractor):
         return {"teacher_latents": teacher_latents.flatten(0, 1)}
 
     def compute_loss(  # type: ignore[override]  # published signature: loss_inputs returns the additional argument
-        self, latents: Float[Tensor, "m l"], views_per_sample: int, teacher_latents: Float[Tensor, "g l"], **kwargs: Any
+        self, latents: Float[Tensor, "m l"], views_per_sample: int, teacher_latents: Float[Tensor, "a l"], **kwargs: Any
     ) -> Float[Tensor, " b"]:
-        """Return the cross-entropy per sample; `teacher_latents` are `[b * 2, l]`."""
+        """Return the cross-entropy per sample. Axis a: the global crops of all samples, b * 2."""
         student = latents.unflatten(0, (-1, views_per_sample))
         return self.objective.distillation(student, teacher_latents.unflatten(0, (len(student), -1)))
 

@@ -1,4 +1,6 @@
-"""The random projection `R` `[p G]` of flattened gradients: g = R vec(grad) / sqrt(p) (spec vision 6).
+"""The random projection of gradients to p numbers: `R vec(gradient) / sqrt(p)` (spec vision 6).
+
+The matrix R is `[p G]`. G is the number of entries of the flattened gradient `vec(gradient)`, the axis g in signatures.
 
 | kind | entries | stored as |
 |---|---|---|
@@ -149,10 +151,10 @@ class DenseProjector:
         """Project flattened gradients. Rows are scaled to the same norm before rounding, and back after the product."""
         if self._dense.dtype == torch.float32:
             return contracted @ self._dense.T * self._scaling
-        size = contracted.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        unit = torch.empty(contracted.shape, dtype=self._dense.dtype, device=contracted.device)
-        torch.mul(contracted, contracted.shape[1] ** 0.5 / size, out=unit)  # entries have a size of about 1
-        return product(unit, self._dense.T) * size * (self._scaling / contracted.shape[1] ** 0.5)
+        norms = contracted.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        scaled = torch.empty(contracted.shape, dtype=self._dense.dtype, device=contracted.device)
+        torch.mul(contracted, contracted.shape[1] ** 0.5 / norms, out=scaled)  # the mean square of the entries is 1
+        return product(scaled, self._dense.T) * norms * (self._scaling / contracted.shape[1] ** 0.5)
 
 
 def draw_projection(

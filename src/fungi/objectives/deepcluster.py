@@ -114,7 +114,8 @@ def k_means(
     for _ in range(iterations):
         clusters = assign(rows, prototypes)
         sizes = torch.bincount(clusters, minlength=count)
-        sums = torch.segment_reduce(rows[clusters.argsort(stable=True)], "sum", lengths=sizes, initial=0.0)
+        sorted_rows = rows[clusters.argsort(stable=True)]  # the rows of each cluster are next to each other
+        sums = torch.segment_reduce(sorted_rows, "sum", lengths=sizes, initial=0.0)
         means = sums / sizes.clamp_min(1)[:, None]
         prototypes = torch.where(sizes[:, None] > 0, means, prototypes)  # an empty cluster keeps its prototype
     return prototypes

@@ -1,8 +1,8 @@
 """The table of search back-ends. A back-end prepares the keys once, and then returns rankings and rows for queries.
 
-The ranking of a key b for a query a is the product a.b (inner product, descending) or |b|^2 - 2 a.b (euclidean,
-ascending). The euclidean ranking is the squared distance without |a|^2. This term is the same for all keys of a query,
-and adding it would lose precision.
+The *ranking* of a key is the number by which the keys of a query are sorted. For a query a and a key b, it is the
+product a.b (inner product, descending) or |b|^2 - 2 a.b (euclidean, ascending). The euclidean ranking is the squared
+distance without |a|^2. This term is the same for all keys of a query, and adding it would lose precision.
 """
 
 from collections.abc import Callable

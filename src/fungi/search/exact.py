@@ -1,9 +1,9 @@
 """Exact search: the k nearest keys do not depend on the library or the hardware.
 
-With alpha and beta of the metric, keys b are ranked for a query a by
+The keys b of a query a are sorted by their *ranking* r, in ascending order:
 
-    r(b) = beta |b|^2 - alpha a.b        (euclidean: beta 1, alpha 2; |a|^2 is the same for all keys of a query)
-
+    r(b) = |b|^2 - 2 a.b     (euclidean: the squared distance without |a|^2, which is the same for all keys)
+    r(b) = -a.b              (inner product)
 Rankings are first computed in float32. The k nearest keys are certain if the k-th and (k+1)-th ranking of a query
 differ by more than the rounding error. The few other queries are searched again in float64. Among keys with equal
 rankings, the first keys are taken. Therefore, all libraries return the same rows, for every size of blocks.
@@ -95,7 +95,7 @@ def _search_float64(
 
     Among keys with equal rankings, the first keys are taken.
     """
-    beta, alpha = (1, 2) if metric == "euclidean" else (0, 1)
+    beta, alpha = (1, 2) if metric == "euclidean" else (0, 1)  # the ranking is beta |b|^2 - alpha a.b
     queries64 = queries.double()
     offset = beta * squared_lengths(queries)  # makes euclidean rankings squared distances
     # Distances are rounded to multiples of a step, so that ties are equal for every order of summation.

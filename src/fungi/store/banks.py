@@ -27,14 +27,16 @@ from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, chec
 
 MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
 _WINDOW_ROWS = 1 << 16
+"""Number of rows of a file that are mapped into memory at a time."""
 
 
 @dataclass(frozen=True)
 class BankManifest:
     """Description of a bank, written before its first row.
 
-    provenance: everything that decides the numbers of the bank, and information for people. ends: number of rows up to
-    the end of each block.
+    dim, dtype: number of entries and dtype of a feature. classes: number of classes.
+    ends: number of rows up to the end of each block.
+    provenance: everything that decides the numbers of the bank, and information for people.
     """
 
     dim: int
@@ -91,9 +93,9 @@ class Bank:
     def __init__(self, folder: Path, manifest: BankManifest) -> None:
         self.folder, self.manifest = folder, manifest
         self.rows, self.dim, self.classes = manifest.rows, manifest.dim, manifest.classes
-        self._sizes = {FEATURES: (self.dim, np.dtype(manifest.dtype)), LABELS: (self.classes, np.dtype(np.uint16))}
+        self._formats = {FEATURES: (self.dim, np.dtype(manifest.dtype)), LABELS: (self.classes, np.dtype(np.uint16))}
         """File -> number of columns, dtype."""
-        self._checked = {name: np.zeros(len(manifest.ends), dtype=bool) for name in self._sizes}
+        self._checked = {name: np.zeros(len(manifest.ends), dtype=bool) for name in self._formats}
         """File -> for each block, whether its checksum was compared."""
 
     @classmethod
@@ -102,7 +104,7 @@ class Bank:
         bank = cls(folder, manifest)
         if not (folder / MANIFEST).exists():
             ensure_folder(folder / MARKS)
-            for name, (width, dtype) in bank._sizes.items():
+            for name, (width, dtype) in bank._formats.items():
                 with (folder / name).open("ab") as file:  # other processes may do this at the same time
                     file.truncate(manifest.rows * width * dtype.itemsize)
             with written_once(folder / MANIFEST) as temporary:
@@ -128,7 +130,7 @@ class Bank:
         assert labels.shape == (stop - start, self.classes)
         checksums = {}
         for name, values in ((FEATURES, features), (LABELS, labels)):
-            width, dtype = self._sizes[name]
+            width, dtype = self._formats[name]
             content = bytes_of(np.ascontiguousarray(values, dtype=dtype))
             checksums[name] = f"{crc32(content):08x}"
             with (self.folder / name).open("r+b") as file:
@@ -158,7 +160,7 @@ class Bank:
 
     def _window(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return the rows `start:stop` of a file of the bank, after a comparison with their checksums."""
-        width, dtype = self._sizes[name]
+        width, dtype = self._formats[name]
         with (self.folder / name).open("rb") as file:
             file.seek(start * width * dtype.itemsize)
             values = np.fromfile(file, dtype=dtype, count=(stop - start) * width)
@@ -170,7 +172,7 @@ class Bank:
 
     def _single_rows(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
         """Return single rows. One window of rows of the file is mapped at a time."""
-        width, dtype = self._sizes[name]
+        width, dtype = self._formats[name]
         flat_rows, values = rows.reshape(-1), np.empty((rows.size, width), dtype=dtype)
         self._check(name, flat_rows)
         windows = flat_rows // _WINDOW_ROWS
@@ -194,7 +196,7 @@ class Bank:
         blocks = np.unique(np.searchsorted(self.manifest.ends, rows, side="right"))
         if between and blocks.size:
             blocks = np.arange(blocks[0], blocks[-1] + 1)
-        width, dtype = self._sizes[name]
+        width, dtype = self._formats[name]
         row_bytes = width * dtype.itemsize
         for block in blocks[~checked[blocks]].tolist():
             start, stop = self.span(block)

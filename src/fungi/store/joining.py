@@ -171,7 +171,8 @@ def _check_equal(arrays: Iterable[FeatureArray], facts: Iterable[Fact]) -> None:
         for array, value in recorded[1:]:
             first_array, first_value = recorded[0]
             if value != first_value:
-                first_part, part = (shortened(part) for part in differing_parts(first_value, value))
+                # For long values, such as settings, the message has only the parts that differ.
+                first_part, other_part = map(shortened, differing_parts(first_value, value))
                 raise RefusedJoinError(
-                    f"{fact.name} differs: {first_part!r} in {first_array}, {part!r} in {array}. {fact.advice}"
+                    f"{fact.name} differs: {first_part!r} in {first_array}, {other_part!r} in {array}. {fact.advice}"
                 )

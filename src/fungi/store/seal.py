@@ -27,6 +27,7 @@ from fungi.errors import FungiError
 MAGIC = b"FUNGIsum"
 SEGMENT_BYTES = 1 << 20
 _END = struct.Struct("<IQ8s")
+"""Format of the last bytes of a file: CRC-32 of the JSON, length of the JSON in bytes, MAGIC."""
 
 
 class DamagedFileError(FungiError):

@@ -17,7 +17,7 @@ from jaxtyping import Shaped
 
 from fungi.store.seal import ArrayChecksums, bytes_of, ranges_outside, write_seal
 
-PAGE = 4096
+PAGE = 4096  # number of bytes
 
 
 class _Headers(io.RawIOBase):
@@ -95,6 +95,7 @@ class Skeleton:
     headers: _Headers
     arrays: dict[str, ArrayChecksums] = field(default_factory=dict)
     _next_rows: dict[str, int] = field(default_factory=dict)
+    """Name of an array -> number of its rows that were written."""
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> h5py.Dataset:
         """Add an array and return it. This fixes its position in the file; `append_rows` writes its rows later."""

@@ -130,8 +130,9 @@ def _windows(images: Float[Tensor, "..."], axis: int, side: int, starts: tuple[i
     """
     distances = {following - start for start, following in pairwise(starts)}
     if len(distances) <= 1 and starts[0] == 0:
-        windows = images.unfold(axis, side, distances.pop() if distances else side)
-        return windows.narrow(axis, 0, len(starts))
+        stride = distances.pop() if distances else side  # for a single window, every stride is correct
+        windows = images.unfold(axis, side, stride)
+        return windows.narrow(axis, 0, len(starts))  # `unfold` may return further windows after the last start
     return images.unfold(axis, side, 1).index_select(axis, _starts_on_device(starts, images.device))
 
 

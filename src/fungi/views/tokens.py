@@ -16,8 +16,9 @@ from fungi.views.tokenizers import Tokens
 TokenBatch = dict[str, Int64[Tensor, "b v t"] | Bool[Tensor, "b v"]]
 """`input_ids`, `attention_mask` and `truncated` (whether a view was truncated). A group does not have `truncated`."""
 PADDING_PER_SAMPLE = 4
-"""A group may have this number of padding tokens for each sample of the largest group size. On a GPU, groups are large
-and may have much padding, because another forward pass costs more than padding. On a CPU, padding costs more."""
+"""Largest number of padding tokens in a group, divided by the largest number of samples in a group. On a GPU, groups
+are large and may have much padding, because another forward pass costs more than padding. On a CPU, groups are small,
+because padding costs more."""
 
 
 def pad_batch(samples: Sequence[Sequence[Tokens]], pad: int) -> TokenBatch:

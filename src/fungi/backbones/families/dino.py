@@ -19,9 +19,10 @@ GRID = 16  # patches along a side: 224 px / 14 px
 
 
 def dinov2_names(state: StateDict, *, grid: int = GRID) -> StateDict:
-    """Convert a DINOv2 checkpoint of the hub for the model at 224 px.
+    """Convert the names of a DINOv2 checkpoint of the hub to timm's names, and scale its position embedding.
 
-    The mask token is dropped, because only training uses it.
+    grid: number of patches along a side of the scaled embedding. The mask token is dropped, because only training uses
+    it.
     """
     from fungi.backbones.position_embedding import hub_positions
 
@@ -39,9 +40,9 @@ def dinov2_names(state: StateDict, *, grid: int = GRID) -> StateDict:
 
 
 def _with_registers(state: StateDict, grid: int) -> StateDict:
-    """Convert a model with registers: timm adds the position of the class token to the token itself.
+    """Convert the weights of a model with registers. In timm, only patches have positions: `[1 1+t d] -> [1 t d]`.
 
-    Only patches keep positions: `[1 1+t d] -> [1 t d]`.
+    The sum of the class token and its position is the class token of timm.
     """
     import torch
 
@@ -51,6 +52,7 @@ def _with_registers(state: StateDict, grid: int) -> StateDict:
         state["reg_token"] = state.pop("register_tokens")
         state["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
         state["pos_embed"] = state["pos_embed"][:, 1:]
+    # `hub_positions` expects a class token before the patches and returns it unchanged; [:, 1:] removes it again.
     positions = torch.cat([state["cls_token"], state["pos_embed"]], dim=1)
     return state | {"pos_embed": hub_positions(positions, grid=grid, antialias=True)[:, 1:]}
 

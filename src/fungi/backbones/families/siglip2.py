@@ -28,7 +28,7 @@ RENAMES = (
 def siglip_names(state: StateDict, *, build: Any) -> StateDict:
     """Convert the publisher's names to timm's names, without the text encoder. `timm_names` converts other files.
 
-    build: function that returns the architecture. timm has one tensor for queries, keys and values in every block.
+    build: function that returns the architecture.
     """
     import torch
 
@@ -43,6 +43,7 @@ def siglip_names(state: StateDict, *, build: Any) -> StateDict:
     for kind in ("weight", "bias"):
         query, *key_and_value = vision[f"head.attention.in_proj_{kind}"].chunk(3)
         timm_state |= {f"attn_pool.q.{kind}": query.clone(), f"attn_pool.kv.{kind}": torch.cat(key_and_value)}
+        # In every block of timm, one tensor contains the weights of queries, keys and values.
         for number in {name.split(".")[1] for name in timm_state if name.startswith("blocks.")}:
             query_key_value = [timm_state.pop(f"blocks.{number}.self_attn.{part}_proj.{kind}") for part in "qkv"]
             timm_state[f"blocks.{number}.attn.qkv.{kind}"] = torch.cat(query_key_value)

@@ -42,7 +42,10 @@ def ssast_names(state: StateDict) -> StateDict:
 
 
 def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
-    """Return the architecture with random initialisation. sizes: width, depth and number of attention heads."""
+    """Return the architecture with random initialisation.
+
+    pooling: as in `SpectrogramTransformer`. sizes: width, depth and number of attention heads.
+    """
     from fungi.backbones.spectrogram_transformer import SpectrogramTransformer
 
     arguments: dict[str, Any] = {**sizes, "pooling": pooling}

@@ -1,8 +1,8 @@
 """UDI: vision transformers with two class tokens, from published checkpoints or from `fungi pretrain` (spec udi 6).
 
 The embedding is the first class token. The second class token, `cls+`, takes part in attention. In timm's model, `cls+`
-is a register, so that the pooled-token path works. This program cannot download the published files, because they are
-on Google Drive. Download a file with a browser and use `--checkpoint FILE`.
+is a register, so that the shortcut of `fungi.backbones.pooled_token` can be used. This program cannot download the
+published files, because they are on Google Drive. Download a file with a browser and use `--checkpoint FILE`.
 """
 
 from functools import partial

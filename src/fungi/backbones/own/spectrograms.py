@@ -1,4 +1,4 @@
-"""Audio encoders of the user: models of `transformers` that take log-mel spectrograms (AST, 128 bands at 10 ms).
+"""Audio encoders of the user: models of `transformers` that take log-mel spectrograms, such as AST.
 
 The dataset determines the length of clips and the normalisation of spectrograms. The model takes a fixed number of
 frames: a shorter clip is padded as the feature extractor of the model does, and a longer clip is cut.
@@ -22,7 +22,8 @@ def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> B
     from transformers import ASTModel
 
     sound_input = _sound_input(place, config)
-    silence = -sound_input.mean / (2 * sound_input.deviation)  # a value of 0 after the normalisation of the model
+    # The feature extractor pads with 0 before it normalises. This is the normalised value of 0.
+    silence = -sound_input.mean / (2 * sound_input.deviation)
     build = partial(_build, config, mean, padding=silence)
     structure = model_structure(build, (1, config.max_length, config.num_mel_bins))
     return BackboneSpec(

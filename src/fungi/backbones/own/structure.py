@@ -40,10 +40,11 @@ SIDE_PATHS = (".se.", ".downsample.", ".shortcut.")
 class ModelStructure:
     """Structure of a model.
 
-    pooling: type of pooling, if it is known; empty otherwise. layer, reason: path of the gradient source, and the
-    reason for its choice. weight_shape, bias: shape of the weight of the gradient source, and whether it has a bias.
-    embedding_dim: number of entries of the embedding. parameters: number of parameters of the model. flops:
-    floating-point operations for one view.
+    pooling: type of pooling; empty if it is not known.
+    layer, reason: path of the gradient source, and the reason for this choice.
+    weight_shape, bias: shape of the weight of the gradient source, and whether the source has a bias.
+    embedding_dim, parameters: numbers of entries of the embedding and of parameters of the model.
+    flops: floating-point operations for one view.
     """
 
     pooling: str

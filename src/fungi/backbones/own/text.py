@@ -72,6 +72,7 @@ def max_tokens(model: Any) -> int:
 def _model_class(config: Any) -> Any:
     from transformers import AutoModel, AutoModelForTextEncoding
 
+    # For T5, AutoModelForTextEncoding has the encoder, and AutoModel has the encoder with the decoder.
     for auto_class in (AutoModelForTextEncoding, AutoModel):
         if type(config) in auto_class._model_mapping:
             return auto_class._model_mapping[type(config)]

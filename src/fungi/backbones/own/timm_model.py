@@ -22,7 +22,8 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
     input_spec = timm_input(config.to_dict(), height)
     build = partial(build_timm, model, num_classes=0)
     structure = model_structure(build, (1, channels, height, width))
-    heads = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
+    # timm records the name of the classifier, several names (distilled models) or None.
+    classifiers = (config.classifier,) if isinstance(config.classifier, str) else tuple(config.classifier or ())
     return BackboneSpec(
         name=name,
         label=name,
@@ -31,7 +32,7 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
         input=input_spec,
         build=build,
         pretrained=partial(fetch_timm, model) if config.hf_hub_id else None,
-        convert=partial(timm_names, build=build, heads=tuple(f"{head}." for head in heads)),
+        convert=partial(timm_names, build=build, heads=tuple(f"{name}." for name in classifiers)),
         notes=f"pooling: {structure.pooling or 'its own'}, no classifier; {structure}; {input_spec}",
     )
 

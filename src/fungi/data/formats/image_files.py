@@ -204,11 +204,11 @@ def image_samples(
     paths: paths relative to `root`, with forward slashes; they are the sample ids. truncated, as_displayed: as in
     `decode`.
     """
-    packed = PackedNames(paths)
+    ids = PackedNames(paths)
     return Samples(
         targets=np.asarray(labels, dtype=np.uint32),
-        ids=packed,
-        load=ImageFiles(root, packed, truncated, as_displayed),
+        ids=ids,
+        load=ImageFiles(root, ids, truncated, as_displayed),
         class_names=tuple(class_names),
         treatment=AS_DISPLAYED if as_displayed else "",
     )

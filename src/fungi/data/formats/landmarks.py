@@ -94,6 +94,7 @@ class Landmarks:
     def _prepare_from_official(self, target: Path, archives: Path) -> None:
         """Unpack the images of the official archives into one folder, and copy the ground-truth file."""
         patterns = {"roxford5k": ["oxbuild_images*.tgz"], "rparis6k": ["paris_1*.tgz", "paris_2*.tgz"]}[self.folder]
+        # roxfordparis.zip does not exist here. The error for a missing archive names it as an alternative.
         sources = [find_archive(archives, pattern, "roxfordparis.zip") for pattern in patterns]
         truth = find_archive(archives, f"gnd_{self.folder}.pkl")
         with atomic_folder(target) as work:

@@ -38,8 +38,9 @@ def _class_names(root: Path) -> list[str]:
     if not path.is_file():
         return ["other", *(f"class {number}" for number in range(1, 151))]
     with reading(PLACE, root):
-        lines = path.read_text(encoding="utf-8").splitlines()[1:151]
-        return ["other", *(line.split("\t")[-1].split(",")[0].strip() for line in lines)]
+        lines = path.read_text(encoding="utf-8").splitlines()[1:151]  # the first line has the names of the columns
+        synonyms_of_classes = [line.split("\t")[-1] for line in lines]  # "building, edifice"
+        return ["other", *(synonyms.split(",")[0].strip() for synonyms in synonyms_of_classes)]
 
 
 def _prepare(data_dir: Path, archives: Path) -> None:

@@ -45,6 +45,7 @@ def _prepare(data_dir: Path, archives: Path) -> None:
     unpack_folder(partial(find_archive, archives, "car_devkit.tgz"), "devkit", home / "devkit")
     if not (home / _TEST_LABELS).exists():
         labels_file = find_archive(archives, "cars_test_annos_withlabels*.mat")
+        # The file gets its name only when the copy is complete.
         shutil.copyfile(labels_file, home / f".{_TEST_LABELS}")
         (home / f".{_TEST_LABELS}").rename(home / _TEST_LABELS)
         logger.info("wrote %s", home / _TEST_LABELS)

@@ -25,7 +25,7 @@ def published_bin(sentiment: Any) -> int:
 
 
 def _sentiment_value(sentiment: Any) -> float:
-    value = round(float(sentiment), 5)  # sentiments are float32
+    value = round(float(sentiment), 5)  # a stored float32 can be 0.2000000030; it is then 0.2, an edge of a bin
     if not 0 <= value <= 1:
         raise ValueError(f"the sentiment {sentiment} is not between 0 and 1")
     return value

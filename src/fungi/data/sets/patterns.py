@@ -13,7 +13,8 @@ from fungi.data.base import Samples, register_dataset
 from fungi.data.formats.image_files import ImageArray
 from fungi.runtime.seeds import numpy_generator
 
-SIDE, NOISE = 32, 0.08
+SIDE = 32  # of an image, in pixels
+NOISE = 0.08  # standard deviation of the noise, for grey values from 0 to 1
 ROWS = {"train": 2048, "test": 512}
 CLASSES = ("rows", "columns", "checks", "diamonds", "rings", "dots", "blobs", "rays")
 
@@ -24,10 +25,11 @@ def pattern(kind: int, random: np.random.Generator) -> Float[np.ndarray, "32 32"
     angle, frequency = random.uniform(-0.2, 0.2), random.uniform(5, 14)
     phase_u, phase_v = random.uniform(0, 2 * np.pi, 2)
     centre_x, centre_y = random.uniform(-0.6, 0.6, 2)
+    # The axes u and v are the axes x and y, rotated by the angle.
     u, v = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
     radius, direction = np.hypot(x - centre_x, y - centre_y), np.arctan2(y - centre_y, x - centre_x)
     wave_u, wave_v = np.sin(frequency * u + phase_u), np.sin(frequency * v + phase_v)
-    diagonal = frequency / np.sqrt(2)
+    diagonal = frequency / np.sqrt(2)  # then waves along u + v and u - v have the given frequency
     if CLASSES[kind] == "blobs":
         return np.sign(_smooth_field(random))
     values: dict[str, np.ndarray] = {

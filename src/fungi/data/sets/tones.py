@@ -73,8 +73,10 @@ def generate(split: str, row: int) -> Waveform:
     ramp = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)
     clip = np.zeros(SAMPLE_RATE)
     start = int(random.uniform(0, 1 - duration) * SAMPLE_RATE)
-    clip[start : start + len(time)] = sound / np.abs(sound).max() * ramp * random.uniform(0.1, 0.5)
-    clip += random.standard_normal(SAMPLE_RATE) * 10 ** random.uniform(-3, -1.5)
+    amplitude = random.uniform(0.1, 0.5)
+    clip[start : start + len(time)] = sound / np.abs(sound).max() * ramp * amplitude
+    noise_deviation = 10 ** random.uniform(-3, -1.5)  # 0.001 to 0.03
+    clip += random.standard_normal(SAMPLE_RATE) * noise_deviation
     return clip.clip(-1, 1).astype(np.float32)
 
 
