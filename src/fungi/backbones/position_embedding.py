@@ -25,9 +25,10 @@ def hub_positions(
 ) -> Float[Tensor, "1 new d"]:
     """Scale a position embedding to another grid of patches as the hub code of DINOv2 does.
 
-    grid: side of the new grid, or (rows, columns). prefix: number of class tokens, which come first and keep their
-    positions. antialias: scale with antialiasing, as the hub does for models with registers; other models are scaled
-    without antialiasing and with an offset. An embedding that already has this grid is returned unchanged.
+    grid: side of the new grid, or (rows, columns). An embedding that already has this grid is returned unchanged.
+    antialias: scale with antialiasing, as the hub does for models with registers. Other models are scaled without
+        antialiasing, but with `OFFSET`.
+    prefix: number of class tokens. They come first and keep their positions.
     """
     shape = (grid, grid) if isinstance(grid, int) else grid
     side = round((positions.shape[1] - prefix) ** 0.5)

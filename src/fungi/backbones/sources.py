@@ -1,4 +1,4 @@
-"""Download published weights, with a function for each kind of source. Each function uses the cache of its library.
+"""Download published weights, with a function for each kind of source. Files stay in the cache of the download library.
 
 If a download fails, the error message tells the user which files to copy to this machine.
 """

@@ -154,7 +154,7 @@ class DatasetSpec:
     ground_truth: function data directory -> one record per query, for retrieval (`fungi.data.formats.landmarks`).
     masks: meaning of the mask values, for segmentation.
     is_in_paper: whether the dataset is part of the paper (spec vision 3.1).
-    notes: comment on the dataset, for the log and for lists.
+    notes: comment on the dataset. The error for a dataset that needs no download prints it.
     pca_dim: PCA size for this dataset. None: the size of the backbone.
     """
 
@@ -216,10 +216,14 @@ register_dataset = DATASETS.registering(DatasetSpec)
 def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
     """Return the dataset that `--dataset` names: a registered dataset or a dataset of the user.
 
-    text: a registered name; `NAME=folder:PATH` (folders `train`, `test` and optionally `valid`, with class folders);
-        `NAME=split:PATH` (class folders); `NAME=hf:PATH` (a `datasets` dataset saved to disk, or `owner/name` on the
-        hub); `NAME=masks:PATH` (folders `train` and `test` with `images` and `masks`); or the NAME of a class-folder
-        or saved dataset in `<data_dir>/NAME`.
+    text has one of these forms:
+
+    NAME                a registered name, or a folder of `data_dir` with splits of class folders or a saved dataset
+    NAME=folder:PATH    folders `train`, `test` and optionally `valid`, with class folders
+    NAME=split:PATH     class folders
+    NAME=hf:PATH        a `datasets` dataset saved to disk, or `owner/name` on the hub
+    NAME=masks:PATH     folders `train` and `test`, with `images` and `masks`
+
     Raises FungiError for an unknown dataset.
     """
     if text in DATASETS:

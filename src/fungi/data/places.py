@@ -43,11 +43,11 @@ class Place:
         """Return the error message with the missing paths of the folder in which the fewest paths are missing."""
         roots = [data_dir / folder for folder in self.folders]
         missing_by_root = [[need for need in needs if not (root / need).exists()] for root in roots]
-        fewest = min(missing_by_root, key=len)
+        fewest_missing = min(missing_by_root, key=len)
         searched = ", ".join(str(root) for root in roots)
         script = "prepare.py" if DATASETS[self.dataset].prepare else "download_dataset.py"
         return (
-            f"dataset {self.dataset!r}: no {', '.join(fewest)} (looked in {searched}). Name the folder with "
+            f"dataset {self.dataset!r}: no {', '.join(fewest_missing)} (looked in {searched}). Name the folder with "
             f"--data-dir, or run: python scripts/{script} --dataset {self.dataset} --data-dir {data_dir} "
             "(its --help says what it needs)."
         )

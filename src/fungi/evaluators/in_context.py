@@ -1,4 +1,7 @@
-"""Retrieval of in-context examples: ordered neighbours, proxy scores, and scores of answers (spec text 5.1)."""
+"""Examples for the prompt of a language model: select them by nearest neighbours, and score them (spec text 5.1).
+
+Proxy scores need no language model. The other scores compare answers of a language model with the correct labels.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,8 +28,8 @@ def proxies(
 ) -> dict[str, float]:
     """Return proxy scores of the examples, without a language model.
 
-    contains-label: share of queries with at least one example that has the correct label. majority-accuracy: share of
-    queries for which the correct label is the most frequent label of the examples.
+    contains-label: share of queries with at least one example that has the correct label.
+    majority-accuracy: share of queries for which the correct label is the most frequent label of the examples.
     """
     example_labels = train_labels[examples.numpy()]  # [q k]
     return {

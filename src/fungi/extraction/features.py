@@ -251,8 +251,9 @@ def cost_of(spec: BackboneSpec, rows: int, features: Sequence[Feature]) -> str:
     forwards = rows * core.forwards_per_sample(features)
     numbers_per_row = sum(_numbers_per_row(feature, spec) for feature in features)
     passes = counted(forwards, "forward") + ("" if float(forwards).is_integer() else " of the full input size")
-    work = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
-    return f"{counted(rows, 'row')}, {passes}{work}; {size_in_words(rows * numbers_per_row * 4)} of features"
+    operations = f" of {spec.flops / 1e9:.3g} GFLOP = {forwards * spec.flops / 1e12:.3g} TFLOP" if spec.flops else ""
+    feature_bytes = rows * numbers_per_row * 4  # float32
+    return f"{counted(rows, 'row')}, {passes}{operations}; {size_in_words(feature_bytes)} of features"
 
 
 def _numbers_per_row(feature: Feature, spec: BackboneSpec) -> int:

@@ -101,12 +101,12 @@ class GradientSettings(StageSettings):
         """Names of the features to extract."""
         return ((EMBEDDINGS,) if self.with_embeddings else ()) + self.objective
 
-    def _deciding(self, feature: str) -> dict[str, Any]:
+    def _deciding_settings(self, feature: str) -> dict[str, Any]:
         """Return the settings that change the values of a feature and are known before anything is loaded."""
         if feature == EMBEDDINGS:
-            return super()._deciding(feature)
+            return super()._deciding_settings(feature)
         names = ("layer", "bias", "residual_dtype", "projection_kind", "projection_dim", *self._view_settings(feature))
-        return {**super()._deciding(feature), **{name: getattr(self, name) for name in names}}
+        return {**super()._deciding_settings(feature), **{name: getattr(self, name) for name in names}}
 
     def _view_settings(self, objective: str) -> tuple[str, ...]:
         """Return `("views",)` if the setting `views` changes the views of the objective, else `()` (for KL)."""

@@ -45,8 +45,7 @@ process, and makes a forward pass of ViT-B/16 about 10 microseconds shorter on a
 def extract_split(context: StageContext, split: str, features: Sequence[Feature]) -> None:
     """Compute the missing blocks of this shard for a split, and assemble the files whose blocks are complete."""
     samples = context.open_split(split)
-    plans = [_plan(context, split, samples, feature) for feature in features]
-    works = [work for work in plans if work is not None]
+    works = [work for feature in features if (work := _remaining_work(context, split, samples, feature)) is not None]
     if not works:
         return
     shard = Shard.parse(context.settings.shard)
@@ -84,7 +83,7 @@ def _error_of_damaged_items(
     return damage_error(damaged, total, advice=advice) if any(damaged) else first_error
 
 
-def _plan(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
+def _remaining_work(context: StageContext, split: str, samples: Samples, feature: Feature) -> Work | None:
     """Return the remaining work for a feature; None if the file of the feature already exists."""
     settings = context.settings
     path = settings.layout.features(feature.name, context.dataset.name, context.backbone.spec.name, split)
@@ -178,8 +177,8 @@ def _compute(
 def should_compile(context: StageContext, features: Sequence[core.Feature]) -> bool:
     """Return whether to compile the encoder.
 
-    This depends only on the settings and the dataset, not on the remaining work: compiled code rounds differently, so
-    all shards and resumed runs of a command must make the same choice.
+    The choice depends only on the settings and the dataset, not on the remaining work. Compiled code rounds
+    differently, so all shards and resumed runs of a command must make the same choice.
     """
     if context.settings.compile != "auto":
         return context.settings.compile == "on"

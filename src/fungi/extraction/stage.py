@@ -161,13 +161,13 @@ class StageSettings:
 
     def difference_from(self, provenance: "Provenance") -> str:
         """Return a sentence with the first setting that differs from the provenance of a file, or an empty text."""
-        for name, value in json.loads(json.dumps(self._deciding(provenance.feature), default=str)).items():
+        for name, value in json.loads(json.dumps(self._deciding_settings(provenance.feature), default=str)).items():
             if provenance.settings.get(name, value) != value:
                 flag = f"--{name.replace('_', '-')}"
                 return f"{provenance.feature} was computed with {flag} {provenance.settings[name]}, not {value}"
         return ""
 
-    def _deciding(self, feature: str) -> dict[str, Any]:
+    def _deciding_settings(self, feature: str) -> dict[str, Any]:
         """Return the settings that change the values of a feature and are known before anything is loaded."""
         names: tuple[str, ...] = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key", "input_size")
         if feature == EMBEDDINGS:

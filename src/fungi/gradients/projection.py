@@ -35,9 +35,11 @@ from fungi.runtime.products import product
 Kind = Literal["binary", "gaussian", "sparse", "khatri-rao"]
 KINDS: tuple[str, ...] = get_args(Kind)
 FORMAT = 1
+"""Version of the format of matrix files."""
 _REQUIRED = {"kind", "seed", "projection_dim", "gradient_dim", "packed", "outputs", "hash"}
 """Entries that a matrix file has to contain."""
 _ROWS_AT_ONCE = 16
+"""Number of rows that are drawn, hashed or converted together, to use little memory."""
 
 
 @dataclass(frozen=True, eq=False)

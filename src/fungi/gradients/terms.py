@@ -24,9 +24,10 @@ from fungi.runtime.products import products
 class Terms:
     """The outer products whose sums are the gradients of b rows (samples, or single positions of samples).
 
-    Axis s: positions. Axis g: groups of a convolution (1 for other layers); the gradients of the groups are
-    concatenated along the outputs. bias: append the gradient of the bias (the sum of the signals) as the last column
-    of the gradient.
+    Axis s: positions. Axis g: groups of a convolution (1 for other layers). The gradients of the groups are
+    concatenated along the outputs.
+
+    bias: append the gradient of the bias (the sum of the signals) as the last column of the gradient.
     """
 
     signals: Float[Tensor, "b g s o"]

@@ -1,8 +1,9 @@
-"""DeepCluster: every crop of an image predicts the prototype of the image (spec vision 4.4).
+"""DeepCluster: every crop of an image predicts the prototypes of the image (spec vision 4.4).
 
-The prototype of an image is the nearest prototype to its *bank crop*. Bank crops are the first two views of every train
-and test image. The target depends only on the image and the saved prototypes, so a feature does not depend on the
-batch. The target of a train image is its cluster in k-means.
+Prototypes come from several runs of k-means, the *prototype heads*. The first two views of every train and test image
+are its *bank crops*. Each head uses one of them: the prototype of an image is the nearest prototype to this crop. It
+depends only on the image and the saved prototypes, so a feature does not depend on the batch. For a train image, it is
+the prototype of its cluster in k-means.
 """
 
 from dataclasses import dataclass, replace

@@ -84,8 +84,9 @@ def _rounding_error(queries: Float[Tensor, "q d"], largest_norm: float, metric: 
     """
     growth = queries.shape[1] ** 0.5 + 4  # the error of a sum grows with the square root of its number of terms
     norms = torch.linalg.vector_norm(queries, dim=1)
-    size = (largest_norm + norms).square() if metric == "euclidean" else largest_norm * norms
-    return 2 * torch.finfo(torch.float32).eps * growth * size
+    # Upper bound of |b|^2 + 2 |a.b| or |a.b|, the terms of a ranking.
+    magnitude = (largest_norm + norms).square() if metric == "euclidean" else largest_norm * norms
+    return 2 * torch.finfo(torch.float32).eps * growth * magnitude
 
 
 def _search_float64(

@@ -93,7 +93,7 @@ def block_folders(root: Path, dataset: str = "", backbone: str = "") -> tuple[li
     folders, errors = [], []
     for folder in sorted(_folders_with_manifest(root / "blocks")):
         _, *names = folder.relative_to(root / "blocks").parts  # "embeddings" or "gradients", dataset, backbone, ...
-        is_selected = all(wish in ("", name) for wish, name in zip((dataset, backbone), names, strict=False))
+        is_selected = all(choice in ("", name) for choice, name in zip((dataset, backbone), names, strict=False))
         if not is_selected:
             continue
         try:

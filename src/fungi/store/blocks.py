@@ -53,7 +53,7 @@ MANIFEST = "manifest.json"
 ATTEMPTS = 20
 """Maximum number of attempts to write a file while other processes remove its folder."""
 _SAMPLE_IDS = "sample_ids"
-"""Name in a block of the sample ids of its rows, stored as JSON in UTF-8."""
+"""Name, in the file of a block, of the ids of its samples. They are stored as JSON in UTF-8."""
 
 
 @dataclass(frozen=True)

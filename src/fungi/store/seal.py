@@ -110,13 +110,13 @@ def damaged(path: Path, reason: str) -> DamagedFileError:
 def write_seal(path: Path, arrays: dict[str, ArrayChecksums]) -> None:
     """Append the seal to a complete HDF5 file, after all rows were passed to `ArrayChecksums.add`."""
     with path.open("r+b") as file:
-        size = file.seek(0, 2)
-        rest = _checksum_of_rest(file, size, arrays.values())
+        hdf5_bytes = file.seek(0, 2)
+        rest = _checksum_of_rest(file, hdf5_bytes, arrays.values())
         records = {name: asdict(array) for name, array in arrays.items()}
         for record in records.values():
             del record["_filled"]
-        text = json.dumps({"size": size, "rest": rest, "arrays": records}).encode()
-        file.seek(size)
+        text = json.dumps({"size": hdf5_bytes, "rest": rest, "arrays": records}).encode()
+        file.seek(hdf5_bytes)
         file.write(text + _END.pack(crc32(text), len(text), MAGIC))
 
 
@@ -126,24 +126,24 @@ def read_seal(path: Path) -> Seal | None:
     Raises DamagedFileError if these bytes or the seal have changed.
     """
     with path.open("rb") as file:
-        total = file.seek(0, 2)
-        file.seek(max(0, total - _END.size))
+        file_bytes = file.seek(0, 2)
+        file.seek(max(0, file_bytes - _END.size))
         end = file.read()
         if len(end) < _END.size or not end.endswith(MAGIC):
             return None
         checksum, length, _ = _END.unpack(end)
-        size = total - _END.size - length
-        if size < 0:
+        hdf5_bytes = file_bytes - _END.size - length
+        if hdf5_bytes < 0:
             raise damaged(path, "its checksums are incomplete")
-        file.seek(size)
+        file.seek(hdf5_bytes)
         text = file.read(length)
         if crc32(text) != checksum:
             raise damaged(path, "its checksums can't be read")
         values = json.loads(text)
         arrays = {name: ArrayChecksums(**array) for name, array in values["arrays"].items()}
-        if values["size"] != size or values["rest"] != _checksum_of_rest(file, size, arrays.values()):
+        if values["size"] != hdf5_bytes or values["rest"] != _checksum_of_rest(file, hdf5_bytes, arrays.values()):
             raise damaged(path, "the checksum of its attributes is wrong")
-    return Seal(size, values["rest"], arrays)
+    return Seal(hdf5_bytes, values["rest"], arrays)
 
 
 def _checksum_of_rest(file: BinaryIO, size: int, arrays: Iterable[ArrayChecksums]) -> int:

@@ -1,8 +1,8 @@
 """Crop images on the device: two batched matrix products, for height and width, cut boxes and resize them.
 
 The filters are those of Pillow: bicubic with a = -0.5, or triangles. If a box becomes smaller, the filter is widened.
-The values differ a little from those of Pillow, because Pillow rounds to 8 bits and clamps to 0..255 after each of its
-two passes, and this module only clamps once, at the end.
+The values differ a little from those of Pillow. Pillow rounds to 8 bits and clamps to 0..255 after each of its two
+passes. This module does not round, and clamps once at the end.
 """
 
 from typing import Literal

@@ -59,8 +59,8 @@ def content_id(image: Image.Image, generators: Sequence[ViewGenerator]) -> str:
     """Return a hash of the pixels of an image; empty if all generators are deterministic."""
     if all(is_deterministic(generator) for generator in generators):
         return ""
-    size = f"{image.mode} {image.size}"
-    return hashlib.blake2b(size.encode() + image.tobytes(), digest_size=16).hexdigest()
+    mode_and_size = f"{image.mode} {image.size}"
+    return hashlib.blake2b(mode_and_size.encode() + image.tobytes(), digest_size=16).hexdigest()
 
 
 def is_deterministic(generator: ViewGenerator) -> bool:

@@ -1,4 +1,7 @@
-"""Views of scenes (spec dense 2.4). An image and its mask are cropped and resized in the same way."""
+"""Views of scenes, for segmentation (spec dense 2.4). A scene is an image with the class of each pixel (the mask).
+
+An image and its mask are cropped and resized in the same way.
+"""
 
 import hashlib
 from collections.abc import Sequence

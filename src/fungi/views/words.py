@@ -27,7 +27,7 @@ MARKS, LEFT_BRACKETS, RIGHT_BRACKETS = frozenset(".,:;?!%"), frozenset("[({<"), 
 class _TextViews:
     """Base class of the views of texts. The class tokenises texts, pads them, and groups them by length.
 
-    _truncated: number of truncated views in each batch since the last remark.
+    _truncated: number of truncated views in each batch since the last call of `remarks`.
     """
 
     input: TextInput
@@ -136,7 +136,7 @@ def delete_independently(text: str, probability: float) -> str:
 
 
 def delete_count(text: str, share: float) -> str:
-    """Delete `ceil(share * words)` words, at least 1 and at most 10. The library of the published code has this rule.
+    """Delete `ceil(share * words)` words, at least 1 and at most 10, as nlpaug does, which the published code uses.
 
     Punctuation marks count as words, but ASCII marks are never deleted. A text does not change if it has fewer than two
     words, or only ASCII marks.
@@ -153,8 +153,7 @@ def delete_count(text: str, share: float) -> str:
 def without_words(words: Sequence[str], indices: Sequence[int]) -> str:
     """Return the text of words and marks, without the words and marks at `indices`.
 
-    If the first word is deleted, the second word is not deleted and takes over the capital letter, as in the library of
-    the published code.
+    As in nlpaug, if the first word is deleted, the second word is not deleted and takes over the capital letter.
     """
     deleted, changed = set(indices), list(words)
     if 0 in deleted:
@@ -166,7 +165,7 @@ def without_words(words: Sequence[str], indices: Sequence[int]) -> str:
 
 
 def join_words(words: list[str]) -> str:
-    """Join words and marks with single spaces, and remove the spaces that the library of the published code removes.
+    """Join words and marks with single spaces, and remove the spaces that nlpaug removes.
 
     These are, in this order, the space before a mark, after a left bracket, and before a right bracket. A space is
     removed only if the mark has spaces on both sides. If two marks follow each other, the second mark keeps its space.

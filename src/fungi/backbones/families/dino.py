@@ -1,9 +1,11 @@
 """DINO and DINOv2: the checkpoints of the authors' torch hub entries, in timm's architecture.
 
-The code of the hub computes the same function with the same key names (class token after the final norm, LayerNorm eps
-1e-6, DINOv2 with LayerScale), so no source code has to be downloaded. At 224 px, DINOv2 interpolates its position
-embedding, and timm interpolates differently. This module interpolates the embedding once, when it loads the weights, as
-the code of the hub does: with antialiasing for models with registers, without antialiasing for other models.
+timm computes the same function as the code of the hub, with the same key names, so no source code has to be downloaded:
+the embedding is the class token after the final norm, LayerNorm has eps 1e-6, and DINOv2 has LayerScale.
+
+At 224 px, DINOv2 interpolates its position embedding, and timm interpolates differently. Therefore, this module
+interpolates the embedding once, when it loads the weights, as the code of the hub does: with antialiasing for models
+with registers, without antialiasing for other models.
 """
 
 from functools import partial
@@ -78,17 +80,17 @@ for _letter, _size, _model in (
     ("l", "L", "vit_large_patch14_{}dinov2.lvd142m"),
     ("g", "G", "vit_giant_patch14_{}dinov2.lvd142m"),
 ):
-    for _suffix, _file, _infix in (("", "", ""), ("_reg", "_reg4", "reg4_")):
+    for _suffix, _file_suffix, _infix in (("", "", ""), ("_reg", "_reg4", "reg4_")):
         _name = f"dinov2_vit{_letter}14"
         register_vit(
             _name + _suffix,
             label=f"DINOv2 ViT-{_size}/14{' with registers' if _suffix else ''}",
             size=_size,
             patch_size=14,
-            source=f"torch hub facebookresearch/dinov2, {_name}{_file}_pretrain.pth",
+            source=f"torch hub facebookresearch/dinov2, {_name}{_file_suffix}_pretrain.pth",
             input=INPUT,
             build=partial(build_timm, _model.format(_infix), num_classes=0, img_size=224),
-            pretrained=partial(fetch_url, f"{HUB}/dinov2/{_name}/{_name}{_file}_pretrain.pth"),
+            pretrained=partial(fetch_url, f"{HUB}/dinov2/{_name}/{_name}{_file_suffix}_pretrain.pth"),
             convert=dinov2_names,
             is_in_published_code=_name + _suffix == "dinov2_vitb14",
             notes="position embedding interpolated as in the code of the hub",

@@ -1,1 +1,1 @@
-"""Backbones of the user, described on the command line: `--backbone NAME=KIND:PLACE`. Each KIND has a module here."""
+"""Backbones of the user: `--backbone NAME=KIND:PLACE`. `forms.py` parses this text; other modules build backbones."""

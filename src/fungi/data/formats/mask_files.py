@@ -80,8 +80,8 @@ def class_values(root: Path, folders: tuple[str, ...], named_classes: int | None
 
     named_classes: number of class names. The values are then 0 to `named_classes` - 1. None: the classes have no names.
         Then each value in the masks is a class, except the void values 255 and -1.
-    There is an exception: if all values in the masks are 0 or 255, and there are no class names or two class names, the
-    values of the classes are 0 and 255.
+    Masks that contain only 0 and 255 are an exception: without class names, or with two class names, the values of the
+    classes are 0 and 255.
     All masks are read once per process. A warning lists the values if they are not 0, 1, 2, ..., or include -1.
     Raises FungiError for more than 64 values without names, because so many values are colours or grey levels.
     """

@@ -71,8 +71,10 @@ def docstrings() -> list[Docstring]:
             first_by_text.setdefault(text, Docstring(module, name, text))
     unique = [docstring for text, docstring in first_by_text.items() if len(modules_of_text[text]) == 1]
     unique.sort(key=lambda docstring: _hash_fraction("order " + docstring.name))
-    names = {module: [row.name for row in unique if row.module == module][:PER_MODULE] for module in SOURCES}
-    return [docstring for docstring in unique if docstring.name in names[docstring.module]]
+    selected_names: set[str] = set()
+    for module in SOURCES:
+        selected_names.update([docstring.name for docstring in unique if docstring.module == module][:PER_MODULE])
+    return [docstring for docstring in unique if docstring.name in selected_names]
 
 
 def _read(source: str) -> Iterator[tuple[str, str]]:
