@@ -38,6 +38,17 @@ def test_each_element_of_a_pack_has_its_own_gpu_cores_and_log(pack) -> None:
     ]
 
 
+def test_a_pack_ends_with_the_status_of_a_shell_if_a_signal_ends_an_element(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`jobs/common.sh` calls status 137 signal 9. Python would turn the status -9 into 247, which is no signal."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert run_pack(["extract"], [4, 5], tmp_path, TASK) == 137
+
+
 def test_without_visible_devices_each_element_of_a_pack_still_has_its_own_gpu(pack) -> None:
     logs = pack(SLURM_GPUS_ON_NODE="2", SLURM_CPUS_PER_TASK="32")
     assert [log.split()[:2] for log in logs] == [["4", "0"], ["5", "1"]]

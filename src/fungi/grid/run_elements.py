@@ -119,7 +119,7 @@ def run_pack(words: Sequence[str], indices: Sequence[int], root: Path, environ: 
         index: _start(words, position, index, len(indices), root, environ) for position, index in enumerate(indices)
     }
     try:
-        statuses = {index: process.wait() for index, process in processes.items()}
+        statuses = {index: _status_in_a_shell(process.wait()) for index, process in processes.items()}
     except KeyboardInterrupt:
         for process in processes.values():
             process.terminate()
@@ -129,6 +129,11 @@ def run_pack(words: Sequence[str], indices: Sequence[int], root: Path, environ: 
     for index, status in statuses.items():
         logger.info(f"element {index}: {'done' if status == 0 else f'status {status}'}")
     return next((status for status in statuses.values() if status), 0)
+
+
+def _status_in_a_shell(status: int) -> int:
+    """Return the exit status that a shell reports, 128 + n after signal n. `subprocess` reports -n for this signal."""
+    return status if status >= 0 else 128 - status
 
 
 def _start(
