@@ -6,15 +6,15 @@ from torch import Tensor
 from fungi.pretraining.udi.losses import LossOptions, Teacher
 from fungi.pretraining.udi.network import Alignment, Predictions
 
+ZERO = torch.zeros((), dtype=torch.float64)
+
 
 def simple_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901
     """Return the value of each part of the loss, under the names of `fungi.pretraining.udi.losses`."""
     predictions, valid, samples = teacher.predictions, teacher.alignment.valid, teacher.samples
-    cls_logits, all_patch_logits = (
-        predictions.classes[0] @ predictions.prototypes.T,
-        predictions.patches @ predictions.prototypes.T,
-    )
-    student_logits = [student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T]
+    cls_logits = predictions.classes[0] @ predictions.prototypes.T
+    all_patch_logits = predictions.patches @ predictions.prototypes.T
+    logits, local_logits = student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T
     images, local_crops = predictions.classes.shape[2], student.local_classes.shape[1]
     local_samples = (all_patch_logits.shape[2] - samples) // local_crops if local_crops else 0
 
@@ -25,22 +25,20 @@ def simple_parts(student: Predictions, teacher: Teacher, options: LossOptions) -
         return -(p * (logits / options.student_temperature).log_softmax(-1)).sum()
 
     def target_with_patches(view: int, image: int, rows: slice) -> Tensor:
-        logits, is_valid = all_patch_logits[view, image, rows], valid[view, image, rows]
+        patch_logits, is_valid = all_patch_logits[view, image, rows], valid[view, image, rows]
         if options.target_mix == "probs":
             if not is_valid.any():
                 return target(cls_logits[view, image], 1)
-            shares = target(logits, 1)[is_valid].mean(0)
+            shares = target(patch_logits, 1)[is_valid].mean(0)
             return options.alpha * shares + (1 - options.alpha) * target(cls_logits[view, image], 1)
-        mean = (logits * is_valid[:, None]).sum(0) / (is_valid.double().sum() + 1e-5)
+        mean = (patch_logits * is_valid[:, None]).sum(0) / (is_valid.double().sum() + 1e-5)
         return target(options.alpha * mean + (1 - options.alpha) * cls_logits[view, image], 1)
 
     sums: dict[str, list[Tensor]] = {"g_cl": [], "l_cl": [], "g_mcl": [], "l_mcl": [], "g_pch": []}
     for image in range(images):
         for a, b in ((0, 1), (1, 0)):  # view a of the student, view b of the teacher
-            sums["g_cl"].append(cross_entropy(target(cls_logits[b, image], 0), student_logits[0][0, a, image]))
-            sums["g_mcl"].append(
-                cross_entropy(target_with_patches(b, image, slice(samples)), student_logits[0][1, a, image])
-            )
+            sums["g_cl"].append(cross_entropy(target(cls_logits[b, image], 0), logits[0, a, image]))
+            sums["g_mcl"].append(cross_entropy(target_with_patches(b, image, slice(samples)), logits[1, a, image]))
             for k in range(samples):
                 if valid[b, image, k]:
                     p = target(all_patch_logits[b, image, k], 2)
@@ -48,12 +46,9 @@ def simple_parts(student: Predictions, teacher: Teacher, options: LossOptions) -
         for local in range(local_crops):
             rows = slice(samples + local * local_samples, samples + (local + 1) * local_samples)
             for b in (0, 1):
-                sums["l_cl"].append(cross_entropy(target(cls_logits[b, image], 0), student_logits[1][0, local, image]))
-                sums["l_mcl"].append(
-                    cross_entropy(target_with_patches(b, image, rows), student_logits[1][1, local, image])
-                )
-    zero = torch.zeros((), dtype=torch.float64)
-    return {name: torch.stack(values).mean() if values else zero for name, values in sums.items()}
+                sums["l_cl"].append(cross_entropy(target(cls_logits[b, image], 0), local_logits[0, local, image]))
+                sums["l_mcl"].append(cross_entropy(target_with_patches(b, image, rows), local_logits[1, local, image]))
+    return {name: torch.stack(values).mean() if values else ZERO for name, values in sums.items()}
 
 
 def alignment_of(valid: Tensor, samples: int) -> Alignment:

@@ -138,7 +138,16 @@ def test_in_the_published_profile_only_crops_and_patches_have_the_statistics_of_
             {"girth": 2},
             "views 'patches' have no option 'girth'. They have: grid, patch_side, per_side, stride_scale",
         ),
-        ("patches", {"stride_scale": 500}, "can't be moved in 500 steps: grid 2 .*Set stride_scale to at most 112"),
+        (
+            "patches",
+            {"stride_scale": 500},
+            "can't be moved in 500 steps: grid 2 .*Set stride_scale to a number from 1 to 112",
+        ),
+        (
+            "patches",
+            {"stride_scale": 0},
+            "can't be moved in 0 steps: grid 2 .*Set stride_scale to a number from 1 to 112",
+        ),
         ("patches", {"patch_side": 3}, "patch_side 3 and stride_scale 6 don't fit 224 pixels"),
         ("patches", {"grid": 225, "per_side": 2}, "grid is 225, but has to be from 1 to 224"),
         (

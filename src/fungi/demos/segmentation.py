@@ -71,7 +71,6 @@ def _draw(settings: Any, path: Path) -> Path:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
 
     from fungi.segmentation.evaluation import prepare
 
@@ -98,10 +97,17 @@ def _draw(settings: Any, path: Path) -> Path:
             cell.imshow(image, **options)
             cell.set_xticks([])
             cell.set_yticks([])
-    names = ("ground", *map(str, range(10)))
-    patches = [Patch(color=colour, label=name) for colour, name in zip(PALETTE, names, strict=True)]
-    figure.legend(handles=patches, loc="lower center", ncol=11, frameon=False, fontsize=8)
+    _add_legend(figure)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def _add_legend(figure: Any) -> None:
+    """Add the names and colours of the classes below the pictures."""
+    from matplotlib.patches import Patch
+
+    names = ("ground", *map(str, range(10)))
+    patches = [Patch(color=colour, label=name) for colour, name in zip(PALETTE, names, strict=True)]
+    figure.legend(handles=patches, loc="lower center", ncol=11, frameon=False, fontsize=8)

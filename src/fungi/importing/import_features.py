@@ -133,9 +133,7 @@ def _write(
     """
     from fungi.importing.roles import texts_of
     from fungi.store.foreign import load_array
-    from fungi.store.provenance import write_provenance
     from fungi.store.reading import CLASS_NAMES, SAMPLE_IDS, TARGETS
-    from fungi.store.skeleton import new_skeleton
 
     array = arrays_by_role["features"]
     values = np.asarray(load_array(array.path, array.key))
@@ -156,6 +154,15 @@ def _write(
     if settings.feature == EMBEDDINGS:
         arrays = {EMBEDDINGS: arrays["imported"], TARGETS: labels.astype(np.uint32)}
         texts = {SAMPLE_IDS: ids, CLASS_NAMES: names}
+    _write_file(path, provenance, arrays, texts)
+    print(f"wrote {path}: {counted(len(values), 'row')} x {values.shape[1]}, from {array}")
+
+
+def _write_file(path: Path, provenance: Any, arrays: dict[str, np.ndarray], texts: dict[str, list[str]]) -> None:
+    """Write a feature file with checksums. texts: array name -> texts; empty lists are not written."""
+    from fungi.store.provenance import write_provenance
+    from fungi.store.skeleton import new_skeleton
+
     with written_atomically(path) as temporary:
         with new_skeleton() as skeleton, temporary.open("wb") as file:
             write_provenance(skeleton.file, provenance)
@@ -166,7 +173,6 @@ def _write(
                 if column:
                     skeleton.add_texts(name, column)
         skeleton.write_headers(temporary)
-    print(f"wrote {path}: {counted(len(values), 'row')} x {values.shape[1]}, from {array}")
 
 
 def _require_same_features(path: Path, provenance: Any) -> None:

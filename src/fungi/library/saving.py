@@ -130,10 +130,15 @@ def load_wrapper(
     for index, extractor in enumerate(wrapper.extractors):
         extractor.restore(_without_prefix(tensors, f"extractor.{index}."))
     if content["reduction"] is not None:
-        fields = {**content["reduction"], "names": tuple(content["reduction"]["names"])}
-        weights = {name: tensor.to(wrapper.device) for name, tensor in _without_prefix(tensors, "reduction.").items()}
-        wrapper.reduction = Reduction(**fields, weights=weights, offset=tensors["reduction_offset"].to(wrapper.device))
+        wrapper.reduction = _reduction(content["reduction"], tensors, wrapper.device)
     return wrapper
+
+
+def _reduction(values: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device) -> Reduction:
+    """Return the saved PCA on a device."""
+    fields = {**values, "names": tuple(values["names"])}
+    weights = {name: tensor.to(device) for name, tensor in _without_prefix(tensors, "reduction.").items()}
+    return Reduction(**fields, weights=weights, offset=tensors["reduction_offset"].to(device))
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -105,20 +105,25 @@ def draw_dots(
                 capsize=2,
                 clip_on=False,  # draw the complete marker at the end of the axis
             )
-            axes.annotate(
-                f"{value:.1f}",
-                (min(value + (std or 0), 100), row),
-                (6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # hides the dashed line behind the number
-            )
+            _write_value(axes, row, value, std)
         axes.set_yticks(range(len(names)), [feature_in_words(name) for name in names])
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.margins(x=0.12)
         axes.set_xlim(right=min(axes.get_xlim()[1], 100))
         axes.set_xlabel(x_axis + (f"  (dashed: {feature_in_words(baseline)})" if baseline in values else ""))
+
+
+def _write_value(axes: Any, row: int, value: float, std: float | None) -> None:
+    """Write a value on the right of its error bar."""
+    axes.annotate(
+        f"{value:.1f}",
+        (min(value + (std or 0), 100), row),
+        (6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # hides the dashed line behind the number
+    )
 
 
 def draw_compared_dots(
@@ -221,21 +226,7 @@ def draw_sorted_differences(
             1, len(series), figsize=(1.2 + 1.9 * len(series), height), sharex=True, squeeze=False, layout="constrained"
         )
         for panel, line in zip(panels[0], series, strict=True):
-            values = np.array(line.y)
-            order = np.argsort(values, kind="stable")
-            panel.barh(
-                range(len(order)),
-                values[order],
-                height=0.8 if has_names else 1.0,
-                color=np.where(values[order] >= 0, COLOURS[0], COLOURS[1]),
-            )
-            panel.axvline(0, color=BLACK, linewidth=0.8)
-            panel.use_sticky_edges = False  # keeps a margin next to the line at zero
-            gains, losses = int((values > 0).sum()), int((values < 0).sum())
-            panel.set_title(f"{feature_in_words(line.name)}: {gains} up, {losses} down", fontsize=8)
-            ticks, names = (range(len(order)), [classes[row] for row in order]) if has_names else ([], [])
-            panel.set_yticks(ticks, names)
-            panel.tick_params(labelsize=8)
+            _draw_sorted_bars(panel, line, classes if has_names else ())
         figure.supxlabel(x_axis, fontsize=9)
         if not has_names:
             figure.supylabel("classes, sorted", fontsize=9)
@@ -243,6 +234,21 @@ def draw_sorted_differences(
         with written_atomically(path) as temporary:
             figure.savefig(temporary, format="png")
         pyplot.close(figure)
+
+
+def _draw_sorted_bars(panel: Any, line: Series, names: Sequence[str]) -> None:
+    """Draw the bars of a series, with the largest gain at the top. names: class names; empty for bars without names."""
+    values = np.array(line.y)
+    order = np.argsort(values, kind="stable")
+    colours = np.where(values[order] >= 0, COLOURS[0], COLOURS[1])
+    panel.barh(range(len(order)), values[order], height=0.8 if names else 1.0, color=colours)
+    panel.axvline(0, color=BLACK, linewidth=0.8)
+    panel.use_sticky_edges = False  # keeps a margin next to the line at zero
+    gains, losses = int((values > 0).sum()), int((values < 0).sum())
+    panel.set_title(f"{feature_in_words(line.name)}: {gains} up, {losses} down", fontsize=8)
+    ticks, sorted_names = (range(len(order)), [names[row] for row in order]) if names else ([], [])
+    panel.set_yticks(ticks, sorted_names)
+    panel.tick_params(labelsize=8)
 
 
 def _error_bars(values: Sequence[float], stds: Sequence[float] | None) -> Float[np.ndarray, "2 n"] | None:

@@ -56,7 +56,7 @@ class PatchGrid(PixelViews):
             raise FungiError(
                 f"patches of {self.side} pixels can't be moved in {self.stride_scale} steps: "
                 f"{origin} and stride_scale {self.stride_scale} don't fit {self.input.size} pixels. "
-                f"Set stride_scale to at most {self.side}, or use larger patches."
+                f"Set stride_scale to a number from 1 to {self.side}, or use larger patches."
             )
         places = self.input.size - self.side + 1
         if self.per_side and not 2 <= self.per_side <= places:
