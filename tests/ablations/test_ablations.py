@@ -76,9 +76,9 @@ def test_an_ablation_prints_its_table(name: str, tmp_path: Path, capsys: pytest.
     content = json.loads(path.read_text())
     assert set(row_counts(tmp_path).values()) == {rows}
     assert list(content["results"]) == list(EXPECTED_ROWS[name])
-    cells = [seeds for row in content["results"].values() for seeds in row.values()]
+    cells = [cell for row in content["results"].values() for cell in row.values()]  # a cell has a value per seed
     largest = np.inf if name in ("throughput", "times", "views") else 1  # speeds and times can be larger than 1
-    assert all(0 <= value <= largest for seeds in cells for value in seeds)
+    assert all(0 <= value <= largest for cell in cells for value in cell)
     assert len(set(map(tuple, cells))) > 1, "all variations have the same values"
     for row in EXPECTED_ROWS[name]:
         assert f"| {row}" in output

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from fungi.backbones.base import BACKBONES, BackboneSpec
 
-WIDTH, DEPTH, HEADS, PATCH, SIZE = 32, 2, 2, 8, 32
-GRID = SIZE // PATCH
+WIDTH, DEPTH, HEADS, PATCH, SIZE = 32, 2, 2, 8, 32  # sides of patches and images in pixels
+GRID = SIZE // PATCH  # patches per side
 SMALL = "dino_vitb16"  # the fixture `small_backbone` gives it a small architecture
 
 Shapes = dict[str, tuple[int, ...]]
@@ -45,7 +45,7 @@ def shrink(
 
 
 def shrink_timm(monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[[], nn.Module]) -> BackboneSpec:
-    """Replace the architecture of a backbone whose converter builds it, too; see `shrink`."""
+    """Do the same as `shrink` for a backbone whose converter also builds the model."""
     convert = BACKBONES[name].convert
     assert isinstance(convert, partial)
     return shrink(monkeypatch, name, build, convert=partial(convert.func, **{**convert.keywords, "build": build}))

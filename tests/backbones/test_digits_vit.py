@@ -32,7 +32,7 @@ def test_digits_vit_loads_without_a_network_and_without_files_of_the_user():
 def test_the_file_is_small_and_contains_a_state_dict():
     from safetensors.torch import load_file
 
-    assert digits_vit.WEIGHTS.stat().st_size < 4e6
+    assert digits_vit.WEIGHTS.stat().st_size < 4e6  # bytes; every copy of the package contains the file
     assert set(load_file(digits_vit.WEIGHTS)) == set(digits_vit.build().state_dict())
 
 

@@ -73,6 +73,7 @@ def test_the_classifier_in_weights_of_timm_is_dropped(tmp_path: Path) -> None:
 
 def test_the_gradient_source_is_called_once_and_is_an_output_projection_if_there_is_one() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    # The lists contain the paths of the layers in the order of their calls.
     assert gradient_source(model, ["0", "1", "1"]) == ("0", "last layer that is computed")
     assert gradient_source(model, ["blocks.0.attn.proj", "head"])[0] == "blocks.0.attn.proj"
     with pytest.raises(FungiError, match="no linear or convolution layer"):

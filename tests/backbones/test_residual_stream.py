@@ -34,6 +34,7 @@ def vit(width: int = 24, blocks: int = 4, size: int = 16) -> nn.Module:
 
 
 def engine_of(model: nn.Module, *, dtype: torch.dtype = torch.bfloat16, short_cut: bool = True) -> GradientEngine:
+    """Return an engine. short_cut: compute the last block only for the pooled token."""
     return GradientEngine(
         model, find_targets(model, (f"{GRADIENT_SOURCE}:layer",)), device=CPU, dtype=dtype, short_cut=short_cut
     )
@@ -51,7 +52,10 @@ def gradients(engine: GradientEngine) -> Tensor:
 def dtypes_of_streams(model: nn.Module) -> list[torch.dtype]:
     """Return the dtype of the residual stream after each block."""
     dtypes: list[torch.dtype] = []
-    handles = [block.register_forward_hook(lambda *call: dtypes.append(call[2].dtype)) for block in model.blocks]
+    handles = [
+        block.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+        for block in model.blocks
+    ]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(views()[:, 0])
     for handle in handles:
@@ -92,7 +96,7 @@ def test_all_copies_share_a_compiled_program(monkeypatch: pytest.MonkeyPatch) ->
     import jaxtyping
 
     counter = CompileCounter()
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # checks of axes cannot be compiled
     compile_function = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function: compile_function(function, backend=counter))
     torch._dynamo.reset()

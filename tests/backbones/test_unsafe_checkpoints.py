@@ -34,7 +34,7 @@ def test_a_pickle_that_runs_code_is_refused(small_backbone, tmp_path, capsys):
 def test_the_error_for_a_truncated_file_proposes_a_new_download(small_backbone, tmp_path, file):
     path = save(tmp_path, random_state(vit_shapes()), file)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(FungiError, match=f"{file} .*(Fetch it again|is not a checkpoint)"):
+    with pytest.raises(FungiError, match=f"{file} .*Fetch it again"):
         load_backbone(SMALL, checkpoint=path)
 
 

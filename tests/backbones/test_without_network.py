@@ -56,7 +56,7 @@ def test_without_a_network_the_error_names_weights_and_solutions(name, no_networ
 
 @pytest.fixture
 def no_answer(monkeypatch, tmp_path):
-    """Empty the caches, and let no host answer. Every access to the network after this answer is an error."""
+    """Empty the caches, and let no host answer. After this check of the hosts, every use of the network is an error."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(network, "_replies", lambda url: False)
@@ -81,16 +81,21 @@ def test_if_no_host_answers_the_error_comes_without_further_attempts(name, no_an
         load_backbone(name)
     message = str(error.value)
     assert len(message) < 450
-    if name != "dino_vits16":
+    if name != "dino_vits16":  # the error for a file with a URL says where to put the file
         assert "fungi prefetch" in message
 
 
 def test_the_wait_for_a_host_without_reply_is_limited(monkeypatch):
     monkeypatch.setattr(network, "SECONDS", 0.01)
     end_of_test = threading.Event()
-    monkeypatch.setattr(network, "_replies", lambda url: end_of_test.wait(60))
+
+    def reply_after_a_minute(url: str) -> bool:
+        end_of_test.wait(60)
+        return True
+
+    monkeypatch.setattr(network, "_replies", reply_after_a_minute)
     network.answers.cache_clear()
-    assert not network.answers("https://nowhere.invalid")  # returns although the host does not reply
+    assert not network.answers("https://nowhere.invalid")  # an unlimited wait would end with a reply
     end_of_test.set()
     network.answers.cache_clear()
 

@@ -83,27 +83,37 @@ def test_items_of_a_loader_without_a_content_method_are_loaded():
     assert samples.take([1, 0]).fingerprint() != samples.take([1, 1]).fingerprint()
 
 
-@pytest.mark.parametrize(
-    "size", [0, 1, FULLY_HASHED - 1, FULLY_HASHED, FULLY_HASHED + 1, FULLY_HASHED + 3 * PIECE, 100_000]
-)
+SIZES = [0, 1, FULLY_HASHED - 1, FULLY_HASHED, FULLY_HASHED + 1, FULLY_HASHED + 3 * PIECE, 100_000]  # bytes
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("start", [COMPRESSED, UNCOMPRESSED])
 def test_a_file_and_its_bytes_in_memory_have_the_same_digest(size, start, tmp_path):
     data = (start + np.random.default_rng(size).bytes(size))[:size]
     path = tmp_path / "file"
     path.write_bytes(data)
     assert digest_of_file(path, "file") == digest_of_bytes(data)
-    assert digest_of_bytes(data) != digest_of_bytes(data + b"\0")
-    assert digest_of_bytes(bytes(size)) != digest_of_bytes(bytes(size + 1))
 
 
-@pytest.mark.parametrize(("start", "pieces"), [(COMPRESSED, 4), (UNCOMPRESSED, 25)])
-def test_only_uncompressed_files_are_read_completely(start, pieces, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", SIZES)
+def test_an_additional_zero_byte_changes_the_digest(size):
+    for data in (bytes(size), (COMPRESSED + np.random.default_rng(size).bytes(size))[:size]):
+        assert digest_of_bytes(data) != digest_of_bytes(data + b"\0")
+
+
+@pytest.mark.parametrize(("start", "pieces_read"), [(COMPRESSED, 4), (UNCOMPRESSED, 25)])
+def test_only_uncompressed_files_are_read_completely(start, pieces_read, tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes((start + bytes(25 * PIECE))[: 25 * PIECE])
     sizes, pread = [], os.pread
-    monkeypatch.setattr(os, "pread", lambda handle, size, offset: sizes.append(size) or pread(handle, size, offset))
+
+    def read_and_record(handle, size, offset):
+        sizes.append(size)
+        return pread(handle, size, offset)
+
+    monkeypatch.setattr(os, "pread", read_and_record)
     digest_of_file(path, "file")
-    assert sizes == [PIECE] * pieces
+    assert sizes == [PIECE] * pieces_read
 
 
 def test_changes_at_the_start_in_the_middle_and_at_the_end_of_a_large_file_change_its_digest():

@@ -41,4 +41,5 @@ def test_an_error_names_the_first_items_and_counts_the_others(samples) -> None:
     test_items = train_items[:1]
     lines = str(damage_error([train_items, test_items], 100)).splitlines()
     assert lines[0] == f"{MAX_LISTED + 4} of 100 items can't be read. Replace or remove them."
+    # The last lines count the other items of train, and name the item of test, which is also the first item of train.
     assert [line.strip() for line in lines[-2:]] == ["and 3 more", lines[1].strip()]

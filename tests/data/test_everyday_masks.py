@@ -15,6 +15,7 @@ def write_masks(root, *pixel_rows, names=(), mode="L", ending="png", split="trai
     """Write the images and masks of a split, and return the value of `--dataset`.
 
     pixel_rows: for each mask, the values of a row of pixels. Each mask has four equal rows. names: class names.
+    mode: pixels of the masks in Pillow: 8-bit integers (`L`), 32-bit integers (`I`) or floats (`F`).
     """
     for number, pixels in enumerate(pixel_rows):
         for folder in ("images", "masks"):

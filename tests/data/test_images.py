@@ -195,7 +195,8 @@ def test_a_link_without_a_target_is_refused(tmp_path):
 
 def test_the_upper_eight_bits_of_a_16_bit_pgm_are_read(tmp_path):
     header, values = b"P5 8 8 65535\n", (RAMP.astype(">u2") << 8) + 255  # the upper 8 bits are RAMP
-    (tmp_path / "dark.pgm").write_bytes(header + (values >> 1).astype(">u2").tobytes())
+    half_brightness = values >> 1
+    (tmp_path / "dark.pgm").write_bytes(header + half_brightness.astype(">u2").tobytes())
     decoded = np.asarray(decode(tmp_path / "dark.pgm", "dark"))[..., 0]
     np.testing.assert_allclose(decoded, RAMP.astype(int) // 2, atol=1)
     below_256 = values >> 12  # the upper 8 bits are 0

@@ -195,7 +195,7 @@ def test_the_split_of_class_folders_does_not_change_when_images_are_added(withou
     train, test = (open_split(text, split, tmp_path) for split in spec.splits)
     all_images = [path.relative_to(without_splits).as_posix() for path in without_splits.rglob("*.*")]
     assert sorted([*train.ids, *test.ids]) == sorted(all_images)
-    # A fifth of each class, at least one row of it, but never all rows of a class.
+    # Test has a fifth of each class, and at least one row. A class with a single row is only in train.
     assert [name.partition("/")[0] for name in test.ids] == ["cat", "cat", "dog"]
     assert [list(test.class_names)[label] for label in test.targets] == ["cat", "cat", "dog"]
     write_image(without_splits / "dog" / "3.png", "later")

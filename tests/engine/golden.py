@@ -1,4 +1,4 @@
-"""The reference networks, views, heads and gradients of `tests/golden/vit_*.npz`."""
+"""Read the reference files `tests/golden/vit_*.npz`: networks, views, heads and gradients of the published code."""
 
 from pathlib import Path
 from types import SimpleNamespace

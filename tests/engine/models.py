@@ -68,6 +68,7 @@ class Convolutional(nn.Module):
         return self.head(torch.relu_(self.pointwise(x)).mean(dim=(2, 3)))
 
 
+# Name of a case -> function that builds its network, and the gradient sources.
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "attention projection, last block": (vision_transformer, ("blocks.1.attn.proj",)),
     "mlp of the last block": (vision_transformer, ("blocks.1.mlp.fc1", "blocks.1.mlp.fc2")),

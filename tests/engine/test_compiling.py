@@ -37,7 +37,7 @@ def gradients(engine: GradientEngine) -> torch.Tensor:
 
 
 def engine_of(short_cut: bool) -> GradientEngine:
-    """Return an engine with a small model. short_cut: whether it may use the pooled token."""
+    """Return an engine with a small model. short_cut: compute the last block only for the pooled token."""
     model = build("timm").eval()
     return GradientEngine(
         model, find_targets(model, (f"{LAYER}:proj",)), device=torch.device("cpu"), short_cut=short_cut
@@ -76,7 +76,7 @@ def test_blocks_and_groups_of_all_sizes_share_compiled_programs(
     from torch._dynamo.testing import CompileCounter
 
     counter = CompileCounter()
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # checks of axes cannot be compiled
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=counter))
     torch._dynamo.reset()
@@ -105,8 +105,9 @@ def test_settings_and_dataset_but_not_the_shard_decide_whether_to_compile(
         assert not pipeline.should_compile(context, features), "a CPU compiles only on request"
         for choice in ("on", "off"):
             explicit = replace(settings, compile=choice)
-            for on_device in (context, on_gpu):
-                assert pipeline.should_compile(replace(on_device, settings=explicit), features) is (choice == "on")
+            for context_of_device in (context, on_gpu):
+                should_compile = pipeline.should_compile(replace(context_of_device, settings=explicit), features)
+                assert should_compile is (choice == "on")
 
 
 def test_a_missing_c_compiler_gives_a_warning_and_uncompiled_encoders(

@@ -44,7 +44,12 @@ def test_features_of_the_same_views_share_a_forward_pass(monkeypatch) -> None:
     engine, requested, batch = features()
     view_counts: list[int] = []
     encode = engine.encoder
-    monkeypatch.setattr(engine, "encoder", lambda views: view_counts.append(len(views)) or encode(views))
+
+    def encode_and_count(views):
+        view_counts.append(len(views))
+        return encode(views)
+
+    monkeypatch.setattr(engine, "encoder", encode_and_count)
     compute(batch, requested)
     assert sorted(view_counts) == [4, 12]  # four samples with one view, and with three views
 

@@ -13,7 +13,7 @@ from tests.engine.golden import PreparedViews, engine, load, tasks
 from tests.engine.models import build, contrast
 
 OBJECTIVES = ("kl", "dino", "simclr")
-SMALLEST_COSINE = 0.99999
+SMALLEST_COSINE = 0.99999  # rounding in float32
 
 
 def features(kind: str, objective: str, **settings: object) -> torch.Tensor:

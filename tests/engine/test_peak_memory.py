@@ -98,6 +98,7 @@ def test_every_backbone_fits_a_gpu_at_its_group_size(name: str) -> None:
         peak, views, estimate = peak_of(model, spec.layer, memory, spec.input.size)
         assert peak <= 0.75 * memory  # a quarter remains for the memory that is not counted
         if estimate and views == MAX_VIEWS_ON_GPU:
+            # The right side is the smallest free memory for which the estimate allows this number of views.
             assert peak - weights <= estimate * views / SHARE
 
 

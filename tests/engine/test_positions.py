@@ -15,6 +15,7 @@ from tests.engine.golden import PreparedViews
 from tests.engine.models import build, contrast
 
 CPU = torch.device("cpu")
+# Name of the network, gradient source, number of positions.
 LAYERS = [
     ("earlier block", "blocks.0.attn.proj", 5),
     ("fused qkv", "blocks.1.attn.qkv[v]", 5),

@@ -1,4 +1,7 @@
-"""With fake tensors of a GPU: the host never waits for embeddings and features of patches, and rarely for a search."""
+"""The host never waits for the GPU while it computes embeddings or features of patches, and rarely during a search.
+
+The tests use fake tensors, as `tests/engine/test_devices.py` explains.
+"""
 
 from copy import deepcopy
 from typing import Any

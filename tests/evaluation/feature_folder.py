@@ -54,7 +54,10 @@ def write_array(
 def clustered_features(
     rows: int, dim: int, classes: int, seed: int, noise: float = 0.8
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return features `[rows dim]` around one random centre per class, and balanced labels `[rows]`."""
+    """Return features `[rows dim]` around one random centre per class, and balanced labels `[rows]`.
+
+    noise: standard deviation of each number. The centres have the standard deviation 1.
+    """
     centres = np.random.default_rng(1).normal(size=(classes, dim))
     targets = np.arange(rows) % classes
     return centres[targets] + noise * np.random.default_rng(seed).normal(size=(rows, dim)), targets

@@ -153,5 +153,6 @@ def test_the_report_separates_choices_from_results_of_fixed_settings(root: Path,
     assert "hindsight" in section
 
 
-def test_choose_with_combinations_is_refused(root: Path) -> None:
+def test_choose_with_combinations_is_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMANDS["knn"].main(["--root", str(root), "--choose", "--combinations", "nested"]) == 2
+    assert "--choose tries all combinations: remove --combinations." in capsys.readouterr().err

@@ -116,7 +116,7 @@ def other_value(field, default):
 
 
 def other_value_of_type(annotation: str):
-    """Return a value of the type of a setting, or of the type of its entries. No setting has it as its default."""
+    """Return a value of the type of a setting, or of the type of its entries. No setting has this value by default."""
     for name, value in (("Path", Path("x.json")), ("float", 0.25), ("int", 7), ("bool", True)):
         if name in annotation:
             return value

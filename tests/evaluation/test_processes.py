@@ -220,7 +220,12 @@ def test_the_final_fit_of_the_linear_probe_copies_no_features(tmp_path, monkeypa
 
     sizes = []
     create_region = module._Region.of_size
-    monkeypatch.setattr(module._Region, "of_size", lambda size: sizes.append(size) or create_region(size))
+
+    def create_and_record(size):
+        sizes.append(size)
+        return create_region(size)
+
+    monkeypatch.setattr(module._Region, "of_size", create_and_record)
     settings = train_linear_concat_grads.LinearSettings(root=(tmp_path,), features=("embeddings", "kl"), pca_dim=6)
     train_linear_concat_grads.run(settings)
     assert len(sizes) == 2  # a region per combination, for six fits

@@ -169,7 +169,7 @@ def test_axes_and_error_bars_of_percentages_end_at_100(tmp_path: Path, monkeypat
 
 
 def test_the_first_two_colours_differ_in_lightness() -> None:
-    """Compare relative luminance (WCAG). People who cannot distinguish the hues see it, too."""
+    """Compare relative luminance (WCAG). People who cannot distinguish the hues see this difference, too."""
     from fungi.report.figures import COLOURS
 
     def luminance(colour: str) -> float:

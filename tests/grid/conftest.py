@@ -20,7 +20,10 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
 
 @pytest.fixture
 def fake_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Install an sbatch that writes each call and its grid to a file, and return their folder. Job ids are 1, 2, ..."""
+    """Install an sbatch that writes each call and its grid to a file. Return the folder of these files.
+
+    Job ids are 1, 2, ...
+    """
     calls = tmp_path / "calls"
     calls.mkdir()
     program = tmp_path / "bin" / "sbatch"

@@ -236,7 +236,9 @@ def test_a_copied_root_is_independent_of_the_original(
     assert declared_grid({"FUNGI_GRID": grid_file[1]}).root == copy
 
 
-def test_status_works_without_write_access(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_writes_no_file_and_prints_a_command_with_the_complete_grid(
+    grid: Grid, capsys: pytest.CaptureFixture[str]
+) -> None:
     begin_blocks(grid, [0, 2, 4])
     before = sorted(grid.root.rglob("*"))
     output = status(capsys, "--root", str(grid.root), "--splits", "test", "--shards", "2", "--jobs", "grads_kl_multi")

@@ -121,7 +121,7 @@ def test_code_is_copied_again_only_if_it_has_changed(tmp_path: Path) -> None:
     assert (first / "COMMIT").read_text().strip()
 
 
-def test_a_copy_of_the_code_records_its_commit(tmp_path: Path) -> None:
+def test_the_commit_of_copied_code_is_read_from_its_file(tmp_path: Path) -> None:
     import subprocess
 
     code = freeze(ROOT, tmp_path)

@@ -285,7 +285,7 @@ AMBIGUOUS_FILES = {
     "nowhere.npz": ([], "does not exist. Check the path"),
     "all.npz:nothing": ([], "has no array 'nothing'. It contains x_train [80, 8], y_train [80]"),
     "two.npz": (["--split", "train"], "both look like the features of split train"),
-    "plain.npy": ([], "no labels"),
+    "plain.npy": (["--split", "train"], "no labels"),
     "flat.npz": (["--split", "train"], "no features [n d] in"),
 }
 
@@ -298,7 +298,6 @@ def test_ambiguous_files_are_refused_with_a_list_of_arrays(name, tmp_path, monke
     np.save("plain.npy", np.zeros((4, 2)))
     np.savez("flat.npz", labels=np.arange(4))
     flags, message = AMBIGUOUS_FILES[name]
-    flags = ["--split", "train"] if name == "plain.npy" else flags
     assert COMMANDS["import"].main([name, "--dataset", "birds", "--backbone", "mine", *flags]) == 2
     assert message in capsys.readouterr().err
     assert not Path("features").exists()

@@ -31,6 +31,7 @@ def _name_of(value: Any) -> str:
 
 @pytest.mark.parametrize(("config_class", "field"), _fields(), ids=_name_of)
 def test_a_value_of_another_type_is_refused_with_the_name_of_the_field(config_class: Any, field: Any) -> None:
+    # A text or a tuple in WRONG_TYPES is valid for a field whose default is a text or a tuple.
     valid_value = {str: "x", tuple: (1, 2)}.get(type(field.default))
     for value in WRONG_TYPES:
         if value is None or value != valid_value:

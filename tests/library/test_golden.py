@@ -18,7 +18,7 @@ from fungi.gradients import DINOGradientsExtractor, KLGradientsExtractor, SimCLR
 from fungi.wrapper import FUNGIWrapper
 from tests.engine.golden import LAYERS, load, model
 
-SMALLEST_COSINE = 0.99999
+SMALLEST_COSINE = 0.99999  # rounding in float32
 
 
 def load_head(head: Any, golden: dict[str, torch.Tensor], name: str) -> None:
@@ -27,7 +27,7 @@ def load_head(head: Any, golden: dict[str, torch.Tensor], name: str) -> None:
 
 
 def fixed_views(golden: dict[str, torch.Tensor], count: int) -> Any:
-    """Return a transform that gives the views of the reference. It recognises an image by its pixels."""
+    """Return a transform that gives the views of the reference. The transform recognises an image by its pixels."""
     by_pixels = {golden[f"image/{i}"].numpy().tobytes(): golden["views"][i, :count] for i in range(3)}
     return lambda image: by_pixels[image.tobytes()] if count > 1 else by_pixels[image.tobytes()][0]
 

@@ -173,19 +173,18 @@ def test_mistakes_are_refused(call: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (lambda image: image, "input_transform of OneView gave Image"),
-        (lambda image: torch.zeros(5), r"input_transform of OneView gave shape \[5\]"),
+        (lambda image: image, "input_transform of InvalidViews gave Image"),
+        (lambda image: torch.zeros(5), r"input_transform of InvalidViews gave shape \[5\]"),
         (lambda image: torch.zeros(image.size[0], 3, 32, 32), "gave views of different shapes"),
     ],
 )
 def test_invalid_transforms_are_refused(transform: Any, message: str) -> None:
-    class RenamedViews(OneView):
+    class InvalidViews(OneView):
         def input_transform(self, input_dim: int) -> Any:
             return transform
 
-    RenamedViews.__name__ = "OneView"
     with pytest.raises(FungiError, match=message):
-        wrap(configs=[OwnConfig(RenamedViews)])(pictures(2))
+        wrap(configs=[OwnConfig(InvalidViews)])(pictures(2))
 
 
 def test_errors_are_value_errors() -> None:

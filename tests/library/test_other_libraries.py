@@ -18,7 +18,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from fungi.config import KLConfig
-from fungi.data.sets.digits import split_rows
 from fungi.errors import FungiError
 from fungi.library.datasets_map import add_features
 from fungi.library.estimator import FungiTransformer
@@ -55,7 +54,6 @@ def test_the_transformer_works_in_a_pipeline_on_digits() -> None:
     # There are 12 rows per class, and the backbone was trained on only half of the classes.
     assert pipeline.score(arrays[120:], labels[120:]) > 0.6
     assert list(pipeline[:1].get_feature_names_out()) == [f"pca_{index}" for index in range(16)]
-    assert len(split_rows("train")) == len(samples)
 
 
 def test_feature_names_start_with_the_name_of_the_part() -> None:

@@ -20,6 +20,7 @@ INPUT = ImageInput(size=32, resize=32)
 
 
 def cross_entropy(student: Tensor, teacher: Tensor) -> float:
+    """Return the loss of two latents, with the default temperatures of the teacher and the student."""
     target, log_p = torch.softmax(teacher / 0.07, dim=-1), torch.log_softmax(student / 0.1, dim=-1)
     return -float((target * log_p).sum())
 
@@ -73,7 +74,7 @@ def test_the_aspect_ratio_of_a_block_is_limited() -> None:
             assert int(mask.sum()) == rows * columns <= 16
 
 
-def test_a_share_of_zero_masks_nothing() -> None:
+def test_a_share_of_zero_masks_nothing_and_random_shares_can_be_zero() -> None:
     assert not block_mask(height=14, width=14, ratio=0.0).any()
     torch.manual_seed(0)
     views = MaskedCrops(input=INPUT, patch_size=8, random_ratio=True)

@@ -1,4 +1,4 @@
-"""Options of SimCLR: hard negatives, mixed negatives, and exclusion of the own views of an image."""
+"""Options of SimCLR: hard negatives, mixed negatives, and negatives without the views of the same image."""
 
 import math
 
@@ -112,7 +112,7 @@ def test_impossible_hard_negatives_are_refused() -> None:
     ("kl", {"normalize": False}), ("kl", {"project": False}), ("dino", {"project": False, "normalize": False}),
     ("simclr", {"normalize": True}), ("simclr", {"project": False, "normalize": True}),
 ])  # fmt: skip
-def test_head_options_of_table_6_change_only_the_loss(objective: str, options: dict) -> None:
+def test_head_options_of_table_6_change_the_loss(objective: str, options: dict) -> None:
     from fungi.objectives import OBJECTIVES
 
     embeddings = random(3, 4, 8)

@@ -50,7 +50,7 @@ def submit_after_a_failure(done: list[str]) -> None:
 def raise_after_a_failure() -> None:
     with in_background() as submit:
         submit(fail)
-        raise KeyError("before")
+        raise KeyError("error of the caller")
 
 
 def end_after_a_failure() -> None:
@@ -68,5 +68,5 @@ def test_the_first_error_reaches_the_caller() -> None:
 
 
 def test_an_error_of_the_caller_has_priority_over_an_error_of_the_work() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="error of the caller"):
         raise_after_a_failure()

@@ -68,7 +68,7 @@ def rows(count: int, dim: int = 32, seed: int = 0) -> torch.Tensor:
 
 @contextmanager
 def with_full_precision() -> Iterator[None]:
-    """Compute products in full precision inside the `with` statement."""
+    """Compute products in full precision inside the `with` statement, without the code under test."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     yield

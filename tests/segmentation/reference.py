@@ -31,15 +31,18 @@ class View:
     draw_seed: int
 
 
-def nearest(mask: np.ndarray) -> np.ndarray:
+def resized_mask(mask: np.ndarray) -> np.ndarray:
+    """Return a mask of `SIZE` x `SIZE` pixels. Each pixel has the class of the nearest pixel above and to its left."""
     rows, columns = (np.arange(SIZE) * extent // SIZE for extent in mask.shape)
     return mask[np.ix_(rows, columns)]
 
 
 def unaugmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int = 0) -> View:
+    """Return the resized image. Its pixels and the epoch determine the seed of its draws. The name is not used."""
     pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)) / 255
     content = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
-    return View(torch.from_numpy(pixels).permute(2, 0, 1), nearest(mask), derive_seed(SEED, "dense", content, epoch))
+    draw_seed = derive_seed(SEED, "dense", content, epoch)
+    return View(torch.from_numpy(pixels).permute(2, 0, 1), resized_mask(mask), draw_seed)
 
 
 def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) -> View:
@@ -55,7 +58,7 @@ def augmented_view(image: Image.Image, mask: np.ndarray, name: str, epoch: int) 
     crop = functional.to_tensor(changed)[:, top : top + height, left : left + width]
     pixels = functional.resize(crop, [SIZE, SIZE], antialias=True).double()
     crop_of_mask = mask[top : top + height, left : left + width]
-    return View(pixels, nearest(crop_of_mask), unaugmented_view(image, mask, name, epoch).draw_seed)
+    return View(pixels, resized_mask(crop_of_mask), unaugmented_view(image, mask, name, epoch).draw_seed)
 
 
 def views_of(root: Path, split: str, epochs: int) -> list[View]:
@@ -115,11 +118,11 @@ class Reference:
         """Return `cat[token, projected gradient]` of each patch (spec 4)."""
         activations: list[torch.Tensor] = []
 
-        def keep(module, inputs, output) -> None:
+        def record(module, inputs, output) -> None:
             output.requires_grad_().retain_grad()
             activations.extend([inputs[0][0], output])
 
-        handle = self.layer.register_forward_hook(keep)
+        handle = self.layer.register_forward_hook(record)
         tokens = self.tokens(view)
         handle.remove()
         self.loss(tokens, support, view.draw_seed).backward()
@@ -130,6 +133,7 @@ class Reference:
         return normalize(torch.cat(parts, dim=1), dim=1)
 
     def loss(self, tokens: torch.Tensor, support: torch.Tensor, draw_seed: int) -> torch.Tensor:
+        """Return the contrastive loss of the tokens of an image (spec 4.2). support: embeddings of the bank `[n d]`."""
         nearest_rows = (tokens.detach() @ support.T).argsort(dim=1, descending=True)[:, :2]
         is_kept = torch.rand(len(tokens), 2, generator=torch.Generator().manual_seed(draw_seed)) < 0.5
         latents = normalize(self.head(tokens), dim=1)

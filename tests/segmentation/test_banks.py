@@ -105,7 +105,12 @@ def test_the_checksum_of_a_block_is_computed_only_once(bank_folder: Path, monkey
     """The published setting reads its bank thousands of times, so repeated checksums would be slow."""
     ranges = []
     checksum = banks.checksum_of_range
-    monkeypatch.setattr(banks, "checksum_of_range", lambda file, *span: ranges.append(span) or checksum(file, *span))
+
+    def record_range(file, *span):
+        ranges.append(span)
+        return checksum(file, *span)
+
+    monkeypatch.setattr(banks, "checksum_of_range", record_range)
     bank = open_bank(bank_folder)
     for _ in range(3):
         list(bank.windows(4))

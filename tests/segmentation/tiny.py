@@ -39,6 +39,7 @@ def extractor(
     loss: DenseLoss | None = None,
     size: int = SIZE,
 ) -> DenseExtractor:
+    """Return an extractor for the last block of a model. kind, rows: kind and number of rows of the projection."""
     target = find_target(model, "blocks.1.attn.proj")
     matrix = draw_projection(rows, target.gradient_dim, kind=kind)
     views = SceneView(size=size, statistics=HALF)
@@ -46,6 +47,7 @@ def extractor(
 
 
 def filled_bank(folder: Path, features: np.ndarray, labels: np.ndarray | None = None, **options) -> Bank:
+    """Return a bank with a single block of these rows. labels: zeros by default. options: fields of its manifest."""
     labels = np.zeros((len(features), 2), dtype=np.int64) if labels is None else labels
     options = {"dtype": "float32", "provenance": {}, **options}
     bank = Bank.create(folder, BankManifest(features.shape[1], labels.shape[1], ends=(len(features),), **options))
@@ -61,4 +63,5 @@ def random_support(folder: Path, rows: int = 50, *, seed: int = 3, width: int = 
 
 
 def images(count: int, *, seed: int = 1) -> torch.Tensor:
+    """Return 8-bit images of noise, `[count 3 s s]`."""
     return torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(seed)).byte()

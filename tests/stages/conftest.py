@@ -13,6 +13,7 @@ from fungi.commands import COMMANDS
 ROWS = {"train": 14, "test": 9}
 """Split -> number of rows."""
 QUICK = ("--set", "simclr.stride_scale=1", "simclr.negative_samples=5", "--block-size", "4", "--device", "cpu")
+"""Flags of a fast run. Without SimCLR, its options are refused, so tests without SimCLR add an empty `--set`."""
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ extract_gradients = COMMANDS["extract-gradients"].main
 extract = COMMANDS["extract"].main
 projection = COMMANDS["projection"].main
 
-KL = ("--objective", "kl", "--set")
+KL = ("--objective", "kl", "--set")  # the empty `--set` removes the options of SimCLR
 
 
 def assert_refused(capsys: pytest.CaptureFixture[str], status: int, *parts: str) -> None:

@@ -23,7 +23,7 @@ def test_files_record_the_dtype_of_the_residual_stream_and_refuse_another_dtype(
     short, usual = (provenance_of(tmp_path / root / FILE) for root in ("short", "float"))
     assert (short.dtype, usual.dtype) == (BFLOAT16_RESIDUAL, "bfloat16")
     assert short.identity() != usual.identity()
-    settings = GradientSettings(set=QUICK[1:3])
+    settings = GradientSettings(set=QUICK[1:3])  # the options of SimCLR
     assert "--residual-dtype bfloat16, not float32" in settings.difference_from(short)
     assert replace(settings, residual_dtype="bfloat16").difference_from(short) == ""
     assert len(list((tmp_path / "short" / "support").rglob("*.safetensors"))) == 1

@@ -12,7 +12,7 @@ from fungi.errors import FungiError
 def detected_flips(path: Path, read: Callable[[], Any], count: int, *, seed: int = 0) -> int:
     """Flip single bits of a file, and return how many of `count` flips `read` refuses with a FungiError.
 
-    After every other flip, `read` has to return the same list of values as for the undamaged file.
+    After a flip that is not refused, `read` has to return the same list of values as for the undamaged file.
     """
     draws, content, expected = np.random.default_rng(seed), path.read_bytes(), read()
     detected = 0

@@ -20,6 +20,7 @@ OTHER_DOCS = CodeVersion(NOW.code, "3333333333333333", {**NOW.versions, "h5py": 
 
 
 def write_block(blocks, version: CodeVersion, monkeypatch) -> None:
+    """Write the first missing block as if this code version had computed the block."""
     monkeypatch.setattr(block_store, "current_version", lambda: version)
     span = blocks.missing()[0]
     blocks.write(span, {"attn": VALUES[span.start : span.stop]})

@@ -8,7 +8,7 @@ HASH, OTHER_HASH = "a" * 64, "b" * 64
 
 
 @pytest.mark.parametrize(
-    ("there", "here", "message"),
+    ("old_record", "new_record", "message"),
     [
         (
             {"profile": "clean", "weights_hash": HASH},
@@ -35,8 +35,8 @@ HASH, OTHER_HASH = "a" * 64, "b" * 64
         ),
     ],
 )
-def test_the_message_names_the_cause_and_not_its_consequences(there: dict, here: dict, message: str) -> None:
-    assert difference_in_words(there, here) == message
+def test_the_message_names_the_cause_and_not_its_consequences(old_record: dict, new_record: dict, message: str) -> None:
+    assert difference_in_words(old_record, new_record) == message
 
 
 def test_only_the_different_entries_of_two_dictionaries_remain() -> None:

@@ -112,7 +112,7 @@ def test_extraction_on_a_full_disk_resumes_when_there_is_room(pictures, gradient
     other_file = small_disk / "other"
     other_file.write_bytes(bytes(250_000))
     statuses = []
-    for size in range(250_000, -1, -10_000):
+    for size in range(250_000, -1, -10_000):  # after each failure, the other file becomes 10 KB smaller
         capsys.readouterr()
         statuses.append(gradients(small_disk / "features", *flags))
         if statuses[-1] == 0:

@@ -19,6 +19,7 @@ INFORMATION = {
     "skipped_samples",
     "complete",
 }
+# Type of a fact -> a value that `PROVENANCE` does not have.
 OTHER = {str: "other", int: 7, bool: False, dict: {"other": "x"}, list: [{"code": "other"}]}
 
 

@@ -29,6 +29,7 @@ TEXTS = {"World": "peace talks in Geneva", "Sports": "late goal wins match", "Bu
 
 
 def write_data(folder: Path, rows: dict[str, int], word: str = "day") -> None:
+    """Write texts of three classes. rows: split -> number of texts per class. word: a word of every text."""
     (folder / "ag-news").mkdir(parents=True, exist_ok=True)
     for split, count in rows.items():
         first = 100 if split == "test" else 0  # so that no test text is a train text

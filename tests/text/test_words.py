@@ -123,7 +123,7 @@ def test_long_texts_are_truncated_and_counted_and_keep_their_last_token():
     views = INPUT.views("plain")
     batch = views.collate([views.prepare(text) for text in (words(600), words(510), words(3))])
     assert batch["input_ids"].shape == (3, 1, 512)
-    assert batch["input_ids"][0, 0, -1] == 2
+    assert batch["input_ids"][0, 0, -1] == 2  # the special token at the end of a text
     list(views.groups(batch, 8))
     list(views.groups(batch, 8))
     assert views.remarks() == ["2 texts were longer than 512 tokens and were cut"]

@@ -209,7 +209,12 @@ def test_a_single_global_crop_is_blurred_like_the_first_and_local_crops_are_not_
 
 def test_the_radius_of_the_blur_is_between_0_1_and_2_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     radii: list[float] = []
-    monkeypatch.setattr(Image.Image, "filter", lambda image, blur: radii.append(blur.radius) or image)
+
+    def record_radius(image, blur):
+        radii.append(blur.radius)
+        return image
+
+    monkeypatch.setattr(Image.Image, "filter", record_radius)
     torch.manual_seed(0)
     for _ in range(400):
         _gaussian_blur(Image.new("RGB", (4, 4)))
