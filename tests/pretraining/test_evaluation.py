@@ -61,6 +61,11 @@ def test_more_neighbours_than_train_rows_are_refused() -> None:
         weighted_knn(rows, labels, rows, labels, [2, 5])
 
 
+def test_a_number_of_neighbours_that_is_named_twice_is_scored_once() -> None:
+    rows, labels = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    assert weighted_knn(rows, labels, rows, labels, [5, 5, 2]) == weighted_knn(rows, labels, rows, labels, [5, 2])
+
+
 def test_a_linear_probe_separates_separable_classes() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(90) % 3

@@ -41,7 +41,7 @@ def weighted_knn(
     for rows, targets in zip(queries.split(QUERIES_PER_TILE), query_targets.split(QUERIES_PER_TILE), strict=True):
         similarity, indices = most_similar(normalize(rows, dim=1), bank, largest)
         labels, weights = train_targets[indices], vote_weights(similarity, temperature)
-        for k in neighbours:
+        for k in correct:  # each k once, even if `neighbours` names it twice
             votes = _votes(labels[:, :k], weights[:, :k], classes)
             is_target = votes.topk(min(5, k, classes), dim=1).indices == targets[:, None]
             correct[k] += torch.stack([is_target[:, 0].sum(), is_target.sum()])
