@@ -99,6 +99,15 @@ def require_values(settings: Any, *names: str) -> None:
             raise FungiError(f"{flag_of(fields[name])} needs at least one value. For its default, leave the flag out.")
 
 
+def require_different_values(settings: Any, *names: str) -> None:
+    """Raise FungiError if one of these fields, which hold several values, has a value twice. For `__post_init__`."""
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    for name in names:
+        values = getattr(settings, name)
+        if repeated := [value for value in values if values.count(value) > 1]:
+            raise FungiError(f"{flag_of(fields[name])} names {repeated[0]} twice. Name each value once.")
+
+
 MAX_WITHOUT_HEADINGS = 8
 """Largest number of settings that help shows without headings."""
 

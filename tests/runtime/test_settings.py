@@ -115,6 +115,14 @@ def test_a_setting_with_several_values_is_refused_without_a_value(kind, field, t
 
 
 @pytest.mark.parametrize(
+    ("command", "flag", "value"), [("extract-gradients", "--objective", "kl"), ("ablate", "--seed", "7")]
+)
+def test_a_value_that_would_be_computed_twice_is_refused(command, flag, value, capsys):
+    assert COMMANDS[command].main([flag, value, value]) == 2
+    assert f"{flag} names {value} twice. Name each value once." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
         ("extract", ["--num-workers", "100000"], "--num-workers has to be at least -1 and at most 1024, not 100000"),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fungi.errors import FungiError
 from fungi.extraction.gradient_settings import GradientSettings
-from fungi.settings import SEEDS, setting
+from fungi.settings import SEEDS, require_different_values, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class VariationSettings(GradientSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_different_values(self, "seeds")
         if len(self.seeds) == 1:
             object.__setattr__(self, "seed", self.seeds[0])
             object.__setattr__(self, "seeds", ())

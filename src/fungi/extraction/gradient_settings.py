@@ -12,7 +12,7 @@ from fungi.errors import FungiError, unknown_name
 from fungi.extraction.generate_projection_matrix import LARGEST_PROJECTION
 from fungi.extraction.stage import StageSettings
 from fungi.objectives import OBJECTIVES
-from fungi.settings import setting
+from fungi.settings import require_different_values, setting
 from fungi.store.layout import EMBEDDINGS
 from fungi.views.plans import OPTIONS as PLAN_OPTIONS
 from fungi.views.plans import PUBLISHED, PlanName
@@ -79,6 +79,7 @@ class GradientSettings(StageSettings):
         super().__post_init__()
         if not self.objective:
             raise FungiError("no objective is given. Name some with --objective.")
+        require_different_values(self, "objective")
         known = OBJECTIVES.names()
         for name in (*self.objective, *parse_options(self.set)):
             if name not in known:
