@@ -166,8 +166,9 @@ def _is_ordinary(tensor: "Tensor") -> bool:
 
 
 def check_fit(model: "nn.Module", state: StateDict, *, backbone: str, origin: str) -> None:
-    """Check that a state dict has exactly the tensors of the model. origin: source of the weights, for the message.
+    """Check that a state dict has exactly the tensors of the model.
 
+    backbone, origin: name of the backbone and source of the weights, for the message.
     Raises FungiError with the number of wrong tensors and the names of the first three.
     """
     expected = model.state_dict()

@@ -106,7 +106,10 @@ def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
 
 
 def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[StateDict, str]:
-    """Return (weights with the key names of the model, origin of the weights in words)."""
+    """Return (weights with the key names of the model, origin of the weights in words).
+
+    checkpoint, key: as `checkpoint` and `checkpoint_key` of `load_backbone`.
+    """
     if checkpoint is not None:
         entry = f", entry {key}" if key else ""
         return _checkpoint_weights(spec, read_checkpoint(checkpoint, key), f"checkpoint {checkpoint}{entry}")
@@ -137,6 +140,8 @@ def _checkpoint_weights(spec: BackboneSpec, state: StateDict, source: str) -> tu
 
 def _build_with_weights(state: StateDict, spec: BackboneSpec, source: str) -> "nn.Module":
     """Return the model with these weights. Raises FungiError if the weights do not fit exactly.
+
+    source: origin of the weights, for the message.
 
     The model is built on the meta device, without values. Otherwise, most of the loading time would be spent on random
     weights, which the loaded weights then replace.

@@ -22,8 +22,10 @@ LEADING_TOKENS = 2  # class token and distillation token
 class SpectrogramTransformer(nn.Module):
     """Model that maps spectrograms to embeddings.
 
+    width: number of entries of a token. depth, heads: numbers of blocks and of attention heads.
     pooling: `cls_dist` for the mean of the class token and the distillation token after the final norm, `mean_patches`
-    for the mean of the patch tokens. stride: distance between neighbouring patches.
+        for the mean of the patch tokens.
+    stride: distance between neighbouring patches.
     """
 
     def __init__(

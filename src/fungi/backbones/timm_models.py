@@ -101,8 +101,12 @@ def timm_names(
 ) -> StateDict:
     """Convert a state dict of the original authors or of OpenCLIP to timm's names, with the rules of timm.
 
-    A state dict that already has timm's names is returned unchanged. heads: prefixes of the classifier, which is
-    dropped. Raises FungiError if timm would resample the weights to another resolution or patch size without a warning.
+    A state dict that already has timm's names is returned unchanged.
+
+    build: function that returns the model.
+    keep_classifier: whether the model has the classifier of the weights. If not, the classifier is dropped.
+    heads: prefixes of the names of the classifier.
+    Raises FungiError if timm would resample the weights to another resolution or patch size without a warning.
     """
     import torch
 

@@ -66,7 +66,10 @@ class Reduction:
 
 
 class Reducer:
-    """Factory of reductions, which are fitted on the train rows."""
+    """Factory of reductions, which are fitted on the train rows.
+
+    pca_dim: number of principal components. device: where they are computed; None means the CPU.
+    """
 
     def __init__(self, train: FeatureSource, pca_dim: int, device: torch.device | None = None) -> None:
         self.train = train

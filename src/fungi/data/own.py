@@ -35,7 +35,10 @@ _FORMS = (
 
 
 def own_dataset(text: str, data_dir: Path | None, known_names: Iterable[str]) -> DatasetSpec:
-    """Return the dataset that `text` describes (see `resolve_dataset`). Raises FungiError for an unknown dataset."""
+    """Return the dataset that `text` describes (see `resolve_dataset`). Raises FungiError for an unknown dataset.
+
+    known_names: names of the registered datasets.
+    """
     name, equals, kind_and_path = text.partition("=")
     if not equals:
         return _spec_by_name(name, data_dir, known_names)

@@ -31,6 +31,7 @@ def cluster(
 ) -> Clustering:
     """Cluster the rows with k-means, one cluster per class, and match clusters and classes.
 
+    restarts: number of runs of k-means, of which the best is used.
     Raises FungiError if there are fewer distinct rows than classes.
     """
     from sklearn.cluster import KMeans

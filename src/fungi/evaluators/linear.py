@@ -93,7 +93,7 @@ def effect_of_tolerance(
     options: LogisticOptions,
     tolerances: tuple[float, ...],
 ) -> list[dict[str, float]]:
-    """Return accuracy, duality gap and number of passes of the fit at each tolerance."""
+    """Return accuracy on test rows, duality gap and number of passes of the fit on `rows`, at each tolerance."""
     effects = []
     for tolerance in tolerances:
         classifier = fit_classifier(rows, regularization, replace(options, tolerance=tolerance))

@@ -50,7 +50,10 @@ class ProtocolScores:
 def evaluate_protocol(
     ranking: Int64[np.ndarray, "q n"], truth: Sequence[Relevance], protocol: str, cutoffs: Sequence[int] = (1, 5, 10)
 ) -> ProtocolScores:
-    """Return the scores of a ranking of the database. Raises FungiError if no query has positives."""
+    """Return the scores of a ranking of the database. Raises FungiError if no query has positives.
+
+    ranking: rows of the database, best first. truth: relevant rows of each query. cutoffs: for `precision_at`.
+    """
     positive_kinds, ignored_kinds = PROTOCOLS[protocol]
     positions_of_queries: list[Int64[np.ndarray, " m"] | None] = []
     for order, relevance in zip(ranking, truth, strict=True):

@@ -43,7 +43,10 @@ class ChosenRows:
 
 
 def with_chosen_rows(dataset: DatasetSpec, limit: int, *, skip_damaged: bool) -> DatasetSpec:
-    """Return a dataset of the chosen rows; if `limit` is set, the dataset has another name (`limited_name`)."""
+    """Return a dataset of the chosen rows; if `limit` is set, the dataset has another name (`limited_name`).
+
+    limit, skip_damaged: as in `ChosenRows`.
+    """
     if not limit and not skip_damaged:
         return dataset
     chosen = replace(dataset, open=ChosenRows(dataset.open, limit, skip_damaged))

@@ -189,7 +189,10 @@ def build_engine(
     matrices: dict[str, ProjectionMatrix],
     stopwatch: Stopwatch | None = None,
 ) -> GradientEngine:
-    """Return the engine for the targets, with the deviations of the profile."""
+    """Return the engine for the targets, with the deviations of the profile.
+
+    matrices: target name -> projection matrix. stopwatch: as in `GradientEngine`.
+    """
     profile, spec = choose_profile(settings.profile), context.backbone.spec
     paths = [target.path for target in targets]
     model = with_residual_dtype(context.backbone.model, settings.residual_dtype, paths, dtype=context.dtype)

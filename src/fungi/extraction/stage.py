@@ -161,7 +161,9 @@ class StageSettings:
 
     def difference_from(self, provenance: "Provenance") -> str:
         """Return a sentence with the first setting that differs from the provenance of a file, or an empty text."""
-        for name, value in json.loads(json.dumps(self._deciding_settings(provenance.feature), default=str)).items():
+        deciding = self._deciding_settings(provenance.feature)
+        as_in_file = json.loads(json.dumps(deciding, default=str))  # provenances store paths as text, tuples as lists
+        for name, value in as_in_file.items():
             if provenance.settings.get(name, value) != value:
                 flag = f"--{name.replace('_', '-')}"
                 return f"{provenance.feature} was computed with {flag} {provenance.settings[name]}, not {value}"

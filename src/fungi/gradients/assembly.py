@@ -66,7 +66,8 @@ def build_engine(
 ) -> GradientEngine:
     """Return the engine for these targets. Their projections are on the device, in the dtype of the products.
 
-    Targets with the same matrix share a projector. options: further arguments of `GradientEngine`.
+    matrices: target name -> projection matrix. Targets with the same matrix share a projector.
+    options: further arguments of `GradientEngine`.
     """
     distinct = {id(matrix): matrix for matrix in matrices.values()}
     projectors = {key: make_projector(matrix, device, product_dtype(dtype)) for key, matrix in distinct.items()}

@@ -64,8 +64,10 @@ class Capture:
         """Return the derivative of a weighted sum with respect to the output of each target in each forward pass.
 
         The sum is the sum of `root * weight` over all roots (losses, or outputs of the encoder). The derivative is None
-        if no root depends on the output of this pass. Raises FungiError if a forward pass did not use a target, or if
-        no root depends on the outputs of a target.
+        if no root depends on the output of this pass.
+
+        keep_graph: whether the autograd graph is needed again, for another loss.
+        Raises FungiError if a forward pass did not use a target, or if no root depends on the outputs of a target.
         """
         for path, outputs in self.outputs.items():
             if len(outputs) < max(self._passes, 1):

@@ -117,7 +117,10 @@ def embed_samples(
     num_workers: int = 0,
     by_content: bool = False,
 ) -> Float[Tensor, "n v d"]:
-    """Return the embeddings of the views of all samples, for supporting data. See `batches` for the arguments."""
+    """Return the embeddings of the views of all samples, for supporting data.
+
+    label: name of this step in the progress display. seed, num_workers, by_content: as in `batches`.
+    """
     rows = row_batches(0, len(samples), batch_size)
     loaded = batches(samples, [views], rows, seed=seed, num_workers=num_workers, by_content=by_content)
     prepared = (batch[views.identity] for batch in progress(loaded, list(map(len, rows)), label=label))

@@ -48,6 +48,7 @@ def largest_fitting(free_bytes: int, view_bytes: int) -> int:
 def bytes_per_view(model: Any, targets: Sequence[str], dtype: torch.dtype, *, pooled: bool) -> int:
     """Estimate the memory of a view in bytes, from tokens, width and the number of blocks from the first source on.
 
+    targets, pooled: as in `views_at_once`.
     Return 0 if the model has no attributes for its number of tokens and its width.
     """
     patch_embedding = getattr(model, "patch_embed", None)

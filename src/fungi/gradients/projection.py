@@ -164,7 +164,9 @@ def draw_projection(
 ) -> ProjectionMatrix:
     """Draw a matrix from torch's CPU generator. Blocks of rows are drawn one after the other, to use little memory.
 
+    projection_dim, gradient_dim: p and G. kind: see the top of this file.
     outputs: number of outputs o of the layer, for khatri-rao; 0 means a square layer, with or without a bias.
+    Raises FungiError for an unknown kind or impossible sizes.
     """
     if kind not in KINDS:
         raise FungiError(f"projection kind {kind!r} is not known. Use {', '.join(KINDS)}.")

@@ -3,6 +3,8 @@
 Activations are the inputs of the layer. Signals are the derivatives with respect to the outputs of the layer.
 
 Axes: m views of b samples, v views per sample, s positions.
+
+Arguments of all rules: `samples` is the number of samples, b. `bias` appends the gradient of the bias.
 """
 
 from collections.abc import Callable

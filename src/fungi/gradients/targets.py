@@ -77,7 +77,10 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
 
 
 def find_target(model: nn.Module, text: str, *, bias: bool = True) -> Target:
-    """Return the gradient source that `text` names. Raises FungiError with candidates if there is no such source."""
+    """Return the gradient source that `text` names. Raises FungiError with candidates if there is no such source.
+
+    bias: append the gradient of the bias, if the layer has a bias.
+    """
     path, part, name = split_spec(text)
     module = dict(model.named_modules()).get(path)
     if module is None:

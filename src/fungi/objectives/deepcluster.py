@@ -109,7 +109,10 @@ class DeepCluster(Objective):
 def k_means(
     rows: Float[Tensor, "n l"], count: int, iterations: int, generator: torch.Generator
 ) -> Float[Tensor, "k l"]:
-    """Return the prototypes of k-means with dot products, initialised with random rows. Means are not normalised."""
+    """Return the prototypes of k-means with dot products, initialised with random rows. Means are not normalised.
+
+    count: number of prototypes, k.
+    """
     initial_rows = torch.randperm(len(rows), generator=generator)[:count].to(rows.device)
     prototypes = rows[initial_rows].clone()
     for _ in range(iterations):

@@ -29,7 +29,10 @@ Search = Callable[[Float[Tensor, "q d"], int], Ranked]
 
 
 def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
-    """Return an exhaustive search in full float32, tile by tile, on the device of keys and queries."""
+    """Return an exhaustive search in full float32, tile by tile, on the device of keys and queries.
+
+    k, tree: not used here; other back-ends need them to prepare the keys.
+    """
     largest = metric == "inner-product"
 
     @full_precision()

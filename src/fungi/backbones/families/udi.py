@@ -91,9 +91,11 @@ def timm_weights(state: StateDict, *, name: str, class_tokens: int) -> StateDict
 def build(
     width: int, depth: int, heads: int, mlp_ratio: float, size: int, patch: int, class_tokens: int
 ) -> "nn.Module":
-    """Return timm's vision transformer. size, patch: sides of an image and of a patch in pixels.
+    """Return timm's vision transformer. Positions are scaled as in DINO, because the code of UDI is based on DINO.
 
-    Positions are scaled as in DINO, because the code of UDI is based on DINO.
+    width: number of entries of a token. mlp_ratio: width of the hidden layer of the MLP, divided by `width`.
+    depth, heads, class_tokens: numbers of blocks, of attention heads and of class tokens.
+    size, patch: sides of an image and of a patch in pixels.
     """
     from timm.models.vision_transformer import VisionTransformer
 

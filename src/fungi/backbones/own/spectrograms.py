@@ -18,7 +18,10 @@ SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
 
 
 def spectrogram_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
-    """Return the backbone for a configuration. mean: use the mean of all tokens as the embedding."""
+    """Return the backbone `name` for the model at `place`.
+
+    config: configuration of the model. mean: use the mean of all tokens as the embedding.
+    """
     from transformers import ASTModel
 
     sound_input = _sound_input(place, config)

@@ -16,9 +16,9 @@ MOST_TOKENS = 512  # the limit of the text backbones in the paper
 
 
 def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
-    """Return the backbone for a configuration. Raises FungiError if `transformers` has no encoder for it.
+    """Return the backbone `name` for the model at `place`. Raises FungiError if `transformers` has no encoder for it.
 
-    mean: use the mean of all tokens as the embedding.
+    config: configuration of the model. mean: use the mean of all tokens as the embedding.
     """
     import torch
 

@@ -23,9 +23,9 @@ _CLASS_TOKENS = ("cls_token", "class_embedding")
 
 
 def vision_backbone(name: str, place: str, config: Any, *, mean: bool) -> BackboneSpec:
-    """Return the backbone for a configuration. Raises FungiError if `transformers` has no encoder for it.
+    """Return the backbone `name` for the model at `place`. Raises FungiError if `transformers` has no encoder for it.
 
-    mean: use the mean of all positions as the embedding.
+    config: configuration of the model. mean: use the mean of all positions as the embedding.
     """
     input_spec = image_input(place, config)
     build = partial(_build, config, mean)

@@ -164,7 +164,10 @@ def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
 
 
 def _write_members(archive: Path, members: Iterator[_Member], into: Path, below: str) -> int:
-    """Write the files of an archive, and return their number. Raises FungiError for a dangerous member."""
+    """Write the files of an archive, and return their number. Raises FungiError for a dangerous member.
+
+    into, below: as in `unpack`.
+    """
     count = 0
     remaining_bytes = max(ALWAYS_ALLOWED, LARGEST_EXPANSION * archive.stat().st_size)
     for name, size, open_member in members:
