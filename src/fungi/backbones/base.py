@@ -24,7 +24,7 @@ def _unchanged(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """Description of a backbone in the registry (spec vision 2.1).
+    """Description of a backbone in the registry: architecture, weights, input and gradient source (spec vision 2.1).
 
     name: name of the backbone on the command line and in paths of files.
     label, source: name of the backbone for tables, and origin of its weights in words.

@@ -1,4 +1,4 @@
-"""Folders of datasets, and the error for a missing dataset."""
+"""Find the folder of a dataset, and explain what to do if its files are missing or damaged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

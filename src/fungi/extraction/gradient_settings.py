@@ -1,4 +1,4 @@
-"""Settings of the gradient stage."""
+"""Settings of the gradient stage, `extract_gradients.py`."""
 
 import ast
 from collections.abc import Sequence

@@ -1,12 +1,9 @@
 """Exact search: the k nearest keys do not depend on the library or the hardware.
 
-The keys b of a query a are sorted by their *ranking* r, in ascending order:
-
-    r(b) = |b|^2 - 2 a.b     (euclidean: the squared distance without |a|^2, which is the same for all keys)
-    r(b) = -a.b              (inner product)
-Rankings are first computed in float32. The k nearest keys are certain if the k-th and (k+1)-th ranking of a query
-differ by more than the rounding error. The few other queries are searched again in float64. Among keys with equal
-rankings, the first keys are taken. Therefore, all libraries return the same rows, for every size of blocks.
+The rankings of keys (`search.backends`) are first computed in float32. The k nearest keys are certain if the k-th and
+(k+1)-th ranking of a query differ by more than the rounding error. The few other queries are searched again in float64.
+Among keys with equal rankings, the first keys are taken. Therefore, all libraries return the same rows, for every size
+of blocks.
 """
 
 from collections.abc import Iterator
@@ -96,12 +93,13 @@ def _search_float64(
 
     Among keys with equal rankings, the first keys are taken.
     """
-    beta, alpha = (1, 2) if metric == "euclidean" else (0, 1)  # the ranking is beta |b|^2 - alpha a.b
+    # The nearest keys have the smallest distance, beta (|b|^2 + |a|^2) - alpha a.b.
+    beta, alpha = (1, 2) if metric == "euclidean" else (0, 1)
     queries64 = queries.double()
-    offset = beta * squared_lengths(queries)  # makes euclidean rankings squared distances
+    offset = beta * squared_lengths(queries)
     # Distances are rounded to multiples of a step, so that ties are equal for every order of summation.
     step = _TIE * (squared_lengths(queries) + largest_norm * largest_norm)
-    steps = queries64.new_empty(queries64.shape[0], 0)  # of the best keys, [q k]
+    steps = queries64.new_empty(queries64.shape[0], 0)  # distances of the best keys, in units of a step, [q k]
     rows = torch.empty(queries64.shape[0], 0, dtype=torch.int64, device=queries64.device)
     for span, block in keys():
         block = block.to(queries64)

@@ -24,6 +24,7 @@ DATA_EFFICIENT_TREE = TreeSettings(searched=256, reordered=1800)
 
 class BankSearch:
     """Function that returns the nearest rows of a bank for queries. The default back-end searches all rows.
+
     tree, k: tree and largest number of neighbours for the approximate back-ends, which keep the entire bank in memory.
     tile_bytes: memory for exact search, in addition to queries and results. If the bank and the products of one tile
         fit, the bank is read once and kept on the device. Otherwise, each search reads all rows again. Then a tile

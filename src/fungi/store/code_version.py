@@ -21,7 +21,7 @@ ACCEPT_FLAG = "--accept-other-versions"
 
 
 class MixedVersionsError(FungiError):
-    """Different versions of the code or of packages computed the blocks of one file."""
+    """Raised if different versions of the code or of packages computed the blocks of one file."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ LARGEST_EXPANSION = 1100
 
 
 class UnknownOriginWarning(UserWarning):
-    """A feature file has no provenance."""
+    """Given for a feature file without a provenance."""
 
 
 @dataclass(frozen=True, kw_only=True)

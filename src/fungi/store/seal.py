@@ -31,7 +31,7 @@ _END = struct.Struct("<IQ8s")
 
 
 class DamagedFileError(FungiError):
-    """The content of a file of this program has changed since it was written."""
+    """Raised if the content of a file of this program has changed since it was written."""
 
 
 @dataclass

@@ -38,7 +38,7 @@ SIDE_PATHS = (".se.", ".downsample.", ".shortcut.")
 
 @dataclass(frozen=True)
 class ModelStructure:
-    """Structure of a model.
+    """Facts about an unknown model that its `BackboneSpec` needs.
 
     pooling: type of pooling; empty if it is not known.
     layer, reason: path of the gradient source, and the reason for this choice.

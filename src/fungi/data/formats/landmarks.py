@@ -1,4 +1,4 @@
-"""The revisited Oxford and Paris landmarks (spec vision 3.2, 9.6).
+"""Read the revisited Oxford and Paris landmarks, two datasets for retrieval (spec vision 3.2, 9.6).
 
 The split `train` is the database, and `test` has the queries. `test-cropped` has the queries cropped to their boxes, as
 the benchmark requires. Labels are row numbers. Some image files are truncated; their missing pixels become grey.
