@@ -10,17 +10,17 @@ from torch import Tensor, nn
 class Bfloat16Block(nn.Module):
     """A copy of a block with weights, products, normalisations and residual stream in bfloat16. It ignores autocast.
 
-    last: whether this is the last block in bfloat16; its output is then converted to float32.
+    is_last: whether this is the last block in bfloat16; its output is then converted to float32.
     original_type: class of the original block.
     """
 
-    def __init__(self, block: nn.Module, *, last: bool) -> None:
+    def __init__(self, block: nn.Module, *, is_last: bool) -> None:
         super().__init__()
-        self.original_type, self._last = type(block), last
+        self.original_type, self._is_last = type(block), is_last
         self.block = deepcopy(block).to(torch.bfloat16).eval().requires_grad_(False)
 
     def forward(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
         """Return the tokens after the block."""
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = self.block(tokens.to(torch.bfloat16))
-        return tokens.float() if self._last else tokens
+        return tokens.float() if self._is_last else tokens

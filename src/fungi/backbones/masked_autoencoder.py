@@ -74,7 +74,7 @@ class ReconstructionEncoder(WholeModel):
 def _normalized(pixels: Float[Tensor, "m t pixels"]) -> Float[Tensor, "m t pixels"]:
     """Return the pixels of each patch with mean 0 and variance 1, as in training."""
     variance, mean = pixels.var(dim=-1, keepdim=True), pixels.mean(dim=-1, keepdim=True)
-    return (pixels - mean) / (variance + 1e-6).sqrt()
+    return (pixels - mean) / (variance + 1e-6).sqrt()  # 1e-6 as in the loss of `transformers`
 
 
 def _mask_only_with_noise(

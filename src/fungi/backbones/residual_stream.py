@@ -51,6 +51,6 @@ def with_bfloat16_residual(model: nn.Module, layers: Sequence[str]) -> nn.Module
             f"--residual-dtype bfloat16 has no effect: no block comes before {', '.join(layers)}. Remove this flag."
         )
     vit: Any = shallow_copy(model)
-    bfloat16_blocks = [Bfloat16Block(block, last=block is earlier_blocks[-1]) for block in earlier_blocks]
+    bfloat16_blocks = [Bfloat16Block(block, is_last=block is earlier_blocks[-1]) for block in earlier_blocks]
     vit._modules["blocks"] = nn.Sequential(*bfloat16_blocks, *list(model.blocks)[len(earlier_blocks) :])
     return vit

@@ -49,21 +49,21 @@ def register_vit(
     return BACKBONES.register(name, spec)
 
 
-def timm_fields(model: str, *, classifier: bool = False, **options: Any) -> dict[str, Any]:
+def timm_fields(model: str, *, keep_classifier: bool = False, **options: Any) -> dict[str, Any]:
     """Return the fields `source`, `build`, `pretrained` and `convert` of a `BackboneSpec` for a model of timm.
 
     model: name of the model, with the tag of the weights.
-    classifier: keep the published output layer (for CLIP, the projection to the joint space). Otherwise, the model is
-        built with `num_classes=0`, and the output layer in the weights is dropped.
+    keep_classifier: keep the published output layer (for CLIP, the projection to the joint space). Otherwise, the model
+        is built with `num_classes=0`, and the output layer in the weights is dropped.
     options: other arguments of `timm.create_model`.
     """
-    outputs: dict[str, Any] = {} if classifier else {"num_classes": 0}
+    outputs: dict[str, Any] = {} if keep_classifier else {"num_classes": 0}
     build = partial(build_timm, model, **options, **outputs)
     return {
         "source": f"timm {model}",
         "build": build,
         "pretrained": partial(fetch_timm, model, **options),
-        "convert": partial(timm_names, build=build, keep_classifier=classifier),
+        "convert": partial(timm_names, build=build, keep_classifier=keep_classifier),
     }
 
 

@@ -96,7 +96,8 @@ class FeatureSource:
     @property
     def fits_in_memory(self) -> bool:
         """Whether the selected rows of all features fit into memory. They are then read only once."""
-        return len(self) * sum(self.dims.values()) * 4 <= self._memory_bytes
+        float32_bytes = 4
+        return len(self) * sum(self.dims.values()) * float32_bytes <= self._memory_bytes
 
     def dim_of(self, names: Sequence[str]) -> int:
         """Return the size of the concatenated features."""

@@ -51,13 +51,13 @@ def start_copy(batches: Sequence[Mapping[str, Mapping[str, Tensor]]], device: to
 
     batches: `{feature: {array: [b p]}}` for each batch; b may differ between batches.
     """
-    joined = {
-        name: {key: torch.cat([batch[name][key] for batch in batches]).float() for key in arrays}
-        for name, arrays in batches[0].items()
+    block = {
+        feature: {key: torch.cat([batch[feature][key] for batch in batches]).float() for key in arrays}
+        for feature, arrays in batches[0].items()
     }
     if device.type != "cuda":
-        return HostBlock(joined, None)
-    copies = {name: {key: _to_pinned(rows) for key, rows in arrays.items()} for name, arrays in joined.items()}
+        return HostBlock(block, None)
+    copies = {feature: {key: _to_pinned(rows) for key, rows in arrays.items()} for feature, arrays in block.items()}
     end_of_copy = torch.cuda.Event()
     end_of_copy.record(torch.cuda.current_stream(device))
     return HostBlock(copies, end_of_copy)

@@ -44,8 +44,8 @@ class BankSearch:
     ) -> None:
         self._rows, self._device = bank.rows, device
         self._on_device: list[Float[Tensor, "n d"]] = []
-        product_bytes = QUERIES_PER_TILE * 4 * 3  # per row of a tile
-        bank_bytes = bank.rows * bank.dim * 4
+        product_bytes = QUERIES_PER_TILE * 4 * 3  # per row of a tile: three copies in float32
+        bank_bytes = bank.rows * bank.dim * 4  # float32
         self.is_in_memory = backend != "exact" or bank_bytes + product_bytes * min(bank.rows, _READ_ROWS) <= tile_bytes
         """Whether the bank stays in memory after the first search."""
         if backend != "exact":

@@ -25,7 +25,7 @@ FILE, FEATURES, STATE = "index.safetensors", "features", "state"
 def pictures_below(folder: Path) -> list[Path]:
     """Return all pictures of a folder and its subfolders, sorted. Raises MissingFilesError if there is none."""
     pictures = [(folder / name).resolve() for name in image_names(folder)]
-    warn_of_ignored_files(folder, classes=False)
+    warn_of_ignored_files(folder, has_class_folders=False)
     if not pictures:
         raise MissingFilesError(f"--images {folder} does not contain pictures ({', '.join(IMAGE_ENDINGS)}).")
     return sorted(pictures)

@@ -167,7 +167,7 @@ class Bank:
         if values.size != (stop - start) * width:
             raise FungiError(f"{self.folder / name} has too few rows for its bank. Move it away and run again.")
         if stop > start:
-            self._check(name, np.array([start, stop - 1]), between=True)
+            self._check(name, np.array([start, stop - 1]), include_between=True)
         return values.reshape(-1, width)
 
     def _single_rows(self, name: str, rows: Integer[np.ndarray, "*n"]) -> np.ndarray:
@@ -184,17 +184,17 @@ class Bank:
             values[in_window] = mapped[flat_rows[in_window] - start]
         return values.reshape(*rows.shape, width)
 
-    def _check(self, name: str, rows: Integer[np.ndarray, " m"], *, between: bool = False) -> None:
+    def _check(self, name: str, rows: Integer[np.ndarray, " m"], *, include_between: bool = False) -> None:
         """Compare the blocks of some rows with their checksums. Each block is checked only once.
 
-        between: also check the blocks between the first and the last row. Raises DamagedFileError for a block whose
-        content has changed.
+        include_between: also check the blocks between the first and the last row.
+        Raises DamagedFileError for a block whose content has changed.
         """
         checked = self._checked[name]
         if checked.all():
             return
         blocks = np.unique(np.searchsorted(self.manifest.ends, rows, side="right"))
-        if between and blocks.size:
+        if include_between and blocks.size:
             blocks = np.arange(blocks[0], blocks[-1] + 1)
         width, dtype = self._formats[name]
         row_bytes = width * dtype.itemsize

@@ -42,7 +42,7 @@ def format_of(path: Path) -> Format:
     if not path.is_file():
         raise MissingFilesError(f"{path} does not exist. Check the path. For an array in a file, write FILE:KEY.")
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(8)  # the first eight bytes of an HDF5 file identify it; other formats need fewer
     if head == b"\x89HDF\r\n\x1a\n":
         return "HDF5"
     if head.startswith(b"\x93NUMPY"):

@@ -48,5 +48,6 @@ def _filter_weights(distance: Float[Tensor, "..."], interpolation: Filter) -> Fl
     x = distance.abs()
     if interpolation == "bilinear":
         return (1 - x).clamp_min(0)
+    # The cubic convolution kernel with a = -0.5 has one polynomial for |x| < 1 and one for 1 <= |x| < 2.
     below_one, below_two = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, below_one, torch.where(x < 2, below_two, 0.0))

@@ -205,7 +205,8 @@ def _shared_memory_error(detail: str = "") -> FungiError:
     """Return the error for full shared memory. detail: message of the original error."""
     try:
         usage = shutil.disk_usage(SHARED_MEMORY)
-        cause = f"{usage.free >> 20:,} of {usage.total >> 20:,} MB of {SHARED_MEMORY} are free"
+        free_mb, total_mb = usage.free >> 20, usage.total >> 20  # from bytes
+        cause = f"{free_mb:,} of {total_mb:,} MB of {SHARED_MEMORY} are free"
     except OSError:
         cause = f"there is no {SHARED_MEMORY}"
     if detail:

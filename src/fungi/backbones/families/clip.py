@@ -18,7 +18,7 @@ for _suffix, _infix in (("", ""), ("-quickgelu", "_quickgelu")):
         embedding_dim=512,
         input=BASE_INPUT,
         is_in_published_code=not _suffix,
-        **timm_fields(f"vit_base_patch16_clip{_infix}_224.openai", classifier=True),
+        **timm_fields(f"vit_base_patch16_clip{_infix}_224.openai", keep_classifier=True),
     )
     register_vit(
         f"clip-vit-l14{_suffix}",
@@ -27,7 +27,7 @@ for _suffix, _infix in (("", ""), ("-quickgelu", "_quickgelu")):
         patch_size=14,
         embedding_dim=768,
         input=LARGE_INPUT,
-        **timm_fields(f"vit_large_patch14_clip{_infix}_224.openai", classifier=True),
+        **timm_fields(f"vit_large_patch14_clip{_infix}_224.openai", keep_classifier=True),
     )
 
 register_vit(
@@ -39,5 +39,5 @@ register_vit(
     # Deviation V2: the published code used timm's default transform instead of the transform of the model.
     published_input=ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET),
     is_in_published_code=True,
-    **timm_fields("eva02_base_patch16_clip_224.merged2b", classifier=True),
+    **timm_fields("eva02_base_patch16_clip_224.merged2b", keep_classifier=True),
 )

@@ -27,7 +27,7 @@ register_backbone(
     weight_shape=(512, 512),
     pca_dim=512,
     input=ImageInput(size=256, resize=269, interpolation="bicubic", statistics=UNIT),
-    **timm_fields("fastvit_mci1.apple_mclip", classifier=True),
+    **timm_fields("fastvit_mci1.apple_mclip", keep_classifier=True),
 )
 
 register_backbone(
@@ -41,5 +41,5 @@ register_backbone(
     pca_dim=512,
     input=ImageInput(size=224, resize=248, interpolation="bicubic", statistics=CLIP),
     layer_alias=timm_resnet_path,
-    **timm_fields("resnet50_clip.openai", classifier=True),
+    **timm_fields("resnet50_clip.openai", keep_classifier=True),
 )

@@ -13,7 +13,7 @@ register_vit(
     size="B",
     embedding_dim=1024,
     input=SquashedInput(size=224, resize=224, interpolation="bilinear", statistics=HALF),
-    **timm_fields("vit_pe_core_base_patch16_224.fb", classifier=True),
+    **timm_fields("vit_pe_core_base_patch16_224.fb", keep_classifier=True),
 )
 register_vit(
     "PE-Core-L14-336",
@@ -22,7 +22,7 @@ register_vit(
     patch_size=14,
     embedding_dim=1024,
     input=SquashedInput(size=336, resize=336, interpolation="bilinear", statistics=HALF),
-    **timm_fields("vit_pe_core_large_patch14_336.fb", classifier=True),
+    **timm_fields("vit_pe_core_large_patch14_336.fb", keep_classifier=True),
 )
 register_vit(
     "aimv2-large-patch14-224",

@@ -32,7 +32,7 @@ def timm_backbone(name: str, model: str) -> BackboneSpec:
         input=input_spec,
         build=build,
         pretrained=partial(fetch_timm, model) if config.hf_hub_id else None,
-        convert=partial(timm_names, build=build, heads=tuple(f"{name}." for name in classifiers)),
+        convert=partial(timm_names, build=build, heads=tuple(f"{classifier}." for classifier in classifiers)),
         notes=f"pooling: {structure.pooling or 'its own'}, no classifier; {structure}; {input_spec}",
     )
 

@@ -172,7 +172,8 @@ def _write_members(archive: Path, members: Iterator[_Member], into: Path, below:
     remaining_bytes = max(ALWAYS_ALLOWED, LARGEST_EXPANSION * archive.stat().st_size)
     for name, size, open_member in members:
         path = PurePosixPath(name)
-        if not path.parts or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        has_control_characters = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+        if not path.parts or has_control_characters:
             raise FungiError(
                 f"the archive {archive} was refused: its member {name!r} has an invalid name. {_SOURCE_ADVICE}"
             )

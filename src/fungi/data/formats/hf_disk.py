@@ -58,12 +58,13 @@ class SavedItems:
     def __call__(self, row: int) -> Any:
         """Return the item of a row. Raises FungiError for a missing item or a damaged image."""
         value = _items(self.folder, self.columns, os.getpid())[row][self.columns.item]
-        if value is None or (self.columns.modality == "vision" and not value["bytes"] and not value["path"]):
+        is_image = self.columns.modality == "vision"
+        if value is None or (is_image and not value["bytes"] and not value["path"]):
             raise FungiError(
                 f"sample {self.ids[row]!r}: row {row} of {self.folder} has no value in column {self.columns.item!r}. "
                 "Remove this row."
             )
-        if self.columns.modality == "text":
+        if not is_image:
             return value
         source = value["bytes"] if value["bytes"] is not None else Path(value["path"])
         place = f"row {row} of {self.folder}"

@@ -126,10 +126,11 @@ def _folders_with_images(folder: Path, parents: tuple[tuple[int, int], ...]) -> 
     yield str(folder), images
 
 
-def warn_of_ignored_files(folder: Path, *, classes: bool = True) -> None:
+def warn_of_ignored_files(folder: Path, *, has_class_folders: bool = True) -> None:
     """Warn of ignored files below a folder, with their number per ending.
 
-    classes: whether images have to be in class folders. Images next to the class folders then also count as ignored.
+    has_class_folders: whether the images of the folder are in class folders. Images next to these folders then also
+        count as ignored.
     """
     ignored: Counter[str] = Counter()
     for folder_path, subfolders, files in os.walk(folder, followlinks=True):
@@ -141,7 +142,7 @@ def warn_of_ignored_files(folder: Path, *, classes: bool = True) -> None:
                 continue
             if ending not in IMAGE_ENDINGS:
                 ignored[ending or "without an ending"] += 1
-            elif classes and Path(folder_path) == folder:
+            elif has_class_folders and Path(folder_path) == folder:
                 ignored["next to the class folders"] += 1
     if ignored:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(ignored.items()))
