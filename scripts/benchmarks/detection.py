@@ -66,11 +66,11 @@ def bare_steps(detection: Detection) -> Callable[[], None]:
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
     from torchvision.transforms import v2
 
-    instances, device = detection.images.images.instances, detection.device
+    source, device = detection.images.images, detection.device
     transforms = v2.Compose(
         [v2.ToImage(), v2.RandomHorizontalFlip(), v2.SanitizeBoundingBoxes(), v2.ToDtype(torch.float32, scale=True)]
     )
-    images = CocoDetection(str(instances.root / instances.split), str(instances.annotation_file), transforms=transforms)
+    images = CocoDetection(source.root, str(source.annotation_file), transforms=transforms)
     wrapped = wrap_dataset_for_transforms_v2(images, target_keys=("boxes", "labels", "masks"))
 
     def run() -> None:

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fungi.errors import FungiError
-from fungi.pretraining.dense.coco import Instances, TrainImages, WholeImages
+from fungi.pretraining.dense.coco import CocoImages, TrainImages
 from fungi.pretraining.dense.coco_verification import verify_coco
 from fungi.pretraining.dense.settings import DetectSettings
 from tests.pretraining.digit_canvases import CATEGORY_IDS, SIDE
 
 
 def train_images(coco: Path, short_sides: tuple[int, ...], crop: tuple[int, int]) -> TrainImages:
-    instances = Instances(coco, "train2017")
     settings = DetectSettings(backbone="digits-vit", crop_short_sides=short_sides, crop=crop)
-    return TrainImages(WholeImages(instances, instances.image_ids(with_objects=True)), settings)
+    return TrainImages(CocoImages(coco, "train2017", with_objects=True), settings)
 
 
 def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
@@ -53,19 +53,20 @@ def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco:
         if entry["image_id"] == second:
             entry["bbox"][2] = 0
     path.write_text(json.dumps(content))
-    instances = Instances(tmp_path / "coco", "train2017")
-    assert instances.image_ids(with_objects=True) == [3, 4, 5, 6]
-    assert instances.image_ids(with_objects=False) == [1, 2, 3, 4, 5, 6]
+    images = CocoImages(tmp_path / "coco", "train2017", with_objects=True)
+    assert images.ids == [3, 4, 5, 6]
+    assert CocoImages(tmp_path / "coco", "train2017").ids == [1, 2, 3, 4, 5, 6]
     with caplog.at_level("INFO"):
-        instances.log_unused()
+        images.log_unused()
     assert "2 crowds, 2 boxes below one pixel, 2 images without objects" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # from pycocotools with numpy 2
 def test_boxes_of_the_canvases_are_the_tight_boxes_of_their_masks(coco: Path) -> None:
     """pycocotools decodes the masks, so the canvases have COCO's format."""
-    instances = Instances(coco, "val2017")
-    for entry in instances.index.dataset["annotations"]:
-        mask = instances.mask(entry)
+    index = CocoImages(coco, "val2017").coco
+    for entry in index.dataset["annotations"]:
+        mask = index.annToMask(entry)
         ys, xs = np.nonzero(mask)
         assert mask.shape == (SIDE, SIDE)
         assert entry["bbox"] == [xs.min(), ys.min(), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1]
@@ -75,7 +76,16 @@ def test_boxes_of_the_canvases_are_the_tight_boxes_of_their_masks(coco: Path) ->
 def test_the_message_about_a_missing_pycocotools_says_how_to_install_it(coco: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(FungiError, match="pip install pycocotools"):
-        _ = Instances(coco, "val2017").index
+        CocoImages(coco, "val2017")
+
+
+def test_an_image_of_another_size_than_its_annotations_is_refused(coco: Path, tmp_path: Path) -> None:
+    shutil.copytree(coco, tmp_path / "coco")
+    Image.new("RGB", (SIDE, SIDE - 1)).save(tmp_path / "coco" / "val2017" / f"{2:012d}.png")
+    images = CocoImages(tmp_path / "coco", "val2017")
+    assert images[0][0].size == (SIDE, SIDE)
+    with pytest.raises(FungiError, match=r"2.png of COCO has 64 x 63 pixels, but its annotations are for 64 x 64"):
+        images[1]
 
 
 def test_verification_finds_missing_and_unreadable_images(coco: Path, tmp_path: Path) -> None:
@@ -99,8 +109,9 @@ def test_about_half_of_the_images_are_cropped(coco: Path) -> None:
 
 
 def test_labels_are_positions_among_the_sorted_classes_counted_from_one(coco: Path) -> None:
-    """In torchvision's detectors, 0 is the background."""
-    instances = Instances(coco, "val2017")
-    for image_id in instances.image_ids(with_objects=True):
-        numbers = [entry["category_id"] for entry in instances.objects(image_id)]
-        assert instances.target(image_id)["labels"].tolist() == [1 + CATEGORY_IDS.index(number) for number in numbers]
+    """In torchvision's detectors, 0 is the background. Images without a crop keep all their objects."""
+    images = train_images(coco, (64,), (64, 64))
+    for row in range(6):
+        _, objects = images.images[row]
+        numbers = [entry["category_id"] for entry in objects]
+        assert images[0, row][1]["labels"].tolist() == [1 + CATEGORY_IDS.index(number) for number in numbers]

@@ -14,12 +14,12 @@ import torch
 from fungi.backbones.checkpoint_files import read_content
 from fungi.commands import COMMANDS
 from fungi.pretraining import epochs
-from fungi.pretraining.dense.coco import Instances
+from fungi.pretraining.dense.coco import CocoImages
 from fungi.pretraining.dense.detection import Detection
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
-from fungi.pretraining.dense.schedules import stepped, warmed_up
 from fungi.pretraining.dense.settings import DetectSettings
 from fungi.pretraining.processes import World
+from fungi.pretraining.schedules import stepped, warmed_up
 from fungi.runtime.seeds import seeded
 from fungi.settings import parse
 from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, write_canvases
@@ -34,30 +34,30 @@ def flags(coco: Path, output: Path, *more: str) -> list[str]:
     return [*network, *DETECTOR_FLAGS, "--coco", str(coco), "--output-dir", str(output), *more]
 
 
-def perfect_records(instances: Instances) -> list[dict[str, Any]]:
+def perfect_records(images: CocoImages) -> list[dict[str, Any]]:
     """Return the annotations in the format of predictions, like those of a detector that is always right."""
     lines = []
-    for entry in instances.index.dataset["annotations"]:
-        mask = instances.index.annToRLE(entry)
+    for entry in images.coco.dataset["annotations"]:
+        mask = images.coco.annToRLE(entry)
         line = {name: entry[name] for name in ("image_id", "category_id", "bbox")}
         lines.append(line | {"score": 0.9, "segmentation": {"size": mask["size"], "counts": mask["counts"].decode()}})
     return lines
 
 
 def test_perfect_boxes_and_masks_score_one(coco: Path) -> None:
-    instances = Instances(coco, "val2017")
-    scores = coco_scores(instances, perfect_records(instances))
+    images = CocoImages(coco, "val2017")
+    scores = coco_scores(images, perfect_records(images))
     assert scores == dict.fromkeys(scores, pytest.approx(1.0))
     assert set(scores) == {f"{kind} {name}" for kind in ("box", "mask") for name in ("AP", "AP50", "AP75")}
 
 
 def test_wrong_classes_or_no_objects_score_about_zero(coco: Path) -> None:
-    instances = Instances(coco, "val2017")
-    lines = perfect_records(instances)
+    images = CocoImages(coco, "val2017")
+    lines = perfect_records(images)
     for line in lines:
         line["category_id"] = CATEGORY_IDS[(CATEGORY_IDS.index(line["category_id"]) + 1) % 10]
-    assert coco_scores(instances, [])["box AP"] == 0.0
-    assert coco_scores(instances, lines)["box AP"] < 0.2  # not 0: a wrong class can be right for the other digit
+    assert coco_scores(images, [])["box AP"] == 0.0
+    assert coco_scores(images, lines)["box AP"] < 0.2  # not 0: a wrong class can be right for the other digit
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # from pycocotools with numpy 2
@@ -81,7 +81,7 @@ def test_predictions_are_converted_to_records_of_coco() -> None:
         def forward(self, images):
             return [output]
 
-    first, second = records(Detector(), [torch.zeros(3, 8, 8)], image_ids=[42], class_ids=[5, 7, 90])
+    first, second = records(Detector(), torch.zeros(3, 8, 8), image_id=42, class_ids=[5, 7, 90])
     assert (first["image_id"], first["category_id"], second["category_id"]) == (42, 5, 90)
     assert first["bbox"] == [1.0, 2.0, 6.0, 3.0]
     assert mask_of(first) == (masks[0, 0] > 0).tolist()
@@ -138,7 +138,7 @@ def test_the_message_names_missing_files_and_files_that_do_not_match(
     ("more", "message"),
     [
         (["--blocks", "0", "1", "2", "9"], "the network has only the blocks 0 to 3"),
-        (["--blocks", "0", "1", "1", "3"], "four numbers in ascending order"),
+        (["--blocks", "0", "2", "1", "3"], "four numbers in ascending order"),
         (["--crop", "64", "48"], "use two numbers, first the smallest side"),
     ],
 )

@@ -33,6 +33,14 @@ def test_maps_have_the_patch_tokens_of_each_block_at_their_positions(name: str) 
             torch.testing.assert_close(level[:, :, row, column], expected[block][:, 6 * row + column])
 
 
+def test_a_repeated_block_gives_the_same_map_again() -> None:
+    backbone = load_backbone("udi-micro", random_init=True)
+    maps = PatchMaps(backbone.model, (0, 1, 2, 2)).eval()(torch.randn(1, 3, 16, 16))
+    assert len(maps) == 4
+    assert torch.equal(maps[2], maps[3])
+    assert not torch.equal(maps[1], maps[2])
+
+
 def accuracy_of_patches(seed: int, *, random_init: bool) -> float:
     """Return the accuracy of a linear classifier of the digits 0 to 4 from the maps of single patches of ink."""
     from sklearn.linear_model import RidgeClassifier

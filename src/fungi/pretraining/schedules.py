@@ -1,4 +1,6 @@
-"""Schedules over steps or epochs (spec udi 5). A warm-up that is longer than the run ends with the run."""
+"""Schedules over steps or epochs (spec udi 5, 7.6). A warm-up that is longer than the run ends with the run."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -17,3 +19,20 @@ def linear_then_constant(first: float, last: float, epochs: int, *, warmup: int)
     """Return a linear change from `first` to `last` over the first `warmup` epochs, then `last`."""
     rise = np.linspace(first, last, warmup)[:epochs]
     return np.concatenate([rise, np.full(epochs - len(rise), last)])
+
+
+def warmed_up(rates: Float[np.ndarray, " steps"], warmup: int, first: float) -> Float[np.ndarray, " steps"]:
+    """Return the rates with a linear warm-up: the factor of the first `warmup` rates grows from `first` to 1."""
+    factors = np.ones(len(rates))
+    rise = first + (1 - first) * np.arange(warmup) / max(warmup, 1)
+    factors[:warmup] = rise[: len(rates)]
+    return rates * factors
+
+
+def stepped(peak: float, epochs: int, steps: int, drops: Sequence[int]) -> Float[np.ndarray, " all_steps"]:
+    """Return the rate of each step: the peak rate, which is divided by 10 at the start of each epoch in `drops`.
+
+    steps: number of steps per epoch.
+    """
+    drop_counts = np.searchsorted(sorted(drops), np.repeat(np.arange(epochs), steps), side="right")
+    return peak * 0.1**drop_counts

@@ -39,17 +39,14 @@ class PreparedViews(Dataset):
     by_content: bool = False
     epoch: int = 0
 
-    def __getitem__(self, row: int) -> list[Any] | FungiError:
-        """Return the prepared views of a row, one entry per generator, or the error of an unreadable row."""
+    def __getitem__(self, row: int) -> list[Any]:
+        """Return the prepared views of a row, one entry per generator. Raises UnreadableItemError for a damaged row."""
         try:
             item = self.samples.load(row)
         except FungiError as error:
-            return UnreadableItemError(str(error))
-        try:
-            sample_id = content_id(item, self.generators) if self.by_content else self.samples.ids[row]
-            return [prepare(generator, item, self.seed, sample_id, self.epoch) for generator in self.generators]
-        except FungiError as error:
-            return error
+            raise UnreadableItemError(str(error)) from error
+        sample_id = content_id(item, self.generators) if self.by_content else self.samples.ids[row]
+        return [prepare(generator, item, self.seed, sample_id, self.epoch) for generator in self.generators]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -126,16 +123,11 @@ def batches(
 
 @dataclass(frozen=True)
 class _Collate:
-    """Function that stacks the prepared views of rows to a batch, or returns the error of the first unreadable row."""
+    """Function that stacks the prepared views of rows to a batch."""
 
     generators: Sequence[ViewGenerator]
 
-    def __call__(self, views_or_errors: list[list[Any] | FungiError]) -> Batch | FungiError:
-        views_by_row: list[list[Any]] = []
-        for views_or_error in views_or_errors:
-            if isinstance(views_or_error, FungiError):
-                return views_or_error
-            views_by_row.append(views_or_error)
+    def __call__(self, views_by_row: list[list[Any]]) -> Batch:
         views_by_generator = zip(*views_by_row, strict=True)
         return {
             generator.identity: generator.collate(list(views))

@@ -19,7 +19,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from fungi.errors import FungiError
 
@@ -42,12 +42,14 @@ def worker_batches(
     """Yield `collate([source[row] for row in rows])` for each entry `rows` of `row_batches`, in this order.
 
     Workers compute batches in advance. With `num_workers` 0, this process computes them.
-    Raises FungiError if `collate` returns a FungiError, if a worker dies, or if a worker can't send its batch.
+    Raises FungiError if `source` raises a FungiError, if a worker dies, or if a worker can't send its batch. All earlier
+    batches are yielded before the error is raised.
     """
+    collate_or_error = _CollateOrError(collate)
     loader: DataLoader[Any] = DataLoader(
-        source,
+        _ItemsOrErrors(source),
         batch_sampler=row_batches,
-        collate_fn=_PickledCollate(collate) if num_workers else collate,
+        collate_fn=_PickledCollate(collate_or_error) if num_workers else collate_or_error,
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
@@ -79,6 +81,33 @@ def _next(iterator: Iterator[Any]) -> Any:
     if isinstance(batch, _TransferError):  # the death of a worker is the more exact cause
         return _error_of_dead_worker(iterator) or batch
     return batch
+
+
+@dataclass(frozen=True)
+class _ItemsOrErrors(Dataset):
+    """The items of a source. If the source raises a FungiError for an item, the error is returned instead of the item.
+
+    An error that a worker raises would reach the command with the traceback of the worker in its message.
+    """
+
+    source: Any
+
+    def __getitem__(self, row: Any) -> Any:
+        try:
+            return self.source[row]
+        except FungiError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class _CollateOrError:
+    """Function that collates items, or returns the first error among them."""
+
+    collate: Callable[[list[Any]], Any]
+
+    def __call__(self, items: list[Any]) -> Any:
+        errors = [item for item in items if isinstance(item, FungiError)]
+        return errors[0] if errors else self.collate(items)
 
 
 class _TransferError(FungiError):

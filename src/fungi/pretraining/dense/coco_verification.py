@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungi.errors import FungiError
-from fungi.pretraining.dense.coco import Instances, WholeImages
+from fungi.pretraining.dense.coco import CocoImages
 from fungi.runtime.log import progress
 from fungi.settings import setting
 
@@ -34,16 +34,14 @@ def verify_coco(root: Path, published: dict[str, int], classes: int, *, every_it
     numbers, or if an image is missing or damaged.
     """
     for split, expected in published.items():
-        instances = Instances(root, split)
-        ids = instances.image_ids(with_objects=False)
-        if (len(ids), len(instances.class_ids)) != (expected, classes):
+        images = CocoImages(root, split)
+        if (len(images), len(images.class_ids)) != (expected, classes):
             raise FungiError(
-                f"{instances.annotation_file} has {len(ids)} images of {len(instances.class_ids)} classes, but the "
+                f"{images.annotation_file} has {len(images)} images of {len(images.class_ids)} classes, but the "
                 f"published split has {expected} of {classes}. Unpack it again into an empty folder."
             )
-        images = WholeImages(instances, ids if every_item else list(dict.fromkeys((ids[0], ids[-1]))))
-        for row in progress(range(len(images.ids)), label=split):
-            images.samples.load(row)
+        for row in progress(range(expected) if every_item else (0, expected - 1), label=split):
+            images[row]
         verified = "every image" if every_item else "first and last image"
-        objects = len(instances.index.anns)
-        yield f"coco {split}: {len(ids)} images, {objects} objects of {classes} classes, {verified} readable"
+        objects = len(images.coco.anns)
+        yield f"coco {split}: {expected} images, {objects} objects of {classes} classes, {verified} readable"

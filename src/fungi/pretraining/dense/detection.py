@@ -9,12 +9,12 @@ from torch import Tensor
 from fungi.backbones.loading import Backbone
 from fungi.errors import FungiError
 from fungi.pretraining.batch_plan import BatchPlan
-from fungi.pretraining.dense.coco import Instances, TrainImages, WholeImages
+from fungi.pretraining.dense.coco import CocoImages, ScoredImages, TrainImages
 from fungi.pretraining.dense.detector import coco_scores, mask_rcnn, records
-from fungi.pretraining.dense.schedules import stepped, warmed_up
 from fungi.pretraining.dense.settings import DetectSettings
 from fungi.pretraining.dense.training import DenseTraining
 from fungi.pretraining.processes import World
+from fungi.pretraining.schedules import stepped, warmed_up
 from fungi.runtime.device import autocast
 from fungi.runtime.seeds import seeded
 from fungi.runtime.transfers import upload
@@ -29,15 +29,15 @@ class Detection(DenseTraining):
     command = "fungi udi detect"
 
     def __init__(self, settings: DetectSettings, backbone: Backbone, world: World, device: torch.device) -> None:
-        train, test = (Instances(settings.coco, split) for split in (settings.train_split, settings.test_split))
+        train = CocoImages(settings.coco, settings.train_split, with_objects=True)
+        test = CocoImages(settings.coco, settings.test_split)
         if train.class_ids != test.class_ids:
             raise FungiError(
                 f"{train.annotation_file} and {test.annotation_file} have different classes. Use splits of one dataset."
             )
         train.log_unused()
-        self.settings, self.test_images = settings, WholeImages(test, test.image_ids(with_objects=False))
-        self.images = TrainImages(WholeImages(train, train.image_ids(with_objects=True)), settings)
-        plan = BatchPlan(len(self.images.images.ids), settings.batch_size, processes=world.size, seed=settings.seed)
+        self.settings, self.images, self.scored_images = settings, TrainImages(train, settings), ScoredImages(test)
+        plan = BatchPlan(len(train), settings.batch_size, processes=world.size, seed=settings.seed)
         rates = stepped(settings.lr, settings.epochs, plan.steps_per_epoch, settings.lr_drops)
         super().__init__(
             settings,
@@ -48,7 +48,7 @@ class Detection(DenseTraining):
             settings.epochs,
             world,
             device,
-            self.images.images.identity("train") | self.test_images.identity("scored"),
+            train.identity("train") | test.identity("scored"),
         )
 
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
@@ -64,11 +64,10 @@ class Detection(DenseTraining):
     def scores(self) -> dict[str, float]:
         """Return COCO's average precisions. Each process predicts a part of the images."""
         self.model.eval()
-        instances, predictions = self.test_images.instances, []
-        rows = range(self.world.rank, len(self.test_images.ids), self.world.size)
-        for image_id, image in self.items(self.test_images, rows):
+        images, predictions = self.scored_images.images, []
+        for image_id, image in self.scored_items(self.scored_images, len(images)):
             pixels = upload(image, self.device).float() / 255
             with autocast(self.device, self.dtype):
-                predictions += records(self.model, [pixels], [image_id], instances.class_ids)
+                predictions += records(self.model, pixels, image_id, images.class_ids)
         predictions = self.world.gathered(predictions)
-        return coco_scores(instances, sorted(predictions, key=lambda record: (record["image_id"], -record["score"])))
+        return coco_scores(images, sorted(predictions, key=lambda record: (record["image_id"], -record["score"])))

@@ -2,22 +2,24 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
 from math import lcm
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungi.backbones.loading import Backbone
-from fungi.pretraining.dense.coco import Instances
+from fungi.pretraining.dense.coco import CocoImages
 from fungi.pretraining.dense.pyramid import TransformerPyramid
 from fungi.pretraining.dense.settings import DetectSettings
 from fungi.runtime.seeds import seeded
 
 ANCHOR = 8
 """Side of an anchor, in cells of its feature map."""
+Record = dict[str, Any]
+"""A predicted object in the format of COCO's result files."""
 
 
 def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any:
@@ -47,50 +49,39 @@ def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any
 
 
 @torch.no_grad()
-def records(
-    model: nn.Module, images: Sequence[Tensor], image_ids: Sequence[int], class_ids: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Return the predicted objects as records of COCO's result files: class, box, score and mask.
+def records(model: nn.Module, image: Float[Tensor, "3 h w"], image_id: int, class_ids: list[int]) -> list[Record]:
+    """Return the predicted objects of an image as COCO's records: class, box, score and mask.
 
     class_ids: COCO's ids of the classes of the detector.
     """
     from pycocotools.mask import encode
+    from torchvision.ops import box_convert
 
-    lines: list[dict[str, Any]] = []
-    for image_id, output in zip(image_ids, model(list(images)), strict=True):
-        boxes = output["boxes"].clone()
-        boxes[:, 2:] -= boxes[:, :2]  # corners -> width and height
-        masks = (output["masks"][:, 0] > 0.5).to(torch.uint8).cpu().numpy()  # [n 1 h w] -> [n h w]
-        columns = (boxes.tolist(), output["scores"].tolist(), output["labels"].tolist(), masks)
-        for box, score, label, mask in zip(*columns, strict=True):
-            run_lengths = encode(np.asfortranarray(mask))
-            lines.append(
-                {
-                    "image_id": image_id,
-                    "category_id": class_ids[label - 1],
-                    "bbox": box,
-                    "score": score,
-                    "segmentation": {"size": run_lengths["size"], "counts": run_lengths["counts"].decode()},
-                }
-            )
-    return lines
+    (output,) = model([image])
+    boxes = box_convert(output["boxes"], "xyxy", "xywh").tolist()
+    masks = (output["masks"][:, 0] > 0.5).to(torch.uint8).permute(1, 2, 0)  # [n 1 h w] -> [h w n]
+    columns = (boxes, output["scores"].tolist(), output["labels"].tolist(), encode(np.asfortranarray(masks.cpu())))
+    return [
+        {"image_id": image_id, "category_id": class_ids[label - 1], "bbox": box, "score": score, "segmentation": mask}
+        for box, score, label, mask in zip(*columns, strict=True)
+    ]
 
 
-def coco_scores(instances: Instances, lines: list[dict[str, Any]]) -> dict[str, float]:
+def coco_scores(images: CocoImages, predictions: list[Record]) -> dict[str, float]:
     """Return COCO's average precisions of boxes and masks: over all thresholds, at threshold 0.5 and at threshold 0.75.
 
-    lines: records of the predicted objects. Without predicted objects, all scores are 0.
+    Without predicted objects, all scores are 0.
     """
     from pycocotools.cocoeval import COCOeval
 
     names = ("AP", "AP50", "AP75")
     scores = {f"{kind} {name}": 0.0 for kind in ("box", "mask") for name in names}
-    if not lines:
+    if not predictions:
         return scores
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its tables
-        predictions = instances.index.loadRes(lines)
+        index = images.coco.loadRes(predictions)
         for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
-            evaluation = COCOeval(instances.index, predictions, iou_type)
+            evaluation = COCOeval(images.coco, index, iou_type)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

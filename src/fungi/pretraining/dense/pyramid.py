@@ -16,7 +16,7 @@ from fungi.pretraining.tokens import resized_positions, set_drop_path
 class PatchMaps(nn.Module):
     """The patch tokens after some blocks, as maps. The network runs without class tokens, as in the published detector.
 
-    blocks: indices of the blocks, ascending. drop_path: share of dropped branches in the last block (stochastic depth);
+    blocks: indices of the blocks, ascending; an index can be repeated. drop_path: share of dropped branches in the last block (stochastic depth);
     the share grows linearly from 0 in the first block. Raises FungiError for a block that the model does not have.
     """
 
@@ -39,11 +39,10 @@ class PatchMaps(nn.Module):
         grid = patches.shape[-2:]
         positions = resized_positions(model, *grid)[:, model.num_prefix_tokens :]
         tokens = model.norm_pre(patches.flatten(2).transpose(1, 2) + positions)  # [n d y x] -> [n y*x d]
-        maps = []
+        maps: list[Tensor] = []
         for index, block in enumerate(model.blocks[: self.blocks[-1] + 1]):
             tokens = block(tokens)
-            if index in self.blocks:
-                maps.append(tokens.transpose(1, 2).unflatten(2, grid))  # [n y*x d] -> [n d y x]
+            maps += [tokens.transpose(1, 2).unflatten(2, grid)] * self.blocks.count(index)  # [n y*x d] -> [n d y x]
         return maps
 
 

@@ -15,11 +15,11 @@ from fungi.errors import FungiError
 from fungi.evaluators.segmentation import confusion, segmentation_scores
 from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.dense.scenes import TrainScenes, WholeScenes
-from fungi.pretraining.dense.schedules import warmed_up
 from fungi.pretraining.dense.semantic_head import SemanticFpn
 from fungi.pretraining.dense.settings import SegmentFpnSettings
 from fungi.pretraining.dense.training import DenseTraining
 from fungi.pretraining.processes import World
+from fungi.pretraining.schedules import warmed_up
 from fungi.runtime.device import autocast
 from fungi.runtime.seeds import seeded
 from fungi.runtime.transfers import upload
@@ -74,11 +74,10 @@ class Segmentation(DenseTraining):
     def scores(self) -> dict[str, float]:
         """Return mIoU and pixel accuracy at the original size of images. Each process scores a part of the images."""
         self.model.eval()
-        rows = range(self.world.rank, len(self.test_scenes.samples), self.world.size)
         classes = len(self.rules.unscored) + len(self.classes)
         matrix = np.zeros((classes, classes), dtype=np.int64)
         class_of_output = torch.tensor(self.classes)
-        for image, mask in self.items(self.test_scenes, rows):
+        for image, mask in self.scored_items(self.test_scenes, len(self.test_scenes.samples)):
             logits = self._logits(self.model, upload(image, self.device)[None])
             output = interpolate(logits, mask.shape, mode="bilinear")[0].argmax(dim=0)
             matrix += confusion(mask.numpy(), class_of_output[output.cpu()].numpy(), classes, self.rules.ignored)

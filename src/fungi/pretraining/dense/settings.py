@@ -21,7 +21,8 @@ class DenseSettings(NetworkSettings):
     )
     blocks: tuple[int, ...] = setting(
         (3, 5, 7, 11),
-        "indices of the four blocks whose tokens the feature pyramid uses, from 0",
+        "indices of the four blocks whose tokens the feature pyramid uses, from 0; a network with fewer blocks repeats"
+        " indices",
         within=(0, 999),
         topic="model",
     )
@@ -47,7 +48,7 @@ class DenseSettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.blocks) != 4 or list(self.blocks) != sorted(set(self.blocks)):
+        if len(self.blocks) != 4 or list(self.blocks) != sorted(self.blocks):
             raise FungiError(f"--blocks {' '.join(map(str, self.blocks))}: use four numbers in ascending order.")
 
     def deciding(self) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Training that detection and segmentation share: the network with its dense head, its images, and `result.json`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -10,10 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import nn
-from torch.utils.data import Dataset
 
 from fungi.backbones.loading import Backbone
-from fungi.errors import FungiError
 from fungi.pretraining.batch_plan import BatchPlan
 from fungi.pretraining.dense.batch_norm import synchronised
 from fungi.pretraining.dense.pyramid import decay_groups
@@ -65,33 +62,17 @@ class DenseTraining(EpochTraining):
         parts = list(islice(self.plan.parts(self.world.rank, epoch * self.steps), self.steps))
         yield from enumerate(self._read(images, parts, f"epoch {epoch}"), start=epoch * self.steps)
 
-    def items(self, images: Any, rows: Sequence[Any]) -> Iterator[Any]:
-        """Yield the items of some rows, for scoring."""
+    def scored_items(self, images: Any, count: int) -> Iterator[Any]:
+        """Yield the items that this process scores: a part of the `count` items of `images`."""
+        rows = range(self.world.rank, count, self.world.size)
         for (item,) in self._read(images, [[row] for row in rows], "scoring"):
             yield item
 
-    def _read(self, images: Any, rows: Sequence[list[Any]], label: str) -> Iterator[list[Any]]:
+    def _read(self, images: Any, rows: list[list[Any]], label: str) -> Iterator[list[Any]]:
+        """Yield lists of items, because the sizes of the items differ."""
         pin_memory = self.device.type == "cuda"
-        batches = worker_batches(_Items(images), rows, _collate, num_workers=self.workers, pin_memory=pin_memory)
+        batches = worker_batches(images, rows, list, num_workers=self.workers, pin_memory=pin_memory)
         return iter(progress(batches, list(map(len, rows)), label=label))
-
-
-@dataclass(frozen=True)
-class _Items(Dataset):
-    """A dataset with the items of another dataset. An item that can't be read is replaced by its error."""
-
-    images: Any
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.images[key]
-        except FungiError as error:
-            return error
-
-
-def _collate(items: list[Any]) -> Any:
-    """Return the items as a list, because their sizes differ. If an item can't be read, return the first error."""
-    return next((item for item in items if isinstance(item, FungiError)), items)
 
 
 def train(
