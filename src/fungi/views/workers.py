@@ -42,7 +42,7 @@ def worker_batches(
     """Yield `collate([source[row] for row in rows])` for each entry `rows` of `row_batches`, in this order.
 
     Workers compute batches in advance. With `num_workers` 0, this process computes them.
-    Raises FungiError if `source` raises a FungiError, if a worker dies, or if a worker can't send its batch. All earlier
+    Raises FungiError if `source` raises a FungiError, if a worker dies, or if a worker can't send its batch. Earlier
     batches are yielded before the error is raised.
     """
     collate_or_error = _CollateOrError(collate)

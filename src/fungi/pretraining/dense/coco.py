@@ -29,12 +29,14 @@ if TYPE_CHECKING:
 class CocoImages(CocoDetection):
     """The images of a split, with the objects to train on.
 
-    Attributes: `coco` is the index of pycocotools. `ids` are COCO's ids of the images. `class_ids` are COCO's ids of the
-    classes. All ids are in ascending order, and the detector numbers the classes from 1 in this order.
+    Attributes: `coco` is the index of pycocotools. `ids` and `class_ids` are COCO's ids of the images and of the
+    classes, in ascending order. The detector numbers the classes from 1 in this order.
 
     with_objects: only images with an object to train on. Raises FungiError if pycocotools is missing. Raises FungiError
     if the file of annotations is missing or damaged, or if it has annotations of images that it does not list.
     """
+
+    ids: list[int]
 
     def __init__(self, root: Path, split: str, *, with_objects: bool = False) -> None:
         self.split, self.annotation_file = split, root / "annotations" / f"instances_{split}.json"

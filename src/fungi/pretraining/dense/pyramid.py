@@ -16,8 +16,9 @@ from fungi.pretraining.tokens import resized_positions, set_drop_path
 class PatchMaps(nn.Module):
     """The patch tokens after some blocks, as maps. The network runs without class tokens, as in the published detector.
 
-    blocks: indices of the blocks, ascending; an index can be repeated. drop_path: share of dropped branches in the last block (stochastic depth);
-    the share grows linearly from 0 in the first block. Raises FungiError for a block that the model does not have.
+    blocks: indices of the blocks, ascending; an index can be repeated. drop_path: share of dropped branches in the last
+    block (stochastic depth); the share grows linearly from 0 in the first block. Raises FungiError for a block that the
+    model does not have.
     """
 
     def __init__(self, model: Any, blocks: Sequence[int], drop_path: float = 0.0) -> None:
