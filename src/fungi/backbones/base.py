@@ -47,7 +47,7 @@ class BackboneSpec:
     is_in_published_code: whether the backbone is one of the thirteen backbones in the published code.
     depth: number of transformer blocks; patch_size: side of a patch in pixels; 0 for models without blocks or patches.
     flops: floating-point operations of one forward pass of one view; 0 if they were not counted.
-    notes: comment that `fungi list` prints.
+    notes: comment for `fungi list` and for the log of an extraction.
     """
 
     name: str

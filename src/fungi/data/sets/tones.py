@@ -75,8 +75,9 @@ def generate(split: str, row: int) -> Waveform:
     start = int(random.uniform(0, 1 - duration) * SAMPLE_RATE)
     amplitude = random.uniform(0.1, 0.5)
     clip[start : start + len(time)] = sound / np.abs(sound).max() * ramp * amplitude
+    noise = random.standard_normal(SAMPLE_RATE)  # drawn before its deviation; another order would change all clips
     noise_deviation = 10 ** random.uniform(-3, -1.5)  # 0.001 to 0.03
-    clip += random.standard_normal(SAMPLE_RATE) * noise_deviation
+    clip += noise * noise_deviation
     return clip.clip(-1, 1).astype(np.float32)
 
 
