@@ -93,6 +93,7 @@ class Command:
         show = getattr(module, "show", None)
         run = (lambda settings: show(settings, module.run(settings))) if show else module.run
         program = program or self.program
+        # The examples in the help name the command as the user has called it.
         description = module.DESCRIPTION.replace(f"python {self.file}", program) if self.file else module.DESCRIPTION
         return run_command(self.settings_type, run, program=program, description=description, arguments=arguments)
 

@@ -117,7 +117,8 @@ class SimCLRConfig(ExtractorConfig):
     negatives_mixing: whether to mix every view with its `mixing_k` nearest negatives.
     mixing_k: number of negatives to mix with a view.
     exclude_self_from_negatives: whether to leave out negatives of the image itself.
-    views, n_views: `patches`, or `n_views` views of the kind `random-crops` or `default`.
+    views: kind of the views: `patches`, `random-crops` or `default`.
+    n_views: number of views of the kinds `random-crops` and `default`; without effect for `patches`.
     normalize, project: as for KL.
     """
 

@@ -58,7 +58,8 @@ def choose_profile(name: str) -> Profile:
 class DenseProfile:
     """Switches of a profile of segmentation, one for each deviation of the published code (spec dense 6).
 
-    denominator_temperature: also divide the similarities inside the log-sum-exp by the temperature (H2).
+    denominator_temperature: also divide the similarities inside the log-sum-exp by the temperature; the published code
+        does not (H2).
     std_typo: use 0.255 instead of 0.225 as the third standard deviation of ImageNet's statistics (H5).
     neighbour_layout: rows that are used as negatives: `real` neighbours, or rows that mix the entries of five
         neighbours (`published`; H1).

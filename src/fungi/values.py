@@ -30,7 +30,8 @@ def converted(
 ) -> dict[str, Any]:
     """Return the values with the types of the fields of a dataclass.
 
-    A whole number is accepted for a number, and a list for a tuple. Values of other types are not checked.
+    A whole number is accepted for a number, and a list for a tuple. A field whose type is not one of the types in
+    `fungi.settings` accepts every value.
 
     text: whether numbers and lists may be texts, as on a command line. label: function that returns the name of a field
     in messages. Raises FungiError with the field, its type or bounds, and the value.

@@ -63,9 +63,9 @@ class FUNGIWrapper:
     target_layer: path to a linear or convolution layer, `blocks.11.attn.proj`, or to a part of a fused qkv layer,
         `blocks.11.attn.qkv[v]`. With several paths, the gradients of the layers are concatenated.
     device: device of the model and of the features.
-    projection: matrix `[p, G]` with entries +1/-1 in any dtype, or a dict from layer name to matrix for layers of
-        different sizes. With None, a binary matrix with p = d is drawn from `seed`, as in the commands. The name of
-        another kind (`khatri-rao`) draws a matrix of this kind.
+    projection: matrix `[p, G]` with entries +1/-1 in any dtype (G: size of the flattened gradient), or a dict from
+        layer name to matrix for layers of different sizes. With None, a binary matrix with p = d is drawn from `seed`,
+        as in the commands. The name of another kind (`khatri-rao`) draws a matrix of this kind.
     input_dim: side of the model's input in pixels.
     use_fp16, fp16_dtype: whether the model computes in half precision, and the dtype of half precision.
     extractor_configs: the objectives, in the order of the features.

@@ -186,6 +186,17 @@ def test_figures_of_different_results_never_overwrite_each_other(tmp_path):
     assert all(len(path.stem) <= 200 for path in layer_figures)  # file systems allow 255 characters with the ending
 
 
+def test_shots_are_drawn_once_per_seed_for_every_number_of_shots(tmp_path):
+    """Analyse two numbers of shots with two seeds of the draws; the flag `--shots` is not set."""
+    make_folder(tmp_path, features=("embeddings", "kl"))
+    analysis = AnalyseSettings(
+        root=(tmp_path,), analysis=("shots",), pca_dim=6, k=3, shot_counts=(2, 4), few_shot_seed=(1, 2)
+    )
+    contents = analyse.shots(analysis)
+    assert [len(result["runs"]) for result in contents] == [2, 2]
+    assert all(path.exists() for path in analysis.outputs())
+
+
 def test_cka_of_pairs_is_averaged_over_runs(tmp_path):
     for seed in (0, 1):
         make_folder(tmp_path / str(seed), seed=seed)

@@ -14,7 +14,7 @@ DESCRIPTION = """Extract the variations of an ablation, score them by kNN, and p
 
   fungi ablate --ablation projections --seed 42 43 44
   fungi ablate --ablation layers --dataset imagenet-100 --backbone vit-b16
-  fungi ablate --ablation pca heads --objective kl --rows 200          (two ablations of toy size)
+  fungi ablate --ablation pca heads --objective kl --rows 200          (two ablations on 200 rows per split)
 
 projections: table 29 of the author response; pca: table 23; layers: figure 8; bias, qkv, multi-layer: tables 30 to 32;
 views: figure 12; heads: tables 6 and 15; objectives: figure 10; raw: table 28; throughput: table 22 of the paper;

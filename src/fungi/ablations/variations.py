@@ -58,7 +58,7 @@ class FewerRows:
 
 @dataclass(frozen=True)
 class Variation:
-    """The features of one variation. arrays: split -> name -> array.
+    """The features of one variation: of the extraction with some settings changed. arrays: split -> name -> array.
 
     A name is an objective, or `objective@array` if the variation has the gradients of several layers.
     """
@@ -132,7 +132,8 @@ class VariationRunner:
         context = self._varied_context(label, self.settings.seed, changes)
         assert isinstance(context.settings, GradientSettings)
         feature = gradient_features(context.settings, context)[0] if changes else embedding_feature(context)
-        samples = context.open_split("test").take(range(min(16, len(context.open_split("test")))))
+        test_samples = context.open_split("test")
+        samples = test_samples.take(range(min(16, len(test_samples))))
         batch = next(batches(samples, [feature.views], [range(len(samples))], seed=self.settings.seed, num_workers=0))
         for _ in range(2):  # the first pass is the warm-up
             start = time.perf_counter()
@@ -157,9 +158,9 @@ class VariationRunner:
         engine = gradient_features(context.settings, context)[0].engine
         target = engine.targets[0]
         outputs, inputs = target.shape
-        terms = Terms(
-            torch.randn(samples, 1, 1, outputs, device=context.device),
-            torch.randn(samples, 1, 1, inputs - target.bias, device=context.device),
+        terms = Terms(  # random terms of one group and one position, because the values do not change the time
+            torch.randn(samples, 1, 1, outputs, device=context.device),  # [b g s o]
+            torch.randn(samples, 1, 1, inputs - target.bias, device=context.device),  # [b g s i]
             target.bias,
         )
         projector = engine.projectors[target.name]

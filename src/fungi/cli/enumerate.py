@@ -15,7 +15,9 @@ from fungi.settings import setting
 DESCRIPTION = """Print the names of all datasets, backbones, objectives and commands.
 
   fungi list
-  fungi list datasets                 (short for --only datasets)"""
+  fungi list datasets                 (short for --only datasets)
+
+The backbones have three sizes: E of the embedding, p of the projected gradient, G of the gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)

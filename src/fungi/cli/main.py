@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fungi import __version__
 from fungi.commands import COMMANDS, GROUPS, Command
 from fungi.errors import unknown_name
-from fungi.runtime.streams import flush_output, output_failed, prepare_streams, write_error
+from fungi.runtime.streams import discard_output, flush_output, prepare_streams, write_error
 
 USAGE = """usage: fungi COMMAND [--flag ...]
        fungi COMMAND --help       flags of a command
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
     except OSError as error:
-        return output_failed("fungi", 0, error)
+        return discard_output("fungi", 0, error)
     return flush_output("fungi", status)
 
 

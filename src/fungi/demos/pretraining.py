@@ -19,6 +19,8 @@ from fungi.settings import SEEDS, setting
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fungi.pretraining.transfer.features import Feature
+
 DESCRIPTION = """Pretrain a small vision transformer with UDI on 2,048 generated textures. Compare it with pixels and
 with random weights by weighted kNN. Then compare its embeddings with its embeddings and gradients by kNN.
 
@@ -28,6 +30,8 @@ DATASET, BACKBONE = "patterns", "udi-micro"
 BANK, NEIGHBOURS = 512, 10
 """Number of images per split, and number of neighbours, for the weighted kNN."""
 OBJECTIVES = ("kl", "dino", "simclr")
+TOKEN_FEATURES: "tuple[Feature, ...]" = ("cls", "cls+", "concat", "patch_mean")
+"""Features for the weighted kNN: the first class token, the second, both concatenated, and the mean of the patches."""
 FEWER_PATCHES = ("simclr.stride_scale=2",)
 """9 patches per image, because the images have only 32 x 32 pixels."""
 
@@ -133,9 +137,8 @@ def weighted_knn_scores(training: PretrainSettings) -> dict[str, float]:
         "teacher": load_backbone(BACKBONE, checkpoint=training.output_dir / "checkpoint.pth"),
     }
     for name, backbone in networks.items():
-        features: Any = ("cls", "cls+", "concat", "patch_mean")
-        (bank, _), (queries, _) = (encode(backbone, split, features, device) for split in splits)
-        scores |= {f"{name} {feature}": score(bank[feature], queries[feature]) for feature in features}
+        (bank, _), (queries, _) = (encode(backbone, split, TOKEN_FEATURES, device) for split in splits)
+        scores |= {f"{name} {feature}": score(bank[feature], queries[feature]) for feature in TOKEN_FEATURES}
     return scores
 
 
@@ -195,7 +198,7 @@ def _print_tables(scores: Mapping[str, float], results: Mapping[str, Any]) -> No
     print(f"\nWeighted kNN (k = {NEIGHBOURS}, {BANK} train and {BANK} test images), accuracy in %\n")
     print("| | cls | cls+ | concat | patch mean |\n|---|---|---|---|---|")
     for name in ("random init", "teacher"):
-        values = [scores[f"{name} {feature}"] for feature in ("cls", "cls+", "concat", "patch_mean")]
+        values = [scores[f"{name} {feature}"] for feature in TOKEN_FEATURES]
         print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")
     print(f"| pixels | {100 * scores['pixels']:.1f} |")
     print("\nkNN (k = 20) over all train rows: embeddings and gradients of the pretrained network\n")

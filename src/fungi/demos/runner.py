@@ -22,7 +22,7 @@ SHOTS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """Settings of a demo: folder, seeds and device."""
+    """Settings of a demo that runs with each seed and averages the scores: folder, seeds and device."""
 
     root: Path = setting(Path("demo"), "folder for everything that the demo writes", topic="files")
     seeds: tuple[int, ...] = setting(
@@ -46,7 +46,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileDemoSettings:
-    """Settings of a demo: network, profiles, device and folder."""
+    """Settings of a demo that runs under each profile and compares them: network, profiles, device and folder."""
 
     backbone: str = setting("", "backbone (default: the backbone of the demo)", topic="model")
     profiles: tuple[str, ...] = setting(tuple(PROFILES), "profiles to run: clean, published")

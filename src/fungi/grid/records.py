@@ -22,9 +22,10 @@ RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
 class Attempt:
     """The last attempt at an element.
 
-    status: exit status; None while the attempt runs.
+    state: `running`, `ended` or `interrupted`. status: exit status; None while the attempt runs.
     job: `<array job>_<index>` or a plain job id; empty outside of SLURM.
     pid: process id on `host`. log: file of the output. root: path of the root at the time of the attempt.
+    restarts: how often SLURM has started the job again.
     started, ended: times in seconds since 1970.
     """
 

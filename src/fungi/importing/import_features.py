@@ -204,8 +204,10 @@ def _provenance(
     digest = hashlib.sha256(json.dumps([split, ids, len(values)]).encode())
     digest.update(b"" if labels is None else np.ascontiguousarray(labels, dtype=np.int64).tobytes())
     fingerprint = f"imported-{digest.hexdigest()}"
-    if settings.feature != EMBEDDINGS and embeddings.is_file() and (of_embeddings := provenance_of(embeddings)):
-        fingerprint = of_embeddings.dataset_fingerprint  # the user states by the split that the rows are the same
+    existing = provenance_of(embeddings) if settings.feature != EMBEDDINGS and embeddings.is_file() else None
+    if existing is not None:
+        # With the name of the split, the user states that these rows are the rows of the embeddings.
+        fingerprint = existing.dataset_fingerprint
     source = {"file": str(array.path.resolve()), "array": array.key, "sha256": sha256_of(array.path)}
     return Provenance(
         feature=settings.feature,

@@ -62,6 +62,7 @@ class Retrieval:
         return prompts, {**proxies(examples, self.train.targets, labels)}
 
     def _prompt(self, row: int, example_rows: list[int]) -> Prompt:
+        """Return the prompt of a test row. example_rows: train rows, in the order of the examples."""
         names = self.train.class_names
         examples = [(self.train.load(example), names[self.train.targets[example]]) for example in example_rows]
         text, label = self.test[row]

@@ -36,7 +36,8 @@ def objective_name(extractor: object) -> str:
 def log_cost(rows: int, first_batch: Float[Tensor, "b f"], seconds: float) -> None:
     """Log the expected time and memory for `rows` images. seconds: time of the first batch, including decoding."""
     batch_rows, width = first_batch.shape
-    expected_seconds, size_in_bytes = seconds * rows / batch_rows, 4 * rows * width
+    bytes_per_number = 4  # float32
+    expected_seconds, size_in_bytes = seconds * rows / batch_rows, bytes_per_number * rows * width
     level = logging.WARNING if expected_seconds > LONG_SECONDS or size_in_bytes > LARGE_BYTES else logging.INFO
     logger.log(
         level,

@@ -62,7 +62,7 @@ def identities(content: dict[str, Any]) -> dict[str, str]:
     for feature, record in feature_records(content):
         provenance = record.get("provenance") or {}
         deciding_values = {name: value for name, value in provenance.items() if name not in INFORMATION}
-        origin = deciding_values or record.get("file")
+        origin = deciding_values or record.get("file")  # without a provenance, only the file identifies the features
         text = json.dumps([origin, record.get("layer"), record.get("array")], sort_keys=True)
         facts.append((feature, text))
     hashes = {}
@@ -82,8 +82,9 @@ def _unusual_facts(feature: str, record: FeatureRecord) -> list[Fact]:
     facts: list[Fact] = [("weights", "random")] if source.startswith("random") else []
     facts += [("checkpoint", provenance["weights_hash"][:8])] if source.startswith("checkpoint") else []
     size_match = re.search(r"\bsize=(\d+)", provenance.get("input", ""))
-    if size_match and spec and int(size_match[1]) != getattr(spec.input, "size", int(size_match[1])):
-        facts.append(("input_side", int(size_match[1])))
+    side = int(size_match[1]) if size_match else None
+    if side and spec and side != getattr(spec.input, "size", side):  # the inputs of texts and sounds have no size
+        facts.append(("input_side", side))
     kind = layer.get("projection_kind", "binary")
     facts += [("projection_kind", kind)] if kind != "binary" else []
     if spec and feature != EMBEDDINGS and record.get("size", spec.projection_dim) != spec.projection_dim:

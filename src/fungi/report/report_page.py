@@ -135,7 +135,8 @@ def _table_of_one_dataset(table: Table) -> str:
     cells = [cell for _, _, cell in lines]
     edges = [cell.value + sign * _spread(cell) for cell in cells for sign in (-1, 1)]
     margin = 0.08 * (max(edges) - min(edges)) + 0.5
-    span = (min(edges) - margin, min(max(edges) + margin, max(max(edges), 100.0)))
+    largest = max(*edges, 100.0)  # the plot ends at 100 %, or at an error bar beyond 100 %
+    span = (min(edges) - margin, min(max(edges) + margin, largest))
     has_several_backbones = len({backbone for backbone, _ in table.rows}) > 1
     has_published = any(cell.published for cell in cells)
     columns = [

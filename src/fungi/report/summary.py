@@ -125,9 +125,8 @@ def _many_cases(cases: dict[tuple[str, str], Case]) -> str:
         largest = case[max(case, key=by_size_and_order)]
         if largest.gain is not None:
             gains[key] = largest.gain
-    counts = ", ".join(
-        counted(len({key[index] for key in cases}), noun) for index, noun in enumerate(("backbone", "dataset"))
-    )
+    backbones, datasets = {backbone for backbone, _ in cases}, {dataset for _, dataset in cases}
+    counts = f"{counted(len(backbones), 'backbone')}, {counted(len(datasets), 'dataset')}"
     if not gains:
         return f"{len(cases)} cases ({counts}), none with both the embeddings and a combination."
     lowest, highest = min(gains, key=lambda key: gains[key]), max(gains, key=lambda key: gains[key])
@@ -150,6 +149,7 @@ def _beyond_noise(cases: dict[tuple[str, str], Case], gains: dict[tuple[str, str
 
 def _score(cell: Cell) -> str:
     """Return a score with its deviation over the runs or its standard error: `85.3 % (± 0.7 over 3 runs)`."""
+    # A deviation below 0.05 would be printed as 0.0.
     spread = "" if not cell.std or cell.std < 0.05 else f" (± {cell.std:.1f} over {cell.runs} runs)"
     if cell.std is None and cell.error is not None:
         spread = f" (± {cell.error:.1f}, {counted(cell.rows or 0, 'row')})"

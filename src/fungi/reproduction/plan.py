@@ -47,6 +47,7 @@ class Step:
     """One command line.
 
     rows, features: number of rows and names of the features to extract; 0 and empty for evaluations.
+    views: plan of the views of an extraction.
     """
 
     command: str
@@ -144,6 +145,7 @@ def _extraction_step(dataset: str, backbone: str, seed: int, features: tuple[str
     command = "extract-gradients" if objectives else "extract"
     flags += ["--objective", *objectives, "--with-embeddings"] if objectives else []
     flags += _views_flags(settings, command)
+    # A split of unknown size counts as empty, so the estimated cost is too low.
     rows = sum(size or 0 for size in DATASETS[dataset].sizes.values()) if dataset in DATASETS else 0
     return Step(command, tuple(flags), backbone, rows, features, settings.views)
 

@@ -34,8 +34,7 @@ def submit(plan: Plan, settings: StepSettings, options: Sequence[str], gpu: str,
     dependencies: list[str] = []
     for name, steps in (("extraction", split_into_shards(extractions, gpu)), ("evaluation", evaluations)):
         arrays = prepare_arrays(name, steps, settings, environment, options, dependencies)
-        job_ids = [sbatch(array, environment) for array in arrays]
-        dependencies = job_ids or dependencies
+        dependencies = [sbatch(array, environment) for array in arrays]  # the ids of the jobs
         job_text = f", jobs {', '.join(dependencies)}" if steps else ""
         logger.info(f"{name}: {counted(len(steps), 'element')}{job_text}")
 

@@ -64,7 +64,8 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
 
 def short_name(name: str, max_length: int) -> str:
     """Return a name of at most `max_length` characters; a longer name is cut and ends in a hash of the full name."""
-    return name if len(name) <= max_length else f"{name[: max_length - 9]}-{short_hash(name)}"
+    length_of_ending = 9  # a hyphen and the eight digits of the hash
+    return name if len(name) <= max_length else f"{name[: max_length - length_of_ending]}-{short_hash(name)}"
 
 
 def short_hash(text: str) -> str:

@@ -1,6 +1,8 @@
 """Tables as text: aligned columns, numbers with their deviation, and the table that an evaluation prints.
 
-print(gain_table({"full": knn_result, "5-shot": few_shot_result}))
+An evaluation prints its table with
+
+    print_gain_table({"full": knn_result, "5-shot": few_shot_result})
 """
 
 from collections.abc import Mapping, Sequence

@@ -41,18 +41,18 @@ def run_command(
         with tracked(settings, program):
             run(settings)
     except FungiError as error:
-        return _failed(program, str(error))
+        return _end_with_error(program, str(error))
     except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         return flush_output(program, 0)
     except OSError as error:  # a full disk, a missing permission, a folder that can't be created
         location = f"{error.filename}: " if error.filename else ""
         advice = f" {DISK_FULL_ADVICE}" if error.errno in DISK_FULL else ""
-        return _failed(program, f"{location}{error.strerror or error}.{advice}")
+        return _end_with_error(program, f"{location}{error.strerror or error}.{advice}")
     except (MemoryError, ImportError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         reason = next(iter(str(error).splitlines()), "MemoryError")
-        return _failed(
+        return _end_with_error(
             program,
             f"there is not enough memory ({reason}). Raise the limit (ulimit -v, --mem of a job), or choose a smaller"
             " --batch-size or fewer --num-workers, if the command has these flags.",
@@ -62,7 +62,7 @@ def run_command(
             return status
         raise
     except KeyboardInterrupt:
-        _failed(program, "interrupted. Finished work is kept; run the same command again to continue.")
+        _end_with_error(program, "interrupted. Finished work is kept; run the same command again to continue.")
         return INTERRUPTED_STATUS
     return flush_output(program, 0)
 
@@ -76,8 +76,8 @@ def _prepare_process() -> None:
     ensure_user_name()
 
 
-def _failed(program: str, text: str) -> int:
-    """Close the progress bars, write the reason why the command ends, and return the exit status."""
+def _end_with_error(program: str, text: str) -> int:
+    """Close the progress bars, write the reason why the command ends, and return the exit status 2."""
     log.close_bars()
     flush_output(program, 2)
     write_error(f"{program}: {text}")

@@ -102,7 +102,8 @@ def progress(
 class _Item:
     """Progress within the current item of the latest bar.
 
-    An item has a size in the units of the bar. Its work may be counted in other parts, such as views.
+    An item has a size in the units of the bar, such as images. The work on the item may be counted in smaller parts,
+    such as views, so that the bar moves before the item is done.
     """
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ def answers(url: str) -> bool:
     replies: list[bool] = []
     thread = Thread(target=lambda: replies.append(_replies(url)), daemon=True)
     thread.start()
-    thread.join(2 * SECONDS)
+    thread.join(2 * SECONDS)  # SECONDS for the lookup of the name, SECONDS for the reply
     return bool(replies and replies[0])
 
 

@@ -1,4 +1,7 @@
-"""Matrix products without derivatives, with the fastest available library."""
+"""Matrix products without derivatives, with the fastest available library.
+
+The axis letters in this module are the usual letters of matrix products, not those of `fungi.axes`.
+"""
 
 import torch
 from jaxtyping import Float, Float32

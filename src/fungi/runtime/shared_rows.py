@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+BYTES_PER_NUMBER = 8  # float64
+
 
 class _Region(mmap.mmap):
     """Shared memory with its file descriptor. The descriptor is closed when the memory is freed."""
@@ -46,7 +48,10 @@ _REGIONS: "WeakValueDictionary[int, _Region]" = WeakValueDictionary()
 
 @dataclass(frozen=True)
 class RowsHandle:
-    """Location of float64 rows in shared memory, in a form that another process can use."""
+    """Location of float64 rows in shared memory, in a form that another process can use.
+
+    descriptor: file descriptor of the shared memory. offset: position of the first row, in bytes.
+    """
 
     descriptor: int
     offset: int
@@ -55,7 +60,7 @@ class RowsHandle:
 
 def shared_rows(count: int, dim: int) -> Float64[Tensor, "n r"]:
     """Return `count` rows of zeros in shared memory."""
-    region = _Region.of_size(max(1, count * dim * 8))
+    region = _Region.of_size(max(1, count * dim * BYTES_PER_NUMBER))  # a region can't be empty
     tensor = torch.from_numpy(np.frombuffer(region, dtype=np.float64, count=count * dim).reshape(count, dim))
     _REGIONS[tensor.untyped_storage().data_ptr()] = region
     return tensor
@@ -72,4 +77,5 @@ def shared_memory_handle(rows: Float64[Tensor, "n r"]) -> Iterator[RowsHandle]:
         copy.copy_(rows)
         rows = copy
     region = _REGIONS[rows.untyped_storage().data_ptr()]
-    yield RowsHandle(region.descriptor, int(8 * rows.storage_offset()), (rows.shape[0], rows.shape[1]))
+    offset = int(BYTES_PER_NUMBER * rows.storage_offset())
+    yield RowsHandle(region.descriptor, offset, (rows.shape[0], rows.shape[1]))

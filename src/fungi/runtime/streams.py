@@ -46,11 +46,11 @@ def flush_output(program: str, status: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        return output_failed(program, status, error)
+        return discard_output(program, status, error)
     return status
 
 
-def output_failed(program: str, status: int, error: OSError) -> int:
+def discard_output(program: str, status: int, error: OSError) -> int:
     """Discard standard output after an error and return the exit status.
 
     Write the cause of the error, unless the reader has closed the output.

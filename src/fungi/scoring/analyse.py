@@ -61,13 +61,18 @@ class AnalyseSettings(FeatureSettings):
                 "--output names one file, but an analysis by kNN writes several: use it only with --analysis cka."
             )
         # The kNN settings raise FungiError if the flags contradict each other.
-        self.knn(shots=self.shots or (1 if "shots" in self.analysis else None))
+        self.knn_settings(shots=self.shots or (1 if "shots" in self.analysis else None))
 
-    def knn(self, **changes: Any) -> KnnSettings:
+    def knn_settings(self, **changes: Any) -> KnnSettings:
         """Return the settings of one kNN run: the flags that `fungi knn` also has, with the values in `changes`."""
         knn_names = {field.name for field in fields(KnnSettings)}
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name in knn_names}
         return KnnSettings(**shared | changes)
+
+    @property
+    def largest_k(self) -> int:
+        """The largest number of neighbours of the kNN runs."""
+        return self.k if isinstance(self.k, int) else max(self.k)
 
     def outputs(self) -> list[Path]:
         """Return the result files, except those of `layers`, which depend on the arrays in the gradient files."""
@@ -82,8 +87,8 @@ class AnalyseSettings(FeatureSettings):
         counts = self.shot_counts if "shots" in self.analysis else ()
         with suppress(FungiError, OSError):  # an error means that no labels are extracted yet
             smallest, classes = _class_sizes(self)
-            counts = tuple(count for count in counts if count <= smallest and count * classes > max(self.knn().all_k))
-        runs = [self.knn(shots=count, combinations="nested") for count in counts]
+            counts = tuple(count for count in counts if _has_enough_rows(count, smallest, classes, self.largest_k))
+        runs = [self.knn_settings(shots=count, combinations="nested") for count in counts]
         return {path: run for run in runs for path in run.outputs()}
 
     def difference(self, path: Path) -> str:
@@ -119,16 +124,16 @@ def shots(settings: AnalyseSettings) -> list[dict[str, Any]]:
     smallest, classes = _class_sizes(settings)
     contents = []
     for count in settings.shot_counts:
-        if count > smallest or count * classes <= max(settings.knn().all_k):
+        if not _has_enough_rows(count, smallest, classes, settings.largest_k):
             logger.warning(
                 "no kNN with %d shots: there are %d classes, the smallest has %d rows, and k = %d",
                 count,
                 classes,
                 smallest,
-                max(settings.knn().all_k),
+                settings.largest_k,
             )
         else:
-            contents.append(knn_concat.run(settings.knn(shots=count, combinations="nested")))
+            contents.append(knn_concat.run(settings.knn_settings(shots=count, combinations="nested")))
     return contents
 
 
@@ -148,7 +153,15 @@ def layers(settings: AnalyseSettings) -> list[dict[str, Any]]:
     paths = [layout.existing(name, dataset, backbone, settings.train_split) for name in names]
     shared_keys = set.intersection(*(set(array_keys(path)) for path in paths))
     changes = {"features": tuple(names), "combinations": "single", "few_shot_seed": (), "few_shot_sampling": None}
-    return [knn_concat.run(settings.knn(layer_key=key, **changes)) for key in sorted(shared_keys)]
+    return [knn_concat.run(settings.knn_settings(layer_key=key, **changes)) for key in sorted(shared_keys)]
+
+
+def _has_enough_rows(shots: int, smallest: int, classes: int, largest_k: int) -> bool:
+    """Return whether every class has this number of shots, and all shots together are more rows than neighbours.
+
+    smallest: number of rows of the smallest class. classes: number of classes.
+    """
+    return shots <= smallest and shots * classes > largest_k
 
 
 def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:

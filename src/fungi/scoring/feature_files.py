@@ -164,7 +164,8 @@ def _explicit_files(settings: FeatureSettings, split: str) -> SplitFiles:
     """Open the explicit files of a split, in any format.
 
     The first file of each split belongs to the first feature, the second file of each split to the second feature, and
-    so on. The features are named after the train files.
+    so on. The names of the features come from the train files or, if no flag names train files, from the files of the
+    split itself.
     """
     embeddings = [_embeddings_at(settings, path) for path in getattr(settings, f"{split}_embeddings_datasets")]
     gradients = [_gradients_at(settings, text) for text in getattr(settings, f"{split}_datasets")]

@@ -316,8 +316,9 @@ def _modality(provenance: "Provenance") -> str:
 
 def _common_folder(roots: Sequence[Path]) -> Path:
     """Return the deepest folder that contains all roots. Raises FungiError if only the file system's root does."""
-    are_mixed = any(root.is_absolute() != roots[0].is_absolute() for root in roots)
-    common = Path(os.path.commonpath([root.absolute() for root in roots] if are_mixed else roots))
+    # `commonpath` refuses absolute paths together with relative paths.
+    has_both_kinds = any(root.is_absolute() != roots[0].is_absolute() for root in roots)
+    common = Path(os.path.commonpath([root.absolute() for root in roots] if has_both_kinds else roots))
     if common == Path(common.anchor) and common.is_absolute():
         raise FungiError("the --root folders have no common folder for the result. Give a file with --output.")
     return common

@@ -103,5 +103,5 @@ def _hashes(rows: Float[np.ndarray, "b d"]) -> Integer[np.ndarray, " b"]:
     """Return a hash of each row, computed from its first entries, which are rounded to 1/1000 of its largest entry."""
     largest = np.abs(rows).max(axis=1, keepdims=True)
     steps = np.nan_to_num(rows[:, :_HASHED_ENTRIES] / np.where(largest > 0, largest, 1)) * _STEPS
-    factors = np.random.default_rng(0).integers(1, 2**62, steps.shape[1]) | 1
+    factors = np.random.default_rng(0).integers(1, 2**62, steps.shape[1]) | 1  # odd, so that no product loses a bit
     return (np.round(steps).astype(np.int64) * factors).sum(axis=1)  # [b e] [e] -> [b], modulo 2**64

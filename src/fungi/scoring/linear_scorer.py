@@ -30,7 +30,7 @@ NO_OFFICIAL_VALIDATION = (
     " rows, which is not the published protocol. Extract the split with --split valid."
 )
 LOGGED_MEMORY = 8 << 30
-"""If the solver needs more than this number of bytes, its need of memory is logged."""
+"""If the solver needs more bytes than this, in addition to the features, the memory that it needs is logged."""
 
 
 class LinearScorer:
@@ -65,16 +65,18 @@ class LinearScorer:
         """Return accuracies and predictions of one combination, with facts about the fit."""
         train_source, valid_source, test_source = self.sources
         # Train and validation rows share one matrix, so the final fit copies nothing.
-        count, settings = len(train_source), self._settings
-        rows, dim = count + len(valid_source), features.reduction.dim
+        train_count, settings = len(train_source), self._settings
+        rows, dim = train_count + len(valid_source), features.reduction.dim
         matrix = room_for_rows(settings.solver, rows, dim, settings.compute_device)
-        matrix[:count] = features.rows(train_source)
-        matrix[count:] = features.rows(valid_source)
-        train, valid = LabelledRows(matrix[:count], self._targets), LabelledRows(matrix[count:], self._valid_targets)
+        matrix[:train_count] = features.rows(train_source)
+        matrix[train_count:] = features.rows(valid_source)
+        train = LabelledRows(matrix[:train_count], self._targets)
+        valid = LabelledRows(matrix[train_count:], self._valid_targets)
         test = LabelledRows(features.rows(test_source), self.test_targets)
 
         accuracies = self._validation_accuracies(train, valid)
-        index = len(LAMBDAS) // 2 if accuracies is None else int(accuracies.argmax())
+        middle_index = len(LAMBDAS) // 2  # used with --few-shot-validation none
+        index = middle_index if accuracies is None else int(accuracies.argmax())
         best_lambda = float(LAMBDAS[index])
         fits_on_all = not (self._has_valid_split or settings.uses_shots)
         final = LabelledRows(matrix, np.concatenate([train.targets, valid.targets])) if fits_on_all else train

@@ -142,6 +142,7 @@ class LinearSettings(FewShotSettings):
 
     @property
     def _names_valid_files(self) -> bool:
+        """Whether flags name explicit files of the validation split."""
         return any((self.valid_targets, self.valid_embeddings_datasets, self.valid_datasets))
 
     @property

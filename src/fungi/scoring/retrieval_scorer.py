@@ -121,7 +121,11 @@ def _from_json(path: Path) -> list[Relevance]:
 
 
 def _facts(queries: SplitFiles) -> dict[str, Any]:
-    """Return facts about the encoding of the query images. Without provenance, the facts are `unknown`."""
+    """Return facts about the encoding of the query images. Without provenance, the facts are `unknown`.
+
+    scales: factors by which the images are resized before they are encoded. Each image is encoded once, without
+    resizing by a factor.
+    """
     provenance = next(iter(queries.arrays.values())).provenance
     if provenance is None:
         return {"queries": "unknown", "input": "unknown", "scales": [1.0]}

@@ -33,7 +33,7 @@ from fungi.views.scenes import SceneView
 
 Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
 NEIGHBOURS = 2  # number of neighbours per token that can become negatives
-_NO_LIMIT = 1 << 20
+_NO_LIMIT = 1 << 20  # number of views per forward pass that no batch reaches, so that each batch is one forward pass
 SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retrieves and scrambles (deviation H1)
 
 
@@ -177,8 +177,8 @@ class DenseExtractor:
         patches, gradients = extracted.encoded.patches, extracted.gradients["simclr"][self._target]
         assert patches is not None
         self._require_finite(gradients, ids)
-        parts = [normalize(patches[:, 0], dim=-1), normalize(gradients, dim=-1)]
-        return parts[1] if feature == "simclr" else normalize(torch.cat(parts, dim=-1), dim=-1)
+        tokens, gradients = normalize(patches[:, 0], dim=-1), normalize(gradients, dim=-1)
+        return gradients if feature == "simclr" else normalize(torch.cat([tokens, gradients], dim=-1), dim=-1)
 
     def _require_finite(self, gradients: Float[Tensor, "b t p"], ids: Sequence[str]) -> None:
         """Raise FungiError with the images whose gradients are not finite. The host waits for the device."""

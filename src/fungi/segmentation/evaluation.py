@@ -55,12 +55,17 @@ from fungi.views.scenes import AugmentedSceneView, SceneView, as_scenes
 STATISTICS_TYPO: tuple[Triple, Triple] = (IMAGENET[0], (*IMAGENET[1][:2], 0.255))
 """Mean and standard deviation in the published code, which has 0.255 instead of 0.225."""
 RECALL_IMAGES = 2
+"""Number of test images on which the recall of an approximate search is measured."""
 _BLOCKS_PER_SEARCH = 4
+"""Number of blocks of test images that are searched together in a bank on disk."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One run: settings, images, extractor and projection matrix. Its methods fill banks and compute scores."""
+    """One run: settings, images, extractor and projection matrix. Its methods fill banks and compute scores.
+
+    size: side in pixels to which images are resized.
+    """
 
     settings: SegmentSettings
     context: StageContext
@@ -234,6 +239,7 @@ class Segmentation:
         return recalls
 
     def _recall(self, bank: Patches, search: Search, queries: Float[Tensor, "q d"], k: int) -> float:
+        """Return the share of the exact k nearest rows of a bank that a search retrieves."""
         exact = self.search(bank, k, TreeSettings(), exact=True)
         return recall(search(queries, k)[1], exact(queries, k)[1])
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 MAX_NEIGHBOURS = 4096
+"""Largest number of neighbours that a search retrieves (`--k`)."""
 MEMORY_GB = 4.0
 FEATURES = ("embeddings", "simclr", "embeddings+simclr")
 

@@ -45,6 +45,7 @@ def compute_features(
 
 
 def _wrapper(settings: SimilarSettings, pictures: Sequence[Path]) -> FUNGIWrapper:
+    """Return the wrapper that is saved with the index. If there is none, create a wrapper, and save it."""
     spec, device = resolve_backbone(settings.backbone), choose_device(settings.device)
     if spec.modality != "vision":
         raise FungiError(f"backbone {spec.name!r} takes {spec.modality}, not pictures.")

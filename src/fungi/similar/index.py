@@ -52,26 +52,26 @@ class Index:
             return cls(np.zeros((0, 0), np.float32), {}, {})
         try:
             tensors, metadata = load_tensors(path)
-            state, features = json.loads(metadata[STATE]), tensors[FEATURES]
+            content, features = json.loads(metadata[STATE]), tensors[FEATURES]
         except (ValueError, KeyError, TypeError) as error:
             raise FungiError(
                 f"{path} is damaged ({error}). Move it away, and run the same command again to rebuild it."
             ) from None
-        return cls(features, state["parts"], {name: tuple(values) for name, values in state["files"].items()})
+        return cls(features, content["parts"], {name: tuple(values) for name, values in content["files"].items()})
 
     def write(self, folder: Path) -> None:
         """Write the index into a folder, and remove the orphans there."""
-        state = json.dumps({"parts": self.parts, "files": self.states})
+        content = json.dumps({"parts": self.parts, "files": self.states})
         folder.mkdir(parents=True, exist_ok=True)
         remove_orphans(folder)
         with written_atomically(folder / FILE) as unfinished:
-            save_tensors(unfinished, {FEATURES: self.features}, {STATE: state})
+            save_tensors(unfinished, {FEATURES: self.features}, {STATE: content})
 
     def missing(self, paths: Sequence[Path]) -> list[Path]:
         """Return the files, without duplicates, that are not in the index or have changed since they were indexed."""
 
         def is_indexed(path: Path) -> bool:
-            _, *size_and_time = self.states.get(str(path), (None,))
+            _row, *size_and_time = self.states.get(str(path), (None,))  # a file that is not indexed has no size
             return tuple(size_and_time) == _size_and_time(path)
 
         return [path for path in dict.fromkeys(paths) if not is_indexed(path)]

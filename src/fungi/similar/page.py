@@ -10,6 +10,7 @@ from fungi.report.page import document, picture_address
 from fungi.report.words import objective_in_words
 
 THUMBNAIL = 220
+"""Longer side of the pictures on the page, in pixels."""
 STYLE = """
 .query { display: flex; gap: 1.25rem; align-items: center; margin-bottom: 1.25rem; flex-wrap: wrap; }
 .ways { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem; }
@@ -64,6 +65,7 @@ def _section(answer: Answer, folder: Path, objectives: Sequence[str]) -> str:
 
 
 def _figure(path: Path, score: float, folder: Path, *, only: bool) -> str:
+    """Return a neighbour as HTML. only: whether just one of the two features retrieves this picture."""
     name = str(path.relative_to(folder)) if path.is_relative_to(folder) else path.name
     mark = " <b>only here</b>" if only else ""
     return (

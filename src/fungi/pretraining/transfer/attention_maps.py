@@ -63,8 +63,10 @@ def write_overview(
             for attention in class_attention(model, image, token):
                 enlarged = Image.fromarray(_grey(attention, (side, side)))
                 tiles.append(np.asarray(enlarged.convert("RGB")))
+            # A white gap of 6 pixels follows the heads of each class token.
             tiles[-1] = np.pad(tiles[-1], ((0, 0), (0, 6), (0, 0)), constant_values=255)
-        rows.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0)), constant_values=255) for tile in tiles], 1))
+        framed_tiles = [np.pad(tile, ((1, 1), (1, 1), (0, 0)), constant_values=255) for tile in tiles]
+        rows.append(np.concatenate(framed_tiles, axis=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(rows)).save(path)
 

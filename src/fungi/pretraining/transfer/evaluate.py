@@ -149,7 +149,7 @@ def _encode_splits(
             split,
             features,  # type: ignore[arg-type]  # checked by the settings
             device,
-            batch_size=min(settings.batch_size, 64),
+            batch_size=min(settings.batch_size, 64),  # limits the memory; features do not depend on the batch
             block_count=block_count,
             workers=workers,
         )

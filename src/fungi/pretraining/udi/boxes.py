@@ -13,7 +13,9 @@ import numpy as np
 from fungi.pretraining.udi.choices import Deviations
 
 TRIES = 10
+"""Number of random crops that are tried before the central crop is used."""
 LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
+"""Logarithms of the smallest and the largest aspect ratio (width / height)."""
 Span = tuple[int, int]
 """First pixel along an axis, and the pixel after the last."""
 

@@ -1,6 +1,7 @@
 """Write a vision transformer in the layout of other code: the published code, timm or transformers (spec udi 6.3).
 
-The arguments `state` have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]`.
+The arguments `state` have timm's names: `cls_token [1 1 d]`, `reg_token [1 1 d]` for cls+, `pos_embed [1 R+n d]` for R
+class tokens and n patches.
 """
 
 import json

@@ -130,7 +130,7 @@ def _change_colours(view: Image.Image, options: ViewOptions, random: np.random.G
         blur_probability, solarisation_probability = 1.0, 0.0
     if random.random() < blur_probability:
         view = view.filter(ImageFilter.GaussianBlur(random.uniform(*options.blur_radius)))
-    if solarisation_probability and random.random() < solarisation_probability:  # without draw if it is 0
+    if solarisation_probability and random.random() < solarisation_probability:  # no draw if it is 0
         view = ImageOps.solarize(view, SOLARISATION_THRESHOLD)
     return view
 
