@@ -41,6 +41,7 @@ LAYER = LayerProvenance(layer="l", bias=True, projection_hash="p", projection_ki
 FACTS = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x" * 64)
 PROVENANCE = Provenance(feature="kl", dataset="d", split="train", rows=64, backbone="b", seed=1, device="cpu", **FACTS)
 WIDTH, BLOCK = 24, 16
+"""Number of entries of a feature, and number of rows of a block."""
 VALUES = np.random.default_rng(0).standard_normal((PROVENANCE.rows, WIDTH)).astype(np.float32)
 NOTICED, HARMLESS, SILENT, CRASH, OTHER_ERROR = "noticed", "harmless", "silent", "crash", "another error"
 

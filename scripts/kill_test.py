@@ -42,6 +42,7 @@ from kill_stages import REQUIRED_STAGES, ROOT, commands, make_data
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)
 PRINTED_LOSSES = 20
+"""Largest number of losses that are printed one by one."""
 CHANGE_EVENTS = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir")
 """Audit events of operations that change files. An `open` counts only if it opens a file for writing."""
 HANDLED_STATUSES = tuple(128 + number for number in SIGNALS)

@@ -29,9 +29,11 @@ from fungi.store.provenance import LayerProvenance, Provenance
 from fungi.store.reading import open_array
 
 LAYER = LayerProvenance(layer="l", bias=True, projection_hash="p", projection_kind="binary", projection_seed=1)
+# The values of the provenance have no effect on a merge, so short texts stand for them.
 FACTS = dict.fromkeys(("dataset_fingerprint", "weights_hash", "weights_source", "input", "profile", "dtype"), "x")
 PROVENANCE = Provenance(feature="kl", dataset="d", split="train", rows=64, backbone="b", seed=1, device="cpu", **FACTS)
 WIDTH, BLOCK = 32, 2
+"""Number of entries of a feature, and number of rows of a block."""
 
 
 @dataclass(frozen=True, kw_only=True)

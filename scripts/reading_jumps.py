@@ -1,6 +1,8 @@
 """List places where a reader has to jump: one-use private functions, short files, and tensors without axes.
 
-python scripts/reading_jumps.py [PACKAGE]      lists them by package; a listed place is not always a fault
+python scripts/reading_jumps.py [PACKAGE ...]
+
+The script lists the places by package. A listed place is not always a fault.
 """
 
 import ast
@@ -10,6 +12,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).resolve().parents[1] / "src" / "fungi"
 FEW_LINES, SHORT_FILE = 4, 60
+"""Largest number of lines of a short function, and number of lines below which a file is short."""
 ARRAYS = ("Tensor", "torch.Tensor", "np.ndarray")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -24,9 +24,12 @@ from fungi.data.base import open_split
 from fungi.runtime.seeds import seeded, torch_generator
 
 LEARNED_CLASSES = 5
+"""Number of digits in the training: 0 to 4."""
 EPOCHS, BATCH, WARMUP = 30, 64, 3
+"""Number of epochs, images per batch, and number of epochs in which the learning rate rises."""
 LEARNING_RATE, WEIGHT_DECAY, LABEL_SMOOTHING = 1e-3, 0.05, 0.1
 ROTATION, SHIFT, SCALE = math.radians(15), 0.15, 0.15
+"""Largest rotation in radians, largest shift in half sides of the image, and largest relative change of the size."""
 
 
 def main() -> None:

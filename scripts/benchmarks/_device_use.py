@@ -35,13 +35,16 @@ class JpegPictures:
         return Image.open(BytesIO(self.files[row % len(self.files)])).convert("RGB")
 
 
-def busy_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
-    """Return the share of `wall` in which at least one kernel runs. intervals: start and end of each kernel."""
+def busy_share(intervals: Iterable[tuple[float, float]], elapsed: float) -> float:
+    """Return the share of the elapsed time in which at least one kernel runs.
+
+    intervals: start and end of each kernel, in the unit of `elapsed`.
+    """
     busy, covered_until = 0.0, float("-inf")
     for start, end in sorted(intervals):
         busy += max(0.0, end - max(start, covered_until))
         covered_until = max(covered_until, end)
-    return busy / wall
+    return busy / elapsed
 
 
 def print_kernels(setup: Setup, count: int) -> None:
@@ -57,10 +60,10 @@ def print_kernels(setup: Setup, count: int) -> None:
         start = perf_counter()
         _extract(setup)
         synchronize(device)
-        wall = perf_counter() - start
+        elapsed = perf_counter() - start
     kernels = [event for event in profiled.events() or [] if event.device_type == DeviceType.CUDA]
     microseconds = [(event.time_range.start, event.time_range.end) for event in kernels]
-    busy = f"{100 * busy_share(microseconds, wall * 1e6):.1f} % of the time" if on_gpu else NOT_MEASURED
+    busy = f"{100 * busy_share(microseconds, elapsed * 1e6):.1f} % of the time" if on_gpu else NOT_MEASURED
     print(f"device busy: {busy}")
     column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     rows = sorted(profiled.key_averages(), key=lambda row: -getattr(row, column))

@@ -11,14 +11,14 @@ from fungi.runtime.device import synchronize
 
 
 def in_turns(
-    jobs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, *, wall: bool = False
+    jobs: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, *, elapsed: bool = False
 ) -> dict[str, list[float]]:
     """Return the seconds of every job in each round. A first round to warm up does not count.
 
-    On a CPU these are seconds of processor time, which leaves out other processes. wall: measure elapsed time instead,
-    for rates.
+    On a CPU these are seconds of processor time, which leaves out other processes. elapsed: whether to measure elapsed
+    time instead, for rates.
     """
-    clock = process_time if device.type == "cpu" and not wall else perf_counter
+    clock = process_time if device.type == "cpu" and not elapsed else perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for number in range(rounds + 1):
         for name, job in jobs.items():
@@ -34,7 +34,7 @@ def alternate(
     first: Callable[[], Any], second: Callable[[], Any], rounds: int, device: torch.device
 ) -> tuple[list[float], list[float]]:
     """Return the elapsed seconds of two jobs, one value per round."""
-    seconds = in_turns({"first": first, "second": second}, rounds, device, wall=True)
+    seconds = in_turns({"first": first, "second": second}, rounds, device, elapsed=True)
     return seconds["first"], seconds["second"]
 
 

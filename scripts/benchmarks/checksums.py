@@ -24,6 +24,7 @@ from fungi.store.skeleton import new_skeleton
 
 CPU = torch.device("cpu")
 WINDOW = 4096
+"""Number of rows that are read at once, and number of rows of a block of the bank."""
 
 
 def main(arguments: list[str] | None = None) -> int:

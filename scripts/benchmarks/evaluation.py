@@ -32,6 +32,7 @@ from fungi.store.layout import Layout
 FEATURES = ("embeddings", "kl", "dino", "simclr")
 DATASET, BACKBONE = "synthetic", "synthetic"
 WRITTEN_ROWS = 20_000
+"""Number of rows of a feature file that are drawn and written at once."""
 SLOT_BYTES = 3 * (4 + 8)
 """Bytes per neighbour of a query: distance (float32) and row (int64), three times while two rankings are merged."""
 
@@ -71,8 +72,11 @@ def measure(settings: EvaluationBenchmark) -> None:
             equal = sum(published[name] == our_predictions[name] for name in published)
             differing = sum(differences(published[name], our_predictions[name]) for name in published)
             print(f"published way: {len(published)} combinations in {published_time}")
-            wall, processor = published_time.wall / our_time.wall, published_time.processor / our_time.processor
-            print(f"ratio: {wall:.1f} times faster; {processor:.1f} times less processor time")
+            elapsed, processor = (
+                published_time.elapsed / our_time.elapsed,
+                published_time.processor / our_time.processor,
+            )
+            print(f"ratio: {elapsed:.1f} times faster; {processor:.1f} times less processor time")
             print(f"equal predictions: {equal} of {len(published)} combinations; {differing} single predictions differ")
 
 
@@ -215,11 +219,11 @@ def differences(first: list[int], second: list[int]) -> int:
 class Duration:
     """Elapsed seconds, and seconds of processor time on all cores. Other processes change only the elapsed seconds."""
 
-    wall: float
+    elapsed: float
     processor: float
 
     def __str__(self) -> str:
-        return f"{self.wall:.1f} s ({self.processor:.1f} s of processor time)"
+        return f"{self.elapsed:.1f} s ({self.processor:.1f} s of processor time)"
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, Duration]:

@@ -45,7 +45,11 @@ BARE_FORWARDS = 64
 
 @dataclass(frozen=True)
 class Setup:
-    """An engine, its objectives, prepared batches of the images, and the bare model."""
+    """An engine, its objectives, prepared batches of the images, and the bare model.
+
+    batches: identity of a kind of views -> batch of these views. images: number of images. plain_view: the generator of
+    the view for embeddings.
+    """
 
     engine: GradientEngine
     objectives: list[BoundObjective]
@@ -127,6 +131,7 @@ def _compare_views(options: argparse.Namespace) -> None:
 
 
 def _setup(options: argparse.Namespace, views: PlanName = PUBLISHED) -> Setup:
+    """Return everything that the benchmark needs, for one plan of views."""
     device = choose_device(options.device)
     backbone = load_backbone(options.backbone, random_init=True)
     model, spec = backbone.model.to(device), backbone.spec
@@ -179,6 +184,7 @@ def _collated(views: Any, images: int) -> Any:
 
 
 def _extract(setup: Setup) -> None:
+    """Extract the gradients of all objectives and, if they have a batch of their own, the embeddings."""
     for identity, batch in setup.batches.items():
         same_views = [bound for bound in setup.objectives if bound.views.identity == identity]
         if same_views:

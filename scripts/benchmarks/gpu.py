@@ -45,6 +45,7 @@ from fungi.runtime.seeds import seeded
 SIZE = (500, 375)
 """Width and height of the JPEG pictures: usual values of ImageNet."""
 DIFFERENT_FILES = 32
+"""Number of JPEG files with different pictures. All further files are copies of them."""
 
 
 def main(arguments: list[str] | None = None) -> int:

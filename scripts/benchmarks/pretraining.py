@@ -39,6 +39,7 @@ from fungi.views.image import IMAGENET
 from fungi.views.pixels import normalize
 
 KINDS = ("step", "bare", "reference")
+"""`step` is our step. The text above explains the other two."""
 SCHEDULE = StepSchedule(step=0, rate=1e-4, weight_decay=0.04, teacher_momentum=0.996, temperature=0.04)
 
 
@@ -89,6 +90,7 @@ def _pixels(learner: Learner, views: Views) -> tuple[Tensor, Tensor]:
 
 
 def _bare(learner: Learner, views: Views) -> None:
+    """Run only the transformers: the teacher forward, the student forward and backward."""
     global_crops, local_crops = _pixels(learner, views)
     student, teacher = (network.backbone.backbone for network in (learner.student, learner.teacher))
     with torch.no_grad():
@@ -134,6 +136,10 @@ def _reference(learner: Learner, views: Views) -> None:
 
 
 def _entropy(target: Tensor, logits: Tensor) -> Tensor:
+    """Return the mean cross-entropy of predictions and targets, with the usual temperatures of teacher and student.
+
+    target, logits: logits of the teacher and of the student, `[... k]`.
+    """
     return -((target / 0.04).softmax(-1) * (logits / 0.1).log_softmax(-1)).sum(-1).mean()
 
 

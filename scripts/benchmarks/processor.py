@@ -78,6 +78,7 @@ def _with_onednn(model: nn.Module, images: Tensor) -> Forward:
 
 
 def _compiled(model: nn.Module, images: Tensor, *, frozen: bool) -> Forward:
+    """Return the compiled model, after a first call that compiles it. frozen: whether weights become constants."""
     compiled = torch.compile(model, options={"freezing": frozen})
     with torch.no_grad():
         compiled(images)

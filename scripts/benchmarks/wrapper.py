@@ -38,22 +38,23 @@ def main(arguments: list[str] | None = None) -> int:
         image_input=backbone.input,
     )
     images = _images(options.images)
-    wrapper.setup(_images(256))
-    objectives = [_bound(name, wrapper, place) for place, name in enumerate(options.objective)]
+    wrapper.setup(_images(256))  # SimCLR takes its negatives from 256 images
+    objectives = [_bound(name, wrapper, index) for index, name in enumerate(options.objective)]
     jobs = {"stage": lambda: _stage(wrapper, objectives, images), "wrapper": lambda: wrapper(images)}
-    seconds = in_turns(jobs, options.rounds, device, wall=True)
+    seconds = in_turns(jobs, options.rounds, device, elapsed=True)
     _print(options, seconds)
     return 0
 
 
-def _bound(name: str, wrapper: FUNGIWrapper, place: int) -> BoundObjective:
-    """Return the objective of the stage, with the supporting data of the wrapper."""
-    extractor: Any = wrapper.extractors[place]
+def _bound(name: str, wrapper: FUNGIWrapper, index: int) -> BoundObjective:
+    """Return the objective of the stage, with the negatives of the extractor with this index in the wrapper."""
+    extractor: Any = wrapper.extractors[index]
     bound = bind(name, embedding_dim=wrapper.embeddings_dim, input_spec=wrapper.image_input, seed=wrapper.seed)
     return bound.to(wrapper.device).with_support(extractor.support)
 
 
 def _stage(wrapper: FUNGIWrapper, objectives: list[BoundObjective], images: list[Image.Image]) -> None:
+    """Compute the gradients of a batch of images as `extract_gradients.py` does, and copy them to the CPU."""
     for objective in objectives:
         views = objective.views
         batch = views.collate([prepare(views, image, 42, str(row)) for row, image in enumerate(images)])

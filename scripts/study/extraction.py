@@ -110,6 +110,10 @@ def _first_rows(dataset: str, rows: Sequence[int], folder: Path) -> str:
 def _extract(
     options: argparse.Namespace, dataset: str, setting: Setting, seed: int, folder: Path, flags: tuple[str, ...]
 ) -> None:
+    """Extract the features of a setting, unless they are complete, and record time and forwards in `done.json`.
+
+    folder: folder of the dataset and backbone. flags: options of the views.
+    """
     from fungi.extraction import extract_gradients
     from fungi.extraction.gradient_settings import GradientSettings
 

@@ -15,6 +15,7 @@ from fungi.combine.source import ArrayInMemory, FeatureSource
 from study.settings import KL, Setting
 
 NEIGHBOURS, FEW_NEIGHBOURS, SHOTS = 20, 5, 5
+"""Numbers of neighbours with all train rows and with few train rows, and number of these few rows per class."""
 LAMBDA = 5e-5
 """Strength of the regularisation of the linear classifier."""
 SCORES = ("kNN", "5-shot kNN", "linear", "retrieval mAP")
@@ -26,7 +27,10 @@ def feature_folder(folder: Path, seed: int, setting: Setting) -> Path:
 
 
 def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the features and the labels of a split. For features other than embeddings, the labels are None."""
+    """Return the features and the labels of a split. For features other than embeddings, the labels are None.
+
+    place: folder that `feature_folder` returns.
+    """
     if (place / f"{split}.npy").exists():
         return np.load(place / f"{split}.npy"), None
     pattern = f"embeddings/*/*/{split}.h5" if feature == "embeddings" else f"gradients/*/*/{feature}-{split}.h5"
@@ -82,9 +86,12 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting], pca_d
 
 
 def _all_scores(
-    splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[str, Any], pca: int
+    splits: Mapping[str, Mapping[str, ArrayInMemory]], labels: Mapping[str, Any], pca_dim: int
 ) -> dict[str, float]:
-    """Return score -> value, for each of `SCORES`. The features of a split are combined."""
+    """Return score -> value, for each of `SCORES`. The features of a split are combined.
+
+    splits: split -> feature -> array. labels: split -> label of each row.
+    """
     import torch
 
     from fungi.evaluators.knn import knn_predictions
@@ -94,9 +101,10 @@ def _all_scores(
 
     cpu, names = torch.device("cpu"), tuple(splits["train"])
 
-    def reduced_features(chosen: np.ndarray | None = None) -> tuple[Any, Any]:
-        train = FeatureSource(splits["train"], chosen)
-        reduction = Reducer(train, pca).fit(names)
+    def reduced_features(train_rows: np.ndarray | None = None) -> tuple[Any, Any]:
+        """Return train and test features after a PCA that is fitted on these train rows, or on all train rows."""
+        train = FeatureSource(splits["train"], train_rows)
+        reduction = Reducer(train, pca_dim).fit(names)
         return reduced(train, reduction, cpu), reduced(FeatureSource(splits["test"]), reduction, cpu)
 
     train, test = reduced_features()
@@ -104,12 +112,12 @@ def _all_scores(
     few_shot_accuracies = []
     for rows in rows_per_seed:
         few_train, few_test = reduced_features(rows)
-        votes = knn_predictions(in_memory(few_train), labels["train"][rows], few_test, FEW_NEIGHBOURS)
-        few_shot_accuracies.append(float(np.mean(votes == labels["test"])))
-    votes = knn_predictions(in_memory(train), labels["train"], test, NEIGHBOURS)
+        few_predictions = knn_predictions(in_memory(few_train), labels["train"][rows], few_test, FEW_NEIGHBOURS)
+        few_shot_accuracies.append(float(np.mean(few_predictions == labels["test"])))
+    predictions = knn_predictions(in_memory(train), labels["train"], test, NEIGHBOURS)
     classifier = fit_classifier(LabelledRows(train, labels["train"]), LAMBDA, LogisticOptions())
     values = (
-        float(np.mean(votes == labels["test"])),
+        float(np.mean(predictions == labels["test"])),
         statistics.fmean(few_shot_accuracies),
         classifier.accuracy(LabelledRows(test, labels["test"])),
         _mean_average_precision(train.numpy(), labels["train"], test.numpy(), labels["test"]),

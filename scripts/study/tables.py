@@ -18,7 +18,8 @@ def show(root: Path, output: Path) -> None:
         groups.setdefault(path.parents[1].name, []).append(json.loads(path.read_text(encoding="utf-8")))
     rows_by_group = {name: _summary(contents) for name, contents in groups.items()}
     for name, rows in rows_by_group.items():
-        seeds, test_rows = len({content["seed"] for content in groups[name]}), groups[name][0]["test_rows"]
+        seeds = len({content["seed"] for content in groups[name]})
+        test_rows = groups[name][0]["test_rows"]  # all scores of a group have the same test rows
         print(f"\n{name.replace('-', ', ', 1)}, {seeds} seeds, {test_rows} test rows; percent, mean and deviation\n")
         print(f"| features | forwards | {' | '.join(SCORES)} |\n|---|---:|{'---:|' * len(SCORES)}")
         for row in rows:

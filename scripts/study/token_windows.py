@@ -87,7 +87,11 @@ def extract(
     place: Path,
     options: Sequence[str],
 ) -> float:
-    """Write the projected gradients of both splits to `train.npy` and `test.npy`. Return the forwards per image."""
+    """Write the projected gradients of both splits to `train.npy` and `test.npy`. Return the forwards per image.
+
+    name: name of the backbone. per_side: number of windows along a side of the image. place: folder to write to.
+    options: options of the objective.
+    """
     backbone = load_backbone(name, **loading_options)
     spec, network = backbone.spec, TokenWindows(backbone.model, per_side)
     layer = backbone.model.get_submodule(spec.layer)
