@@ -256,6 +256,7 @@ def _prepare(name: str, stages: dict[str, list[str]], home: Path) -> tuple[Path,
 
 
 def _print(name: str, tally: Tally) -> None:
+    """Print a line with the results of a stage."""
     orphans = ", ".join(f"{count} {kind}" for kind, count in tally.orphans.items() if count) or "no orphans"
     counts = f"{tally.kills} kills, {tally.completed} completed runs, {len(tally.lost)} losses"
     print(f"{name}: {counts}, {orphans}", flush=True)

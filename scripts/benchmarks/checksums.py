@@ -80,6 +80,7 @@ def _write_banks(folder: Path, values: np.ndarray) -> dict[str, Path]:
 
 
 def _read_bank(folder: Path) -> None:
+    """Read all rows of a bank. In the folder `unchecked`, no checksum is computed."""
     bank = open_bank(folder)
     if folder.name == "unchecked":
         for checked in bank._checked.values():

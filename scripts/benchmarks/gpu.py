@@ -240,6 +240,7 @@ def _print_stage(options: argparse.Namespace) -> None:
 
 
 def _print_run(options: argparse.Namespace, folder: Path, compilation: str) -> None:
+    """Extract gradients from the JPEG files below a folder, and print the time. compilation: `on` or `off`."""
     settings = GradientSettings(
         dataset=f"pictures=folder:{folder / 'pictures'}",
         backbone=options.backbone,

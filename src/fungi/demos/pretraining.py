@@ -195,6 +195,10 @@ def draw_pictures(settings: DemoUdiSettings, training: PretrainSettings) -> list
 
 
 def _print_tables(scores: Mapping[str, float], results: Mapping[str, Any]) -> None:
+    """Print the accuracies of weighted kNN by network and feature, then the gains of the gradients.
+
+    scores: "NETWORK FEATURE", or `pixels` -> accuracy. results: result of the kNN over all combinations.
+    """
     print(f"\nWeighted kNN (k = {NEIGHBOURS}, {BANK} train and {BANK} test images), accuracy in %\n")
     print("| | cls | cls+ | concat | patch mean |\n|---|---|---|---|---|")
     for name in ("random init", "teacher"):

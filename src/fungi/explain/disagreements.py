@@ -72,6 +72,7 @@ def compare(content: Mapping[str, Any], path: Path, features: Sequence[str]) -> 
     first_correct, second_correct = first_labels == targets, second_labels == targets
 
     def disagreements(is_disagreement: np.ndarray) -> list[Disagreement]:
+        """Return the rows for which this mask `[q]` is true."""
         return [
             Disagreement(
                 row,

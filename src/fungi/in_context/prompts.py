@@ -70,6 +70,7 @@ def read_answers(path: Path, prompts: Sequence[Prompt]) -> dict[str, str]:
 
 
 def _answers(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the entries of a file of answers, except an incomplete last line. Raises FungiError for an invalid line."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:

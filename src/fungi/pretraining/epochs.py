@@ -96,6 +96,7 @@ class EpochTraining(ABC):
         return float(np.mean(losses + _read_losses(pending, 0)))
 
     def _load(self, path: Path, identity: dict[str, Any]) -> None:
+        """Restore the weights, the optimiser and the finished epochs. Raises FungiError for another run."""
         content = read_content(path)
         if not isinstance(content, dict) or "history" not in content:
             raise FungiError(f"{path} is not a checkpoint of `{self.command}`. Use another --output-dir.")
@@ -107,6 +108,7 @@ class EpochTraining(ABC):
         self.history = content["history"]
 
     def _save(self, identity: dict[str, Any]) -> None:
+        """Write the log and the checkpoint after an epoch."""
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

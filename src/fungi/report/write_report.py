@@ -135,6 +135,7 @@ def _texts(
 
 
 def _read(settings: ReportSettings) -> "list[ResultRecord]":
+    """Return all results. If there are none, the error also lists the expected results that do not exist."""
     from fungi.report.cells import read_results
 
     try:

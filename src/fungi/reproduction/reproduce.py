@@ -178,6 +178,7 @@ def command_line(step: "Step") -> str:
 
 
 def _plan_of_tables(names: Sequence[str], settings: "StepSettings") -> "Plan":
+    """Return the plan for all values of these tables and figures."""
     from fungi.reproduction.plan import plan_of
 
     return plan_of([value for name in names for value in values_of(name)], settings)

@@ -63,6 +63,7 @@ def print_gain_table(columns: Mapping[str, Mapping[str, Any]], metric: str = "ac
 
 
 def _cell(results: Mapping[str, Any], row: str, metric: str) -> str:
+    """Return the score of a combination with its gain over the embeddings. row: name of the combination."""
     if metric not in results.get(row, {}):
         return MISSING
     value, deviation = 100 * results[row][metric], results[row].get(f"{metric}-std")

@@ -91,6 +91,7 @@ def _start(settings: Any, program: str) -> Any:
 
 
 def _warn(error: Exception) -> None:
+    """Log the first line of an error of wandb."""
     cause = str(error).partition("\n")[0] or type(error).__name__
     logger.warning(
         f"Weights & Biases failed ({cause}): the command goes on without it. WANDB_MODE=offline needs no account."

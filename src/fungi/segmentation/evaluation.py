@@ -328,6 +328,7 @@ _STAGE_SETTINGS = [
 
 
 def _dataset_with_masks(settings: SegmentSettings) -> DatasetSpec:
+    """Return the dataset. Raises FungiError if it has no masks."""
     dataset = resolve_dataset(settings.dataset, settings.data_dir)
     if dataset.masks is None:
         raise FungiError(

@@ -46,6 +46,7 @@ class Predictor:
         return np.stack([self._classes(*neighbours) for neighbours in zip(image_scores, image_rows, strict=True)])
 
     def _classes(self, scores: Float[Tensor, "t k"], rows: Int64[Tensor, "t k"]) -> Int64[np.ndarray, "size size"]:
+        """Return the class of each pixel of an image from the neighbours of its patches. rows: rows of the bank."""
         counts = torch.from_numpy(self.bank.labels_of(rows.cpu().numpy()).astype(np.float32))
         votes = attention_vote(scores, counts.to(scores.device) / self.cell, self.temperature)
         return upsampled_classes(votes, self.size, self.excluded).cpu().numpy()

@@ -45,6 +45,7 @@ def page(answers: Sequence[Answer], folder: Path, backbone: str, objectives: Seq
 
 
 def _section(answer: Answer, folder: Path, objectives: Sequence[str]) -> str:
+    """Return the section of a query as HTML: the query, then its neighbours by each feature, side by side."""
     gradients = ", ".join(map(objective_in_words, objectives))
     headings = {"embeddings": "By embeddings", "FUNGI": f"By FUNGI (embeddings, gradients of {gradients})"}
     retrieved = {name: {path for path, _ in pairs} for name, pairs in answer.neighbours.items()}

@@ -58,6 +58,7 @@ class AugmentedViews:
 
 @cache
 def _transform(image_input: ImageInput, erasing: float) -> Callable[[Image.Image], Any]:
+    """Return timm's transform for training, with magnitudes that Pillow accepts. erasing: probability of erasing."""
     from timm.data import create_transform
     from timm.data.auto_augment import RandAugment
 

@@ -215,6 +215,7 @@ class Learner:
         return Measurement(schedule, part_shares(self.active, self.options.views.local_crops), download(numbers))
 
     def _sum_over_processes(self, sums: _Sums) -> _Sums:
+        """Return the sums over the batches of all processes. All tensors travel in one flat tensor."""
         tensors = sums.tensors()
         flat = self.world.summed(torch.cat([values.reshape(-1) for values in tensors]))
         parts = flat.split([values.numel() for values in tensors])
@@ -246,6 +247,7 @@ class Learner:
         return factors if factors is None else factors[:, :, start : start + images]
 
     def _empty_sums(self, stop: bool) -> _Sums:
+        """Return sums of 0, except `stop`: 1 if this process was asked to stop."""
         network = self.options.network
 
         def zeros(*shape: int) -> Tensor:

@@ -169,6 +169,7 @@ class Network(nn.Module):
     def _tokens(
         self, images: Float[Tensor, "v b 3 s s"], depth_factors: Float[Tensor, "blocks2 v b"] | None
     ) -> Float[Tensor, "n t d"]:
+        """Return the tokens of v views of b images after the last block, with n = v * b."""
         model = self.backbone.backbone
         tokens = embed(model, images.flatten(0, 1))
         return run_blocks(model, tokens, depth_factors.flatten(1) if depth_factors is not None else None)

@@ -163,6 +163,7 @@ class PretrainSettings:
         return ("global", "local") if self.local_crops_number else ("global",)
 
     def _check_pairs(self) -> None:
+        """Raise FungiError if a range is not (smallest, largest), or if the jitter does not have its four numbers."""
         for name in ("global_crops_scale", "local_crops_scale", "blur_radius"):
             pair = getattr(self, name)
             if len(pair) != 2 or pair[0] > pair[1]:
@@ -171,6 +172,7 @@ class PretrainSettings:
             raise FungiError("--color-jitter needs four numbers: brightness, contrast, saturation, and hue up to 0.5.")
 
     def _check_windows(self) -> None:
+        """Raise FungiError if a sampling window is larger than the grid of tokens of its crops."""
         for kind in self._kinds:
             window = getattr(self, f"{kind}_sampling_window_size")
             side = getattr(self, f"{kind}_crops_size") // self.patch_size

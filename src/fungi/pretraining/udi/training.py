@@ -142,6 +142,7 @@ class Training:
         self.world.require_same_step(self.progress.step, self.learner.device, self.settings.output_dir)
 
     def _load(self) -> None:
+        """Restore the learner and the progress from the checkpoint. Raises FungiError for another run."""
         run = load_checkpoint(self.checkpoint, self.learner)
         refuse_other_run(run, self._identity(), self.checkpoint)
         self.progress = Progress(run["step"], run["history"], run["sums"], run["seconds"])
@@ -159,6 +160,7 @@ class Training:
         return identity
 
     def _end_epoch(self, schedule: StepSchedule) -> None:
+        """Add the line of the epoch, warn of a collapse, and save. schedule: schedule of the last step of the epoch."""
         line = self.progress.close_epoch(schedule, self.plan)
         track(line)
         warning = collapse_warning(line["train_entropy"], line["train_diversity"], self.settings.out_dim)
@@ -179,6 +181,7 @@ class Training:
         self._saved_at = self._measured_at = monotonic()
 
     def _write(self, path: Path) -> None:
+        """Write a checkpoint. Only the process with rank 0 writes."""
         if not self.world.is_leader:
             return
         progress = self.progress
