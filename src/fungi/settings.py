@@ -169,7 +169,9 @@ def parse(
         flags = [flag for field in fields.values() for flag in (flag_of(field), *field.metadata.get("aliases", ()))]
         suggestion = did_you_mean(unknown[0].partition("=")[0], flags)
         raise FungiError(f"unknown argument: {' '.join(unknown)}.{suggestion} See {program} --help.")
-    return settings_type(**converted(settings_type, vars(values), text=True, label=lambda name: flag_of(fields[name])))
+    return settings_type(
+        **converted(settings_type, vars(values), accepts_texts=True, label=lambda name: flag_of(fields[name]))
+    )
 
 
 def topic_of(field: "dataclasses.Field[Any]") -> Topic:

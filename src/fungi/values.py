@@ -25,7 +25,7 @@ def converted(
     dataclass: type,
     values: Mapping[str, Any],
     *,
-    text: bool = False,
+    accepts_texts: bool = False,
     label: Callable[[str], str] = "option {!r}".format,
 ) -> dict[str, Any]:
     """Return the values with the types of the fields of a dataclass.
@@ -33,19 +33,19 @@ def converted(
     A whole number is accepted for a number, and a list for a tuple. A field whose type is not one of the types in
     `fungi.settings` accepts every value.
 
-    text: whether numbers and lists may be texts, as on a command line. label: function that returns the name of a field
-    in messages. Raises FungiError with the field, its type or bounds, and the value.
+    accepts_texts: whether numbers and lists may be texts, as on a command line. label: function that returns the name
+    of a field in messages. Raises FungiError with the field, its type or bounds, and the value.
     """
     hints, converted_values = type_hints(dataclass), {}
     bounds = {field.name: field.metadata.get("within") for field in dataclasses.fields(dataclass)}
     for name, value in values.items():
         try:
-            new_value = _converted_value(value, hints[name], text)
+            new_value = _converted_value(value, hints[name], accepts_texts)
         except TypeError:
-            original = " ".join(value) if text and isinstance(value, list) else value
+            original = " ".join(value) if accepts_texts and isinstance(value, list) else value
             suggestion = did_you_mean(str(original), map(str, choices_of(hints[name])))
             raise FungiError(
-                f"{label(name)} takes {_in_words(hints[name], text)}, not {original!r}.{suggestion}"
+                f"{label(name)} takes {_in_words(hints[name], accepts_texts)}, not {original!r}.{suggestion}"
             ) from None
         smallest, largest = bounds[name] or (-LARGEST, LARGEST)
         has_several_numbers = bounds[name] and isinstance(new_value, tuple)
@@ -75,19 +75,19 @@ def is_optional(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
-def _converted_value(value: Any, hint: Any, text: bool) -> Any:
+def _converted_value(value: Any, hint: Any, accepts_texts: bool) -> Any:
     """Return a value with the type of a hint. Raises TypeError if the value does not fit."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
-        return _converted_value(value, inner[0], text)
+        return _converted_value(value, inner[0], accepts_texts)
     if origin is tuple:
-        values = value.split() if text and isinstance(value, str) else value
+        values = value.split() if accepts_texts and isinstance(value, str) else value
         has_any_length = inner[-1] is ...  # the type is `tuple[X, ...]`
         if not isinstance(values, tuple | list) or not (has_any_length or len(inner) == len(values)):
             raise TypeError
         hints = inner[:1] * len(values) if has_any_length else inner
-        return tuple(_converted_value(part, kind, text) for part, kind in zip(values, hints, strict=True))
-    if text and hint in (int, float) and isinstance(value, str):
+        return tuple(_converted_value(part, kind, accepts_texts) for part, kind in zip(values, hints, strict=True))
+    if accepts_texts and hint in (int, float) and isinstance(value, str):
         with suppress(ValueError):
             value = hint(value)
     if origin is Literal:
@@ -114,18 +114,22 @@ def _expanded(value: str | Path) -> Path:
         return Path(value)
 
 
-def _in_words(hint: Any, text: bool) -> str:
+def _in_words(hint: Any, accepts_texts: bool) -> str:
     """Return a type in words, e.g. `a whole number`."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if is_optional(hint):
-        return _in_words(inner[0], text)
+        return _in_words(inner[0], accepts_texts)
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
-    if origin is tuple and text:
-        return f"{_in_words(inner[0], text)} each"
+    if origin is tuple and accepts_texts:
+        return f"{_in_words(inner[0], accepts_texts)} each"
     if origin is tuple:
         count = "a list" if inner[-1] is ... else f"{len(inner)} values"
         if inner[0] is Any:
             return count
-        return f"{count} of names" if inner[0] is str else f"{count} of {_in_words(inner[0], text)} each, e.g. (1, 2)"
+        return (
+            f"{count} of names"
+            if inner[0] is str
+            else f"{count} of {_in_words(inner[0], accepts_texts)} each, e.g. (1, 2)"
+        )
     return "a table of texts" if origin is Mapping else _NAMES.get(hint, str(hint))

@@ -270,7 +270,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         elif name in keys and name != variable:
             if text:
                 try:
-                    values |= converted(Grid, {keys[name]: text}, text=True)
+                    values |= converted(Grid, {keys[name]: text}, accepts_texts=True)
                 except FungiError as error:
                     raise FungiError(f"{error} In the variable {variable}.") from None
         elif name not in (variable, *_OTHER_VARIABLES):

@@ -48,10 +48,10 @@ def draw_neighbours(
         _draw_image(row_axes[0], query_image(row), names[query_labels[row]])
         for first_column, indices in zip(first_columns, neighbours.values(), strict=True):
             for rank, index in enumerate(indices[row][:NEIGHBOURS_PER_FEATURE]):
-                same_class = candidate_labels[index] == query_labels[row]
-                text = "" if same_class else f"× {names[candidate_labels[index]]}"
+                is_same_class = candidate_labels[index] == query_labels[row]
+                text = "" if is_same_class else f"× {names[candidate_labels[index]]}"
                 image = candidate_image(int(index))
-                _draw_image(row_axes[first_column + rank], image, text, other_class=not same_class)
+                _draw_image(row_axes[first_column + rank], image, text, is_other_class=not is_same_class)
     axes[0][0].set_title("query", fontsize=9)
     for first_column, name in zip(first_columns, neighbours, strict=True):
         axes[0][first_column].set_title(f"nearest by {feature_in_words(name)}", fontsize=9, loc="left")
@@ -60,13 +60,13 @@ def draw_neighbours(
         figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight")
 
 
-def _draw_image(axis: Any, image: Any, label: str, *, other_class: bool = False) -> None:
-    """Draw an image with a frame and a label below it. other_class: draw a wide coloured frame."""
+def _draw_image(axis: Any, image: Any, label: str, *, is_other_class: bool = False) -> None:
+    """Draw an image with a frame and a label below it. is_other_class: whether to draw a wide coloured frame."""
     axis.imshow(image, cmap="gray", interpolation="nearest")
     axis.set_axis_on()
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
-        spine.set_linewidth(3 if other_class else 0.4)
-        spine.set_color(OTHER_CLASS_COLOUR if other_class else "0.6")
-    axis.set_xlabel(label, fontsize=8, labelpad=2, color=OTHER_CLASS_COLOUR if other_class else "black")
+        spine.set_linewidth(3 if is_other_class else 0.4)
+        spine.set_color(OTHER_CLASS_COLOUR if is_other_class else "0.6")
+    axis.set_xlabel(label, fontsize=8, labelpad=2, color=OTHER_CLASS_COLOUR if is_other_class else "black")

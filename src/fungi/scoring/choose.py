@@ -101,7 +101,7 @@ class ChoiceScorer:
         """Return all candidates of a combination with their leave-one-out scores. Test rows are not used."""
         if combination not in self._candidates:
             candidates = []
-            dims, train, _ = self._rows(combination, test=False)
+            dims, train, _ = self._rows(combination, with_test=False)
             for dim in dims:
                 labels = other_labels(train[:, :dim].contiguous(), self._targets, self._largest_k)
                 for k, predictions in enumerate(votes_by_k(labels), start=1):
@@ -126,16 +126,16 @@ class ChoiceScorer:
                     yield scores[self._metric], scores, next(candidates)
 
     def _rows(
-        self, combination: Combination, *, test: bool = True
+        self, combination: Combination, *, with_test: bool = True
     ) -> tuple[list[int], Float[Tensor, "n r"], Float[Tensor, "q r"]]:
         """Return the numbers of components to try, and the train and test rows with the largest of these numbers.
 
         The numbers are the size of the largest PCA and all smaller numbers in `DIMS`. If PCA is skipped, the only
-        number is the full size of the features. test: whether to return the test rows; if not, their tensor is
-        empty.
+        number is the full size of the features. with_test: whether to return the test rows; if not, their
+        tensor is empty.
         """
         reduction = self._reducer.fit(combination)
         train = reduced(self._train, reduction, self._device)
         smaller_dims = [] if reduction.skipped else [dim for dim in DIMS if dim < reduction.dim]
-        test_rows = reduced(self._test, reduction, self._device) if test else train[:0]
+        test_rows = reduced(self._test, reduction, self._device) if with_test else train[:0]
         return [*smaller_dims, reduction.dim], train, test_rows

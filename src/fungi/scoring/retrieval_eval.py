@@ -90,7 +90,7 @@ def run(settings: RetrievalSettings) -> dict[str, Any]:
             run,
             read_ground_truth(settings.dataset, settings.data_dir, settings.ground_truth),
             cutoffs=settings.cutoffs,
-            cosine=settings.renormalise_after_pca,
+            by_cosine=settings.renormalise_after_pca,
         ),
     )
 

@@ -25,7 +25,7 @@ class RetrievalScorer:
     """Scorer of the combinations of one run, with its database and queries. PCA is fitted on the database.
 
     truth: easy, hard and junk rows of each query. cutoffs: ranks k of the mean precision at k.
-    cosine: whether to rank by cosine after PCA instead of by inner product.
+    by_cosine: whether to rank by cosine after PCA instead of by inner product.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class RetrievalScorer:
         truth: Sequence[Relevance],
         *,
         cutoffs: Sequence[int],
-        cosine: bool,
+        by_cosine: bool,
     ) -> None:
-        self._truth, self._cutoffs, self._cosine = truth, cutoffs, cosine
+        self._truth, self._cutoffs, self._by_cosine = truth, cutoffs, by_cosine
         queries = run.splits["test"]
         self.test_targets = queries.targets()
         self.sources = run.splits["train"].source(settings), queries.source(settings)
@@ -71,7 +71,7 @@ class RetrievalScorer:
 
     def _normalised(self, rows: Float[torch.Tensor, "b r"]) -> Float[torch.Tensor, "b r"]:
         """Return rows of unit length to rank by cosine, otherwise the unchanged rows."""
-        return torch.nn.functional.normalize(rows, dim=1) if self._cosine else rows
+        return torch.nn.functional.normalize(rows, dim=1) if self._by_cosine else rows
 
     def _check(self, queries: SplitFiles) -> None:
         """Raise RefusedJoinError if the ground truth belongs to other queries or to a larger database."""

@@ -18,7 +18,7 @@ def learner_options(settings: PretrainSettings) -> LearnerOptions:
             image_size=settings.global_crops_size,
             patch_size=settings.patch_size,
             class_tokens=settings.number_cls_token,
-            patches=settings.include_patch,
+            has_patch_level=settings.include_patch,
             prototypes=settings.out_dim,
             hidden=settings.head_hidden_dim,
             bottleneck=settings.head_bottleneck_dim,

@@ -173,12 +173,12 @@ class Learner:
     ) -> None:
         """Add the gradients of a part of the batch to the student, and the sums of the part to `sums`."""
         images, crops = (_normalized(upload(pixels, self.device)) for pixels in (views.globals, views.locals))
-        patches = self.options.network.patches
+        has_patch_level = self.options.network.has_patch_level
         with torch.no_grad(), autocast(self.device, self.dtype):
-            predictions = self.teacher(images, crops[:0], alignment.target if patches else None)
+            predictions = self.teacher(images, crops[:0], alignment.target if has_patch_level else None)
         teacher = Teacher(predictions, alignment, self.centres, schedule.temperature, len(crops))
         with autocast(self.device, self.dtype):
-            student = self.parallel(images, crops, alignment.source if patches else None, depth_factors)
+            student = self.parallel(images, crops, alignment.source if has_patch_level else None, depth_factors)
         loss, parts = loss_parts(student, teacher, counts, self.options.loss)
         (loss * self.world.size).backward()
         with torch.no_grad():
@@ -268,7 +268,8 @@ def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:
     """Return the names of the parts of the loss that these options use. `loss_parts` explains the names."""
     kinds = ["cl", "mcl"][: network.class_tokens]
     origins = ["g", "l"] if local_crops else ["g"]
-    return [f"{origin}_{kind}" for kind in kinds for origin in origins] + ["g_pch"] * network.patches
+    class_parts = [f"{origin}_{kind}" for kind in kinds for origin in origins]
+    return [*class_parts, *(["g_pch"] if network.has_patch_level else [])]
 
 
 def _normalized(pixels: UInt8[Tensor, "v b 3 s s"]) -> Float[Tensor, "v b 3 s s"]:

@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 class NetworkOptions:
     """The options of student and teacher.
 
-    patches: whether there is a patch level. prototypes: number of prototypes. hidden, bottleneck: widths of the head.
+    has_patch_level: whether there are losses of patches. prototypes: number of prototypes. hidden, bottleneck: widths of
+    the layers of the head.
     trained_length: whether the norms of the prototypes are trained. xavier: whether linear layers are initialised with
     Xavier.
     """
@@ -41,7 +42,7 @@ class NetworkOptions:
     image_size: int = 224
     patch_size: int = 16
     class_tokens: int = 2
-    patches: bool = True
+    has_patch_level: bool = True
     prototypes: int = 65536
     hidden: int = 2048
     bottleneck: int = 256
@@ -52,7 +53,7 @@ class NetworkOptions:
     @property
     def levels(self) -> int:
         """The number of levels: one per class token, and one for patches."""
-        return self.class_tokens + int(self.patches)
+        return self.class_tokens + int(self.has_patch_level)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Encoder(nn.Module):
         self.backbone = architecture.build(
             image_size=options.image_size, patch_size=options.patch_size, class_tokens=options.class_tokens
         )
-        if options.patches:
+        if options.has_patch_level:
             self.norm1 = nn.LayerNorm(architecture.width, eps=EPSILON)
             self.attn = SampledAttention(architecture.width, architecture.heads)
 
