@@ -32,10 +32,10 @@ CPU = torch.device("cpu")
 class NetworkOptions:
     """The options of student and teacher.
 
-    has_patch_level: whether there are losses of patches. prototypes: number of prototypes. hidden, bottleneck: widths of
-    the layers of the head.
-    trained_length: whether the norms of the prototypes are trained. xavier: whether linear layers are initialised with
-    Xavier.
+    has_patch_level: whether there are losses of patches. prototypes: number of prototypes.
+    hidden, bottleneck: widths of the layers in the head.
+    trained_length: whether the norms of the prototypes are trained.
+    xavier: whether linear layers are initialised with Xavier.
     """
 
     architecture: Architecture
