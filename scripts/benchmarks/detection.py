@@ -1,8 +1,8 @@
 """Measure a training step of detection: `python scripts/benchmark.py detection --rounds 5`.
 
-The step is compared with the bare work: the same images through torchvision's own COCO dataset, transforms and loader,
-then forward, backward and optimizer step of the same detector. Rounds of a few steps alternate. On a CPU the benchmark
-counts processor time. Images, boxes and weights are random, because they do not change the time of a step.
+The step is compared with a step of a simple loop: the same images through torchvision's COCO dataset and transforms and
+torch's loader, then forward, backward and optimizer step of the same detector. The two kinds of steps take turns. On a
+CPU the benchmark counts processor time. Images, boxes and weights are random, because they do not change the time.
 """
 
 import argparse
@@ -58,10 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def bare_steps(detection: Detection) -> Callable[[], None]:
-    """Return a function that trains one epoch in a plain loop.
-
-    The loop uses the dataset and the transforms of torchvision, and the loader of torch.
-    """
+    """Return a function that trains one epoch in a simple loop, with torchvision's dataset and torch's loader."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
     from torchvision.transforms import v2

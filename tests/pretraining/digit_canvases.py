@@ -15,25 +15,8 @@ CATEGORY_IDS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89]
 """Ids of the classes, with gaps like those of COCO. Entry i is the id of digit i."""
 
 DETECTOR_FLAGS = [
-    "--epochs",
-    "1",
-    "--lr",
-    "1e-3",
-    "--warmup-steps",
-    "2",
-    "--batch-size",
-    "2",
-    "--proposals",
-    "16",
-    "--short-sides",
-    "64",
-    "--longest-side",
-    "64",
-    "--crop",
-    "48",
-    "64",
-    "--crop-short-sides",
-    "64",
+    *("--epochs", "1", "--lr", "1e-3", "--warmup-steps", "2", "--batch-size", "2", "--proposals", "16"),
+    *("--short-sides", "64", "--longest-side", "64", "--crop", "48", "64", "--crop-short-sides", "64"),
 ]
 """Flags of a detector for these canvases that is small enough for a CPU."""
 

@@ -22,7 +22,7 @@ def train_images(coco: Path, short_sides: tuple[int, ...], crop: tuple[int, int]
     return TrainImages(CocoImages(coco, "train2017", with_objects=True), settings)
 
 
-def test_augmented_boxes_fit_their_masks_and_depend_on_epoch_and_image_alone(coco: Path) -> None:
+def test_augmented_boxes_fit_their_masks_and_depend_only_on_epoch_and_image(coco: Path) -> None:
     images = train_images(coco, (64, 80), (40, 60))
     distinct_images = set()
     for epoch in range(4):
@@ -102,7 +102,7 @@ def test_verification_finds_missing_and_unreadable_images(coco: Path, tmp_path: 
 
 
 def test_about_half_of_the_images_are_cropped(coco: Path) -> None:
-    """All crops are smaller than the canvas here, so the size of an image tells whether it was cropped."""
+    """All crops are smaller than the canvas here, so the size of an image shows whether it was cropped."""
     images = train_images(coco, (64,), (40, 56))
     cropped = [images[epoch, row][0].shape[1] < SIDE for epoch in range(20) for row in range(6)]
     assert 0.3 < sum(cropped) / len(cropped) < 0.6  # below one half: a crop without a digit is replaced by the image

@@ -14,7 +14,7 @@ from fungi.commands import COMMANDS
 from fungi.data.base import VOID, MaskRules, Samples
 from fungi.errors import UnreadableItemError
 from fungi.pretraining import epochs
-from fungi.pretraining.dense.scenes import SCALES, TrainScenes, WholeScenes, image_and_mask
+from fungi.pretraining.dense.scenes import SCALES, FullScenes, TrainScenes, image_and_mask
 from fungi.pretraining.dense.segmentation import Segmentation, outputs_of_values, trained_classes
 from fungi.pretraining.dense.semantic_head import HEAD_CHANNELS, SemanticFpn
 from fungi.pretraining.dense.settings import SegmentFpnSettings
@@ -41,12 +41,12 @@ def samples(*shapes: tuple[int, int], classes: int = 3) -> Samples:
     )
 
 
-def test_only_scored_classes_are_trained_and_the_rest_is_void() -> None:
+def test_only_scored_classes_are_trained_and_other_values_are_void() -> None:
     rules = MaskRules(ignored=0, unscored=(0,))
     assert trained_classes(4, rules) == [1, 2, 3]
-    numbers = outputs_of_values([1, 2, 3], rules)
-    assert numbers[:4].tolist() == [VOID, 0, 1, 2]
-    assert (numbers[4:] == VOID).all()
+    outputs = outputs_of_values([1, 2, 3], rules)
+    assert outputs[:4].tolist() == [VOID, 0, 1, 2]
+    assert (outputs[4:] == VOID).all()
     assert outputs_of_values([0, 1], MaskRules())[:3].tolist() == [0, 1, VOID]
     assert outputs_of_values([0, 1, 2], MaskRules(ignored=1))[:3].tolist() == [0, VOID, 2]
 
@@ -82,7 +82,7 @@ def test_small_images_are_padded_with_void(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_test_images_are_resized_and_their_masks_are_not() -> None:
-    scenes = WholeScenes(samples((40, 60), (30, 300)), 20)
+    scenes = FullScenes(samples((40, 60), (30, 300)), 20)
     image, mask = scenes[0]
     assert (tuple(image.shape), tuple(mask.shape)) == ((3, 20, 30), (40, 60))
     image, mask = scenes[1]  # the longer side is at most four times 20
@@ -111,7 +111,7 @@ def test_logits_have_the_resolution_of_the_finest_map() -> None:
 
 @pytest.mark.slow
 def test_scenes_of_digits_are_segmented_after_little_training(tmp_path: Path) -> None:
-    """A prediction of background for every pixel has an mIoU of 0.08."""
+    """If every pixel is predicted as background, the mIoU is 0.08."""
     assert COMMANDS["segment-fpn"].main(flags(tmp_path, 120, 120, "--lr", "2e-3")) == 0
     results = json.loads((tmp_path / "result.json").read_text())["results"]
     assert set(results) == {"mIoU", "pixel-accuracy"}
@@ -146,7 +146,7 @@ def test_an_interrupted_run_resumes_with_the_same_bits(tmp_path: Path, monkeypat
 def test_two_processes_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     """The processes share batch normalisation and the mean over labelled pixels, and each scores half of the images.
 
-    The tolerance allows sums in another order, but no mean per process, of statistics or of pixels.
+    The tolerance allows sums in another order. It does not allow statistics or means of pixels of a single process.
     """
     common = ["--lr", "0.1", "--drop-path", "0"]
     train_in_two_processes("segment-fpn", flags(tmp_path / "two", 2, 2, *common, "--batch-size", "2"))

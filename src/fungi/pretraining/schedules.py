@@ -34,5 +34,6 @@ def stepped(peak: float, epochs: int, steps: int, drops: Sequence[int]) -> Float
 
     steps: number of steps per epoch.
     """
-    drop_counts = np.searchsorted(sorted(drops), np.repeat(np.arange(epochs), steps), side="right")
+    epoch_of_step = np.repeat(np.arange(epochs), steps)
+    drop_counts = np.searchsorted(sorted(drops), epoch_of_step, side="right")  # number of drops so far
     return peak * 0.1**drop_counts

@@ -36,6 +36,8 @@ class _Sum(torch.autograd.Function):
 
 
 class _SynchronisedNorm(nn.BatchNorm2d):
+    """Batch normalisation that uses the maps of all processes in training."""
+
     def forward(self, maps: Float[Tensor, "n c y x"]) -> Float[Tensor, "n c y x"]:
         """Return normalised maps. In training, use the mean and variance of the maps of all processes.
 
@@ -49,8 +51,8 @@ class _SynchronisedNorm(nn.BatchNorm2d):
         mean = _Sum.apply(maps.sum((0, 2, 3))) / count
         centred = maps - mean[:, None, None]
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / count
-        statistics = ((self.running_mean, mean), (self.running_var, variance * count / (count - 1)))
-        for moving_average, value in statistics:
+        unbiased_variance = variance * count / (count - 1)  # as in torch, only for the moving average
+        for moving_average, value in ((self.running_mean, mean), (self.running_var, unbiased_variance)):
             assert moving_average is not None
             moving_average.lerp_(value.detach(), self.momentum or 0.0)
         assert self.num_batches_tracked is not None

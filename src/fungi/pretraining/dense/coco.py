@@ -32,8 +32,8 @@ class CocoImages(CocoDetection):
     Attributes: `coco` is the index of pycocotools. `ids` and `class_ids` are COCO's ids of the images and of the
     classes, in ascending order. The detector numbers the classes from 1 in this order.
 
-    with_objects: only images with an object to train on. Raises FungiError if pycocotools is missing. Raises FungiError
-    if the file of annotations is missing or damaged, or if it has annotations of images that it does not list.
+    with_objects: whether to leave out images without an object to train on. Raises FungiError if pycocotools is
+    missing, or if the file of annotations is missing, damaged, or has annotations of images that it does not list.
     """
 
     ids: list[int]
@@ -47,7 +47,8 @@ class CocoImages(CocoDetection):
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
                 super().__init__(root / split, str(self.annotation_file))
-            unknown = sorted({entry["image_id"] for entry in self.coco.dataset["annotations"]} - set(self.ids))
+            annotated = {annotation["image_id"] for annotation in self.coco.dataset["annotations"]}
+            unknown = sorted(annotated - set(self.ids))
         except ImportError:
             raise FungiError("detection needs the package pycocotools: pip install pycocotools") from None
         except (ValueError, KeyError, AssertionError, TypeError) as error:
@@ -67,34 +68,36 @@ class CocoImages(CocoDetection):
 
     def __getitem__(self, row: int) -> "tuple[Image, list[dict[str, Any]]]":
         """Return an image and the annotations of its objects to train on. Raises FungiError if their sizes differ."""
-        image, entry = self.samples.load(row), self.coco.imgs[self.ids[row]]
-        if image.size != (entry["width"], entry["height"]):
+        image, listed = self.samples.load(row), self.coco.imgs[self.ids[row]]
+        if image.size != (listed["width"], listed["height"]):
             raise FungiError(
-                f"image {entry['file_name']} of COCO has {image.width} x {image.height} pixels, but its annotations are"
-                f" for {entry['width']} x {entry['height']} pixels. Unpack COCO again."
+                f"image {listed['file_name']} of COCO has {image.width} x {image.height} pixels, but its annotations"
+                f" are for {listed['width']} x {listed['height']} pixels. Unpack COCO again."
             )
         return image, self.objects(self.ids[row])
 
     def objects(self, image_id: int) -> list[dict[str, Any]]:
         """Return the objects of an image to train on: no crowds, and boxes of at least one pixel in each direction."""
-        entries = self.coco.imgToAnns[image_id]
-        return [entry for entry in entries if not entry.get("iscrowd", 0) and min(entry["bbox"][2:]) >= 1]
+        return [annotation for annotation in self.coco.imgToAnns[image_id] if not _reason_against(annotation)]
 
     def log_unused(self) -> None:
         """Log the numbers of images and objects that training does not use."""
-        counts = Counter(
-            "crowds" if entry.get("iscrowd", 0) else "boxes below one pixel"
-            for entry in self.coco.dataset["annotations"]
-            if entry.get("iscrowd", 0) or min(entry["bbox"][2:]) < 1
-        )
+        counts = Counter(map(_reason_against, self.coco.dataset["annotations"]))
         counts["images without objects"] = sum(not self.objects(image_id) for image_id in self.coco.imgs)
-        texts = [f"{count:,} {name}" for name, count in counts.items() if count]
+        texts = [f"{count:,} {reason}" for reason, count in counts.items() if reason and count]
         if texts:
             logger.info(f"{self.split}: training does not use {', '.join(texts)}.")
 
     def identity(self, name: str) -> dict[str, str]:
         """Return hashes of annotations and images for the identity of a run. name: prefix of the hash names."""
         return {f"{name} annotations": sha256_of(self.annotation_file), f"{name} images": self.samples.fingerprint()}
+
+
+def _reason_against(annotation: dict[str, Any]) -> str:
+    """Return the reason why an object is not used in training; empty if it is used."""
+    if annotation.get("iscrowd", 0):
+        return "crowds"
+    return "boxes below one pixel" if min(annotation["bbox"][2:]) < 1 else ""
 
 
 @dataclass(frozen=True)
@@ -137,13 +140,13 @@ class TrainImages:
         return pixels.as_subclass(Tensor), {name: item.as_subclass(Tensor) for name, item in objects.items()}
 
     def _augmented(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        flip, (low, high) = v2.RandomHorizontalFlip(), self.settings.crop
+        """Return the image and its target, mirrored at random and, in half of all cases, scaled and cropped."""
+        flip, (smallest, largest) = v2.RandomHorizontalFlip(), self.settings.crop
         pixels, objects = flip(image, target)
         if torch.rand(()) < 0.5:
             pixels, objects = v2.RandomShortestSize(list(self.settings.crop_short_sides))(pixels, objects)
-            limits = [(min(low, side), min(high, side)) for side in pixels.shape[-2:]]
-            sides = [int(torch.randint(smallest, largest + 1, ())) for smallest, largest in limits]
-            pixels, objects = v2.RandomCrop(sides)(pixels, objects)
+            crop = [int(torch.randint(min(smallest, side), min(largest, side) + 1, ())) for side in pixels.shape[-2:]]
+            pixels, objects = v2.RandomCrop(crop)(pixels, objects)
         pixels, objects = v2.SanitizeBoundingBoxes(min_size=1)(pixels, objects)
         # If the crop does not contain an object, the full image is used.
         return (pixels, objects) if len(objects["boxes"]) else flip(image, target)

@@ -41,7 +41,7 @@ def verify_coco(root: Path, published: dict[str, int], classes: int, *, every_it
                 f"published split has {expected} of {classes}. Unpack it again into an empty folder."
             )
         for row in progress(range(expected) if every_item else (0, expected - 1), label=split):
-            images[row]
+            images[row]  # raises an error if the image can't be read
         verified = "every image" if every_item else "first and last image"
         objects = len(images.coco.anns)
         yield f"coco {split}: {expected} images, {objects} objects of {classes} classes, {verified} readable"

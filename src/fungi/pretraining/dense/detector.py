@@ -85,8 +85,7 @@ def coco_scores(images: CocoImages, predictions: list[Record]) -> dict[str, floa
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-            # pycocotools returns -1 if no image has an object.
-            scores |= {
-                f"{kind} {name}": max(0.0, float(value)) for name, value in zip(names, evaluation.stats, strict=False)
-            }
+            # The first three of the twelve numbers of pycocotools. They are -1 if no image has an object.
+            for name, value in zip(names, evaluation.stats[:3], strict=True):
+                scores[f"{kind} {name}"] = max(0.0, float(value))
     return scores

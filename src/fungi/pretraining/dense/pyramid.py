@@ -43,14 +43,15 @@ class PatchMaps(nn.Module):
         maps: list[Tensor] = []
         for index, block in enumerate(model.blocks[: self.blocks[-1] + 1]):
             tokens = block(tokens)
-            maps += [tokens.transpose(1, 2).unflatten(2, grid)] * self.blocks.count(index)  # [n y*x d] -> [n d y x]
+            tokens_as_map = tokens.transpose(1, 2).unflatten(2, grid)  # [n y*x d] -> [n d y x]
+            maps += [tokens_as_map] * self.blocks.count(index)  # several times for a repeated index
         return maps
 
 
 class TransformerPyramid(nn.Module):
     """A feature pyramid over the maps of four blocks. The cells of the maps are 1/4, 1/2, 1 and 2 patches wide.
 
-    extra: add a fifth, coarser map, for the anchors of a detector.
+    extra: whether to add a fifth, coarser map, for the anchors of a detector.
     """
 
     def __init__(self, backbone: Backbone, settings: DenseSettings, *, extra: bool) -> None:
@@ -92,13 +93,15 @@ def _doubled(width: int) -> nn.ConvTranspose2d:
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return parameter groups for an optimiser. Position embeddings and normalisation layers have no weight decay."""
-    kinds = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    normalisation_layers = (nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+    without_decay: list[nn.Parameter] = []
+    with_decay: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                groups[isinstance(module, kinds) or name == "pos_embed"].append(parameter)
+                has_no_decay = isinstance(module, normalisation_layers) or name == "pos_embed"
+                (without_decay if has_no_decay else with_decay).append(parameter)
     return [
-        {"params": parameters, "lr_scale": 1.0, "weight_decay": 0.0 if no_decay else weight_decay}
-        for no_decay, parameters in groups.items()
+        {"params": without_decay, "lr_scale": 1.0, "weight_decay": 0.0},
+        {"params": with_decay, "lr_scale": 1.0, "weight_decay": weight_decay},
     ]

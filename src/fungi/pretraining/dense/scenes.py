@@ -16,7 +16,7 @@ MAX_ASPECT = 4
 """Largest longer side of a scaled image, in multiples of the requested shorter side."""
 CROP_TRIES = 10
 MAX_CLASS_SHARE = 0.75
-"""Largest share of the labelled pixels of a crop that one class may have. Otherwise, another crop is drawn."""
+"""If a class has this share of the labelled pixels of a crop or more, another crop is drawn."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class TrainScenes:
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
 
     def _crop(self, image: Any, mask: Any) -> tuple[Any, Any]:
-        """Return a random crop in which each class has at most the share `MAX_CLASS_SHARE` of the labelled pixels.
+        """Return a random crop with at least two classes, each of which has less than the share `MAX_CLASS_SHARE`.
 
-        After `CROP_TRIES` crops, return the last crop. Small images are padded with grey, and their masks with void.
+        The share is that of the labelled pixels. If none of `CROP_TRIES` crops is such a crop, return the last one.
+        Small images are padded with grey, and their masks with void.
         """
         from torchvision.transforms import v2
         from torchvision.tv_tensors import Image, Mask
@@ -57,7 +58,7 @@ class TrainScenes:
 
 
 @dataclass(frozen=True)
-class WholeScenes:
+class FullScenes:
     """Full images, scaled to a shorter side of `size`, with masks of the original size."""
 
     samples: Samples

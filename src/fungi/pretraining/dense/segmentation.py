@@ -14,7 +14,7 @@ from fungi.data.base import VOID, MaskRules, resolve_dataset
 from fungi.errors import FungiError
 from fungi.evaluators.segmentation import confusion, segmentation_scores
 from fungi.pretraining.batch_plan import BatchPlan
-from fungi.pretraining.dense.scenes import TrainScenes, WholeScenes
+from fungi.pretraining.dense.scenes import FullScenes, TrainScenes
 from fungi.pretraining.dense.semantic_head import SemanticFpn
 from fungi.pretraining.dense.settings import SegmentFpnSettings
 from fungi.pretraining.dense.training import DenseTraining
@@ -41,7 +41,7 @@ class Segmentation(DenseTraining):
         self.rules, self.classes = dataset.masks, trained_classes(dataset.classes, dataset.masks)
         train, test = (dataset.open_split(split, settings.data_dir) for split in ("train", "test"))
         self.train_scenes = TrainScenes(train, settings.size, settings.seed)
-        self.test_scenes = WholeScenes(test, settings.size)
+        self.test_scenes = FullScenes(test, settings.size)
         self.settings, self.statistics = settings, backbone.input.statistics
         network = SemanticFpn(backbone, len(self.classes), settings)
         self.multiple = 2 * network.pyramid.patch_size
@@ -86,7 +86,7 @@ class Segmentation(DenseTraining):
         return {name: scores[name] for name in ("mIoU", "pixel-accuracy")}
 
     def _logits(self, model: Any, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n c h w"]:
-        """Return logits of the size of the images. The network sees the images padded to multiples of two patches."""
+        """Return logits of the size of the images. For the network, images are padded to multiples of two patches."""
         height, width = images.shape[-2:]
         pixels = normalize(images.float() / 255, self.statistics)
         padded = pad(pixels, (0, -width % self.multiple, 0, -height % self.multiple))

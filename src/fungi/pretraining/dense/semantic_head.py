@@ -16,7 +16,7 @@ HEAD_CHANNELS, DROPOUT = 128, 0.1
 
 
 class SemanticFpn(nn.Module):
-    """Pyramid and head. Its input are normalised images `[n 3 h w]` whose sides are multiples of two patches."""
+    """Pyramid and head. The inputs are normalised images `[n 3 h w]` whose sides are multiples of two patches."""
 
     def __init__(self, backbone: Backbone, classes: int, settings: SegmentFpnSettings) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from fungi.settings import as_json, like, require_values, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSettings(NetworkSettings):
-    """Settings of the training of a network with a head for a dense task. All weights are trained."""
+    """Settings of the training of a network with a head for a dense task. All weights that are used are trained."""
 
     output_dir: Path = setting(
         Path("dense"),
