@@ -87,7 +87,7 @@ class CyanureProcess:
         return CyanureSolution(reply["coefficients"], reply["epochs"])
 
     def stop(self) -> None:
-        """Kill the process."""
+        """Kill the child process, if this process started it."""
         if self._process is not None and self._owner_pid == os.getpid():
             assert self._connection is not None
             self._connection.close()

@@ -16,6 +16,7 @@ from fungi.search.exact import nearest
 from fungi.search.neighbours import Keys, in_memory
 
 _ROWS_AT_ONCE = 2048
+"""Number of queries whose votes are counted together, to use little memory."""
 
 
 def knn_predictions(

@@ -39,7 +39,7 @@ class LinearClassifier:
     logistic: LogisticFit
 
     def predict(self, features: Float[Tensor, "q r"]) -> Integer[np.ndarray, " q"]:
-        """Return a label for each row."""
+        """Return the predicted label of each row."""
         return self.classes[self.logistic.codes(features).cpu().numpy()]
 
     def decision_score(self, features: Float[Tensor, "q r"]) -> Float[np.ndarray, " q"] | None:

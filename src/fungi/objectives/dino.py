@@ -40,7 +40,10 @@ class DINO(Objective):
 
     Student and teacher have the same backbone, so they share a forward pass.
 
-    shared_head: use one head for student and teacher. skip_same_view: see `self_distillation`.
+    teacher_views: number of crops that the teacher encodes. If a user sets the number of global crops, this number is
+        the same.
+    shared_head: use one head for student and teacher.
+    skip_same_view: see `self_distillation`.
     """
 
     name = "dino"

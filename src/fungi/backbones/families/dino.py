@@ -1,7 +1,7 @@
 """DINO and DINOv2: the checkpoints of the authors' torch hub entries, in timm's architecture.
 
-timm computes the same function as the code of the hub, with the same key names, so no source code has to be downloaded:
-the embedding is the class token after the final norm, LayerNorm has eps 1e-6, and DINOv2 has LayerScale.
+timm computes the same function as the code of the hub, with the same key names, so no source code has to be downloaded.
+The embedding is the class token after the final norm. LayerNorm has eps 1e-6, and DINOv2 has LayerScale.
 
 At 224 px, DINOv2 interpolates its position embedding, and timm interpolates differently. Therefore, this module
 interpolates the embedding once, when it loads the weights, as the code of the hub does: with antialiasing for models

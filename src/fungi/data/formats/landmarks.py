@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class LandmarkQuery(TypedDict):
     """Ground truth of a query.
 
-    easy, hard, junk: rows of the database by their relevance. bbx: box of the query (left, top, right, bottom) in
-    pixels.
+    easy, hard: rows of the database that show the landmark of the query, and are easy or hard to recognise.
+    junk: rows that every protocol ignores, because it is not clear whether they show the landmark.
+    bbx: box of the query (left, top, right, bottom) in pixels.
     """
 
     easy: list[int]
@@ -40,8 +41,9 @@ class LandmarkQuery(TypedDict):
 
 @dataclass(frozen=True)
 class Landmarks:
-    """One of the two landmark datasets. name: our name of the dataset. folder: its name in the benchmark, `roxford5k`
-    or `rparis6k`.
+    """One of the two landmark datasets.
+
+    name: our name of the dataset. folder: name of the dataset in the benchmark, `roxford5k` or `rparis6k`.
     """
 
     name: str
@@ -111,7 +113,7 @@ class Landmarks:
         root = self.place.find(data_dir) / self.folder
         path = root / f"gnd_{self.folder}.pkl"
         with reading(self.place, path), path.open("rb") as file:
-            listing = PlainUnpickler(file, encoding="latin1").load()
+            listing = PlainUnpickler(file, encoding="latin1").load()  # Python 2 wrote these files
         if not isinstance(listing, dict) or not {"imlist", "qimlist", "gnd"} <= set(listing):
             raise FungiError(f"dataset {self.name!r}: {path} has no imlist, qimlist and gnd. Download it again.")
         if fault := _fault(listing):
@@ -191,7 +193,7 @@ class PlainUnpickler(pickle.Unpickler):
                 f"the ground-truth file was refused: it contains {module}.{name}, which is not plain data. "
                 "Download it from its official source."
             )
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)  # the name in NumPy 2
 
 
 def landmarks_spec(landmarks: Landmarks, *, title: str, database: int, queries: int) -> DatasetSpec:
