@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     setup, peak_before = _setup(options), _peak_memory(options.device)
     print(f"{options.backbone}, {setup.engine.device}, {options.dtype}, {torch.get_num_threads()} threads, ", end="")
     print(f"{'+'.join(options.objective)}, {setup.images} images x {setup.forwards_per_image} views")
-    print(f"path: {setup.engine.encoder.path}")
+    print(f"computed: {setup.engine.encoder.computed_part}")
     ours, bare = alternate(lambda: _extract(setup), lambda: _bare(setup), options.rounds, setup.engine.device)
     _print_figures(setup, ours, bare, peak_before)
     if options.dtype != "float32":
@@ -118,7 +118,7 @@ def _compare_views(options: argparse.Namespace) -> None:
     first = setups[options.views[0]]
     device, images = first.engine.device, first.images
     print(f"{options.backbone}, {device}, {options.dtype}, {torch.get_num_threads()} threads, ", end="")
-    print(f"{'+'.join(options.objective)}, {images} images, path: {first.engine.encoder.path}")
+    print(f"{'+'.join(options.objective)}, {images} images, computed: {first.engine.encoder.computed_part}")
     views = max(BARE_FORWARDS // first.engine.views_per_forward, 1) * first.engine.views_per_forward
     jobs = {plan: partial(_extract, setup) for plan, setup in setups.items()}
     seconds = in_turns({"bare": partial(_bare, first, views), **jobs}, options.rounds, device)

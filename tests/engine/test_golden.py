@@ -66,9 +66,9 @@ def test_the_attention_input_changes_only_the_attention_projection(short_cut: bo
 
 
 def test_the_short_cut_is_used_if_the_model_allows_it() -> None:
-    assert engine("timm", load("timm")).encoder.path == "pooled token"
-    assert engine("timm", load("timm"), short_cut=False).encoder.path == "whole model"
-    assert engine("torchvision", load("torchvision")).encoder.path == "whole model"
+    assert engine("timm", load("timm")).encoder.computed_part == "pooled token"
+    assert engine("timm", load("timm"), short_cut=False).encoder.computed_part == "whole model"
+    assert engine("torchvision", load("torchvision")).encoder.computed_part == "whole model"
 
 
 def test_embeddings_of_both_paths_agree() -> None:

@@ -111,7 +111,7 @@ def test_gradients_do_not_depend_on_the_batch_the_groups_or_the_order_of_samples
 def test_the_short_cut_equals_the_complete_model() -> None:
     model, layers = build("attention projection, last block")
     engines = [GradientEngine(model, find_targets(model, layers), device=CPU, short_cut=on) for on in (True, False)]
-    assert [engine.encoder.path for engine in engines] == ["pooled token", "whole model"]
+    assert [engine.encoder.computed_part for engine in engines] == ["pooled token", "whole model"]
     short_cut, complete = (engine.extract(views_of(3), SeveralSizes(), {"contrast": contrast}) for engine in engines)
     assert_same_gradient(short_cut.gradients["contrast"]["attn_proj"], complete.gradients["contrast"]["attn_proj"])
     torch.testing.assert_close(short_cut.embeddings, complete.embeddings, rtol=1e-4, atol=1e-5)

@@ -61,7 +61,7 @@ def test_layer_names_of_a_parallel_model_can_omit_the_prefix_module() -> None:
         for layer in ("module.blocks.1.attn.proj", "blocks.1.attn.proj")
     )
     assert with_prefix.layers == without_prefix.layers == ("blocks.1.attn.proj",)
-    assert with_prefix.engine.encoder.path == "pooled token"
+    assert with_prefix.engine.encoder.computed_part == "pooled token"
 
 
 def test_a_saved_wrapper_of_a_parallel_model_can_be_loaded_with_the_model_inside(tmp_path: Any) -> None:

@@ -92,9 +92,9 @@ class Encoded:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Function that computes the embeddings of views. path: the part of the model that the encoder runs, in words."""
+    """Function that computes the embeddings of views. computed_part: part of the model that is computed, in words."""
 
-    path: str
+    computed_part: str
 
     def __call__(self, inputs: Any, /) -> Encoded:
         """Encode views."""
@@ -112,7 +112,7 @@ class Encoder(Protocol):
 class WholeModel:
     """Encoder that runs the unchanged model. It works for every architecture and every gradient source."""
 
-    path = "whole model"
+    computed_part = "whole model"
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -145,7 +145,7 @@ class TokenEncoder(WholeModel):
     Raises FungiError for models that are not vision transformers of timm with a class token.
     """
 
-    path = "all tokens"
+    computed_part = "all tokens"
 
     def __init__(self, model: nn.Module) -> None:
         require_patch_tokens(model)

@@ -38,7 +38,7 @@ def masked_autoencoder(config: Any, *, mean: bool = False) -> nn.Module:
 class ReconstructionEncoder(WholeModel):
     """Encoder that also predicts the pixels of masked patches. Raises FungiError for models without a pixel decoder."""
 
-    path = "encoder of the visible patches, and decoder"
+    computed_part = "encoder of the visible patches, and decoder"
 
     def __init__(self, model: nn.Module) -> None:
         if not all(hasattr(model, name) for name in ("vit", "decoder", "patchify")):

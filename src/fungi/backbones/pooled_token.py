@@ -1,4 +1,4 @@
-"""The pooled-token path: an exact shortcut through the last block of a vision transformer with a class token.
+"""An exact shortcut for vision transformers: the last block is computed only for the pooled token, the class token.
 
 If the embedding is the class token, the outputs of the last block for all other tokens are not needed. Therefore, the
 earlier blocks run unchanged, without an autograd graph, and the last block computes its query, output projection and
@@ -32,7 +32,7 @@ class PooledTokenEncoder:
     `attn.proj`.
     """
 
-    path = "pooled token"
+    computed_part = "pooled token"
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -68,7 +68,9 @@ def gradient_features(settings: GradientSettings, context: StageContext) -> list
     targets_to_project = () if settings.projection_kind == NO_PROJECTION else targets
     matrices = {target.name: find_matrix(settings, context, target) for target in targets_to_project}
     engine = build_engine(settings, context, targets, matrices)
-    logger.info(f"gradients of {', '.join(target.spec for target in targets)}; path: {engine.encoder.path}")
+    logger.info(
+        f"gradients of {', '.join(target.spec for target in targets)}; computed: {engine.encoder.computed_part}"
+    )
     provenances = _layer_provenances(targets, matrices)
     features = [
         Feature(

@@ -5,7 +5,7 @@ The states of a block, here and in the other stores of blocks:
 1. *missing*: the file of the block does not exist. A resumed run, a shard of a job array, a requeued job and a repeated
    command all compute the missing blocks.
 2. *computed*: the block is in memory. It does not depend on other blocks.
-3. *written*: the file of the block is written under a temporary name that contains the process, flushed to the disk,
+3. *written*: the file of the block is written under a temporary name that contains the process id, flushed to the disk,
    and renamed. It is never written again. A killed process leaves at most a temporary file, which nobody reads.
    `remove_orphans` removes such files. Stages call this function for the folders to which they write. `fungi merge` and
    `fungi clean` call it for all folders below the root.
