@@ -153,6 +153,7 @@ def _native_size(vit: Any) -> int | None:
 
 
 def _timm_at_size(vit: Any, size: int) -> nn.Module:
+    """Return a copy of a vision transformer of timm for images of another size. The original does not change."""
     resized = shallow_copy(vit)
     resized._modules["patch_embed"] = shallow_copy(vit.patch_embed)
     if getattr(vit, "rope", None) is not None:
@@ -162,6 +163,7 @@ def _timm_at_size(vit: Any, size: int) -> nn.Module:
 
 
 def _torchvision_at_size(vit: Any, size: int) -> nn.Module:
+    """Return a copy of a vision transformer of torchvision for images of another size. The original does not change."""
     from torchvision.models.vision_transformer import interpolate_embeddings
 
     resized, encoder = shallow_copy(vit), shallow_copy(vit.encoder)

@@ -1,4 +1,4 @@
-"""Evaluators: functions from arrays to numbers. They do not know models, names of datasets or paths."""
+"""Evaluators: functions from arrays to numbers. Models, names of datasets and paths are not among their arguments."""
 
 import importlib.util
 from dataclasses import dataclass

@@ -151,6 +151,7 @@ def _fit_lbfgs(problem: LogisticProblem, options: LogisticOptions, start: Logist
     epochs = 0
 
     def closure() -> Tensor:
+        """Set the gradient of the weights, and return the loss, as torch's L-BFGS requires."""
         nonlocal epochs
         epochs += 1
         with torch.no_grad():

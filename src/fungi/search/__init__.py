@@ -1,6 +1,7 @@
 """Search for the nearest keys of queries.
 
-Exact search with torch is the reference. Other libraries return the same rows, or their recall is reported.
+Exact search with torch defines the correct result. Other libraries return the same rows. Only approximate search (with
+a tree) may miss rows, so its recall is reported.
 """
 
 from typing import Literal

@@ -89,6 +89,7 @@ class NoisyShifts(_SpectrogramViews):
         return torch.stack(views[self.skipped :])
 
     def _view(self, spectrogram: Float[Tensor, "frames mels"]) -> Float[Tensor, "frames mels"]:
+        """Draw one view: add noise, and shift the result in time."""
         # The values are normalised later, which divides the noise by 2 * deviation.
         scale = 1.0 if self.input.noise_stage == "before_norm" else 2 * self.input.deviation
         noisy = spectrogram + torch.rand_like(spectrogram) * torch.rand(()) * self.noise * scale

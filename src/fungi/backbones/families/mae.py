@@ -48,6 +48,7 @@ def _build() -> "nn.Module":
 
 
 def _fetch(repository: str) -> StateDict:
+    """Return the published weights with the decoder, from the cache of the Hugging Face hub or the network."""
     from transformers import ViTMAEForPreTraining
 
     only_on_disk = not hub_answers()

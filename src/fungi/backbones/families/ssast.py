@@ -53,6 +53,7 @@ def build(pooling: str, sizes: dict[str, int]) -> "nn.Module":
 
 
 def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) -> None:
+    """Register a backbone. pooling, sizes: as in `build`. fields: other fields of the `BackboneSpec`."""
     sound_input = SoundInput()
     width = sizes["width"]
     spec = BackboneSpec(

@@ -70,6 +70,7 @@ def max_tokens(model: Any) -> int:
 
 
 def _model_class(config: Any) -> Any:
+    """Return the encoder class of `transformers` for a configuration. Raises FungiError if there is none."""
     from transformers import AutoModel, AutoModelForTextEncoding
 
     # For T5, AutoModelForTextEncoding has the encoder, and AutoModel has the encoder with the decoder.

@@ -70,6 +70,7 @@ def image_input(place: str, config: Any) -> ImageInput:
 
 
 def _model_class(config: Any) -> Any:
+    """Return the encoder class of `transformers` for a configuration. Raises FungiError if there is none."""
     from transformers import AutoModel, ViTMAEForPreTraining
 
     if config.model_type == MASKED_AUTOENCODER:

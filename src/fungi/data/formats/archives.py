@@ -154,6 +154,7 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
+    """Yield the files in an archive. Raises FungiError for a link or a device."""
     for member in file:
         if not (member.isreg() or member.isdir()):
             raise FungiError(

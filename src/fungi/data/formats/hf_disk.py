@@ -1,6 +1,6 @@
 """Read images or texts from a `datasets` dataset that was saved to disk (`DatasetDict.save_to_disk`).
 
-Each process opens the table itself, because Arrow handles do not survive a fork. Images are decoded here and not by
+Each process opens the table itself, because Arrow handles can't be used after a fork. Images are decoded here, not by
 `datasets`, so that errors name the damaged image.
 """
 

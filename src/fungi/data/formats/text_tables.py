@@ -103,6 +103,7 @@ class TextTable:
             ) from None
 
     def _label(self, value: Any, row: int, path: Path) -> int:
+        """Return the label of a cell. Raises FungiError with the row and the file for an invalid cell."""
         try:
             return self.rule(value) if self.rule else self._class(value)
         except (ValueError, TypeError, OverflowError):  # int() of infinity raises OverflowError
