@@ -16,7 +16,7 @@ _CAUSE = (
 )
 
 
-def checked_eigh(matrix: Float64[Tensor, "m m"]) -> tuple[Float64[Tensor, " m"], Float64[Tensor, "m m"]]:
+def checked_eigh(matrix: Float64[Tensor, "size size"]) -> tuple[Float64[Tensor, " size"], Float64[Tensor, "size size"]]:
     """Return ascending eigenvalues and orthonormal eigenvectors of a symmetric matrix.
 
     Raises FungiError if the result is wrong. With eigenvalues w and eigenvectors v, the check is
@@ -37,7 +37,7 @@ def checked_eigh(matrix: Float64[Tensor, "m m"]) -> tuple[Float64[Tensor, " m"],
     return spectrum, vectors
 
 
-def checked_share(part: Float64[Tensor, " r"], total: Float64[Tensor, " m"]) -> float:
+def checked_share(part: Float64[Tensor, " r"], total: Float64[Tensor, " size"]) -> float:
     """Return the share of some eigenvalues in the total variance. Raises FungiError unless it is between 0 and 1."""
     share = float(part.sum() / total.sum())
     if not -_TOLERANCE <= share <= 1 + _TOLERANCE:
@@ -45,7 +45,7 @@ def checked_share(part: Float64[Tensor, " r"], total: Float64[Tensor, " m"]) -> 
     return share
 
 
-def _eigenvector_error(matrix: Float64[Tensor, "m m"], detail: str) -> FungiError:
+def _eigenvector_error(matrix: Float64[Tensor, "size size"], detail: str) -> FungiError:
     """Return the error for wrong eigenvectors."""
     size = len(matrix)
     return FungiError(f"the eigenvectors of a {size} x {size} matrix for PCA are wrong ({detail}): {_CAUSE}")

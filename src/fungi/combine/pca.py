@@ -144,7 +144,7 @@ def _fit_rows(rows: Float64[Tensor, "n f"], pca_dim: int) -> _Fit:
     return mean, directions, checked_share(spectrum[leading], spectrum)
 
 
-def _leading_eigenvalues(spectrum: Float64[Tensor, " m"], pca_dim: int) -> Tensor:
+def _leading_eigenvalues(spectrum: Float64[Tensor, " size"], pca_dim: int) -> Tensor:
     """Return the indices of the largest eigenvalues, in descending order of the eigenvalues.
 
     spectrum: eigenvalues, ascending. Eigenvalues that are zero up to rounding errors are left out.

@@ -103,7 +103,7 @@ class Samples:
         digest.update(self.treatment.encode())
         return digest.hexdigest()
 
-    def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' s']") -> "Samples":
+    def take(self, rows: "Sequence[int] | Integer[np.ndarray, ' selected']") -> "Samples":
         """Return the samples at `rows`, in the order of `rows`. The samples keep their ids."""
         selected = np.asarray(rows, dtype=np.int64)
         return Samples(

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 
-def cka_matrix(gram: Float64[Tensor, "f f"], sizes: Mapping[str, int]) -> Float[np.ndarray, "m m"]:
+def cka_matrix(gram: Float64[Tensor, "f f"], sizes: Mapping[str, int]) -> Float[np.ndarray, "features features"]:
     """Return the CKA of all pairs of features. sizes: feature -> number of columns, in the order of the matrix."""
     widths = list(sizes.values())
     products = [rows.split(widths, dim=1) for rows in gram.split(widths, dim=0)]  # products[i][j] = x_i^T x_j

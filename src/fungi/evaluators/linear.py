@@ -63,14 +63,16 @@ def fit_classifier(rows: LabelledRows, regularization: float, options: LogisticO
 
 def validation_accuracies(
     train: LabelledRows, validation: LabelledRows, options: LogisticOptions
-) -> Float[np.ndarray, " m"]:
+) -> Float[np.ndarray, " lambdas"]:
     """Fit on train rows for each of `LAMBDAS`, and return the accuracies on validation rows."""
     classes, codes = _classes_and_codes(train)
     fits = fit_path(train.features, codes, len(classes), LAMBDAS, options)
     return np.array([LinearClassifier(classes, logistic).accuracy(validation) for logistic in fits])
 
 
-def cross_validation_accuracies(train: LabelledRows, folds: int, options: LogisticOptions) -> Float[np.ndarray, " m"]:
+def cross_validation_accuracies(
+    train: LabelledRows, folds: int, options: LogisticOptions
+) -> Float[np.ndarray, " lambdas"]:
     """Return the mean accuracy of each lambda over stratified folds. Raises FungiError if a class has only one row."""
     from sklearn.model_selection import StratifiedKFold
 

@@ -120,7 +120,7 @@ def fit_path(
     features: Float[Tensor, "n r"],
     codes: Int64[Tensor, " n"],
     classes: int,
-    lambdas: Float[np.ndarray, " m"],
+    lambdas: Float[np.ndarray, " lambdas"],
     options: LogisticOptions,
 ) -> list[LogisticFit]:
     """Return a fit for each of `lambdas`, in order. L-BFGS starts each fit from the fit of the next larger lambda."""

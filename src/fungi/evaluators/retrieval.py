@@ -55,7 +55,7 @@ def evaluate_protocol(
     ranking: rows of the database, best first. truth: relevant rows of each query. cutoffs: for `precision_at`.
     """
     positive_kinds, ignored_kinds = PROTOCOLS[protocol]
-    positions_of_queries: list[Int64[np.ndarray, " m"] | None] = []
+    positions_of_queries: list[Int64[np.ndarray, " positives"] | None] = []
     for order, relevance in zip(ranking, truth, strict=True):
         positives, ignored = _rows(relevance, positive_kinds), _rows(relevance, ignored_kinds)
         positions_of_queries.append(positions_of(order, positives, ignored) if len(positives) else None)
@@ -70,14 +70,16 @@ def evaluate_protocol(
 
 
 def positions_of(
-    order: Int64[np.ndarray, " n"], positives: Integer[np.ndarray, " m"], ignored: Integer[np.ndarray, " i"]
-) -> Int64[np.ndarray, " m"]:
+    order: Int64[np.ndarray, " n"],
+    positives: Integer[np.ndarray, " positives"],
+    ignored: Integer[np.ndarray, " ignored"],
+) -> Int64[np.ndarray, " positives"]:
     """Return the zero-based ranks of the positives after the ignored rows are removed, ascending."""
     ranked = order[~np.isin(order, ignored)]
     return np.flatnonzero(np.isin(ranked, positives))
 
 
-def average_precision(positions: Integer[np.ndarray, " m"]) -> float:
+def average_precision(positions: Integer[np.ndarray, " positives"]) -> float:
     """Return the area under the precision-recall curve by the trapezoidal rule.
 
     Let positive number j (from 0) have rank r (from 0), and let there be m positives. Each positive increases recall by
@@ -89,7 +91,7 @@ def average_precision(positions: Integer[np.ndarray, " m"]) -> float:
     return float(np.mean((precision_before + precision_after) / 2))
 
 
-def precision_at(positions: Integer[np.ndarray, " m"], cutoff: int) -> float:
+def precision_at(positions: Integer[np.ndarray, " positives"], cutoff: int) -> float:
     """Return the share of positives among the first rows.
 
     The rows end at the cut-off, or at the last positive if this comes earlier.
@@ -98,6 +100,6 @@ def precision_at(positions: Integer[np.ndarray, " m"], cutoff: int) -> float:
     return float((positions < rows).sum() / rows)
 
 
-def _rows(relevance: Relevance, kinds: Sequence[str]) -> Int64[np.ndarray, " m"]:
+def _rows(relevance: Relevance, kinds: Sequence[str]) -> Int64[np.ndarray, " rows"]:
     """Return the database rows of some kinds, for example `easy` and `hard`."""
     return np.concatenate([np.asarray(relevance[kind], dtype=np.int64).reshape(-1) for kind in kinds])

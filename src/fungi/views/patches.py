@@ -99,8 +99,9 @@ class PatchGrid(PixelViews):
         return as_pixels(square).unsqueeze(0)
 
     def render(self, batch: UInt8[Tensor, "b 1 c s s"]) -> Any:
-        """Cut, resize and normalise all patches: `[b 1 c s s] -> [b*v c e e]`; e is the side of an encoded patch.
+        """Cut, resize and normalise all patches: `[b 1 c s s] -> [b*v c e e]`.
 
+        s: side of the backbone input. e: side of an encoded patch.
         Patches that keep their own size are returned in a list.
         """
         images = batch.squeeze(1).float() / 255
@@ -112,7 +113,10 @@ class PatchGrid(PixelViews):
 def resized_patches(
     images: Float[Tensor, "b c s s"], side: int, starts: tuple[int, ...], size: int
 ) -> Float[Tensor, "b v c e e"]:
-    """Return all patches of `side` x `side` pixels that begin at `starts` on both axes, resized to `size` (bicubic)."""
+    """Return all patches of `side` x `side` pixels that begin at `starts` on both axes, resized to `size` (bicubic).
+
+    s: side of the images. e: side of the resized patches, `size`.
+    """
     rows = _windows(images, 2, side, starts)  # [b c y w side]
     if side != size:
         rows = rows @ resize_matrix(side, size, images.device).T  # [b c y w e]: only the height is resized

@@ -95,7 +95,7 @@ class SceneView:
         mask = torch.from_numpy(item.mask)
         return {"image": as_pixels(image), "mask": self._resized_mask(mask), **self._seed_and_id(item)}
 
-    def _resized_mask(self, mask: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "s s"]:
+    def _resized_mask(self, mask: UInt8[Tensor, "h w"]) -> UInt8[Tensor, "size size"]:
         nearest = transforms.InterpolationMode.NEAREST
         return transforms.resize(mask.unsqueeze(0), [self.size, self.size], interpolation=nearest)[0]
 
@@ -108,7 +108,7 @@ class SceneView:
         tensors = {name: torch.stack([scene[name] for scene in prepared]) for name in ("image", "mask")}
         return tensors | {name: [scene[name] for scene in prepared] for name in ("draw_seed", "id")}
 
-    def render(self, batch: Shaped[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
+    def render(self, batch: Shaped[Tensor, "b c size size"]) -> Float[Tensor, "b c size size"]:
         """Normalise the images of a batch."""
         return normalize(batch, self.statistics)
 

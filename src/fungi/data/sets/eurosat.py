@@ -24,7 +24,7 @@ _ROWS_SHA256 = "f7db722b57a9ac12c63b5f18dd182d3278bfec725d6c3a45a44f81aec1c20525
 """Hash of the train and test rows (32-bit little-endian integers). It detects a scikit-learn with another split."""
 
 
-def split_rows(labels: Integer[np.ndarray, " n"]) -> dict[str, Int64[np.ndarray, " s"]]:
+def split_rows(labels: Integer[np.ndarray, " n"]) -> dict[str, Int64[np.ndarray, " selected"]]:
     """Return the rows of each split. Raises FungiError if scikit-learn does not draw the published split."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
