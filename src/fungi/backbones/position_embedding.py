@@ -18,6 +18,7 @@ OFFSET = 0.1
 HUB_WEIGHTS = ("fbaipublicfiles.com/dino/", "fbaipublicfiles.com/dinov2/")
 """Parts of the URLs in timm's records of the weights of DINO and DINOv2."""
 VIEWS_ADVICE = "Use --views published (views='published' in the library)."
+"""Last sentence of the error for a model that takes images of only one size."""
 
 
 def hub_positions(

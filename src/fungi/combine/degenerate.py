@@ -13,6 +13,7 @@ from torch import Tensor
 from fungi.errors import FungiError
 
 _MAX_LISTED = 5
+"""Largest number of rows that a message lists."""
 
 
 @dataclass

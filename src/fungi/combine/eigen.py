@@ -10,6 +10,7 @@ _TOLERANCE = 1e-8
 """Largest accepted relative error. Correct vectors have an error of at most 1e-12 (size times eps), wrong vectors an
 error of about 1."""
 _RANDOM_VECTORS = 2
+"""Number of random vectors for which a result is checked."""
 _CAUSE = (
     "the linear algebra library of this process returns wrong results; another library in this process may have"
     " replaced the routines of torch. No result was saved. Set OMP_NUM_THREADS=1 to avoid it."

@@ -4,6 +4,7 @@ from fungi.backbones.base import BACKBONES
 from fungi.data.base import DATASETS
 
 DEFAULT_PCA_DIM = 512
+"""Number of PCA components for a backbone that is not registered."""
 
 
 def usual_pca_dim(dataset: str, backbone: str) -> int:

@@ -18,6 +18,7 @@ from fungi.errors import FungiError, counted
 Block = dict[str, Float[Tensor, "b d"]]
 """A block of rows: feature name -> `[b d]`."""
 BLOCK_ROWS = 8192
+"""Default number of rows that are read in one step."""
 MEMORY_BYTES = 4 << 30
 """Features of a split that need at most this memory are kept in memory by default."""
 

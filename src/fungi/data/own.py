@@ -26,6 +26,7 @@ from fungi.errors import FungiError, MissingFilesError, did_you_mean
 from fungi.runtime.log import logger
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Pattern of names that are valid in paths of files."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 """Pattern of the name of a dataset on the Hugging Face hub (`owner/name`)."""
 _FORMS = (
@@ -224,3 +225,4 @@ def _saved_spec(name: str, root: Path) -> DatasetSpec:
 
 
 _SPECS = {"folder": _folder_spec, "split": _hash_split_spec, "hf": _saved_spec, "masks": _masked_spec}
+"""KIND of `--dataset NAME=KIND:PATH` -> function (name, path) -> dataset."""

@@ -18,6 +18,7 @@ from fungi.search.exact import most_similar, nearest
 from fungi.search.neighbours import Keys
 
 QUERIES_PER_TILE = 1024
+"""Number of queries whose similarities are computed together."""
 
 
 def weighted_knn(

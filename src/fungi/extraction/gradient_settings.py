@@ -18,6 +18,7 @@ from fungi.views.plans import OPTIONS as PLAN_OPTIONS
 from fungi.views.plans import PUBLISHED, PlanName
 
 NO_PROJECTION = "none"
+"""Value of --projection-kind for gradients that are not projected."""
 
 if TYPE_CHECKING:
     from fungi.store.provenance import Provenance

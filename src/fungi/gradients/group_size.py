@@ -13,6 +13,7 @@ from torch import nn
 from fungi.backbones.encoders import blocks_before
 
 VIEWS_ON_CPU, MAX_VIEWS_ON_GPU = 64, 1024
+"""Number of views per forward pass on a CPU, and largest number on a GPU."""
 SHARE = 0.5
 """Share of the free memory that a forward pass may use, according to the estimate."""
 FLOAT32_BYTES, COMPUTE_NUMBERS = 8, 12

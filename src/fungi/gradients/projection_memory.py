@@ -9,6 +9,7 @@ from fungi.gradients.projection import product_dtype
 from fungi.runtime.memory import free_bytes
 
 BITS_ON_DISK = {"binary": 1, "sparse": 2, "gaussian": 32}
+"""Kind of a dense matrix -> number of stored bits per entry."""
 
 
 def require_memory(

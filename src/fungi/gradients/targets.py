@@ -12,7 +12,9 @@ from fungi.errors import FungiError
 from fungi.gradients.rules import RULES, rule_for
 
 PARTS = ("q", "k", "v")
+"""Parts of a fused qkv layer, in the order of the rows of its weight."""
 _SPEC = re.compile(r"(?P<path>[\w.]+?)(?:\[(?P<part>\w+)\])?(?::(?P<name>[\w-]+))?")
+"""Pattern of `path.to.layer[part]:name`; part and name may be absent."""
 
 
 @dataclass(frozen=True)

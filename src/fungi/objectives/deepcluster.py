@@ -24,6 +24,7 @@ from fungi.views.crops import Crops
 BANK_CROPS = 2
 PUBLISHED_PROTOTYPES = 3000
 _ROWS_AT_ONCE = 8192
+"""Number of rows whose products with all prototypes are computed together."""
 
 
 @register

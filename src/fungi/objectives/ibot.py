@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from fungi.backbones.encoders import Encoded, TokenEncoder
 from fungi.objectives.base import Objective, Support, random_linear, register
 from fungi.objectives.dino import self_distillation
-
-GLOBAL_CROPS = 2
+from fungi.views.masked_crops import GLOBAL_CROPS
 
 
 def masked_cross_entropy(

@@ -26,6 +26,7 @@ from fungi.runtime.owner import remove_orphans
 from fungi.store.seal import DamagedFileError, bytes_of, checksum_of_range, checksum_of_record, compare_checksums
 
 MANIFEST, FEATURES, LABELS, MARKS = "bank.json", "features.bin", "labels.bin", "done"
+"""Names in the folder of a bank: description, features, labels, and the folder of the marks of finished blocks."""
 _WINDOW_ROWS = 1 << 16
 """Number of rows of a file that are mapped into memory at a time."""
 

@@ -9,6 +9,7 @@ _CONSEQUENCES = ("input", "weights_hash", "support_hash", "dataset_fingerprint",
 """Entries that follow from other entries. They are named only if no other entry differs."""
 _HASH = re.compile(r"[0-9a-f]{24,}")
 ABSENT = "absent"
+"""Text for an entry that a record does not have."""
 
 
 def arguments_of(text: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import h5py
 
 SCHEMA_VERSION = 2
+"""Version of the set of fields of a provenance."""
 OTHER_FILE_ADVICE = "Choose another --root, or write it again with --overwrite."
 """Last sentence of the errors about a feature file that was computed in another way or by another version."""
 
@@ -81,6 +82,7 @@ class Provenance:
 
 
 _AS_JSON = ("objective_settings", "settings", "versions", "code_versions", "computed_on", "skipped_samples")
+"""Fields that are stored as JSON text, because they are lists or dictionaries."""
 
 
 def write_provenance(file: "h5py.File", provenance: Provenance) -> None:

@@ -27,6 +27,7 @@ from fungi.store.provenance import (
 from fungi.store.seal import ArrayChecksums, Seal, bytes_of, read_seal
 
 TARGETS, SAMPLE_IDS, CLASS_NAMES = "targets", "sample_ids", "class_names"
+"""Names of arrays in the files of embeddings: labels, sample ids, and names of the labels."""
 NOT_FEATURES = (TARGETS, SAMPLE_IDS, CLASS_NAMES)
 """Arrays of a feature file that are not features."""
 ARRAY_ADVICE = "Choose an array with --layer-key or FILE:KEY."

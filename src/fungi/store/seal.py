@@ -25,7 +25,9 @@ from jaxtyping import Shaped
 from fungi.errors import FungiError
 
 MAGIC = b"FUNGIsum"
+"""Last bytes of a file with a seal."""
 SEGMENT_BYTES = 1 << 20
+"""Largest number of bytes of rows that share a CRC-32; a longer row has a CRC-32 of its own."""
 _END = struct.Struct("<IQ8s")
 """Format of the last bytes of a file: CRC-32 of the JSON, length of the JSON in bytes, MAGIC."""
 

@@ -22,6 +22,7 @@ ASPECT = 0.3
 RANDOM_RATIOS = (0.1, 0.5)
 """Smallest and largest share of masked patches with `random_ratio`."""
 GLOBAL_CROPS = 2
+"""Number of global crops, as in iBOT."""
 PreparedSample = dict[str, UInt8[Tensor, "v c h w"] | Bool[Tensor, "crops t"]]
 """The key `mask` has the masks of the global crops, true for masked patches. The key `pixels` has all crops. If global
 and local crops have different sizes, the keys `global` and `local` have the crops instead."""

@@ -22,6 +22,7 @@ Prepared = list[Tokens]
 FEWEST, MOST = 1, 10
 """Smallest and largest number of deleted words per text with the rule `count`."""
 MARKS, LEFT_BRACKETS, RIGHT_BRACKETS = frozenset(".,:;?!%"), frozenset("[({<"), frozenset("])}>")
+"""Punctuation marks, for the rules of spaces in `join_words`."""
 
 
 class _TextViews:

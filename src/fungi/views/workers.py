@@ -27,6 +27,7 @@ LONGEST_FOLDER = 75
 """Largest number of characters of the folder of temporary files. Names of sockets are 32 characters longer, and the
 system allows 107 characters."""
 SHARED_MEMORY = "/dev/shm"
+"""Folder of shared memory on Linux."""
 _END = object()  # marks the end of an iterator
 RERUN = "What was computed is kept: run the same command again"
 

@@ -9,6 +9,7 @@ from fungi.views.tokenizers import hub_tokenizer
 
 REPOSITORY = "google-bert/bert-base-uncased"
 UNUSED = ("cls.", "bert.pooler.", "pooler.", "bert.embeddings.position_ids", "embeddings.position_ids")
+"""Starts of names in the published file that the model does not have."""
 
 
 def bert_names(state: StateDict) -> StateDict:

@@ -7,6 +7,7 @@ from fungi.backbones.timm_models import timm_fields
 from fungi.views.image import CLIP, UNIT, ImageInput
 
 CONVOLUTIONS = {"1": "conv1_1x1", "2": "conv2_kxk", "3": "conv3_1x1"}
+"""Number of a convolution in a block of CLIP -> its name in timm."""
 
 
 def timm_resnet_path(path: str) -> str:

@@ -14,6 +14,7 @@ from fungi.views.image import IMAGENET, ImageInput
 
 INPUT = ImageInput(size=224, resize=256, interpolation="bicubic", statistics=IMAGENET)
 _UNUSED = ("mask_token", "local_cls_norm.", "rope_embed.")
+"""Starts of names in the publisher's files that the model does not have."""
 _RENAMES = (
     ("storage_tokens", "reg_token"),
     ("ls1.gamma", "gamma_1"),

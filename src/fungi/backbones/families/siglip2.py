@@ -23,6 +23,7 @@ RENAMES = (
     (r"\.layer_norm([12])\.", r".norm\1."),
     (r"\.self_attn\.out_proj\.", ".attn.proj."),
 )
+"""Regular expressions for the publisher's names, and their replacements in timm's names."""
 
 
 def siglip_names(state: StateDict, *, build: Any) -> StateDict:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 FILE = "SSAST-Base-Patch-400.pth"
 URL = f"https://www.dropbox.com/s/ewrzpco95n9jdz6/{FILE}?dl=1"
 UNUSED = ("cpredlayer.", "gpredlayer.", "mask_embed", "v.head", "p_input_fdim", "p_input_tdim")
+"""Starts of names in the published file that the model does not have."""
 TRAINED_ON = {"p_input_fdim": 128, "p_input_tdim": 1024}
 """Input size of the pre-training: number of mel bands, and number of frames."""
 TINY = {"width": 96, "depth": 2, "heads": 3}
+"""Sizes of `tiny-ssast`."""
 TINY_SEED = 42
 
 

@@ -27,6 +27,7 @@ RENAMES = (
     (r"^(blocks\.\d+\.mlp)\.(?:0|linear_1)(?=\.|$)", r"\1.fc1"),
     (r"^(blocks\.\d+\.mlp)\.(?:3|linear_2)(?=\.|$)", r"\1.fc2"),
 )
+"""Regular expressions for torchvision's names, and their replacements in timm's names."""
 
 
 def timm_path(path: str) -> str:

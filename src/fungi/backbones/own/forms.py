@@ -20,6 +20,7 @@ from fungi.errors import FungiError, did_you_mean
 KINDS = ("timm", "hf", "hf-mean")
 FORMS = "NAME=timm:ID or NAME=hf:PLACE (hf-mean:PLACE), where PLACE is a folder or a repository of the Hugging Face hub"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Pattern of names that are valid in paths of files."""
 
 
 @cache

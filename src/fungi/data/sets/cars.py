@@ -23,6 +23,7 @@ _SPLIT_NEEDS = {
     "train": ("stanford_cars/cars_train", "stanford_cars/devkit/cars_train_annos.mat"),
     "test": ("stanford_cars/cars_test", f"stanford_cars/{_TEST_LABELS}"),
 }
+"""Split -> paths that the split needs in addition to those of `PLACE`."""
 
 
 def _open(data_dir: Path, split: str) -> Samples:

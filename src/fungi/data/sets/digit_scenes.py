@@ -31,7 +31,9 @@ SIDES = (28, 44)  # smallest and largest side of a digit, in pixels; digits-vit 
 INK = 96  # lowest grey level of a pixel that belongs to the digit
 BRIGHTNESS = 0.2  # factor of the grey levels of the background
 PHOTOGRAPHS = {"train": "china.jpg", "test": "flower.jpg"}
+"""Split -> file of its photograph in scikit-learn."""
 SCENES = {"train": 240, "test": 120}
+"""Split -> number of scenes."""
 CLASS_NAMES = ["background", *map(str, range(10))]
 
 

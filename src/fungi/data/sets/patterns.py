@@ -16,6 +16,7 @@ from fungi.runtime.seeds import numpy_generator
 SIDE = 32  # of an image, in pixels
 NOISE = 0.08  # standard deviation of the noise, for grey values from 0 to 1
 ROWS = {"train": 2048, "test": 512}
+"""Split -> number of images."""
 CLASSES = ("rows", "columns", "checks", "diamonds", "rings", "dots", "blobs", "rays")
 
 

@@ -14,6 +14,7 @@ from fungi.errors import FungiError
 
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 NOISE = "_background_noise_"
+"""Folder of recordings without words. These are not samples."""
 PLACE = Place(
     dataset="speech-commands",
     folders=("speech-commands", "speech_commands_v0.02", "SpeechCommands/speech_commands_v0.02", ""),

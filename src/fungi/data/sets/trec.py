@@ -6,6 +6,7 @@ from fungi.data.formats.text_tables import PARQUET_REVISION, TextTable, register
 
 CLASSES = ("ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM")
 KNOWN_QUESTION = "How far is it from Denver to Aspen ?"
+"""Question whose label is wrong in an old revision of the dataset."""
 
 
 def _error_of_old_labels(texts: Sequence[str], labels: Sequence[int]) -> str | None:
