@@ -89,17 +89,21 @@ class Capture:
         remaining = iter(derivatives)
         signals = {path: [next(remaining) for _ in outputs] for path, outputs in self.outputs.items()}
         for path, pass_signals in signals.items():
-            if all(signal is None for signal in pass_signals) and self._without_graph:
-                raise FungiError(
-                    f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so no "
-                    "gradient reaches it. Remove this from the model's forward method."
-                )
             if all(signal is None for signal in pass_signals):
-                raise FungiError(
-                    f"layer {path!r} gets no gradient: the embedding does not depend on its output. "
-                    f"{candidates(self._model, path)}"
-                )
+                raise FungiError(self._reason_without_gradient(path))
         return signals
+
+    def _reason_without_gradient(self, path: str) -> str:
+        """Return the text of the error for a target whose outputs have no effect on any root."""
+        if self._without_graph:
+            return (
+                f"the model computes layer {path!r} under torch.no_grad or torch.inference_mode, so no gradient"
+                " reaches it. Remove this from the model's forward method."
+            )
+        return (
+            f"layer {path!r} gets no gradient: the embedding does not depend on its output. "
+            f"{candidates(self._model, path)}"
+        )
 
     def _attach(self, register: Callable[..., Any], hook: Callable[..., Any]) -> None:
         """Register a hook that is removed at the end of the `with` statement."""
