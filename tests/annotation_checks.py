@@ -1,8 +1,8 @@
 """Checks of the annotations of `fungi` in tests: types and axes of the arguments and the result of every call.
 
 The plugin of jaxtyping decorates every function with `jaxtyping.jaxtyped`, which prepares the checks at import. In each
-call, it checks all arguments twice, even if no annotation has axes. `checked` replaces it: beartype prepares the checks
-of a function at its first call, and a function without axes has no record of their sizes.
+call, `jaxtyped` checks all arguments twice, even if no annotation has axes. `checked` replaces `jaxtyped`: beartype
+prepares the checks of a function at its first call, and sizes are recorded only if an annotation has axes.
 """
 
 import dataclasses
@@ -81,6 +81,7 @@ def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
 
 
 def _has_axes(annotation: Any) -> bool:
+    """Return whether an annotation has axes, or contains an annotation that has axes."""
     if inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray):
         return True
     parts = annotation if isinstance(annotation, list) else typing.get_args(annotation)

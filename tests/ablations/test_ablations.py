@@ -21,10 +21,12 @@ from fungi.results.published import published_tables
 FAST_FLAGS = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--device", "cpu")
 FAST_SIMCLR = ("--set", "simclr.negative_samples=4", "simclr.latent_dim=8")
 
+# Ablation -> value of `--objective` and further flags, if the objective is not KL alone.
 OBJECTIVES = {
     "views": ("simclr", *FAST_SIMCLR),
     "objectives": ("kl", "deepcluster", "--set", "deepcluster.prototypes=6"),
 }
+# Ablation -> rows of its table.
 EXPECTED_ROWS = {
     "projections": ["embeddings", "embeddings+kl"],
     "pca": ["embeddings", "embeddings+kl"],
@@ -43,6 +45,7 @@ ROWS_PER_SPLIT = {"views": 8}  # a row has up to 81 views
 """Ablation -> number of rows per split, if it is not 24."""
 
 
+# Tables of ablations in the paper and in the author response.
 PUBLISHED_TABLES = ["paper-6", "paper-15a", "paper-15b", *(f"rebuttal-{number}" for number in (23, 28, 29, 30, 31, 32))]
 
 

@@ -21,6 +21,7 @@ def average():
 
 
 def write_result(root: Path, dataset: str, accuracy: float, k: int = 20) -> None:
+    """Write the kNN result of a fold. dataset: name of the fold."""
     path = Layout(root).results("knn", dataset, "patch-ssast")
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = {"embeddings": {"accuracy": accuracy, "predictions": [1]}}

@@ -11,7 +11,7 @@ from fungi.data.formats.sounds import SAMPLE_RATE, read_wav, resample
 from fungi.data.sets.tones import SIGNALS
 from fungi.errors import FungiError, MissingFilesError
 
-TIME = np.arange(8000) / SAMPLE_RATE
+TIME = np.arange(8000) / SAMPLE_RATE  # seconds
 TONE = 0.5 * np.sin(2 * np.pi * 440 * TIME)
 
 

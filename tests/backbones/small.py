@@ -21,6 +21,7 @@ WIDTH, DEPTH, HEADS, PATCH, SIZE = 32, 2, 2, 8, 32  # sides of patches and image
 GRID = SIZE // PATCH  # patches per side
 SMALL = "dino_vitb16"  # the fixture `small_backbone` gives it a small architecture
 
+# Name of a tensor -> its shape.
 Shapes = dict[str, tuple[int, ...]]
 
 

@@ -59,10 +59,12 @@ def attention(block: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def linear(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """Return the output of a linear layer. name: its name in the state dict."""
     return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
 
 def norm(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """Return the output of a layer norm. name: its name in the state dict."""
     return functional.layer_norm(x, (WIDTH,), state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-6)
 
 
@@ -235,6 +237,7 @@ def test_batch_norm_does_not_depend_on_the_batch_and_keeps_its_statistics(images
 
 
 def clip_vit() -> nn.Module:
+    """Return a small image encoder of CLIP, whose joint space has 16 dimensions."""
     return timm_vit(num_classes=16, pre_norm=True, norm_layer=partial(nn.LayerNorm, eps=1e-5))
 
 

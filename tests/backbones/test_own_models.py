@@ -15,7 +15,7 @@ from fungi.errors import FungiError
 from fungi.gradients.targets import find_target
 from tests.daily import first_fast
 
-SIDE = 48
+SIDE = 48  # pixels
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -104,6 +104,7 @@ def saved_vit(folder: Path) -> nn.Module:
 
 
 def saved_resnet(folder: Path) -> nn.Module:
+    """Save a model and its image processor, and return the model."""
     from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 
     model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))

@@ -65,6 +65,7 @@ def test_dinov2_giant_with_registers_gives_the_embedding_of_the_hub_code(images,
 
 
 def small_dinov3() -> nn.Module:
+    """Return a small DINOv3 network of timm, with a gated MLP."""
     import timm
 
     sizes = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": 2}

@@ -20,7 +20,7 @@ from tests.engine.models import contrast
 from tests.runtime.traffic import Traffic
 
 CPU = torch.device("cpu")
-GRADIENT_SOURCE = "blocks.3.attn.proj"
+GRADIENT_SOURCE = "blocks.3.attn.proj"  # in the last of four blocks
 
 
 def vit(width: int = 24, blocks: int = 4, size: int = 16) -> nn.Module:
@@ -41,6 +41,7 @@ def engine_of(model: nn.Module, *, dtype: torch.dtype = torch.bfloat16, short_cu
 
 
 def views() -> Tensor:
+    """Return random views of five samples, `[5 3 c h w]`."""
     return torch.randn(5, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 

@@ -74,6 +74,7 @@ def test_a_container_that_contains_itself_is_refused():
         unwrap(container, Path("weights.pth"))
 
 
+# Kind of file -> its content, and a part of the error message.
 OTHER_FILES = {
     "pointer": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",

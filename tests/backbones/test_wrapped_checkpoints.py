@@ -12,6 +12,7 @@ from fungi.errors import FungiError
 from fungi.runtime.log import logger
 from tests.backbones.small import WIDTH, random_state, shrink, vit_shapes
 
+# Shapes of two tensors of a pretraining head.
 HEAD = {"head.mlp.0.weight": (8, WIDTH), "head.last_layer.weight_g": (4, 1)}
 
 
@@ -20,6 +21,7 @@ def with_prefix(prefix: str, shapes: dict[str, Any]) -> dict[str, Any]:
 
 
 VIT = vit_shapes()
+# Kind of checkpoint -> its content, with shapes instead of tensors.
 CHECKPOINTS = {
     "data parallel": with_prefix("module.", VIT),
     "compiled and data parallel": with_prefix("_orig_mod.module.", VIT),
@@ -60,6 +62,7 @@ def test_encoders_inside_training_checkpoints_are_read(kind, tmp_path, monkeypat
 
 
 RAW, AVERAGED = tensors(VIT), tensors(VIT, seed=9)
+# Kind of checkpoint -> its content. Only the averaged weights are the expected weights, unless a key is named.
 WITH_AVERAGES = {
     "timm": {"state_dict": RAW, "state_dict_ema": AVERAGED},
     "deit": {"model": RAW, "model_ema": AVERAGED},

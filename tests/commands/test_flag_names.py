@@ -7,6 +7,7 @@ import pytest
 from fungi.commands import COMMANDS
 from fungi.settings import build_parser, flag_of
 
+# Command, flags with their earlier names, and the same flags with their present names.
 EARLIER_FLAGS = [
     ("knn", "--neighbours 7", "--k 7"),
     ("segment", "--neighbours 7", "--k 7"),

@@ -20,6 +20,7 @@ UNCOMPRESSED = b"RIFF"  # start of WAV files
 
 
 def _noise_image(seed: int, size: int = 90) -> Image.Image:
+    """Return a square image of noise. size: its side in pixels."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 

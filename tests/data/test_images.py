@@ -18,7 +18,7 @@ from fungi.data.formats.image_folders import class_folder_samples, class_folders
 from fungi.data.names import PackedNames
 from fungi.errors import FungiError
 
-RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)  # grey levels
 
 
 def _save(path: Path, image: Image.Image, **options) -> Path:

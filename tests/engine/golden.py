@@ -63,6 +63,7 @@ def model(kind: str, golden: dict[str, torch.Tensor]) -> nn.Module:
 
 
 def _linear(golden: dict[str, torch.Tensor], name: str) -> nn.Linear:
+    """Return a head with the weights of the reference."""
     weight, bias = golden[f"head/{name}_w"], golden[f"head/{name}_b"]
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     layer.load_state_dict({"weight": weight, "bias": bias})

@@ -19,6 +19,7 @@ def _with_random_weights(build_model: Callable[[], nn.Module]) -> nn.Module:
 
 
 def vision_transformer() -> nn.Module:
+    """Return a Vision Transformer with LayerScale. The embedding is the class token, `[b 24]`."""
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
@@ -27,6 +28,7 @@ def vision_transformer() -> nn.Module:
 
 
 def averaging_transformer() -> nn.Module:
+    """Return a Vision Transformer with a head on the mean of its tokens, `[b 5]`."""
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(

@@ -39,6 +39,7 @@ from tests.objectives.test_mae import PROJECTION, SIZES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 IMAGES = ImageInput(size=32, resize=36)
+# Name of a case -> objective, and its options.
 OBJECTIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "kl": ("kl", {}),
     "dino": ("dino", {"skip_same_view": True}),

@@ -22,6 +22,7 @@ HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 def projector_of(kind: str) -> Projector:
+    """Return a projector for a layer of `WIDTH` inputs and outputs. kind: kind of its matrix."""
     matrix = draw_projection(WIDTH, WIDTH * (WIDTH + 1), kind=kind, outputs=WIDTH)
     return make_projector(matrix, CPU, torch.bfloat16)
 

@@ -27,6 +27,7 @@ def stated_fourth_moment(x: Tensor, y: Tensor) -> float:
 
 
 def random_projector(size: int, *, seed: int = 0) -> KhatriRaoProjector:
+    """Return a projector for the layer of these tests. size: number of its rows."""
     matrix = draw_projection(size, SIGNALS * (ACTIVATIONS + 1), kind="khatri-rao", seed=seed, outputs=SIGNALS)
     projector = make_projector(matrix, CPU, torch.float32)
     assert isinstance(projector, KhatriRaoProjector)

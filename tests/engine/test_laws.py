@@ -31,6 +31,7 @@ def raw_gradients(model: nn.Module, layers: tuple[str, ...], views: Tensor, bias
 
 
 def assert_same_gradient(actual: Tensor, expected: Tensor) -> None:
+    """Compare direction and norm of the last axis of two tensors."""
     cosine = torch.nn.functional.cosine_similarity(actual.double(), expected.double(), dim=-1)
     ratio = actual.double().norm(dim=-1) / expected.double().norm(dim=-1)
     assert cosine.min() > SMALLEST_COSINE, f"cosine {cosine.min():.7f}"

@@ -17,6 +17,7 @@ from fungi.views.image import ImageInput
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
+    """Return random numbers in float64."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

@@ -32,6 +32,7 @@ class LimitedEncoder(WholeModel):
 
 
 def engine_with_memory_for(max_views: int, views_per_forward: int) -> GradientEngine:
+    """Return an engine whose encoder fails for more than `max_views` views at once."""
     model, layers = build("attention projection, last block")
     engine = GradientEngine(model, find_targets(model, layers), device=CPU, views_per_forward=views_per_forward)
     return engine.with_encoder(lambda model: LimitedEncoder(model, max_views))

@@ -24,6 +24,7 @@ LAYERS = [
 
 
 def images(samples: int) -> Tensor:
+    """Return random images, one view per sample: `[samples 1 3 16 16]`."""
     return torch.randn(samples, 1, 3, 16, 16, generator=torch.Generator().manual_seed(4))
 
 

@@ -16,7 +16,7 @@ from tests.engine.models import CASES, build, contrast
 from tests.engine.test_laws import assert_same_gradient
 
 CPU = torch.device("cpu")
-SIZES = (16, 16, 24, 24, 24, 8)
+SIZES = (16, 16, 24, 24, 24, 8)  # of each view, in pixels
 Batch = dict[str, Tensor]
 """Size -> views `[b v c s s]`."""
 
@@ -158,6 +158,7 @@ class FixedSize(nn.Module):
 
 
 def swin() -> nn.Module:
+    """Return a small Swin transformer, whose windows need a fixed image size."""
     from timm.models.swin_transformer import SwinTransformer
 
     model = SwinTransformer(

@@ -64,6 +64,7 @@ def normalised_features(layout, split: str) -> tuple[dict[str, np.ndarray], np.n
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    """Return a root with features of 60 train rows and 40 test rows."""
     make_folder(tmp_path / "one", features=NAMES, dim=20, rows={"train": 60, "test": 40})
     return tmp_path / "one"
 

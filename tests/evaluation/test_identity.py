@@ -189,6 +189,7 @@ def test_results_of_first_shots_and_of_drawn_shots_are_kept_separately(tmp_path)
     assert not list(tmp_path.rglob("*previous*"))
 
 
+# Setting -> an unusual value, and its text in the heading.
 CHANGED_SETTINGS = {
     "train_split": ("trainval", "fitted on trainval"),
     "normalize": (False, "no L2 norm of gradients"),
@@ -230,6 +231,7 @@ def test_a_report_gets_the_settings_of_an_objective_without_drawing_its_heads(ob
     assert report_features._default_settings(objective, "vit-b16", "pets", "published") == expected
 
 
+# Text in the heading -> arguments of `write_features` that cause it.
 CHANGED_FEATURES = {
     "random weights": {"provenance": {"weights_source": "random initialisation, seed 42", "weights_hash": "r"}},
     "checkpoint weights-": {"provenance": {"weights_source": "checkpoint mine.pth", "weights_hash": "weights-mine"}},

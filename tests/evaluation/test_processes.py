@@ -23,6 +23,7 @@ from fungi.scoring import train_linear_concat_grads
 from tests.evaluation.feature_folder import make_folder
 from tests.evaluation.test_linear import labelled
 
+# Options of a fit that would take much longer than a test.
 ENDLESS = LogisticOptions(tolerance=1e-14, max_epochs=10_000)
 
 # A program for a separate process. It uses each library, and checks after each whether the LAPACK of torch is still

@@ -21,7 +21,8 @@ VALUES = np.random.default_rng(0).normal(size=(120, 12))
 def rewrite(layout, feature: str, split: str, *, layer=LAYER, values=None, **provenance) -> Path:
     """Write one file of the folder again with another provenance, and return its path."""
     path = layout.features(feature, "digits", "digits-vit", split)
-    values = VALUES[: 120 if split == "train" else 60] if values is None else values
+    rows = 120 if split == "train" else 60
+    values = VALUES[:rows] if values is None else values
     record = replace(PROVENANCE, feature=feature, split=split, dataset_fingerprint=f"rows-of-{split}")
     return write_array(path, "attn_proj", values, provenance=replace(record, **provenance), layer=layer)
 
@@ -31,6 +32,7 @@ def run(tmp_path: Path, **options):
     return knn_concat.run(KnnSettings(root=(tmp_path,), pca_dim=4, k=5, **options))
 
 
+# Fact in the message -> arguments of `rewrite` that change it.
 CHANGED_FACTS_OF_SAME_SPLIT = {
     "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
     "backbone weights": {"weights_hash": "weights-b"},
@@ -40,6 +42,7 @@ CHANGED_FACTS_OF_SAME_SPLIT = {
     "profile": {"profile": "published"},
     "bias": {"layer": replace(LAYER, bias=False)},
 }
+# Fact -> its values in both files, as the message prints them.
 VALUES_IN_MESSAGE = {
     "projection": ("'projection-a'", "'projection-b'"),
     "backbone weights": ("'weights-a'", "'weights-b'"),
@@ -67,6 +70,7 @@ def test_features_of_different_provenance_are_refused_with_both_values_and_files
     assert "\n" not in message
 
 
+# Start of the message -> arguments of `rewrite` that cause it.
 CHANGED_FACTS_OF_SAME_FEATURE = {
     "projection": {"layer": replace(LAYER, projection_hash="projection-b")},
     "seed": {"seed": 43},

@@ -25,6 +25,7 @@ from tests.evaluation.feature_folder import make_folder
 
 
 def settings_for(*roots, **options) -> KnnSettings:
+    """Return settings of kNN for some root folders."""
     return KnnSettings(root=tuple(roots), **{"pca_dim": 4, "k": 5, **options})
 
 
@@ -269,6 +270,7 @@ def test_processes_that_write_the_same_file_simultaneously_lose_nothing(tmp_path
 
 
 def _save_ten_results(path: Path, name: str) -> None:
+    """Add ten combinations to a result file, one by one."""
     result = _open_result(path)
     for number in range(10):
         result.add(result.runs[0], f"{name}{number}", {"accuracy": 0.5})

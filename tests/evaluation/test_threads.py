@@ -51,6 +51,7 @@ def write_digits(root):
 
 
 FLAGS_OF_FEW_FITS = ["--shots", "80", "--few-shot-validation", "none", "--max-epochs", "20"]
+# Command -> its cases: function that writes the data, and flags.
 CASES = {
     "knn": [(write_digits, []), (write_digits, ["--shots", "8", "--few-shot-seed", "1", "2"])],
     "linear": [(write_digits, [*FLAGS_OF_FEW_FITS, "--solver", solver]) for solver in ("cyanure", "lbfgs")],

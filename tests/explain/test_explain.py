@@ -113,6 +113,7 @@ def test_the_first_feature_and_the_largest_combination_are_compared_by_default(r
     assert compare(content, result, ()).features == ("embeddings", "embeddings+kl")
 
 
+# Name of a case -> arguments of the command, and a part of the error message.
 INVALID_FLAGS = {
     "nothing": ([], "name the result file: fungi explain"),
     "one feature": (["RESULT", "--features", "kl"], "--features takes two features"),

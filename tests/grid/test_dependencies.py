@@ -102,12 +102,10 @@ def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, 
             task = f"{array_id}_{number}"
             elements_of[task] = (grid_job.job.name, [grid_job.elements[index] for index in indices])
             tasks_of[array_id].append(task)
-            awaited[task] = [
-                awaited_task
-                for name in dependencies.split(":")
-                for awaited_task in ([f"{name}_{number}"] if kind == "aftercorr" else tasks_of.get(name, [name]))
-                if name
-            ]
+            awaited[task] = []
+            for name in filter(None, dependencies.split(":")):
+                # `aftercorr`: the task with the same number. Otherwise, all tasks of an array, or a single task.
+                awaited[task] += [f"{name}_{number}"] if kind == "aftercorr" else tasks_of.get(name, [name])
         return array_id
 
     submit_all(grid, planned_jobs, replace(JOBS, max_array=max_array), submit)

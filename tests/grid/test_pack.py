@@ -10,6 +10,7 @@ import pytest
 from fungi.grid.run_elements import cores_of_element, run_pack, visible_gpus
 from fungi.runtime.cores import usable_cores
 
+# Environment variables of task 1 of array 7.
 TASK = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_JOB_NAME": "kl", "PATH": "/bin:/usr/bin"}
 
 

@@ -32,6 +32,7 @@ def grid_with_report(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
 
 
 def report_state(grid: Grid, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the output of `fungi status` from the line of the report on."""
     output = status(capsys, "--root", str(grid.root), "--jobs", "concat", "report")
     return output[output.index("report ") :]
 

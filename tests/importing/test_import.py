@@ -219,6 +219,7 @@ def test_a_layer_key_selects_an_array_of_embeddings(tmp_path):
     assert origin["train"]["embeddings"]["array"] == "last"
 
 
+# Name of a file -> function that writes it.
 UNREADABLE_FILES = {
     "cut.npz": lambda path: path.write_bytes(npz_bytes(path)[:-200]),
     "cut.npy": lambda path: (np.save(path, np.zeros((50, 8))), path.write_bytes(path.read_bytes()[:300])),
@@ -281,6 +282,7 @@ def test_labels_of_another_shape_are_refused_with_a_way_out(shape: tuple[int, ..
         targets_of(f"{tmp_path / 'labels.npz'}:labels")
 
 
+# First argument of the command -> further flags, and a part of the error message.
 AMBIGUOUS_FILES = {
     "nowhere.npz": ([], "does not exist. Check the path"),
     "all.npz:nothing": ([], "has no array 'nothing'. It contains x_train [80, 8], y_train [80]"),

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fungi.config import DINOConfig, KLConfig, SimCLRConfig
 from fungi.wrapper import FUNGIWrapper
 
-SIZE = 32
+SIZE = 32  # side of the images in pixels
+# Kind of model -> its gradient source.
 LAYERS = {
     "timm": "blocks.1.attn.proj",
     "torchvision": "encoder.layers.encoder_layer_1.self_attention.out_proj",

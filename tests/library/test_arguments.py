@@ -33,6 +33,7 @@ def make_wrapper(**arguments: Any) -> FUNGIWrapper:
     return FUNGIWrapper(**{**defaults, "extractor_configs": [SMALL], **arguments})
 
 
+# Name of a mistake -> a call with this mistake, and a part of the error message.
 CALLS = {
     "half-model": (
         lambda: make_wrapper(model=build("timm").half()),

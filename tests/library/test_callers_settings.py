@@ -25,6 +25,7 @@ def float64_by_default():
         torch.set_default_dtype(earlier_dtype)
 
 
+# Name of a setting -> function that returns a context manager with this setting.
 CALLER_SETTINGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "inference mode": lambda: torch.inference_mode(),

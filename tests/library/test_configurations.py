@@ -26,6 +26,7 @@ def _fields() -> list[tuple[Any, dataclasses.Field[Any]]]:
 
 
 def _name_of(value: Any) -> str:
+    """Return the name of a class or a field, for the id of a test."""
     return getattr(value, "name", None) or value.__name__
 
 
@@ -63,6 +64,7 @@ def _refusal(configuration: Any) -> str:
 
 @cache
 def _base_params() -> dict[str, Any]:
+    """Return the arguments that a wrapper passes to the constructors of its extractors."""
     return wrap(configs=[config.KLConfig()]).base_params
 
 

@@ -13,6 +13,7 @@ from tests.data.miniatures import miniatures
 
 extract_gradients, extract_embeddings = COMMANDS["extract-gradients"].main, COMMANDS["extract"].main
 
+# Dataset -> backbone.
 CASES = {"trec": "tiny-bert", "speech-commands": "tiny-ssast"}
 FILES = ("embeddings/{0}/{1}/{2}.h5", "gradients/{0}/{1}/kl-{2}.h5", "gradients/{0}/{1}/simclr-{2}.h5")
 """Paths of the features below the root; {0} is the dataset, {1} the backbone, {2} the split."""

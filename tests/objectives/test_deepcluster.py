@@ -19,6 +19,7 @@ from tests.runtime.additions import NoAtomicAdditions
 
 
 def embeddings(samples: int, views: int, seed: int = 0) -> Tensor:
+    """Return random embeddings, `[samples views 7]`."""
     return torch.randn(samples, views, 7, generator=torch.Generator().manual_seed(seed))
 
 

@@ -23,7 +23,7 @@ from fungi.views.loading import batch_of_images
 from fungi.wrapper import FUNGIWrapper
 from tests.library.models import pictures, wrap
 
-SIDE, PATCH = 32, 8
+SIDE, PATCH = 32, 8  # sides of images and patches in pixels
 PROJECTION = "vit.layers.1.attention.o_proj"
 SIZES = {
     **{"image_size": SIDE, "patch_size": PATCH, "hidden_size": 24, "num_hidden_layers": 2},
@@ -49,6 +49,7 @@ def save_miniature(folder: Path, **config: Any) -> Path:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["pixels", "normalised pixels"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a small masked autoencoder, and return its folder. Its loss is for pixels or normalised pixels."""
     return save_miniature(tmp_path_factory.mktemp("mae"), norm_pix_loss=request.param)
 
 
@@ -59,10 +60,12 @@ def transformers_model(folder: Path) -> Any:
 
 
 def bound_to(input_spec: Any, **options: Any) -> BoundObjective:
+    """Return the objective MAE for an input. options: its options."""
     return bind("mae", embedding_dim=24, input_spec=input_spec, seed=1, options={"patch_size": PATCH, **options})
 
 
 def gradients(model: nn.Module, objective: BoundObjective, batch: Any, layer: str, views: int = 64) -> Tensor:
+    """Return the gradients of a layer, `[b o*(i+1)]`. views: views per forward."""
     engine = GradientEngine(model, find_targets(model, (layer,)), device=torch.device("cpu"), views_per_forward=views)
     extracted = engine.with_encoder(objective.objective.encoder).extract(
         batch, objective.views, {"mae": objective.loss}
@@ -72,6 +75,7 @@ def gradients(model: nn.Module, objective: BoundObjective, batch: Any, layer: st
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:
+    """Compare direction and norm of each row."""
     assert cosine_similarity(actual, expected, dim=1).min() > SAME_DIRECTION
     assert (actual.norm(dim=1) / expected.norm(dim=1) - 1).abs().max() < SAME_NORM
 

@@ -19,6 +19,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def samples(count: int) -> Samples:
+    """Return a dataset of rows without content."""
     return Samples(np.zeros(count, dtype=np.uint32), [str(row) for row in range(count)], load=lambda row: row)
 
 

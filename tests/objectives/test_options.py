@@ -16,6 +16,7 @@ from fungi.objectives.binding import bind, configure
 from fungi.views.base import NoViewsError
 from tests.library.models import pictures, wrap
 
+# Every option refuses at least one of these values.
 INVALID_OR_RARE = (0, -1, 3, 0.5, float("nan"), "x", None, True, (0.9, 0.1))
 OTHER_NAMES = {"global_crops": "teacher_views"}
 """Option -> the name in its messages. The number of teacher views follows the global crops, and is checked first."""

@@ -10,7 +10,7 @@ from PIL import Image
 from fungi.data.sets.digits import digit_images, split_rows
 from fungi.runtime.seeds import numpy_generator
 
-SIDE = 64
+SIDE = 64  # pixels
 CATEGORY_IDS = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89]
 """Ids of the classes, with gaps like those of COCO. Entry i is the id of digit i."""
 

@@ -42,6 +42,7 @@ FLAGS: dict[str, Any] = {
 
 
 def settings(**changed: Any) -> PretrainSettings:
+    """Return the small settings with changes."""
     return PretrainSettings(**(FLAGS | changed))
 
 
@@ -61,6 +62,7 @@ def first_batches(run_settings: PretrainSettings, steps: int) -> list[list[Views
 
 
 def schedule(step: int = 0, **changed: Any) -> StepSchedule:
+    """Return the step schedule of a step with changes."""
     defaults = {"rate": 1e-3, "weight_decay": 0.04, "teacher_momentum": 0.9, "temperature": 0.04}
     return StepSchedule(step=step, **(defaults | changed))
 

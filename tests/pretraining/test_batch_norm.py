@@ -11,6 +11,7 @@ from fungi.pretraining.processes import World
 
 
 def _maps(dtype: torch.dtype) -> Tensor:
+    """Return random feature maps `[4 5 6 7]`, with mean 3 and standard deviation 2."""
     return (3 + 2 * torch.randn(4, 5, 6, 7, generator=torch.Generator().manual_seed(0))).to(dtype)
 
 

@@ -9,6 +9,7 @@ from fungi.pretraining.udi.choices import DEVIATIONS, Deviations
 from fungi.pretraining.udi.views import ViewOptions, collate, make_views
 from tests.daily import first_fast
 
+# Heights and widths of images in pixels.
 SIZES = [(480, 640), (64, 64), (200, 31), (3, 500), (1, 1), (2, 1)]
 
 

@@ -18,6 +18,7 @@ from tests.pretraining.digit_canvases import CATEGORY_IDS, SIDE
 
 
 def train_images(coco: Path, short_sides: tuple[int, ...], crop: tuple[int, int]) -> TrainImages:
+    """Return the augmented train images. short_sides, crop: sizes in pixels, as in the settings."""
     settings = DetectSettings(backbone="digits-vit", crop_short_sides=short_sides, crop=crop)
     return TrainImages(CocoImages(coco, "train2017", with_objects=True), settings)
 

@@ -40,6 +40,7 @@ def tokens_of(network) -> torch.Tensor:
 
 
 def export(checkpoint: Path, output: Path, *flags: str) -> int:
+    """Run `fungi udi export-backbone`, and return the exit status."""
     return COMMANDS["export-backbone"].main(["--checkpoint", str(checkpoint), "--output", str(output), *flags])
 
 

@@ -51,6 +51,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def flags(folder: Path, checkpoint: Path, output: Path, **changed) -> list[str]:
+    """Return the flags of a short run, in the spelling of the published code."""
     values = {"model": "vit_micro", "finetune": checkpoint, "data_path": folder, "output_dir": output}
     values |= {"epochs": 3, "batch_size": 6, "warmup_epochs": 1, "num_workers": 0, "device": "cpu"} | changed
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]

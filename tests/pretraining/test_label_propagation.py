@@ -15,6 +15,7 @@ from fungi.pretraining.tokens import last_blocks
 from fungi.pretraining.transfer.propagate_labels import PropagateSettings
 from fungi.pretraining.transfer.propagate_labels import run as propagate
 
+# Red, green and blue of the objects 0, 1 and 2.
 PALETTE = [0, 0, 0, 200, 0, 0, 0, 150, 0]
 
 

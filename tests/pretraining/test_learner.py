@@ -23,6 +23,7 @@ AXES = {"globals": 1, "locals": 1, "boxes": 1, "global_tokens": 0, "local_tokens
 
 
 def parameters(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of all parameters of a network."""
     return {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
 
 

@@ -14,11 +14,13 @@ from tests.pretraining.simple_losses import alignment_of, random_predictions, si
 
 
 def counts_of(teacher: Teacher) -> BatchCounts:
+    """Return the numbers of images and of valid samples of a batch."""
     images = teacher.predictions.classes.shape[2]
     return BatchCounts(images, teacher.alignment.valid[:, :, : teacher.samples].sum().double())
 
 
 def leaves(student: Predictions) -> list[torch.Tensor]:
+    """Return the tensors of a student, with respect to which gradients are computed."""
     return list(vars(student).values())
 
 

@@ -31,6 +31,7 @@ def without_dataset(flags: list[str]) -> list[str]:
 
 
 def small_run(output: Path, images: Path, **changed) -> list[str]:
+    """Return the flags of a small run on a folder of images, with batches of four images."""
     return without_dataset(command_flags(data_path=images, output_dir=output, batch_size_per_gpu=4, **changed))
 
 
@@ -60,6 +61,7 @@ def uninterrupted_run(tmp_path_factory: pytest.TempPathFactory, images: Path) ->
 
 
 def assert_same_weights(folder: Path, other_folder: Path) -> None:
+    """Assert that the checkpoints in two folders have equal networks and centres."""
     first, second = (read_content(path / "checkpoint.pth") for path in (folder, other_folder))
     for part in ("student", "teacher"):
         for name, value in first[part].items():

@@ -142,6 +142,7 @@ def simple_row(token, sides, crops, size, coordinates) -> tuple[bool, list[float
 
 
 def _is_inside_in_float32(token, side, crops, size, coordinates) -> bool:
+    """Return whether a token lies strictly inside the second crop according to float32 numbers."""
     position = _position(token, side, crops[0], size, coordinates, np.float32)
     ends = [[np.float32(crops[1][axis + 2 * end]) / np.float32(size[axis] - 1) for end in (0, 1)] for axis in (0, 1)]
     return all(min(pair) < value < max(pair) for pair, value in zip(ends, position, strict=True))

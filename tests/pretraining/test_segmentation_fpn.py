@@ -26,6 +26,7 @@ SMALL = "--dataset digit-scenes --backbone digits-vit --blocks 0 1 2 3 --channel
 
 
 def flags(output: Path, steps: int, epoch_steps: int, *more: str) -> list[str]:
+    """Return the flags of a small run with batches of four images."""
     schedule = ["--steps", str(steps), "--epoch-steps", str(epoch_steps), "--warmup-steps", "2", "--num-workers", "0"]
     return [*SMALL.split(), *schedule, "--batch-size", "4", "--output-dir", str(output), *more]
 

@@ -20,6 +20,7 @@ KINDS = {
 
 
 def random_model(kind: str) -> VisionTransformer:
+    """Return a small network with random parameters, also for norms and biases."""
     torch.manual_seed(0)
     model = VisionTransformer(**SIZES, **KINDS[kind]).eval()
     for parameter in model.parameters():

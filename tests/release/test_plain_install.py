@@ -11,6 +11,7 @@ import pytest
 
 from tests.evaluation.feature_folder import make_folder
 
+# The module `sitecustomize`, which Python imports when it starts.
 BLOCK = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -27,6 +28,7 @@ class Block(MetaPathFinder):
 
 sys.meta_path.insert(0, Block())
 """
+# A program that runs each of its arguments as a command of `fungi`, and prints status and errors as JSON.
 RUN = """
 import json, sys
 from contextlib import redirect_stderr

@@ -81,6 +81,7 @@ def toy(run: Evaluation, data_dir: Path) -> Evaluation:
 
 
 def toy_values(name: str, settings: StepSettings) -> list[Value]:
+    """Return the values of a recipe with toy evaluations."""
     return [
         replace(value, evaluations=tuple(dict.fromkeys(toy(run, settings.data_dir) for run in value.evaluations)))
         for value in values_of(name)
@@ -88,6 +89,7 @@ def toy_values(name: str, settings: StepSettings) -> list[Value]:
 
 
 def run_plan(plan: Plan, extract: Callable[[Step], None]) -> None:
+    """Run all steps of a plan that are not done. extract: function that runs or replaces an extraction."""
     for step in plan.extractions:
         if not step.is_done:
             extract(step)
@@ -100,6 +102,7 @@ def run_plan(plan: Plan, extract: Callable[[Step], None]) -> None:
 
 
 def extract_step(step: Step) -> None:
+    """Run an extraction with extracted features, in a small form."""
     flags = ("--set", "mae.patch_size=8") if "mae" in step.features else ()
     assert run_step(replace(step, flags=(*step.flags, *flags))) == 0
 

@@ -19,12 +19,12 @@ from tests.annotation_checks import checked
 
 @checked
 def products(rows: Float[Tensor, "n d"], keys: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
-    return rows @ keys.T if len(rows) < 9 else rows
+    return rows @ keys.T if len(rows) < 9 else rows  # the result for 9 rows has wrong axes, on purpose
 
 
 @checked
 def names(count: int) -> list[str]:
-    return ["a"] * count if count < 9 else [1]
+    return ["a"] * count if count < 9 else [1]  # the result for 9 names has a wrong type, on purpose
 
 
 @checked

@@ -33,6 +33,7 @@ IMPORTED = [name for name in FILES if name not in ("__init__.py", "only_types.py
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a package with the files in `FILES`, and return its folder."""
     root = tmp_path / "fungi"
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,7 @@ def clear_caches() -> None:
 
 
 def hash_now() -> str:
+    """Return the hash of `scoring/work.py`, computed again."""
     clear_caches()
     return code_hash("fungi.scoring.work")
 

@@ -64,6 +64,7 @@ def test_a_gpu_with_a_number_becomes_the_current_device(name, current, monkeypat
 
 
 def precision() -> tuple[str, bool]:
+    """Return torch's precision of float32 products, and whether convolutions may use TF32."""
     return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
 
 

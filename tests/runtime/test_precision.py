@@ -63,6 +63,7 @@ def tf32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def rows(count: int, dim: int = 32, seed: int = 0) -> torch.Tensor:
+    """Return random rows `[count dim]` in float32."""
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 

@@ -17,6 +17,7 @@ WITHOUT_PRODUCTS = "donot_use_mm_for_euclid_dist"
 
 
 def rows(count: int, seed: int, dim: int = 24) -> Tensor:
+    """Return random rows `[count dim]` in float32."""
     return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 

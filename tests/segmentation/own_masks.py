@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# Class -> colour of its pixels in the images.
 COLOURS = np.array([[30, 30, 30], [220, 40, 40], [40, 220, 60]])
+# Split -> number of images.
 SIZES = {"train": 5, "test": 3}
 
 

@@ -19,7 +19,7 @@ from fungi.runtime.seeds import derive_seed, seeded
 from fungi.segmentation.dense import set_input_size
 
 SIZE, PATCH, CLASSES, SEED = 40, 4, 3, 42
-SIDE = SIZE // PATCH
+SIDE = SIZE // PATCH  # patches per side
 
 
 @dataclass

@@ -21,11 +21,13 @@ from tests.segmentation.test_protocol import simple_settings
 
 @pytest.fixture
 def squares(tmp_path: Path) -> Path:
+    """Write the dataset of squares, and return its folder."""
     write_dataset(tmp_path / "squares")
     return tmp_path / "squares"
 
 
 def overwrite(path: Path, values: np.ndarray) -> None:
+    """Write a mask with these values."""
     Image.fromarray(values.astype(np.uint8)).save(path)
 
 

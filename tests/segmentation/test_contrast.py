@@ -16,6 +16,7 @@ def random_latents(tokens: int, negatives: int, *, dtype: torch.dtype = torch.fl
 
 
 def value_and_derivative(latents: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss, and its derivative with respect to the latents."""
     return loss.detach(), torch.autograd.grad(loss, latents)[0]
 
 

@@ -28,6 +28,7 @@ SMALLEST = {
     for name in sorted(BACKBONES, key=lambda name: -BACKBONES[name].embedding_dim)
     if BACKBONES[name].modality == "vision"
 }
+# Starts of the names of backbones without patch tokens in the space of the embedding.
 REFUSED = ("PE-Core", "aimv2", "siglip2", "clip-resnet", "efficientnet", "mobileclip", "mocov2", "mae-vit-b16-decoder")
 
 

@@ -23,6 +23,7 @@ from tests.segmentation.test_protocol import SIZE, simple_settings
 
 
 def wrapper_with(projection: ProjectionMatrix | None) -> FUNGIWrapper:
+    """Return a wrapper of digits-vit for images of `SIZE` pixels."""
     backbone = load_backbone("digits-vit")
     set_input_size(backbone.model, SIZE)
     image_input = backbone.input.resized(SIZE)
@@ -48,6 +49,7 @@ def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Pa
     torch.testing.assert_close(wrapper.dense(images[2:3])[0], features[2], rtol=0, atol=2e-6)
 
 
+# Cause in the error message -> settings of the bank.
 REFUSED = {
     "feature is simclr": {"feature": "simclr"},
     "profile is published": {"profile": "published"},

@@ -30,6 +30,7 @@ def test_void_is_the_void_class_or_no_class() -> None:
 
 
 def counts_of(classes: list[list[int]]) -> torch.Tensor:
+    """Return the pixels of each class in each patch, `[t 4]`. classes: for each patch, its classes."""
     counts = torch.zeros(len(classes), 4, dtype=torch.int64)
     for patch, present in enumerate(classes):
         counts[patch, present] = 5

@@ -12,6 +12,7 @@ from fungi.segmentation.settings import SegmentSettings
 
 
 def content(value: float = 0.5, **flags) -> dict:
+    """Return the content of a result file. value: mIoU of the embeddings."""
     settings = SegmentSettings(**{"dataset": "pascal-voc", "backbone": "dino_vitb16", **flags})
     results = {
         name: {"mIoU": value + gain, "IoU": [value] * 21}
@@ -27,6 +28,7 @@ def content(value: float = 0.5, **flags) -> dict:
 
 
 def cells(**flags) -> dict:
+    """Return combination -> its cell in the report, for a result with these settings."""
     return {cell.combination: cell for cell in cells_of(ResultRecord(Path("x.json"), content(**flags)))}
 
 

@@ -20,6 +20,7 @@ from tests.segmentation.tiny import CPU, filled_bank
 
 
 def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
+    """Return random vectors of norm 1, `[rows width]`."""
     return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 

@@ -18,10 +18,11 @@ from fungi.views.image import HALF
 from fungi.views.scenes import SceneView
 
 CPU = torch.device("cpu")
-SIZE, PATCH, WIDTH = 16, 4, 12
+SIZE, PATCH, WIDTH = 16, 4, 12  # sides of images and patches in pixels, and embedding size
 
 
 def tiny_vit(*, seed: int = 0, registers: int = 0, kind: type = VisionTransformer, **options) -> VisionTransformer:
+    """Return a vision transformer with random parameters and 4 x 4 patches. registers: number of register tokens."""
     torch.manual_seed(seed)
     options = {"num_classes": 0, **options} | ({"num_reg_tokens" if kind is Eva else "reg_tokens": registers})
     model = kind(img_size=SIZE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=3, **options)

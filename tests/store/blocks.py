@@ -8,7 +8,7 @@ from fungi.store.blocks import BlockFolder, Manifest
 from fungi.store.layout import Layout
 from fungi.store.provenance import LayerProvenance, Provenance
 
-ROWS, WIDTH, BLOCK = 40, 500, 8
+ROWS, WIDTH, BLOCK = 40, 500, 8  # rows and columns of the file, and rows of a block
 LAYER = LayerProvenance(
     layer="blocks.3:attn", bias=True, projection_hash="p", projection_kind="binary", projection_seed=1
 )

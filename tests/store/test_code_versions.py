@@ -16,6 +16,7 @@ from tests.store.blocks import VALUES, create_blocks, fill
 NOW = CodeVersion("a" * 12, "1111111111111111", {"torch": "2.12.1", "h5py": "3.16", "fungi": "1.0"})
 OTHER_CODE = CodeVersion("b" * 12, "2222222222222222", NOW.versions)
 OTHER_TORCH = CodeVersion(NOW.code, NOW.commit, {**NOW.versions, "torch": "2.11.0"})
+# This version differs from `NOW` only in its commit and in packages that do not change numbers.
 OTHER_DOCS = CodeVersion(NOW.code, "3333333333333333", {**NOW.versions, "h5py": "3.15", "fungi": "1.1"})
 
 
@@ -72,6 +73,7 @@ FLAGS = ("--objective", "kl", "simclr", "--split", "train")
 
 
 def use_version(monkeypatch, code: str) -> None:
+    """Let the program have another hash of its code."""
     monkeypatch.setattr(code_version, "code_hash", lambda _: code)
     version_of.cache_clear()
 

@@ -79,6 +79,7 @@ def test_the_error_about_a_projection_without_room_names_the_cause(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# Command -> its flags. {root} is the folder of the test.
 STAGES = {
     "projection": ("--projection-dim", "64", "--gradients-dim", "90000", "--output-path", "{root}/m.pth"),
     "extract": ("--dataset", "digits", "--root", "{root}", "--device", "cpu"),

@@ -9,6 +9,7 @@ from fungi.store.code_version import CodeVersion, distinct
 from fungi.store.provenance import Provenance
 from tests.evaluation.feature_folder import PROVENANCE
 
+# Facts that do not decide the numbers in a file.
 INFORMATION = {
     "weights_source",
     "settings",

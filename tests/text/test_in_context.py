@@ -108,6 +108,7 @@ class Stub:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
+    """Return a running chat endpoint."""
     endpoint = Stub()
     thread = threading.Thread(target=endpoint.server.serve_forever, daemon=True)
     thread.start()
@@ -118,6 +119,7 @@ def stub() -> Iterator[Stub]:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

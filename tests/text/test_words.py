@@ -17,6 +17,7 @@ INPUT = BACKBONES["tiny-bert"].input
 
 
 def words(count: int) -> str:
+    """Return a text of `count` different words."""
     return " ".join(f"w{number}" for number in range(count))
 
 

@@ -11,6 +11,7 @@ from fungi.runtime.seeds import seeded
 from fungi.views.image import ImageInput
 
 INPUT = ImageInput(size=32, resize=32)
+# Heights and widths of images in pixels.
 SIZES = ((90, 61), (40, 130), (25, 20))
 
 

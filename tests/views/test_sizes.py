@@ -33,6 +33,7 @@ def prepared(kind: str, input_spec: ImageInput = INPUT, **options: object) -> ob
 
 
 def rendered(kind: str, input_spec: ImageInput = INPUT, **options: object) -> Tensor | list[Tensor]:
+    """Return the rendered views of the picture, a list with a tensor per size if the views have own sizes."""
     views = input_spec.views(kind, **options)
     return views.render(views.collate([prepared(kind, input_spec, **options)]))
 
@@ -109,6 +110,7 @@ def test_the_message_names_an_impossible_size(kind: str, options: dict[str, obje
 
 
 def bound(name: str, plan: ViewPlan, **options: object) -> object:
+    """Return an objective with a plan of views, at 224 pixels."""
     return bind(name, input_spec=FULL, embedding_dim=4, seed=0, plan=plan, options=options)
 
 

@@ -33,6 +33,7 @@ def sound() -> np.ndarray:
     return (0.1 * np.random.default_rng(0).standard_normal(16000)).astype(np.float32)
 
 
+# Modality -> input of a backbone, and function that returns an item.
 MODALITIES: dict[str, tuple[Any, Any]] = {
     "vision": (VISION, picture),
     "text": (BACKBONES["tiny-bert"].input, lambda: LONG_TEXT),
@@ -41,10 +42,12 @@ MODALITIES: dict[str, tuple[Any, Any]] = {
 
 
 def bound(name: str, modality: str = "vision", **options: Any) -> BoundObjective:
+    """Return an objective for a modality. options: options of the objective or its views."""
     return bind(name, embedding_dim=4, input_spec=MODALITIES[modality][0], seed=1, options=options)
 
 
 def objectives_with_random_views(modality: str) -> Iterator[BoundObjective]:
+    """Yield the objectives of a modality whose views have a stream of random numbers."""
     for name in OBJECTIVES:
         with suppress(NoViewsError):
             objective = bound(name, modality)
@@ -79,6 +82,7 @@ def test_objectives_with_equal_crop_settings_draw_different_crops() -> None:
         assert not set(crops[name]) & set(crops[other_name]), (name, other_name)
 
 
+# Modality, and options of SimCLR with which all views are random.
 RANDOM_VIEWS = [
     ("vision", {"view_generator": "random-crops", "n_views": 3}),
     ("vision", {"view_generator": "default", "n_views": 3}),

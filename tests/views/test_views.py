@@ -22,6 +22,7 @@ def noise(height: int, width: int, seed: int = 0) -> Image.Image:
 
 
 def render(views: object, *images: Image.Image) -> torch.Tensor:
+    """Return the rendered views of some images, `[images*views 3 s s]`."""
     return views.render(views.collate([views.prepare(image) for image in images]))
 
 
