@@ -187,7 +187,9 @@ def test_names_of_the_published_file_are_converted_to_names_of_the_model() -> No
 
 
 @pytest.mark.slow
-def test_stages_extract_gradients_of_mae(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gradients_of_mae_in_the_stages_do_not_depend_on_the_batch_size_and_need_a_pixel_decoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import h5py
 
     for number, image in enumerate(pictures(3)):

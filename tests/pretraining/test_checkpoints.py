@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints in the published layouts (spec udi 6; 9.4-9)."""
+"""Reading and writing checkpoints in the published layouts (spec udi 6, and test 9 of section 9.4)."""
 
 import argparse
 from pathlib import Path

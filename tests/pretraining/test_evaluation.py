@@ -1,4 +1,4 @@
-"""Weighted kNN, linear probe, features and attention maps (spec udi 6.4, 7; 9.4-10)."""
+"""Weighted kNN, linear probe, features and attention maps (spec udi 6.4, 7, and test 10 of section 9.4)."""
 
 import math
 from pathlib import Path

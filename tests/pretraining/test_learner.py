@@ -1,4 +1,4 @@
-"""A training step: what it changes, and what it does not depend on (spec udi 5; 9.3, 9.4)."""
+"""A training step: what it changes, and what it does not depend on (spec udi 5, 9.3, 9.4)."""
 
 import math
 import threading

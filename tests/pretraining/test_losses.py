@@ -1,4 +1,7 @@
-"""The three losses and the centres, compared with the loops in `simple_losses.py` (spec udi 4; 9.4-4 to 9.4-6)."""
+"""The three losses and the centres, compared with the loops in `simple_losses.py`.
+
+Source: spec udi 4, and tests 4 to 6 of section 9.4.
+"""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Stratified samples of tokens, and maps between views (spec udi 2; 9.4-1, 9.4-2)."""
+"""Stratified samples of tokens, and maps between views (spec udi 2, and tests 1 and 2 of section 9.4)."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""The real job files on a real SLURM: after kills, restarts and repeated submissions, the files are the usual ones."""
+"""The real job files on a real SLURM: kills, restarts and repeated submissions do not change the feature files."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def logs_of(root: Path, job: str = "") -> str:
     return "\n".join(path.read_text() for path in sorted((root / "logs").glob(f"*-{job}*.out" if job else "*.out")))
 
 
-def test_a_grid_that_is_killed_in_the_middle_gives_the_usual_files(
+def test_a_grid_that_is_killed_in_the_middle_gives_the_files_of_an_uninterrupted_run(
     cluster: Cluster, plain_run: Path, tmp_path: Path
 ) -> None:
     """The grid is submitted once, in two shards per split. One element gets the signal that its time is over, and

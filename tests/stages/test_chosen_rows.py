@@ -1,4 +1,4 @@
-"""Extraction of few rows, and of data with damaged items: both have their own names and records."""
+"""Features of few rows have their own files. Files record the damaged items that an extraction left out."""
 
 import shutil
 
