@@ -206,13 +206,14 @@ def test_knn_reads_explicit_files_of_every_format(write_source, tmp_path, monkey
     assert content["results"]["embeddings"]["accuracy"] > 0.8
 
 
-def test_a_layer_key_selects_an_array_of_embeddings(tmp_path):
+def test_a_layer_key_selects_an_array_of_embeddings(tmp_path, capsys):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["first"], file["last"] = np.random.default_rng(0).normal(size=(2, 60, 4))
         file["targets"] = np.arange(60) % 3
     flags = [f"--{split}-embeddings-datasets={tmp_path / 'x.h5'}" for split in ("train", "test")]
     flags += ["--score-fitted-rows", "--output", str(tmp_path / "result.json")]
     assert COMMANDS["knn"].main(flags) == 2
+    assert "last [60, 4], targets [60]. Name the array: " in capsys.readouterr().err
     with pytest.warns(UnknownOriginWarning):
         assert COMMANDS["knn"].main([*flags, "--layer-key", "last"]) == 0
     (origin,) = json.loads((tmp_path / "result.json").read_text())["provenance"]["features"]

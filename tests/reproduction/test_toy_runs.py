@@ -19,6 +19,7 @@ from fungi.reproduction.outcome import our_value, table_text
 from fungi.reproduction.plan import Plan, Step, StepSettings, plan_of
 from fungi.reproduction.recipe import Evaluation, Value, recipe_names, values_of
 from fungi.reproduction.reproduce import run_step
+from fungi.results.text import plus_minus
 from tests.data.miniatures import miniatures
 from tests.objectives.test_mae import save_miniature
 from tests.reproduction.fabricated import replace_measurements, write_features
@@ -135,8 +136,8 @@ def test_the_commands_of_a_recipe_compute_all_its_values(
     }
     missing = [value for value, ours in our_values.items() if ours is None]
     assert not missing, missing[:2]
-    if our_values:
-        assert "(" in table_text(values, settings)
+    table = table_text(values, settings)
+    assert all(f" ({plus_minus(value.published, value.std)}) " in table for value in our_values)
 
 
 def test_recipes_use_existing_commands() -> None:
