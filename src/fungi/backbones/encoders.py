@@ -30,8 +30,8 @@ class Encoded:
     """Output of an encoder for m views. `by_sample` splits the first axis, `*m`, into `b` samples of `v` views.
 
     pooled: the embeddings.
-    patches: one vector per patch, either the token after the final norm or the pixels that a decoder predicts. None if
-        the encoder does not return patches.
+    patches: one vector (axis f) per patch, either the token after the final norm or the pixels that a decoder predicts.
+        None if the encoder does not return patches.
     mask: true for masked patches. None if the encoder does not mask patches.
     target: the true pixels. None if the encoder does not predict pixels.
     """

@@ -32,7 +32,7 @@ from fungi.views.transforms import Transform, TransformedViews, as_view_generato
 class BaseGradientExtractor(ABC):
     """Function that computes the projected gradients `[b, p]` of images for an objective and a model.
 
-    Arguments, in the published order:
+    Arguments, in the order of the published library:
 
     model, device: as for `FUNGIWrapper`.
     target_layer: path of a layer, or several paths.

@@ -1,7 +1,8 @@
 """Audio encoders of the user: models of `transformers` that take log-mel spectrograms, such as AST.
 
-The dataset determines the length of clips and the normalisation of spectrograms. The model takes a fixed number of
-frames: a shorter clip is padded as the feature extractor of the model does, and a longer clip is cut.
+If the dataset defines the length of clips and the normalisation of spectrograms (`DatasetSpec.input_options`), its
+values are used, otherwise those of the feature extractor of the model. The model takes a fixed number of frames: a
+shorter clip is padded as the feature extractor does, and a longer clip is cut.
 """
 
 import warnings
