@@ -218,11 +218,11 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
 
     text has one of these forms:
 
-    NAME                a registered name, or a folder of `data_dir` with splits of class folders or a saved dataset
-    NAME=folder:PATH    folders `train`, `test` and optionally `valid`, with class folders
-    NAME=split:PATH     class folders
-    NAME=hf:PATH        a `datasets` dataset saved to disk, or `owner/name` on the hub
-    NAME=masks:PATH     folders `train` and `test`, with `images` and `masks`
+        NAME                a registered name, or a folder of `data_dir` with splits of class folders or a saved dataset
+        NAME=folder:PATH    folders `train`, `test` and optionally `valid`, with class folders
+        NAME=split:PATH     class folders
+        NAME=hf:PATH        a `datasets` dataset saved to disk, or `owner/name` on the hub
+        NAME=masks:PATH     folders `train` and `test`, with `images` and `masks`
 
     Raises FungiError for an unknown dataset.
     """

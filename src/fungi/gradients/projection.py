@@ -49,7 +49,7 @@ class ProjectionMatrix:
     seed: seed of the random entries; -1 if `draw_projection` did not draw the matrix.
     projection_dim, gradient_dim: p and G.
     packed: bits `[p, bytes per row]`; for gaussian, entries `[p G]` in float32.
-    outputs: number of outputs o of the layer, for khatri-rao.
+    outputs: number of outputs o of the layer, for khatri-rao; 0 for other kinds.
     """
 
     kind: str
@@ -260,10 +260,10 @@ def _matrix_of_content(content: dict[str, Any], path: Path) -> ProjectionMatrix:
 def _has_valid_fields(content: dict[str, Any]) -> bool:
     """Return whether the fields of a matrix file have valid types and sizes."""
     kind, packed, outputs = content["kind"], content["packed"], content["outputs"]
-    sizes = (content["seed"], content["projection_dim"], content["gradient_dim"], outputs)
-    if kind not in KINDS or not isinstance(packed, Tensor) or not all(type(size) is int for size in sizes):
+    rows, columns = content["projection_dim"], content["gradient_dim"]
+    are_integers = all(type(number) is int for number in (content["seed"], rows, columns, outputs))
+    if kind not in KINDS or not isinstance(packed, Tensor) or not are_integers:
         return False
-    _, rows, columns, _ = sizes
     if rows < 1 or columns < 1 or (kind == "khatri-rao" and (outputs < 1 or columns % outputs)):
         return False
     if kind == "gaussian":

@@ -36,10 +36,11 @@ def require_memory(
     bytes_by_device = {cpu: stored_bytes, device: dense_bytes}
     if device.type == "cpu":
         bytes_by_device = {cpu: stored_bytes + dense_bytes}
-    for place, needed_bytes in bytes_by_device.items():
-        free = free_bytes(place)
+    for memory_device, needed_bytes in bytes_by_device.items():
+        free = free_bytes(memory_device)
         if free is not None and needed_bytes > free:
             raise FungiError(
                 f"a {kind} projection of {projection_dim:,} x {prod(gradient_shape):,} entries takes "
-                f"{needed_bytes / 1e9:.1f} GB of {place.type} memory, but {free / 1e9:.1f} GB are free. {advice}"
+                f"{needed_bytes / 1e9:.1f} GB of {memory_device.type} memory, but {free / 1e9:.1f} GB are free."
+                f" {advice}"
             )
