@@ -109,6 +109,7 @@ def _weights(spec: BackboneSpec, checkpoint: Path | None, key: str) -> tuple[Sta
     """Return (weights with the key names of the model, origin of the weights in words).
 
     checkpoint, key: as `checkpoint` and `checkpoint_key` of `load_backbone`.
+    Raises FungiError if there are no published weights.
     """
     if checkpoint is not None:
         entry = f", entry {key}" if key else ""

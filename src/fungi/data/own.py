@@ -114,7 +114,7 @@ def _open_saved(name: str, root: Path, split_folders: dict[str, str], data_dir: 
 
 
 def _folder_spec(name: str, root: Path) -> DatasetSpec:
-    """Return the dataset for `NAME=folder:PATH`."""
+    """Return the dataset for `NAME=folder:PATH`. Raises MissingFilesError if no split is recognised."""
     split_folders = resolve_splits(name, _folders(root))
     if not split_folders:
         raise MissingFilesError(
@@ -144,7 +144,10 @@ def _advice(name: str, root: Path) -> str:
 
 
 def _hash_split_spec(name: str, root: Path) -> DatasetSpec:
-    """Return the dataset for `NAME=split:PATH`."""
+    """Return the dataset for `NAME=split:PATH`.
+
+    Raises FungiError if the folder already has splits, and MissingFilesError if it has no class folders.
+    """
     if splits := recognised_splits(_folders(root)):
         raise FungiError(
             f"dataset {name!r}: {root} already has splits ({', '.join(splits.values())}). Write --dataset "
@@ -167,6 +170,7 @@ def _open_masked(name: str, root: Path, split_folders: dict[str, str], data_dir:
     """Return a split of images and masks. If there is no `classes.txt`, each value in the masks is a class.
 
     split_folders: split -> name of its folder. The masks of all splits determine the classes.
+    Raises MissingFilesError for a split without images.
     """
     folder = split_folders[split]
     class_names = _listed_classes(root)
@@ -190,7 +194,7 @@ def _listed_classes(root: Path) -> list[str]:
 
 
 def _masked_spec(name: str, root: Path) -> DatasetSpec:
-    """Return the dataset for `NAME=masks:PATH`."""
+    """Return the dataset for `NAME=masks:PATH`. Raises MissingFilesError if there is no train split."""
     split_folders = resolve_splits(name, _folders(root))
     if "train" not in split_folders:
         raise MissingFilesError(f"dataset {name!r}: {root} has no folder train/. Put images/ and masks/ there.")
@@ -207,7 +211,10 @@ def _masked_spec(name: str, root: Path) -> DatasetSpec:
 
 
 def _saved_spec(name: str, root: Path) -> DatasetSpec:
-    """Return the dataset for `NAME=hf:PATH`. A dataset of the hub is already downloaded to `root`."""
+    """Return the dataset for `NAME=hf:PATH`. A dataset of the hub is already downloaded to `root`.
+
+    Raises MissingFilesError if no split is recognised.
+    """
     split_folders = resolve_splits(name, saved_splits(root), accept_any_name=True)
     if not split_folders:
         raise MissingFilesError(

@@ -26,7 +26,10 @@ class CleanSettings:
 
 
 def run(settings: CleanSettings) -> None:
-    """Remove the files that are not needed (for a dry run, only print them), and print the unfinished extractions."""
+    """Remove the files that are not needed (for a dry run, only print them), and print the unfinished extractions.
+
+    Raises FungiError if the root does not exist.
+    """
     if not settings.root.is_dir():
         raise FungiError(f"there is no folder {settings.root}. Name the folder of the features with --root.")
     for path, reason in _unneeded_paths(settings.root):

@@ -138,7 +138,8 @@ def find_layers(context: StageContext, texts: tuple[str, ...], *, bias: bool) ->
 def find_matrix(settings: GradientSettings, context: StageContext, target: Target) -> ProjectionMatrix:
     """Return the projection matrix for a target: a file in the settings, or the default matrix.
 
-    The default matrix is drawn and stored if its file does not exist.
+    The default matrix is drawn and stored if its file does not exist. Raises FungiError if the stored matrix is not the
+    default matrix, or if no matrix of the user fits.
     """
     if settings.projection_matrix:
         return _matrix_of_user(settings.projection_matrix, target)

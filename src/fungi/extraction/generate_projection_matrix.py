@@ -51,7 +51,10 @@ class ProjectionSettings:
 
 
 def run(settings: ProjectionSettings) -> None:
-    """Draw the matrix and write it; keep an existing file with the same matrix."""
+    """Draw the matrix and write it; keep an existing file with the same matrix.
+
+    Raises FungiError if the file has another matrix, unless `overwrite` is set.
+    """
     from fungi.gradients.projection import draw_projection, load_projection, save_projection
 
     size, width, outputs = settings.projection_dim, settings.gradients_dim, settings.layer_outputs

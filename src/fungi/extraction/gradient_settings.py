@@ -148,7 +148,7 @@ def _options_of(objective: str, texts: Sequence[str]) -> str:
 def parse_options(texts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Parse `("simclr.temperature=0.1", ...)` into `{"simclr": {"temperature": 0.1}}`.
 
-    Values are Python literals or text.
+    Values are Python literals or text. Raises FungiError for a text of another form.
     """
     options: dict[str, dict[str, Any]] = {}
     for text in texts:

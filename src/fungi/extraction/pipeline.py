@@ -43,7 +43,10 @@ process, and makes a forward pass of ViT-B/16 about 10 microseconds shorter on a
 
 
 def extract_split(context: StageContext, split: str, features: Sequence[Feature]) -> None:
-    """Compute the missing blocks of this shard for a split, and assemble the files whose blocks are complete."""
+    """Compute the missing blocks of this shard for a split, and assemble the files whose blocks are complete.
+
+    Raises FungiError with a list of the damaged items, if items can't be read.
+    """
     samples = context.open_split(split)
     works = [work for feature in features if (work := _remaining_work(context, split, samples, feature)) is not None]
     if not works:

@@ -24,6 +24,7 @@ def with_support(
     """Return the objective with its supporting data. For every extracted split, the data come from the training split.
 
     precision: see `Feature.precision`.
+    Raises FungiError if the stored data are damaged.
     """
     if not bound.objective.needs_support:
         return bound

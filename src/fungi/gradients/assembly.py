@@ -85,6 +85,7 @@ def _matrix(
 
     shared: (id of the projection argument, shape of the gradient) -> matrix. Layers of equal shape share a random
     matrix, as in the commands.
+    Raises FungiError if the settings have no projection for the target.
     """
     projection = settings.projection
     if isinstance(projection, Mapping):

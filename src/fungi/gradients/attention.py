@@ -22,7 +22,8 @@ from fungi.errors import FungiError
 def output_projection_as_module(attentions: list[nn.MultiheadAttention]) -> Iterator[None]:
     """Let attention modules call `out_proj` as a module during the `with` statement.
 
-    The fused kernels of torch are disabled during this time.
+    The fused kernels of torch are disabled during this time. Raises FungiError for attention with additional keys
+    (`bias_k`, `add_zero_attn`).
     """
     for attention in attentions:
         if attention.bias_k is not None or attention.add_zero_attn:

@@ -212,7 +212,8 @@ class BaseGradientExtractor(ABC):
         """Check the value that `compute_loss` returned, and return one loss per sample.
 
         If the value is the mean over the batch, repeat it b times. The engine adds the b values. Their sum is the sum
-        of the losses of all samples, so the gradients are correct.
+        of the losses of all samples, so the gradients are correct. Raises FungiError for a value of another type or
+        shape, or without a gradient.
         """
         if not isinstance(value, Tensor):
             raise FungiError(

@@ -185,7 +185,10 @@ def draw_projection(
 
 
 def _square_outputs(gradient_dim: int) -> int:
-    """Return o of a layer with as many outputs as inputs: G = o (o + 1), or o^2 without a bias."""
+    """Return o of a layer with as many outputs as inputs: G = o (o + 1), or o^2 without a bias.
+
+    Raises FungiError if there is no such layer.
+    """
     side = isqrt(gradient_dim)
     if gradient_dim not in (side * side, side * (side + 1)):
         raise FungiError(

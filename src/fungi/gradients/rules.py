@@ -35,6 +35,7 @@ def convolution_terms(
     """Return the terms of a convolution.
 
     The activations of a position are the patch of the input under the kernel. Axis g: groups of the convolution.
+    Raises FungiError for a convolution with an unsupported padding.
     """
     columns = unfold(
         activations, layer.kernel_size, dilation=layer.dilation, padding=_padding(layer), stride=layer.stride

@@ -62,7 +62,7 @@ def split_spec(text: str) -> tuple[str, str | None, str]:
     """Split `path.to.layer[part]:name` into path, part and name.
 
     The default name is `attn_proj` for the output projection of attention, and the path for other layers. A leading
-    `backbone.`, as in the published command lines, is ignored.
+    `backbone.`, as in the published command lines, is ignored. Raises FungiError for a text of another form.
     """
     match = _SPEC.fullmatch(text.removeprefix("backbone."))
     if not match:

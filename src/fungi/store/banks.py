@@ -160,7 +160,10 @@ class Bank:
             yield start, self.features(start, min(start + size, self.rows))
 
     def _window(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Return the rows `start:stop` of a file of the bank, after a comparison with their checksums."""
+        """Return the rows `start:stop` of a file of the bank, after a comparison with their checksums.
+
+        Raises FungiError if the file is too short or damaged.
+        """
         width, dtype = self._formats[name]
         with (self.folder / name).open("rb") as file:
             file.seek(start * width * dtype.itemsize)

@@ -114,7 +114,10 @@ def choose_key(path: Path, usual_keys: tuple[str, ...], dimensions: int) -> str:
 
 
 def open_any(path: Path, key: str | None = None, usual_keys: tuple[str, ...] = FEATURE_KEYS) -> FeatureArray:
-    """Return an array `[n d]` of a file of any format; without a key, the array that `choose_key` returns."""
+    """Return an array `[n d]` of a file of any format; without a key, the array that `choose_key` returns.
+
+    Raises FungiError if the array has another shape, or if several arrays are possible.
+    """
     file_format = format_of(path)
     key = choose_key(path, usual_keys, 2) if key is None else key
     if file_format == "HDF5":
@@ -126,7 +129,10 @@ def open_any(path: Path, key: str | None = None, usual_keys: tuple[str, ...] = F
 
 
 def targets_of(text: str | Path) -> Integer[np.ndarray, " n"]:
-    """Return the labels of `FILE` or `FILE:KEY`, int64, of a file of any format."""
+    """Return the labels of `FILE` or `FILE:KEY`, int64, of a file of any format.
+
+    Raises FungiError if the array does not have one whole number per row.
+    """
     path, key = split_key(text)
     if format_of(path) == "HDF5" and key in (None, TARGETS) and TARGETS in shapes_of(path):
         return read_targets(path)
@@ -156,7 +162,10 @@ def _hdf5(path: Path) -> Iterator[h5py.File]:
 
 @lru_cache(maxsize=8)
 def _loaded(path: Path, modified_ns: int) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a file. modified_ns: time of the last change, so that the cache drops changed files."""
+    """Return the arrays of a file. modified_ns: time of the last change, so that the cache drops changed files.
+
+    Raises FungiError if the file is damaged.
+    """
     file_format = format_of(path)
     try:
         if file_format == "npy":

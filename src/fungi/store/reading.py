@@ -123,7 +123,10 @@ def read_class_names(path: Path) -> list[str] | None:
 
 
 def _texts(path: Path, key: str) -> list[str] | None:
-    """Return an array of texts; None if the file does not have it."""
+    """Return an array of texts; None if the file does not have it.
+
+    Raises FungiError if the array has another type or shape.
+    """
     with opened(path) as file:
         if key not in file:
             return None
@@ -183,7 +186,10 @@ def opened(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
 
 
 def _seal(path: Path) -> Seal | None:
-    """Check the attributes of a file, and return its checksums; None for files without checksums."""
+    """Check the attributes of a file, and return its checksums; None for files without checksums.
+
+    Raises MissingFilesError if the file does not exist, and DamagedFileError if its attributes have changed.
+    """
     if not path.is_file():
         raise MissingFilesError(
             f"{path} does not exist. Extract it first (fungi extract for embeddings, extract-gradients for gradients),"

@@ -25,7 +25,10 @@ class _SpectrogramViews:
         return repr(self)
 
     def spectrogram(self, item: Any) -> Float[Tensor, "frames mels"]:
-        """Return the log-mel values of a mono waveform at 16 kHz, before normalisation."""
+        """Return the log-mel values of a mono waveform at 16 kHz, before normalisation.
+
+        Raises FungiError if the item is not a waveform.
+        """
         if not isinstance(item, np.ndarray) or item.ndim != 1:
             raise FungiError(
                 f"a mono waveform was expected, found a {type(item).__name__}. Does the dataset contain sounds?"

@@ -46,7 +46,7 @@ class _TextViews:
         raise NotImplementedError
 
     def prepare(self, item: Any) -> Prepared:
-        """Return the tokens of each view of a text."""
+        """Return the tokens of each view of a text. Raises FungiError if the item is not a text."""
         if not isinstance(item, str):
             raise FungiError(f"a text was expected, found a {type(item).__name__}. Does the dataset contain texts?")
         return self.input.tokenizer.get().encode(self.texts(item), self.input.longest)

@@ -60,7 +60,8 @@ def _unknown(text: str) -> FungiError:
 def _hub_backbone(name: str, place: str, *, mean: bool) -> BackboneSpec:
     """Return the backbone for a model of `transformers`.
 
-    The configuration of the model shows whether the model takes images, spectrograms or texts.
+    The configuration of the model shows whether the model takes images, spectrograms or texts. Raises FungiError for
+    another kind of model.
     """
     config = read_config(place)
     config = getattr(config, "vision_config", config)  # a model for images and texts: use only its image encoder

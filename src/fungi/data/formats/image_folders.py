@@ -105,6 +105,7 @@ def _folders_with_images(folder: Path, parents: tuple[tuple[int, int], ...]) -> 
     """Yield (path, names of the images) of a folder and of all folders in it.
 
     parents: device and inode numbers of the folders that contain this folder.
+    Raises FungiError for a link to a folder that contains the link, and for an image that is not a regular file.
     """
     status = folder.stat()
     inode = (status.st_dev, status.st_ino)

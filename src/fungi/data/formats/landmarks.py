@@ -109,7 +109,10 @@ class Landmarks:
             shutil.copyfile(truth, work / truth.name)
 
     def _listing(self, data_dir: Path) -> tuple[Path, dict[str, Any]]:
-        """Return the folder of the dataset, and the content of its ground-truth file: `imlist`, `qimlist`, `gnd`."""
+        """Return the folder of the dataset, and the content of its ground-truth file: `imlist`, `qimlist`, `gnd`.
+
+        Raises FungiError if the file is damaged or incomplete.
+        """
         root = self.place.find(data_dir) / self.folder
         path = root / f"gnd_{self.folder}.pkl"
         with reading(self.place, path), path.open("rb") as file:

@@ -78,7 +78,10 @@ def docstrings() -> list[Docstring]:
 
 
 def _read(source: str) -> Iterator[tuple[str, str]]:
-    """Yield (qualified name, text) of the docstrings in a file or folder of the standard library."""
+    """Yield (qualified name, text) of the docstrings in a file or folder of the standard library.
+
+    Raises MissingFilesError if there are no source files.
+    """
     library = Path(sysconfig.get_path("stdlib"))
     root = library / source
     files = [root] if root.is_file() else sorted(root.rglob("*.py"))
