@@ -109,7 +109,10 @@ def print_upload(device: torch.device, megabytes: int = 256) -> None:
 
 
 def print_workers(setup: Setup, files: Sequence[bytes], counts: Sequence[int], image_count: int) -> None:
-    """Print two rates for each number of worker processes: preparation of views alone, and with extraction."""
+    """Print two rates for each number of worker processes: preparation of views alone, and with extraction.
+
+    files: contents of JPEG files. counts: numbers of worker processes. image_count: number of images in a measurement.
+    """
     generators = [objective.views for objective in setup.objectives]
     generators += [setup.plain_view] if setup.plain_view.identity in setup.batches else []
     samples = Samples(np.zeros(image_count, np.uint32), [str(row) for row in range(image_count)], JpegPictures(files))

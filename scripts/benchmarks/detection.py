@@ -84,7 +84,7 @@ def bare_steps(detection: Detection) -> Callable[[], None]:
 
 
 def write_random_coco(root: Path, split: str, count: int, side: int) -> None:
-    """Write random images with three rectangles each, in COCO's layout."""
+    """Write `count` random square images with three rectangles each, in COCO's layout. side: in pixels."""
     random = np.random.default_rng(0)
     (root / split).mkdir()
     (root / "annotations").mkdir(exist_ok=True)

@@ -60,7 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def write_results(root: Path, count: int, rows: int) -> int:
-    """Write result files below a root, and return the sum of their sizes in bytes."""
+    """Write result files below a root, and return the sum of their sizes in bytes.
+
+    count: number of files. rows: number of test rows in each file.
+    """
     from fungi.backbones.base import BACKBONES
     from fungi.data.base import DATASETS
     from fungi.store.layout import Layout

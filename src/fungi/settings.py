@@ -85,7 +85,7 @@ def like(settings_type: type, name: str, *, default: Any = dataclasses.MISSING) 
 
 
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None, topic: Topic = "own") -> Any:
-    """Return a field without a default, which the command line has to set."""
+    """Return a field without a default, which the command line has to set. The arguments are those of `setting`."""
     metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "decides": "scores", "mark": None}
     metadata |= {"topic": topic}
     return dataclasses.field(metadata=metadata)

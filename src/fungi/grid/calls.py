@@ -109,6 +109,7 @@ def chosen_jobs(
 
     If the grid was not submitted, return the jobs that have run below its root.
 
+    project: folder with the job files. stages: the stages whose jobs are returned.
     check: whether to raise FungiError now if a command does not accept an element. `progress_of_jobs` checks it anyway.
     """
     names = names or grid.jobs

@@ -21,6 +21,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w.=]+")
 class GridCall:
     """A command that a job runs over the grid, with the flags of the job file and of the grid.
 
+    job_flags, grid_flags: flags in the job file, and additional flags in the declaration of the grid.
     landmarks: whether to run only over the retrieval datasets of the grid.
     features, views: features that an extraction writes, and the plan of their views.
     """

@@ -22,7 +22,8 @@ _CALL = re.compile(r"^over_(grid|landmarks) (.+)$", flags=re.MULTILINE)
 class JobFile:
     """A job file that runs a command over the grid.
 
-    name: path below jobs/, without the suffix. words: command and flags after `over_grid` or `over_landmarks`.
+    name: path below jobs/, without the suffix. directives: option of sbatch -> value, from the lines `#SBATCH`.
+    words: command and flags after `over_grid` or `over_landmarks`.
     landmarks: whether the job runs only over the retrieval datasets (`over_landmarks`).
     """
 

@@ -31,6 +31,7 @@ _THIS_HOST = socket.gethostname()
 class Progress:
     """State of an element.
 
+    index: index of the element in the job. state: one of `STATES`.
     detail: number of finished blocks, or the reason of a failure.
     job: id of the queued or running job of the element. waits: whether this job has not begun.
     log: log file of a failed attempt.

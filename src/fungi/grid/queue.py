@@ -47,7 +47,8 @@ class Queue:
     def job_of(self, mark: str, index: int, place: Place) -> str:
         """Return the id of the queued or running job of an element, or an empty text.
 
-        mark: `call_mark` of the call to which the element belongs.
+        mark: `call_mark` of the call to which the element belongs. index, place: index and place of the element in the
+        job; an array with a slot is found by the place, any other array by the index.
         """
         return self._by_index.get((mark, index)) or self._by_place.get((mark, place), "")
 

@@ -113,6 +113,8 @@ def _raise_on_termination() -> None:
 def run_pack(words: Sequence[str], indices: Sequence[int], root: Path, environ: Mapping[str, str]) -> int:
     """Run the elements of a pack at the same time, and return the first exit status that is not 0, or 0.
 
+    words: arguments of this call of `fungi run-elements`. indices: indices of the elements in the grid.
+
     An interruption ends all elements. Each element writes a log, `<root>/logs/<job>-<array>_<task>-element<index>.out`.
     """
     processes = {
@@ -180,6 +182,9 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = Path("/dev")) -> li
 
 def cores_of_element(allowed: set[int], position: int, count: int, environ: Mapping[str, str]) -> set[int]:
     """Return the cores for an element of a pack: neighbouring cores, an equal share of the cores of the job.
+
+    allowed: cores that this process may use. position: position of the element in the pack. count: number of elements
+    in the pack.
 
     In two cases, return all `allowed` cores instead: if there are fewer cores than elements, and if more cores are
     allowed than the job requested. In the second case, the cluster does not bind jobs to cores, and all jobs of a node

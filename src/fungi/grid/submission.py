@@ -91,6 +91,7 @@ class Dependency:
 class Array:
     """A call of sbatch.
 
+    command: its words, from `sbatch` to the job file.
     variables: environment variables of this array only. tasks: index of the element -> index in the array.
     """
 
@@ -122,7 +123,10 @@ def arrays(
     indices: Sequence[int],
     after: Dependency = Dependency(),
 ) -> list[Array]:
-    """Return the calls of sbatch for some elements of a job; several calls if one array can't hold the elements."""
+    """Return the calls of sbatch for some elements of a job; several calls if one array can't hold the elements.
+
+    indices: indices of the elements to submit. after: jobs that the arrays wait for.
+    """
     pack = pack_of(grid, grid_job.call)
     packs: dict[int, list[int]] = {}
     for index in indices:
@@ -148,7 +152,7 @@ def pair_arrays(
 ) -> Iterator[Array]:
     """Yield one call of sbatch per slot. Task `t` of each array computes elements of pair `first + t` (`ArrayShape`).
 
-    pairs: numbers of pairs that fit into one array (`chunks`).
+    pairs: numbers of pairs that fit into one array (`chunks`). after: jobs that the arrays wait for.
     """
     ((first, tasks),) = chunks(pairs, environment.max_array)
     indices = {place: index for index, place in enumerate(grid_job.places)}

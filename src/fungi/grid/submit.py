@@ -133,7 +133,8 @@ def run(settings: SubmitSettings) -> None:
 def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[PlannedJob], list[str]]:
     """Return the jobs and elements to submit, in the order of the stages, and the ids of queued jobs to cancel.
 
-    The jobs to cancel wait for jobs that failed. Raises FungiError if there is nothing to submit.
+    The jobs to cancel wait for jobs that failed. project: folder with the job files. Raises FungiError if there is
+    nothing to submit.
     """
     jobs = chosen_jobs(grid, project, stages=settings.stages or STAGES)
     blocked_jobs: list[str] = []

@@ -19,8 +19,9 @@ TRANSIENT_STATUS = {408, 409, 429, 500, 502, 503, 504}
 class ChatEndpoint:
     """A chat endpoint at the address `<url>/chat/completions`. Requests have the temperature 0.
 
-    key: sent as a bearer token if it is not empty, and never written to a file. tries: maximum number of requests per
-    answer, with increasing waiting times. timeout: seconds per request. wait: function that waits for some seconds.
+    model: name of the model to ask. key: sent as a bearer token if it is not empty, and never written to a file.
+    tries: maximum number of requests per answer, with increasing waiting times. timeout: seconds per request.
+    wait: function that waits for some seconds.
     """
 
     url: str

@@ -24,6 +24,7 @@ from fungi.store.layout import EMBEDDINGS
 class Cell:
     """A score in percent.
 
+    metric: name of the score. layer: path of the target layer; several paths are joined with `+`.
     std: population standard deviation over the runs. runs, warnings: number of runs and of warnings in the file.
     gain: score minus the score of the embeddings in the same file.
     as_published: whether settings and features are those of the paper. published: the value of the paper for a cell

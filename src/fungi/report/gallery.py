@@ -63,7 +63,8 @@ def figures_of(
 ) -> list[Figure]:
     """Return all figures that can be drawn from the results. Figures that summarise many results come first.
 
-    folder: folder of the figures. data_dir: folder of the datasets, for class names that a result does not contain.
+    folder: folder of the figures. records: the result files. cells, tables: the cells and tables of these results.
+    data_dir: folder of the datasets, for class names that a result does not contain.
     """
     figures = [figure for table in tables for figure in _figures_of_backbones(folder, table)]
     figures += [*_figures_of_shots(folder, cells), *_figures_of_layers(folder, cells)]

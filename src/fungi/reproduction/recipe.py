@@ -47,7 +47,8 @@ PAPER_SEED = 42
 class Evaluation:
     """A command that scores one backbone on one dataset.
 
-    features: the features to read; empty if the command extracts them. seeds: the seeds of the extractions.
+    features: the features to read; empty if the command extracts them. flags: the flags of the recipe, such as `--shots
+    5`. seeds: the seeds of the extractions.
     """
 
     command: str

@@ -23,7 +23,8 @@ STEPS = "FUNGI_STEPS"
 def submit(plan: Plan, settings: StepSettings, options: Sequence[str], gpu: str, environ: Mapping[str, str]) -> None:
     """Copy the code, and submit the missing steps. Queued jobs use the copy, so later edits do not affect them.
 
-    options: further options for sbatch. Raises FungiError if SLURM can't write logs below the root folder.
+    options: further options for sbatch. gpu: type of GPU for which the number of shards is estimated. Raises FungiError
+    if SLURM can't write logs below the root folder.
     """
     project = project_folder()
     log_pattern(settings.root.absolute())  # raises an error for an unusable folder before anything is written
@@ -40,7 +41,7 @@ def submit(plan: Plan, settings: StepSettings, options: Sequence[str], gpu: str,
 
 
 def split_into_shards(steps: Sequence[Step], gpu: str) -> list[Step]:
-    """Return the extractions split into shards that take about an hour each."""
+    """Return the extractions split into shards that take about an hour each on this type of GPU."""
     counts = [max(1, round(step.hours(gpu) * 3600 / SECONDS_PER_ELEMENT)) for step in steps]
     return [
         Step(step.command, (*step.flags, "--shard", f"{index + 1}/{count}"), step.backbone)

@@ -28,7 +28,11 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedKey:
-    """The measurement of a published value. setting: `full` or `5-shot`; for retrieval `M` (medium) or `H` (hard)."""
+    """The measurement of a published value.
+
+    setting: `full` or `5-shot`; for retrieval `M` (medium) or `H` (hard); for segmentation the size of the bank, or the
+    number of training images.
+    """
 
     task: str
     setting: str

@@ -39,7 +39,11 @@ _NOT_DECIDING = ("file", "settings", "weights_source", "modified_ns", "commit", 
 
 @dataclass
 class Run:
-    """One pass of an evaluation over its combinations: one extraction (root) and one few-shot draw."""
+    """One pass of an evaluation over its combinations: one extraction (root) and one few-shot draw.
+
+    label: names of root and draw, for the file. features: split -> feature -> record of its origin.
+    results: combination -> scores. warnings: texts for the user.
+    """
 
     label: dict[str, Any]
     features: dict[str, Any]

@@ -30,7 +30,8 @@ def run_command(
 ) -> int:
     """Parse `arguments` into settings, call `run`, and return the exit status.
 
-    arguments: the arguments of the process by default.
+    program: name of the command in messages and help. description: text of the help. arguments: the arguments of the
+    process by default.
     """
     _prepare_process()
     log.configure()

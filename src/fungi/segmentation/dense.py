@@ -41,6 +41,7 @@ SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retriev
 class DenseLoss:
     """SimCLR's loss between the tokens of an image (spec dense 4.2), with switches for deviations.
 
+    latent_dim: output size of the head. temperature: temperature of the loss.
     kept: probability that a candidate (a neighbour of a token in the support bank) becomes a negative.
     denominator_temperature: whether similarities in the log-sum-exp are divided by the temperature; if not, this is
         deviation H2.

@@ -64,7 +64,8 @@ _BLOCKS_PER_SEARCH = 4
 class Segmentation:
     """One run: settings, images, extractor and projection matrix. Its methods fill banks and compute scores.
 
-    size: side in pixels to which images are resized.
+    context: dataset, model and device. target: gradient source of the model.
+    train, test: images of the bank, and images to score. size: side in pixels to which images are resized.
     """
 
     settings: SegmentSettings

@@ -34,7 +34,11 @@ def image_blocks(images: int, views: Sequence[SceneView], size: int) -> list[Ima
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads blocks of scenes in batches. num_workers: number of worker processes; 0 reads in this process."""
+    """Reads blocks of scenes in batches.
+
+    batch_size: number of images per batch. num_workers: number of worker processes; 0 reads in this process.
+    pin_memory: whether batches are copied to pinned memory, for fast copies to a GPU.
+    """
 
     scenes: Samples
     seed: int

@@ -54,7 +54,11 @@ def bank_ends(blocks: list[ImageBlock], view_patches: int, memory_size: int, *, 
 def fill_bank(
     bank: Bank, reader: Reader, blocks: list[ImageBlock], view_patches: int, rules: MaskRules, features: PatchFeatures
 ) -> None:
-    """Compute and write the missing blocks of the bank. view_patches: number of patches per view in the bank."""
+    """Compute and write the missing blocks of the bank.
+
+    blocks: all blocks of the training images. view_patches: number of patches per view in the bank. rules: meaning of
+    the values of the masks. features: function that computes the features of a batch.
+    """
     missing = set(bank.missing())
     missing_blocks = [block for block in blocks if block.index in missing]
     label = bank.folder.name.rpartition("-")[0]  # the feature; the name of the folder is FEATURE-KEY
@@ -103,6 +107,8 @@ def patch_labels(
 
 def chosen_patches(counts: Int64[Tensor, "t c"], number: int, generator: torch.Generator) -> Int64[Tensor, " m"]:
     """Return the indices of `number` patches of an image, ascending. Patches with rare classes are preferred.
+
+    counts: number of pixels of each class per patch. generator: source of the random numbers.
 
     Let `n_c` be the number of patches that contain class c. The score of a patch is the sum of `n_c` over its classes,
     times a random number from [0, 1). The patches with the lowest scores are chosen. Patches without a class come last.

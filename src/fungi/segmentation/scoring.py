@@ -27,7 +27,8 @@ PIXELS = "pixels"
 class Predictor:
     """Function that predicts the class of each pixel from the neighbours of its patch in a bank.
 
-    neighbours: number of neighbours that vote. size: side of the image in pixels. cell: number of pixels per patch.
+    search: search in the bank. neighbours: number of neighbours that vote. temperature: temperature of the votes.
+    size: side of the image in pixels. cell: number of pixels per patch.
     excluded: classes that are never predicted.
     """
 

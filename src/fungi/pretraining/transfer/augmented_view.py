@@ -23,6 +23,8 @@ bits of a channel, and Pillow 13 raises an error for 0 bits."""
 class AugmentedViews:
     """Generator of `repeats` random, normalised views of an image (repeated augmentation).
 
+    erasing: probability that a random rectangle of a view is replaced by noise.
+
     The views use the global random generators, which `fungi.views.loading` seeds with sample and epoch.
     """
 

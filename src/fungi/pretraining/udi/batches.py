@@ -35,7 +35,11 @@ class ViewedImages:
 def batches(
     images: ViewedImages, plan: BatchPlan, *, rank: int, first_step: int, workers: int, pin_memory: bool = False
 ) -> Iterator[list[Views]]:
-    """Yield the parts of each step, which workers compute in advance. Raises FungiError if an image can't be read."""
+    """Yield the parts of each step, which workers compute in advance. Raises FungiError if an image can't be read.
+
+    rank: rank of this process. first_step: step of the run at which the iterator begins. workers: number of worker
+    processes.
+    """
     parts = worker_batches(images, plan.parts(rank, first_step), collate, num_workers=workers, pin_memory=pin_memory)
     while True:
         yield [next(parts) for _ in range(plan.accumulate)]

@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle of pixels of an image. flipped: whether its view is mirrored."""
+    """A rectangle of pixels of an image. top, left: its first row and column. flipped: whether its view is mirrored."""
 
     top: int
     left: int
@@ -52,7 +52,8 @@ class Crop:
 def random_crop(random: np.random.Generator, height: int, width: int, scale: tuple[float, float]) -> Crop:
     """Return a crop with random area, aspect ratio and position.
 
-    scale: smallest and largest share of the image. If no draw fits into the image, return the largest central crop.
+    height, width: size of the image. scale: smallest and largest share of the image. If no draw fits into the image,
+    return the largest central crop.
     """
     for _ in range(TRIES):
         area = height * width * random.uniform(*scale)
@@ -68,7 +69,8 @@ def random_crop(random: np.random.Generator, height: int, width: int, scale: tup
 def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviations: Deviations) -> Crop:
     """Return the crop, shifted towards the reference crop.
 
-    Along each axis, the overlap of the two crops is then at least half of the smaller side.
+    Along each axis, the overlap of the two crops is then at least half of the smaller side. height, width: size of the
+    image, which contains the shifted crop.
     """
     top = _shifted_start(crop.rows, reference.rows, height, deviations, start=crop.top)
     start = crop.top if deviations.row_start_in_columns else crop.left
@@ -115,6 +117,8 @@ def multi_crops(
     deviations: Deviations,
 ) -> list[Crop]:
     """Draw two global crops and `local_crops` local crops of an image of size (height, width).
+
+    global_scale, local_scale: smallest and largest share of the image in a global crop and in a local crop.
 
     Each crop is flipped with probability 0.5.
     """

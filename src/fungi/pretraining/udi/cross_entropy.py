@@ -28,6 +28,7 @@ class Targets:
     """The targets of the student: t weighted distributions per row.
 
     vectors: outputs of the teacher's head. weights: weight of each distribution and row; None if all are 1.
+    prototypes, temperature: last layer and temperature of the teacher.
     centre: vector that is subtracted from the logits.
     """
 
@@ -66,7 +67,10 @@ class Term:
 def cross_entropies(
     terms: Sequence[Term], prototypes: Float[Tensor, "k w"], temperature: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " terms"]]:
-    """Return the total (the sum of `scale * term`) and the terms. Only the total is differentiable."""
+    """Return the total (the sum of `scale * term`) and the terms. Only the total is differentiable.
+
+    prototypes, temperature: last layer and temperature of the student.
+    """
     outputs = _CrossEntropies.apply(prototypes, temperature, terms, *(term.student for term in terms))
     assert isinstance(outputs, tuple)
     return outputs

@@ -30,7 +30,11 @@ class NonFiniteError(FungiError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepSchedule:
-    """The values of the schedules for one step. rate: learning rate. temperature: temperature of the teacher."""
+    """The values of the schedules for one step.
+
+    rate: learning rate. teacher_momentum: momentum of the teacher, a moving average. temperature: temperature of the
+    teacher. last_layer_frozen: whether the step leaves the prototypes unchanged.
+    """
 
     step: int
     rate: float
@@ -42,7 +46,12 @@ class StepSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """The options of all training steps. clip: largest norm of the gradient of a tensor; 0 turns clipping off."""
+    """The options of all training steps.
+
+    coordinates: positions of the tokens of a crop. drop_path: share of dropped branches in the last block (stochastic
+    depth). clip: largest norm of the gradient of a tensor; 0 turns clipping off. center_momentum: momentum of the
+    centres, which are moving averages. seed: seed of the weights and of stochastic depth.
+    """
 
     network: NetworkOptions
     views: ViewOptions
@@ -78,8 +87,8 @@ class _Sums:
 class Measurement:
     """Loss and statistics of a training step, while they are copied from the device.
 
-    shares: weight of each part of the loss. numbers: function that waits for the copy and returns the values, in the
-    order of the names in `read`.
+    schedule: schedule of the step. shares: weight of each part of the loss. numbers: function that waits for the copy
+    and returns the values, in the order of the names in `read`.
     """
 
     schedule: StepSchedule
@@ -265,7 +274,10 @@ class Learner:
 
 
 def active_parts(network: NetworkOptions, local_crops: int) -> list[str]:
-    """Return the names of the parts of the loss that these options use. `loss_parts` explains the names."""
+    """Return the names of the parts of the loss that these options use. `loss_parts` explains the names.
+
+    local_crops: number of local crops.
+    """
     kinds = ["cl", "mcl"][: network.class_tokens]
     origins = ["g", "l"] if local_crops else ["g"]
     class_parts = [f"{origin}_{kind}" for kind in kinds for origin in origins]

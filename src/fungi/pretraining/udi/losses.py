@@ -22,7 +22,8 @@ from fungi.pretraining.udi.sampling import masked_mean
 class LossOptions:
     """The options of the losses.
 
-    alpha: weight of patches in the target of cls+. target_mix: whether this target averages logits or probabilities.
+    alpha: weight of patches in the target of cls+. student_temperature: temperature of the student's predictions.
+    target_mix: whether the target of cls+ averages logits or probabilities.
     """
 
     alpha: float = 0.5

@@ -78,6 +78,9 @@ class Alignment:
 class Predictions:
     """The unit vectors f of the head. The logits are `prototypes @ f`. The teacher has no vectors of local crops.
 
+    classes, local_classes: vectors of the class tokens of global views and of local crops. patches: vectors of the
+    sampled patches of global views.
+
     Axes: R class tokens, L local crops, m samples of a view.
     """
 
@@ -250,6 +253,8 @@ def stochastic_depth(
     rate: float, depth: int, crops: int, images: int, generator: torch.Generator
 ) -> Float[Tensor, "blocks2 v b"] | None:
     """Return the factor of each branch: 0 if it is dropped, otherwise 1 / (1 - p) (spec udi 1.1).
+
+    depth: number of blocks. crops, images: numbers of views of an image and of images in the batch of all processes.
 
     p is the probability to drop a branch. p grows linearly from 0 in the first block to `rate` in the last block.
     Return None if `rate` is 0.

@@ -37,7 +37,11 @@ def units_per_pixel(sides: Iterable[int], coordinates: Coordinates = "corner") -
 def token_positions(
     tokens: Int64[Tensor, "b m"], side: int, box: Int64[Tensor, "b 4"], units: int, coordinates: Coordinates = "corner"
 ) -> Int64[Tensor, "b m 2"]:
-    """Return the exact positions of tokens of a crop in the image, in units of 1/`units` of a pixel."""
+    """Return the exact positions of tokens of a crop in the image, in units of 1/`units` of a pixel.
+
+    tokens: indices of tokens of the crop. side: number of tokens along a side of the crop. box: box of the crop of each
+    image.
+    """
     cells = torch.stack([tokens // side, tokens % side], dim=-1)  # [b m 2]
     steps = cells if coordinates == "corner" else 2 * cells + 1
     start, end = box[:, None, :2], box[:, None, 2:]
@@ -45,7 +49,10 @@ def token_positions(
 
 
 def strictly_inside(positions: Int64[Tensor, "b m 2"], box: Int64[Tensor, "b 4"], units: int) -> Bool[Tensor, "b m"]:
-    """Return which positions are strictly inside a crop along both axes."""
+    """Return which positions are strictly inside a crop along both axes.
+
+    positions: positions in the image, in units of 1/`units` of a pixel. box: box of the crop of each image.
+    """
     start, end = units * box[:, None, :2], units * box[:, None, 2:]
     return ((positions > torch.minimum(start, end)) & (positions < torch.maximum(start, end))).all(-1)
 
@@ -67,7 +74,11 @@ def target_map(
     units: int,
     coordinates: Coordinates = "corner",
 ) -> Float[Tensor, "b m n"]:
-    """Return the target map T: bilinear weights of positions on the grid of a crop, zero outside the crop."""
+    """Return the target map T: bilinear weights of positions on the grid of a crop, zero outside the crop.
+
+    positions: positions in the image, in units of 1/`units` of a pixel. box: box of the crop of each image. side:
+    number of tokens along a side of the crop.
+    """
     start, end = units * box[:, None, :2], units * box[:, None, 2:]
     extent = end - start + (end == start).long()  # avoids a division by 0; no position is inside an empty box
     share = (positions - start) / extent.double()

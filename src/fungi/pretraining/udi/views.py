@@ -23,9 +23,14 @@ SOLARISATION_THRESHOLD = 128
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """The options of the views. Sizes are in pixels, windows in tokens. The defaults are for ImageNet.
+    """The options of the views. The defaults are for ImageNet.
 
+    global_size, local_size, patch_size: sides of global crops, local crops and patches, in pixels.
+    global_window, local_window: sides of the windows of tokens, in tokens; one token is sampled from each window.
     local_crops: number of local crops. global_scale, local_scale: smallest and largest share of the image in a crop.
+    jitter: strengths of the random changes of brightness, contrast, saturation and hue.
+    blur_radius: smallest and largest radius of the blur, in pixels.
+    deviations: the switches of the deviations of the published code.
     """
 
     global_size: int = 224
@@ -75,7 +80,7 @@ class Views:
 
 
 def make_views(image: Image.Image, options: ViewOptions, random: np.random.Generator) -> dict[str, Any]:
-    """Return the views of one image: the fields of `Views` without the batch axis."""
+    """Return the views of one image: the fields of `Views` without the batch axis. random: source of all draws."""
     crops = multi_crops(
         random,
         (image.height, image.width),
