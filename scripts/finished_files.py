@@ -18,8 +18,8 @@ STEP_SEPARATOR = " after step "
 def finished(root: Path) -> dict[str, str]:
     """Return name -> content or hash of every finished part of the files below a root.
 
-    A result file has a part for each combination, a log of a run has a part for each epoch, a feature file has a part
-    for each array, and a bank has a part for each block. Any other file is one part.
+    The parts of a result file are its combinations. The parts of a log are its epochs, those of a feature file are its
+    arrays, and those of a bank are its blocks. Any other file is one part.
     """
     contents = {}
     for path in sorted(root.rglob("*")):
@@ -74,7 +74,8 @@ def _blocks_of_bank(folder: Path) -> Iterator[tuple[int, str]]:
 def missing_from(after: dict[str, str], before: dict[str, str]) -> list[str]:
     """Return the names in `before` that are missing in `after` or have another content there.
 
-    Neither blocks that were assembled into a feature file nor checkpoints that a later one replaced count as missing.
+    A block that was assembled into a feature file is not missing. A checkpoint that a later checkpoint replaced is not
+    missing either.
     """
     lost = []
     for name, content in before.items():

@@ -2,9 +2,10 @@
 
 The benchmark writes two roots of the user's own datasets. Below the first root, nothing has run yet. Below the second
 root, every element of the extraction has failed and has its own log, as after the loss of a file system. The benchmark
-prints the processor time and the number of lines of `fungi status` for both roots, then the processor time of `fungi
-submit` and how often it would call sbatch. It needs no SLURM: the queue is empty, and it submits nothing. `--code
-CHECKOUT` runs the code of another checkout. `--base CHECKOUT` runs both in turns and prints the ratio.
+prints the processor time and the number of lines of `fungi status` for both roots. Then it prints the processor time of
+`fungi submit`, and how often this command would call sbatch. The benchmark needs no SLURM: the queue is empty, and
+nothing is submitted. `--code CHECKOUT` runs the code of another checkout. `--base CHECKOUT` runs the code of both
+checkouts in turns and prints the ratio.
 """
 
 import argparse

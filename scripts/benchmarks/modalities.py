@@ -3,12 +3,16 @@
     python scripts/benchmark.py modalities                        (texts and sounds, about a minute on 2 cores)
     python scripts/benchmark.py modalities --backbone minilm --dataset pydocs --rows 256 --device cuda --dtype bfloat16
 
-The benchmark prints four numbers per feature: the rows per second of the complete extraction (views on the device,
-forwards, heads, backward, gradients, projection), the rows per second of bare forwards (only the encoder, on the same
-groups of views), the ratio of their times, and the rows per second of a process that prepares views (tokens of texts,
-spectrograms of sounds). In a real extraction, worker processes prepare views while the device computes. For texts, the
-benchmark also prints the share of padding in the encoded tokens, twice: if the views of a group have similar lengths,
-and if all views are in one group.
+The benchmark prints four numbers per feature:
+
+- the rows per second of the complete extraction: views on the device, forwards, heads, backward, gradients, projection;
+- the rows per second of bare forwards: only the encoder, on the same groups of views;
+- the ratio of their times;
+- the rows per second of a process that prepares views: tokens of texts, spectrograms of sounds. In a real extraction,
+  worker processes prepare views while the device computes.
+
+For texts, the benchmark also prints the share of padding in the encoded tokens, twice: with groups of views of similar
+lengths, and with all views in one group.
 """
 
 import statistics

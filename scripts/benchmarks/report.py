@@ -3,7 +3,7 @@
 The benchmark writes result files for pairs of a backbone and a dataset: kNN on all train rows, kNN on five rows per
 class, and a linear probe. Each file has all combinations of four features, and the prediction for every test row. Then
 the benchmark runs `fungi report` on the files and prints its processor time and its peak memory. `--code CHECKOUT` runs
-the code of another checkout. `--base CHECKOUT` runs both in turns and prints the ratio.
+the code of another checkout. `--base CHECKOUT` runs the code of both checkouts in turns and prints the ratio.
 """
 
 import argparse

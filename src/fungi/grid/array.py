@@ -29,8 +29,8 @@ class ArrayShape:
     A task computes a pack: `pack` elements that run at the same time. A slot is the number of a pack within a pair.
 
     Without a slot, task `t` computes pack `first + t`; packs are counted over all elements of the job. With a slot,
-    task `t` computes pack number `slot` of pair number `first + t`. Arrays of several jobs then have the same index for
-    the same pair, so that a task can wait for the task with the same index in another array (SLURM's aftercorr).
+    task `t` computes pack number `slot` of pair number `first + t`. The same pair then has the same index in the arrays
+    of several jobs. A task can wait for the task with the same index in another array (SLURM's aftercorr).
     """
 
     first: int = 0

@@ -75,7 +75,7 @@ def fetch_weights(text: str, spec: "BackboneSpec") -> Iterator[str]:
 def fetch_dataset(spec: "DatasetSpec", data_dir: Path) -> Iterator[str]:
     """Download a dataset, if it can be downloaded, verify it, and yield a line per split.
 
-    Raises FungiError for a dataset that neither exists in `data_dir` nor can be downloaded.
+    Raises FungiError for a dataset that does not exist in `data_dir` and can't be downloaded.
     """
     from fungi.data.preparation import verify_dataset
 

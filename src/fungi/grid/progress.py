@@ -220,8 +220,8 @@ def _modified(path: Path) -> float:
 def _report_state(folder: Path, results: Sequence[Path], started: float) -> tuple[str, str]:
     """Return the state and detail of a report that was written without errors: missing if outdated, otherwise done.
 
-    A report is outdated if a result is newer, or if the report lists a result as missing that exists now. (The second
-    case covers copied results, which keep their old time.)
+    A report is outdated if a result is newer, or if a result exists that the report lists as missing. (The second case
+    covers copied results, which keep their old time.)
     """
     if not any((folder / f"report.{ending}").exists() for ending in ("html", "md", "csv", "tex")):
         return MISSING, ""

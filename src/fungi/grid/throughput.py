@@ -1,11 +1,16 @@
 """Expected time of extraction. It determines the number of shards, so that an element takes about an hour.
 
-The time on the GPU is: seconds per image of ViT-B/16 on an A100, times the work of the backbone relative to ViT-B/16
-(12 * depth * width^2 parameters in its blocks, times tokens), divided by the speed of the GPU relative to an A100.
-These seconds are calculated, not measured: operations per forward pass, divided by the rate that matrix products of
+The time on the GPU is a * w / s:
+
+- a: seconds per image of ViT-B/16 on an A100;
+- w: work of the backbone relative to ViT-B/16. The work is the number of operations of a forward pass. If this number
+  is unknown, the work is the number of parameters of the blocks (12 * depth * width^2) times the number of tokens;
+- s: speed of the GPU relative to an A100.
+
+The seconds a are calculated, not measured: operations per forward pass, divided by the rate that matrix products of
 these sizes reach on the GPU (bfloat16; float32 for embeddings). `scripts/benchmark.py gpu` measures them.
 
-The time on the CPU is: seconds per image and core for decoding and views, measured with Pillow (docs/log.md), divided
+The time on the CPU is the time per image and core for decoding and views, measured with Pillow (docs/log.md), divided
 by the number of workers of a job. Workers and GPU work at the same time, so the longer of the two times counts.
 
 The estimate has no effect on results. A backbone whose operations and number of blocks are unknown counts as ViT-B/16.

@@ -45,7 +45,7 @@ def _gradients(extractor: BaseGradientExtractor, images: Sequence[Image.Image]) 
     """Return gradients without projection, computed in float32 even if the extractor uses half precision."""
     engine = copy(extractor.engine)
     engine.projectors, engine.dtype = {}, torch.float32
-    engine.views_per_forward = 2**20  # more than there are, so that all images share one forward pass
+    engine.views_per_forward = 2**20  # more than there are views, so that all images share one forward pass
     batch = batch_of_images(images, [extractor.views], seed=extractor.seed)
     gradients = compute(batch, [Feature("gradient", extractor.views, engine, extractor.loss)])["gradient"]
     return torch.cat(list(gradients.values()), dim=1)

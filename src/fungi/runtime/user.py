@@ -1,4 +1,4 @@
-"""The name and the home folder of the user of this process, who may have neither in a container."""
+"""The name and the home folder of the user of this process. In a container, a user may have no name and no folder."""
 
 import getpass
 import os

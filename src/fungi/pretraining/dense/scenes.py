@@ -48,7 +48,8 @@ class TrainScenes:
         from torchvision.transforms import v2
         from torchvision.tv_tensors import Image, Mask
 
-        crop = v2.RandomCrop(self.size, pad_if_needed=True, fill={Image: 124, Mask: VOID})
+        grey = 124
+        crop = v2.RandomCrop(self.size, pad_if_needed=True, fill={Image: grey, Mask: VOID})
         for _ in range(CROP_TRIES):
             pixels, labels = crop(image, mask)
             counts = torch.bincount(labels.flatten().long(), minlength=VOID + 1)[:VOID]

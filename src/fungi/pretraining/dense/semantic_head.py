@@ -13,6 +13,7 @@ from fungi.pretraining.dense.settings import SegmentFpnSettings
 from fungi.runtime.seeds import seeded
 
 HEAD_CHANNELS, DROPOUT = 128, 0.1
+"""Number of channels of the head, and share of its channels that are dropped in training."""
 
 
 class SemanticFpn(nn.Module):
