@@ -186,7 +186,8 @@ def try_stage(
             pid = start_in_fork(command, work)
             time.sleep(moments.uniform(0, 1.1) * duration)
             os.kill(pid, moments.choice(SIGNALS))
-        exit_status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        _, wait_status = os.waitpid(pid, 0)
+        exit_status = os.waitstatus_to_exitcode(wait_status)
         if not end_group(pid):
             tally.orphans["processes that outlive their parent"] += 1
         if exit_status < 0 or exit_status in HANDLED_STATUSES:

@@ -86,7 +86,8 @@ def run(settings: MergeTestSettings) -> None:
             log_files = [Path(folder) / str(number) for number in range(settings.at_once)]
             logs = {merge_in_fork(root, log): log for log in log_files}
             for pid, log in logs.items():
-                if os.waitpid(pid, 0)[1]:
+                _, status = os.waitpid(pid, 0)
+                if status != 0:
                     lines = log.read_text(encoding="utf-8").splitlines() or ["no message"]
                     failures[lines[-1].replace(str(root), "ROOT")[:120]] += 1
             merges += len(logs)

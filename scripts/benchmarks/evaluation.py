@@ -82,7 +82,7 @@ def measure(settings: EvaluationBenchmark) -> None:
 
 def describe_machine(settings: EvaluationBenchmark) -> str:
     """Return a line with the cores, threads, load, device and sizes."""
-    load = os.getloadavg()[0]
+    load, *_ = os.getloadavg()  # of the last minute
     return (
         f"{len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads,"
         f" load average {load:.1f} at the start, torch {torch.__version__}, device {choose_device(settings.device)};"

@@ -111,7 +111,8 @@ def _seconds(work: Callable[[], object], device: torch.device, rounds: int) -> f
     def run() -> None:
         work()  # its result is freed at once
 
-    return statistics.median(alternate(run, lambda: None, rounds, device)[0])
+    seconds, _ = alternate(run, lambda: None, rounds, device)
+    return statistics.median(seconds)
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -102,7 +102,8 @@ def _measure_search(options: argparse.Namespace, device: torch.device, folder: P
     bank.write(0, rows, np.zeros((len(rows), 1), dtype=np.int64))
     queries = torch.from_numpy(_random(1024, width)).to(device)
     exact, flat = BankSearch(bank, device), BankSearch(bank, device, "faiss")
-    exact_rows, flat_rows = (search(queries, 30)[1].sort(dim=1).values for search in (exact, flat))
+    (_, exact_rows), (_, flat_rows) = exact(queries, 30), flat(queries, 30)
+    exact_rows, flat_rows = exact_rows.sort(dim=1).values, flat_rows.sort(dim=1).values
     same = bool((exact_rows == flat_rows).float().mean() > 0.9999)  # rounding can decide which row is the last
     jobs: dict[str, Callable[[], Any]] = {"exact": lambda: exact(queries, 30), "faiss": lambda: flat(queries, 30)}
     seconds = in_turns(jobs, options.rounds, device)

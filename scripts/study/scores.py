@@ -64,7 +64,7 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting], pca_d
         embeddings, labels[split] = _arrays(embeddings_place, "embeddings", split)
         arrays = {"embeddings": embeddings}
         for setting, place in zip(settings, places, strict=True):
-            arrays[setting.objective] = _arrays(place, setting.objective, split)[0]
+            arrays[setting.objective], _ = _arrays(place, setting.objective, split)
         splits[split] = {feature: ArrayInMemory(values) for feature, values in arrays.items()}
     # KL encodes the whole image, so the embeddings have no extra cost. Without KL, they cost one forward per image.
     has_kl = any(setting.objective == "kl" for setting in settings)

@@ -97,7 +97,8 @@ def bias(runner: VariationRunner) -> AblationTable:
 @ablation("qkv")
 def qkv(runner: VariationRunner) -> AblationTable:
     """Compare parts of the fused query, key and value layer (author response, table 31)."""
-    path = f"blocks.{_blocks(runner)[-1]}.attn.qkv"
+    *_, last_block = _blocks(runner)
+    path = f"blocks.{last_block}.attn.qkv"
     rows: dict[str, Changes] = {
         f"attn.qkv ({part} rows)": {"layer": (f"{path}[{part}]:{part}",)} for part in ("q", "k", "v")
     }
@@ -109,8 +110,8 @@ def qkv(runner: VariationRunner) -> AblationTable:
 @ablation("multi-layer")
 def multi_layer(runner: VariationRunner) -> AblationTable:
     """Compare the gradient of one layer with the gradients of two layers together (author response, table 32)."""
-    block = _blocks(runner)[-1]
-    paths: tuple[str, ...] = (f"blocks.{block}.attn.proj:attn_proj", f"blocks.{block}.attn.qkv[v]:v")
+    *_, last_block = _blocks(runner)
+    paths: tuple[str, ...] = (f"blocks.{last_block}.attn.proj:attn_proj", f"blocks.{last_block}.attn.qkv[v]:v")
     rows: dict[str, Changes] = {"attn.proj": {"layer": paths[:1]}, "attn.proj + attn.qkv (v rows)": {"layer": paths}}
     return _table_of_gradients(runner, "gradients of two layers", rows, "rebuttal-32")
 

@@ -69,10 +69,10 @@ def relative_forwards(backbone: BackboneSpec, feature: str, views: PlanName) -> 
     from fungi.objectives.binding import configure  # imported late: it imports torch, which takes seconds
     from fungi.views.base import NoViewsError, forwards_of
 
-    plans = (ViewPlan(views, backbone.patch_size or 1), ViewPlan())
     with suppress(NoViewsError):
-        forwards, published = (forwards_of(configure(feature, backbone.input, plan=plan)[1]) for plan in plans)
-        return forwards / published
+        _, planned_views, _ = configure(feature, backbone.input, plan=ViewPlan(views, backbone.patch_size or 1))
+        _, published_views, _ = configure(feature, backbone.input, plan=ViewPlan())
+        return forwards_of(planned_views) / forwards_of(published_views)
     return 1.0
 
 

@@ -102,7 +102,8 @@ def load_wrapper(
 ) -> Any:
     """Return the wrapper in a folder, an instance of `wrapper_type`; see `FUNGIWrapper.load`."""
     content, tensors = _read(folder)
-    weights_hash = hash_weights(without_parallel(checked_model(model))[0])
+    inner_model, _ = without_parallel(checked_model(model))
+    weights_hash = hash_weights(inner_model)
     if weights_hash != content["weights_hash"]:
         raise FungiError(
             f"{folder} was saved for a model with weights {content['weights_hash'][:12]}, but this model has weights "

@@ -256,11 +256,13 @@ def per_class_differences(content: dict[str, Any]) -> dict[str, list[float]]:
     runs = [run["results"] for run in runs_of(content)]
     targets = np.array(content["test_targets"])
 
-    def recall(run: dict[str, Any], name: str) -> np.ndarray:
-        return per_class_accuracy(np.array(run[name]["predictions"]), targets)[1]
+    def accuracies(run: dict[str, Any], name: str) -> np.ndarray:
+        """Return the accuracy `[c]` of each class with a feature."""
+        _, accuracy_of_class = per_class_accuracy(np.array(run[name]["predictions"]), targets)
+        return accuracy_of_class
 
     return {
-        name: np.mean([recall(run, name) - recall(run, EMBEDDINGS) for run in runs], axis=0).tolist()
+        name: np.mean([accuracies(run, name) - accuracies(run, EMBEDDINGS) for run in runs], axis=0).tolist()
         for name in _single_gradients(content)
     }
 

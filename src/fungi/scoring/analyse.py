@@ -173,7 +173,7 @@ def _class_sizes(settings: FeatureSettings) -> tuple[int, int]:
     path = settings.train_targets or Layout(settings.root[0]).embeddings(
         settings.dataset_name, settings.backbone_name, settings.train_split
     )
-    counts = np.unique(read_targets(path), return_counts=True)[1]
+    _, counts = np.unique(read_targets(path), return_counts=True)
     return int(counts.min()), len(counts)
 
 

@@ -93,7 +93,7 @@ class ChoiceScorer:
         best = max(candidates, key=lambda candidate: candidate.train_score)
         _, train, test = self._rows(best.combination)
         labels = neighbour_labels(in_memory(train[:, : best.dim]), self._targets, test[:, : best.dim], best.k)
-        predictions = votes_by_k(labels)[-1]
+        *_, predictions = votes_by_k(labels)  # the last predictions are those of `best.k` neighbours
         scores = classification_scores(predictions, self.test_targets, decision_score=(labels == 1).mean(axis=1))
         return {**scores, "judged": best.train_score, "chosen": best.describe(), "predictions": predictions.tolist()}
 

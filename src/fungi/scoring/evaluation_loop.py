@@ -188,7 +188,7 @@ def _save_labels(result: ResultFile, targets: Integer[np.ndarray, " q"], run: Ev
             f"the labels in {path.parent} differ from those of the other --root folders, so scores can't be averaged."
             " Give folders with features of the same rows."
         )
-    file = split_key(path)[0]  # explicit labels can be FILE:KEY and in other formats
+    file, _ = split_key(path)  # explicit labels can be FILE:KEY and in other formats
     if format_of(file) != "HDF5":
         return
     for name, read in (("sample_ids", read_sample_ids), ("class_names", read_class_names)):

@@ -39,7 +39,7 @@ class SplitFiles:
 
     def class_names(self) -> list[str]:
         """Return the names of the labels 0, 1, ...; empty if the file of the labels has no names."""
-        file = split_key(self.targets_path)[0]  # explicit labels can be FILE:KEY
+        file, _ = split_key(self.targets_path)  # explicit labels can be FILE:KEY
         return (read_class_names(file) or []) if format_of(file) == "HDF5" else []
 
     def source(self, settings: FeatureSettings, rows: Integer[np.ndarray, " s"] | None = None) -> FeatureSource:

@@ -114,4 +114,5 @@ class CkaScorer(_SingleSplitScorer):
         """Return the CKA of a pair of features without reduction."""
         (rows,) = self.sources
         first, second = (rows.names.index(name) for name in features.names)
-        return {"cka": float(cka_matrix(features.moments()[1].cpu(), rows.dims)[first, second])}
+        _, gram_matrix = features.moments()
+        return {"cka": float(cka_matrix(gram_matrix.cpu(), rows.dims)[first, second])}

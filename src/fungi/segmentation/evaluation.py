@@ -155,7 +155,8 @@ class Segmentation:
 
         Raises FungiError for a bank with too few patches, an invalid mask, or masks that contain only one class.
         """
-        require_rows(self.ends()[-1], max(self.settings.numbers.neighbours, self.extractor.loss.neighbours))
+        *_, bank_rows = self.ends()
+        require_rows(bank_rows, max(self.settings.numbers.neighbours, self.extractor.loss.neighbours))
         scenes = as_scenes(self.test)
         pixels = np.zeros(VOID + 1, dtype=np.int64)
         for scene in progress(map(scenes.load, range(len(scenes))), [1] * len(scenes), label="masks"):
@@ -242,7 +243,8 @@ class Segmentation:
     def _recall(self, bank: Patches, search: Search, queries: Float[Tensor, "q d"], k: int) -> float:
         """Return the share of the exact k nearest rows of a bank that a search retrieves."""
         exact = self.search(bank, k, TreeSettings(), exact=True)
-        return recall(search(queries, k)[1], exact(queries, k)[1])
+        (_, rows), (_, exact_rows) = search(queries, k), exact(queries, k)
+        return recall(rows, exact_rows)
 
     def _provenance(self, feature: str, support: Support | None) -> dict[str, Any]:
         """Return the provenance of a bank: all settings and hashes that decide its content."""

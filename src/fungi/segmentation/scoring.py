@@ -87,6 +87,7 @@ def confusion_matrix(
 def _stored_matrix(path: Path) -> Int64[np.ndarray, "c c"]:
     """Return the confusion matrix of a block. Raises FungiError for a damaged file."""
     try:
-        return load_tensors(path)[0][PIXELS]
+        tensors, _ = load_tensors(path)
+        return tensors[PIXELS]
     except (ValueError, KeyError) as error:
         raise FungiError(f"{path} is damaged ({error}). Remove it and run the same command again.") from None

@@ -182,7 +182,8 @@ class SegmentSettings(ResultSettings):
         if self.memory_gb is None and device.type == "cuda":
             import torch
 
-            return int(torch.cuda.mem_get_info(device)[0] // 2)
+            free_bytes, _ = torch.cuda.mem_get_info(device)
+            return int(free_bytes // 2)
         return int((self.memory_gb or MEMORY_GB) * 2**30)
 
     def deciding(self) -> dict[str, Any]:

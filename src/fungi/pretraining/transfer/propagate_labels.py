@@ -151,5 +151,5 @@ def _tokens(
         width, height = frame_size(frame.size, settings.shorter_side)
         pixels = normalize(scaled_frame(frame, (width, height)), statistics)
         with torch.no_grad():
-            tokens = last_blocks(model, pixels.to(device))[0][0, model.num_prefix_tokens :]
-        yield tokens, (height // patch, width // patch)
+            (tokens,) = last_blocks(model, pixels.to(device))  # [1 t d], with the class tokens
+        yield tokens[0, model.num_prefix_tokens :], (height // patch, width // patch)

@@ -15,7 +15,7 @@ def share_of_rows(targets: Integer[np.ndarray, " n"], share: float, seed: int) -
 
     Raises FungiError if a class has too few rows.
     """
-    counts = np.unique(targets, return_counts=True)[1]
+    _, counts = np.unique(targets, return_counts=True)
     shots = max(1, round(share * len(targets) / len(counts)))
     if counts.min() < shots:
         raise FungiError(
