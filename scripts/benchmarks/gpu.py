@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _print_compiled(
     setup: Setup, bare_rate: float, product_rate: float, operations: float, options: argparse.Namespace
 ) -> None:
-    """Print the time of compilation, and the speed of the compiled code."""
+    """Print the time of compilation, and the speed of the compiled code (arguments as for `_print_objectives`)."""
     start = perf_counter()
     setup.engine.compile()
     _extract(setup)

@@ -265,7 +265,10 @@ def _blocks(runner: VariationRunner) -> list[int]:
 
 
 def _patches(runner: VariationRunner, grid: int, stride_scale: int) -> int:
-    """Return the number of patches of an image."""
+    """Return the number of patches of an image, for a grid of `grid` x `grid` patches without overlap.
+
+    stride_scale: factor by which the stride between patches is smaller than their side.
+    """
     return runner.context.backbone.input.views("patches", grid=grid, stride_scale=stride_scale).n_views
 
 

@@ -113,7 +113,11 @@ def _state(
     queue: Queue,
     splits: "_Splits",
 ) -> tuple[str, str]:
-    """Return the state and detail of an element."""
+    """Return the state and detail of an element.
+
+    expected: the files that the element has to write. attempt: the last attempt; None if there was none. splits: the
+    existing files and blocks of all splits.
+    """
     succeeded = attempt is not None and attempt.state == ENDED and attempt.status == 0
     finished_blocks = ""
     if call.stage == "report":

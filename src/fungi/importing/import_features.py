@@ -196,7 +196,10 @@ def _provenance(
     labels: Int64[np.ndarray, " n"] | None,
     ids: list[str],
 ) -> Any:
-    """Return the provenance of imported features. It names the source file and its hash; the model is `unknown`."""
+    """Return the provenance of imported features. It names the source file and its hash; the model is `unknown`.
+
+    array: the array of features in the source file. values: its content. ids: sample ids; empty if there are none.
+    """
     from fungi.store.provenance import Provenance
     from fungi.store.reading import provenance_of
 

@@ -157,7 +157,7 @@ def close_bars() -> None:
 
 
 def _new_bar(total: int, label: str, unit: str) -> _Bar:
-    """Return a bar on a terminal, or lines of progress elsewhere."""
+    """Return a bar on a terminal, or lines of progress elsewhere. total: number of units of the complete work."""
     if not sys.stderr.isatty() or logger.level > logging.INFO:
         return _Lines(total, label, unit)
     from tqdm import tqdm

@@ -76,7 +76,10 @@ def fill_bank(
 def _select(
     batch: dict[str, Any], features: Float[Tensor, "b t f"], view_patches: int, classes: int, rules: MaskRules
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return features and labels of the patches of a batch for the bank, image by image."""
+    """Return features and labels of the patches of a batch for the bank, image by image.
+
+    view_patches: number of patches to select from each image.
+    """
     counts = patch_labels(batch["mask"], round(features.shape[1] ** 0.5), classes, rules.void_class)
     rows, labels = [], []
     for image, draw in enumerate(batch["draw_seed"]):

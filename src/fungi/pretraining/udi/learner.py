@@ -180,7 +180,11 @@ class Learner:
         sums: _Sums,
         depth_factors: Float[Tensor, "blocks2 v b"] | None,
     ) -> None:
-        """Add the gradients of a part of the batch to the student, and the sums of the part to `sums`."""
+        """Add the gradients of a part of the batch to the student, and the sums of the part to `sums`.
+
+        counts: numbers of images and samples in the batch of all processes. depth_factors: factors of stochastic depth
+        for the part; None to compute all branches.
+        """
         images, crops = (_normalized(upload(pixels, self.device)) for pixels in (views.globals, views.locals))
         has_patch_level = self.options.network.has_patch_level
         with torch.no_grad(), autocast(self.device, self.dtype):
@@ -242,6 +246,8 @@ class Learner:
 
     def _depth_factors(self, step: int, images: int, index: int, parts: int) -> Float[Tensor, "blocks2 v b"] | None:
         """Return the factors of stochastic depth for one part of this process.
+
+        images: number of images in the part. index, parts: index of the part, and number of parts per process.
 
         The factors are drawn for the batch of all processes, so they do not depend on the number of processes.
         """
