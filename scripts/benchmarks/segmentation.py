@@ -155,8 +155,8 @@ def _other_order(
     For each image, compute all similarities, fetch the features of the neighbours, and compute the similarities to the
     neighbours again. Keep the predictions of all pixels until the end.
 
-    features: features of the patches, `[b t f]`. bank, labels: features `[n f]` and shares of the classes `[n c]` of the
-    patches in the bank. truth: masks `[b s s]`. size: side of an image in pixels.
+    features: features of the patches, `[b t f]`. bank, labels: features `[n f]` and class shares `[n c]` of the patches
+    in the bank. truth: masks `[b s s]`. size: side of an image in pixels.
     """
     class_maps = []
     for image in features:  # [t d]
