@@ -103,7 +103,7 @@ def _raise_on_termination() -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != main_process:
-            os._exit(128 + number)
+            os._exit(128 + number)  # the status that a shell reports after this signal
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise KeyboardInterrupt
 

@@ -172,6 +172,7 @@ def _new_bar(total: int, label: str, unit: str) -> _Bar:
 
 def size_in_words(number: int) -> str:
     """Return a number of bytes as `931 bytes`, `9.7 kB`, `57 MB` or `3.1 GB`; 1 kB is 1000 bytes."""
+    # The factors 0.9995 and 99.95 choose the unit and the format of the rounded number: 999.9 kB are `1 MB`.
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= 0.9995 * size:
             return f"{number / size:,.0f} {unit}" if number >= 99.95 * size else f"{number / size:.3g} {unit}"

@@ -29,7 +29,8 @@ def _free_of_machine() -> int | None:
         lines = MEMORY_FILE.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    kibibytes = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return next((count * 1024 for count in kibibytes), None)
 
 
 def _free_of_group() -> int | None:

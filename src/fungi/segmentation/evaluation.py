@@ -176,7 +176,8 @@ class Segmentation:
         device = self.context.device
         search = BankSearch(bank, device, backend, k=k, tree=tree, tile_bytes=settings.search_bytes(device))
         if not search.is_in_memory:
-            size = bank.rows * bank.dim * 4 / 2**30
+            bytes_per_number = 4  # float32
+            size = bank.rows * bank.dim * bytes_per_number / 2**30
             logger.info(
                 "a bank of %.2f GB does not fit into --memory-gb, so every search reads it again; a larger --block-size"
                 " searches for more images at once",

@@ -81,5 +81,5 @@ def _grey(attention: Float[Tensor, "rows columns"], size: tuple[int, int]) -> UI
 def _darkened(image: Image.Image, mask: Bool[np.ndarray, "rows columns"]) -> Image.Image:
     """Return an image in which the patches outside of the mask are dark."""
     pixel_mask = Image.fromarray((255 * mask).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-    dark = Image.fromarray((np.asarray(image) * 0.3).astype(np.uint8))
+    dark = Image.fromarray((np.asarray(image) * 0.3).astype(np.uint8))  # 30 % of the brightness
     return Image.composite(image, dark, pixel_mask)

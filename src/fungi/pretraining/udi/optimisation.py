@@ -64,7 +64,7 @@ def clip_each(tensors: Iterable[Sequence[nn.Parameter]], limit: float) -> Float[
     gradients = [parts for tensor in tensors if (parts := [part.grad for part in tensor if part.grad is not None])]
     norms = torch.stack(norms_of(gradients))
     if limit:
-        factors = (limit / (norms + 1e-6)).clamp(max=1.0).unbind()
+        factors = (limit / (norms + 1e-6)).clamp(max=1.0).unbind()  # 1e-6 avoids a division by 0
         part_factors = [factor for factor, parts in zip(factors, gradients, strict=True) for _ in parts]
         torch._foreach_mul_([part for parts in gradients for part in parts], part_factors)
     return norms.max()
