@@ -25,7 +25,7 @@ def test_items_do_not_change(
     """The numbers were computed on 2026-11-30. Other random draws, or draws in another order, change them."""
     item = np.asarray(open_split(name, split, Path()).load(row)).astype(np.float64)
     values = item[7, :3, 0] if item.ndim == 3 else item[:3]  # of row 7 of an image, or of the start of a clip
-    # CPUs round differently: in a sine, and so by one grey level of an image.
+    # CPUs round sines differently, which can change a pixel by one grey level.
     tolerance = 1.0 if item.ndim == 3 else 1e-6
     np.testing.assert_allclose(values, first_values, rtol=0, atol=tolerance)
     assert np.abs(item).mean() == pytest.approx(mean_of_absolute_values, rel=1e-3)

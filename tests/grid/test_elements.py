@@ -70,7 +70,10 @@ def test_an_array_that_does_not_fit_the_grid_is_an_error(variables: dict[str, st
 
 
 def test_an_array_over_a_part_of_the_grid_has_to_be_declared() -> None:
-    assert chosen_indices({**variables_of_task(3, count=2, low=1, high=3), "FUNGI_PARTIAL": "1"}, 4) == [3]
+    variables = variables_of_task(3, count=2, low=1, high=3)
+    with pytest.raises(FungiError, match="has 2 tasks, but the grid has 4 elements"):
+        chosen_indices(variables, 4)
+    assert chosen_indices({**variables, "FUNGI_PARTIAL": "1"}, 4) == [3]
 
 
 def test_a_grid_larger_than_an_array_becomes_arrays_that_cover_it() -> None:

@@ -101,14 +101,18 @@ def test_the_message_about_a_missing_wandb_says_how_to_install_it(
         pass
 
 
-@pytest.mark.parametrize("fails", ["init", "log", "finish"])
+@pytest.mark.parametrize("failing_method", ["init", "log", "finish"])
 def test_a_failed_log_does_not_stop_the_command(
-    wandb: FakeWandb, fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    wandb: FakeWandb,
+    failing_method: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("api_key not configured (no-tty).\nMore lines.")
 
-    monkeypatch.setattr(wandb, fails, fail)
+    monkeypatch.setattr(wandb, failing_method, fail)
     steps = []
     with tracked(Settings(tmp_path), "knn_concat.py"):
         for step in range(3):

@@ -75,7 +75,7 @@ def test_a_saved_wrapper_of_a_parallel_model_can_be_loaded_with_the_model_inside
     "build_wrapped",
     [
         lambda: nn.Sequential(nn.BatchNorm2d(3), timm_model()),
-        lambda: nn.Sequential(timm_model(), nn.ModuleList([timm_model()])[0]),
+        lambda: nn.Sequential(timm_model(), timm_model()),
     ],
     ids=["something before", "two models"],
 )

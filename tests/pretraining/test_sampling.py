@@ -95,7 +95,9 @@ def test_maps_equal_exact_fractions(coordinates) -> None:
     rounding_errors = 0
     for _ in range(40):
         starts, extents = random.integers(0, 30, 2).tolist(), random.integers(1, 8, 2).tolist()
-        lattice = [[s + k * e for k in range(steps + 1)] for s, e in zip(starts, extents, strict=True)]
+        lattice = [
+            [start + step * extent for step in range(steps + 1)] for start, extent in zip(starts, extents, strict=True)
+        ]
         first, second = (sorted(random.choice(steps + 1, 2, replace=False).tolist()) for _ in range(2))
         crops = [
             [lattice[0][0], lattice[1][0], lattice[0][-1], lattice[1][-1]],

@@ -29,9 +29,9 @@ def test_json_lines_and_csv_give_the_same_rows(tmp_path):
     write_file(
         tmp_path / "lines" / "ag-news",
         "train.jsonl",
-        "".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows),
+        "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows),
     )
-    quoted = ["text,label", *('"' + t.replace('"', '""') + f'",{n}' for t, n in rows)]
+    quoted = ["text,label", *('"' + text.replace('"', '""') + f'",{label}' for text, label in rows)]
     write_file(tmp_path / "table" / "ag-news", "train.csv", "\n".join(quoted) + "\n")
     lines, table = (open_split("ag-news", "train", tmp_path / folder) for folder in ("lines", "table"))
     assert [lines.load(row) for row in range(3)] == [text for text, _ in rows]

@@ -135,7 +135,8 @@ def test_groups_contain_texts_of_similar_length_with_little_padding():
     views = INPUT.views("plain")
     lengths = [5, 40, 1, 39, 6, 2]
     batch = views.collate([views.prepare(words(count)) for count in lengths])
-    groups = list(groups_of_similar_length({k: v for k, v in batch.items() if k != "truncated"}, 2))
+    tokens = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    groups = list(groups_of_similar_length(tokens, 2))
     assert [sorted(lengths[row] for row in rows) for rows, _ in groups] == [[1, 2], [5, 6], [39, 40]]
     assert [part["input_ids"].shape[2] for _, part in groups] == [4, 8, 42]
     for rows, part in groups:
