@@ -32,7 +32,12 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
 
 @dataclass(frozen=True, kw_only=True)
 class CyanureFit:
-    """Request for a fit. rows, columns, offset: size and position of the float64 features in the shared memory."""
+    """Request for a fit.
+
+    rows, columns, offset: size and position (in bytes) of the float64 features in the shared memory.
+    classes, threads: numbers of classes and of threads. regularization: lambda.
+    The other fields are those of `LogisticOptions`.
+    """
 
     rows: int
     columns: int

@@ -41,7 +41,7 @@ class SplitCache:
 
 @dataclass(frozen=True)
 class StageContext:
-    """Settings of a stage, and the dataset, backbone and device that they name."""
+    """Settings of a stage, and the dataset, backbone and device that they name. dtype: dtype of the computation."""
 
     settings: StageSettings
     dataset: DatasetSpec

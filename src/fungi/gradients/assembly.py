@@ -29,6 +29,7 @@ class EngineSettings:
     projection: a matrix for all layers, the name of a kind of random matrices, or layer name -> one of these. None
         means the kind `binary`. Random matrices are drawn with `seed`, and their p is the width of the model
         (`width_of`).
+    views_per_forward: as in `GradientEngine`. bias: append the gradient of the bias.
     """
 
     device: torch.device

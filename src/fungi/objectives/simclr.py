@@ -99,6 +99,7 @@ def own_negatives(
 class SimCLR(Objective):
     """The SimCLR objective: 49 patches, and a constant matrix of negatives for all samples and splits.
 
+    denominator_temperature: see `info_nce`.
     negative_samples: number of negative images.
     hard_negatives: rows of the training split that are used as the first negative images.
     negatives_mixing: for every view, add mixtures of the view with its `mixed_negatives` nearest negatives.

@@ -73,6 +73,7 @@ class Manifest:
     """Description of a feature file, written before its first block.
 
     file: path below the root. block_size: rows per block. class_names: names of the labels; empty if not known.
+    layers: name of an array -> provenance of its layer; empty for embeddings.
     """
 
     file: str

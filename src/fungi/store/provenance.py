@@ -29,7 +29,12 @@ INFORMATION = (
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProvenance:
-    """Provenance of an array of a gradient file: its layer and its projection."""
+    """Provenance of an array of a gradient file: its layer and its projection.
+
+    layer: path of the target layer, with the part of a qkv layer. bias: whether the gradient contains the bias.
+    projection_hash, projection_kind, projection_seed: hash, kind and seed of the projection matrix. For gradients that
+        are not projected, they are empty, `none` and -1.
+    """
 
     layer: str
     bias: bool
@@ -43,6 +48,7 @@ class Provenance:
     """Provenance of a feature file: facts that decide its numbers, and information for people (`INFORMATION`).
 
     feature: `embeddings`, or the objective. objective_settings: temperatures, views, heads.
+    device: type of the device, `cpu` or `cuda`. dtype: dtype or precision of the computation.
     code_versions: versions of this program that computed the rows; several only if the user accepted this.
     views: `published`, or the name of the view plan that decides all options of the views (`fungi.views.plans`).
     computed_on: names of the devices that computed the rows (`NVIDIA H200`), with `, compiled` for compiled code.

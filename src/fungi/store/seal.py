@@ -40,7 +40,10 @@ class DamagedFileError(FungiError):
 class ArrayChecksums:
     """Position of the rows of an array in the file, and one CRC-32 per segment of `segment_rows` rows.
 
-    Pass rows to `add` in order. The last segment may be shorter. offset: position of the first byte of the array.
+    Pass rows to `add` in order. The last segment may be shorter.
+
+    offset: position of the first byte of the array. row_bytes, rows: number of bytes of a row, and number of rows.
+    values: the CRC-32 of each segment.
     """
 
     offset: int

@@ -33,6 +33,7 @@ class Crops(PixelViews):
         0 to 255 differ by less than 0.5.
     augmentation: `crops` only crops, as in the paper. `dino` adds the flips, colours, blur and solarisation with which
         DINO was trained (paper, table 15).
+    stream: see `HasStream`.
     """
 
     input: ImageInput

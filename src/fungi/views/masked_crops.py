@@ -40,6 +40,7 @@ class MaskedCrops:
     random_ratio: whether the share of masked patches is random instead of `mask_ratio`. Half of the images then have no
         mask, and the share in the other images is from 0.1 to 0.5.
     mask_seed: seed of the vector from N(0, 0.02^2) that replaces masked patches; -1: the vector is zero.
+    stream: see `HasStream`.
     """
 
     input: ImageInput

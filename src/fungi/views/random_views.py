@@ -25,8 +25,9 @@ AUGMENTED_SIZE = 96
 class RandomViews(PixelViews):
     """Generator of `n_views` random views. The first views do not depend on `n_views`.
 
-    skipped: number of random views that are drawn and dropped before the first view. view_size: side of the views in
-    pixels; 0 is the input size.
+    skipped: number of random views that are drawn and dropped before the first view.
+    view_size: side of the views in pixels; 0 is the input size.
+    stream: see `HasStream`.
     """
 
     input: ImageInput

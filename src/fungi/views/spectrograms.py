@@ -66,6 +66,7 @@ class NoisyShifts(_SpectrogramViews):
         have the same x2. Both x1 and x2 are uniform random numbers from 0 to 1.
     shift: the shift in frames is a random integer from `-shift` to `shift - 1`.
     skipped: number of random copies that are drawn and dropped before the first view.
+    stream: see `HasStream`.
     """
 
     input: SoundInput

@@ -96,6 +96,7 @@ class DeletedWords(_TextViews):
         `probability` of the words, as the published code does. Empty: the rule of the backbone input, which depends on
         the profile.
     skipped: number of random copies that are drawn and dropped before the first view.
+    stream: see `HasStream`.
     """
 
     input: TextInput
