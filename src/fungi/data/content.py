@@ -1,10 +1,10 @@
 """Digests of the samples of a split, without reading all bytes: 100,000 files take seconds, a million take a minute.
 
 The digest of a file covers its size and a few pieces. Files up to 16 KiB are hashed completely. In larger files, pieces
-of 4 KiB are hashed: at the start, at two places in the middle and at the end. These pieces suffice for compressed files
-(JPEG, PNG, WebP), because a changed pixel changes all bytes after it. In uncompressed files, a change can affect only
-one byte, so uncompressed files are hashed completely. Folder names, times and permissions are not part of a digest, so
-a copy of a file has the same digest.
+of 4 KiB are hashed: at the start, at two places in the middle and at the end. These pieces are enough for compressed
+files (JPEG, PNG, WebP), because a changed pixel changes all bytes after it. In uncompressed files, a change can affect
+only one byte, so uncompressed files are hashed completely. Folder names, times and permissions are not part of a
+digest, so a copy of a file has the same digest.
 """
 
 import hashlib

@@ -114,7 +114,7 @@ def _folders_with_manifest(top: Path) -> Iterator[Path]:
 
 
 def _write(blocks: BlockFolder, path: Path, *, accept: bool) -> None:
-    """Write the file. Raises FileNotFoundError if another process removes the blocks meanwhile."""
+    """Write the file. Raises FileNotFoundError if another process removes the blocks at the same time."""
     blocks.require_complete()
     origins = [blocks.origin(span) for span in blocks.manifest.spans()]
     code_versions = distinct(code_version for code_version, _ in origins)

@@ -218,7 +218,7 @@ def _dataset(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
         raise FungiError(
             f"{path}: the numbers of {key!r} are in other files, which are not read. Copy them into one file."
         )
-    is_large = array.nbytes > 1 << 20  # 1 MiB; the claim of a smaller array can't exhaust the memory
+    is_large = array.nbytes > 1 << 20  # 1 MiB; a smaller array needs little memory, even if its size is wrong
     if is_large and array.nbytes > LARGEST_EXPANSION * array.id.get_storage_size():
         raise FungiError(
             f"{path}: {key!r} claims to have shape {tuple(array.shape)}, but the file contains only"

@@ -67,7 +67,7 @@ def _orientation(image: "Image") -> int:
 
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF data make the parser raise nearly anything, but the pixels may be intact
+    except Exception:  # damaged EXIF data make the parser raise nearly anything, but the pixels may be correct
         return 1
     return orientation if isinstance(orientation, int) else 1
 

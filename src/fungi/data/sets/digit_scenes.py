@@ -6,7 +6,7 @@ for the ink. The split and the number of a scene determine its pixels, so a scen
 
 Train scenes use digits of the train split and a photograph of a temple. Test scenes use digits of the test split and a
 photograph of a flower. The splits therefore have nothing in common. Each scene has only one digit, because `digits-vit`
-was trained on single digits. In scenes with several digits, its features of patches hardly distinguish the classes
+was trained on single digits. In scenes with several digits, its features of patches distinguish the classes badly
 (docs/log.md).
 """
 
