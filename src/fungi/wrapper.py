@@ -79,7 +79,7 @@ class FUNGIWrapper:
     views_per_forward: number of views per forward pass; 0: choose it by the device.
     bias: whether to append the gradient of the layer's bias.
     views: `published` enlarges crops to `input_dim`; `native` does not enlarge crops, for a quarter of the forward
-        passes; `budget` also uses fewer crops, for an eighth of the forward passes.
+        passes; `budget` also uses fewer crops, for a seventh of the forward passes.
     compile: whether to compile the layers before the target layer with torch.compile. The first batch takes tens of
         seconds, and later batches are faster. Code for a GPU is stored in $TORCHINDUCTOR_CACHE_DIR or
         ~/.cache/fungi/compiled.

@@ -205,6 +205,12 @@ def test_texts_are_truncated_to_the_positions_of_the_model_with_a_remark(archite
     assert views.remarks() == [f"1 texts were longer than {longest} tokens and were cut"]
 
 
+@pytest.mark.parametrize(("width", "components"), [(24, 24), (768, 512)])
+def test_features_are_reduced_to_the_length_of_the_embedding_but_at_most_to_512(width, components, tmp_path):
+    name = save_tiny_model(tmp_path / "model", "Bert", hidden_size=width, max_position_embeddings=8)
+    assert resolve_backbone(name).pca_dim == components
+
+
 def test_the_remark_gives_the_limit_of_the_tokenizer_if_this_limit_is_smaller(own_folder):
     views = load_backbone(f"mine=hf:{own_folder}").input.views("plain")
     list(views.groups(views.collate([views.prepare("a " * 30)]), 8))

@@ -63,7 +63,7 @@ class GradientSettings(StageSettings):
     views: PlanName = setting(
         PUBLISHED,
         "size of crops and patches: scaled to the input size of the backbone (published), not scaled (native: a quarter"
-        " of the forward passes), or not scaled and fewer (budget: an eighth)",
+        " of the forward passes), or not scaled and fewer (budget: a seventh)",
         topic="features",
     )
     set: tuple[str, ...] = setting(

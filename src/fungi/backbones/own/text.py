@@ -43,7 +43,7 @@ def text_backbone(name: str, place: str, config: Any, *, mean: bool) -> Backbone
         layer=layer_path,
         weight_shape=tuple(layer.weight.shape),
         bias=layer.bias is not None,
-        pca_dim=512,
+        pca_dim=min(width, 512),
         build=build,
         pretrained=lambda: fetch(_model_class(config), config, place),
         notes=f"embedding: {'mean of the tokens' if mean else 'first token'}; gradient source {layer_path}; "
