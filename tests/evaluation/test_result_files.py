@@ -256,6 +256,18 @@ def test_two_simultaneous_evaluations_with_different_settings_lose_nothing(tmp_p
     assert json.loads(path.with_suffix(".previous-1.json").read_text())["settings"] == {"k": 5}
 
 
+def test_facts_keep_their_order_when_the_file_is_written_again(tmp_path):
+    """Otherwise, equal runs give files with different bytes."""
+    path, names = tmp_path / "result.json", [f"fact-{number}" for number in range(10)]
+    result = _open_result(path)
+    result.facts |= dict.fromkeys(names, 1)
+    result.add(result.runs[0], "kl", {"accuracy": 0.5})
+    for combination in ("dino", "kl+dino"):
+        again = _open_result(path)
+        again.add(again.runs[0], combination, {"accuracy": 0.5})
+    assert [name for name in json.loads(path.read_text()) if name in names] == names
+
+
 def test_processes_that_write_the_same_file_simultaneously_lose_nothing(tmp_path):
     path = tmp_path / "result.json"
     context = multiprocessing.get_context("fork")

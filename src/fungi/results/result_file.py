@@ -161,7 +161,7 @@ class ResultFile:
         for run, saved_run in zip(self.runs, runs_of(content), strict=True):
             run.results = {**saved_run["results"], **run.results}
             run.warnings = list(dict.fromkeys([*saved_run.get("warnings", []), *run.warnings]))
-        self.facts = {name: content[name] for name in content.keys() - _OWN_ENTRIES} | self.facts
+        self.facts = {name: value for name, value in content.items() if name not in _OWN_ENTRIES} | self.facts
         self.complete = self.complete or bool(content.get("complete"))
         return True
 
