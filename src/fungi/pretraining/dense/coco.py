@@ -123,6 +123,7 @@ class TrainImages:
 
     @cached_property
     def _images_with_targets(self) -> Any:
+        """The images with boxes, labels and masks in the form that torchvision's augmentations transform."""
         return wrap_dataset_for_transforms_v2(self.images, target_keys=("boxes", "labels", "masks"))
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], dict[str, Tensor]]:

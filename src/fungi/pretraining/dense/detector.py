@@ -18,6 +18,8 @@ from fungi.runtime.seeds import seeded
 
 ANCHOR = 8
 """Side of an anchor, in cells of its feature map."""
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+"""Height / width of the anchors of every feature map."""
 Record = dict[str, Any]
 """A predicted object in the format of COCO's result files."""
 
@@ -33,7 +35,8 @@ def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any
 
     with seeded(settings.seed, "detector"):
         pyramid = TransformerPyramid(backbone, settings, extra=True)
-        anchors = AnchorGenerator(tuple((ANCHOR * stride,) for stride in pyramid.strides), ((0.5, 1.0, 2.0),) * 5)
+        sides = tuple((ANCHOR * stride,) for stride in pyramid.strides)
+        anchors = AnchorGenerator(sides, (ASPECT_RATIOS,) * len(sides))
         mean, deviation = backbone.input.statistics
         return MaskRCNN(
             pyramid,
@@ -44,7 +47,7 @@ def mask_rcnn(backbone: Backbone, classes: int, settings: DetectSettings) -> Any
             image_std=list(deviation),
             rpn_anchor_generator=anchors,
             box_batch_size_per_image=settings.proposals,
-            size_divisible=lcm(32, 2 * pyramid.patch_size),
+            size_divisible=lcm(32, 2 * pyramid.patch_size),  # 32 is torchvision's value; the pyramid needs two patches
         )
 
 

@@ -78,7 +78,8 @@ class TransformerPyramid(nn.Module):
     @property
     def strides(self) -> list[int]:
         """The width of a cell of each map (also of the extra map) in pixels. Each width is at least 1."""
-        return [max(1, self.patch_size * quarters // 4) for quarters in (1, 2, 4, 8, 16)]
+        quarters_of_patch = (1, 2, 4, 8, 16)
+        return [max(1, self.patch_size * quarters // 4) for quarters in quarters_of_patch]
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> "OrderedDict[str, Float[Tensor, 'n c y x']]":
         """Return the maps by name, from the finest to the coarsest: `0` to `3` and, for a detector, `pool`."""
