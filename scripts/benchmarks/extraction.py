@@ -246,17 +246,19 @@ def _print_agreement(setup: Setup, float32_engine: GradientEngine) -> None:
             (half.gradients[bound.name]["layer"], full.gradients[bound.name]["layer"]),
             (half.embeddings, full.embeddings),
         )
-        gradient, embedding = (float(torch.cosine_similarity(a.float(), b.float(), dim=-1).mean()) for a, b in pairs)
+        gradient, embedding = (
+            float(torch.cosine_similarity(first.float(), second.float(), dim=-1).mean()) for first, second in pairs
+        )
         print(f"cosine to float32: {bound.name} gradient {gradient:.5f}, embedding {embedding:.5f}")
 
 
 def _print_matrix_rate(setup: Setup, bare: list[float]) -> None:
     """Print the rate of a large matrix product, and the rate of the bare forwards as a percentage of that rate."""
     device, dtype = setup.engine.device, setup.engine.dtype
-    a, b = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
+    left, right = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
 
     def multiply() -> None:
-        a @ b  # the product is freed at once
+        left @ right  # the product is freed at once
 
     times, _ = alternate(multiply, lambda: None, 10, device)
     rate = 2 * 8192**3 / statistics.median(times)

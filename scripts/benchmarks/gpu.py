@@ -118,8 +118,8 @@ def _seconds(work: Callable[[], object], device: torch.device, rounds: int) -> f
 def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations per second of a large matrix product."""
     side = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / _seconds(lambda: a @ b, device, 10)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / _seconds(lambda: left @ right, device, 10)
 
 
 @torch.no_grad()

@@ -37,11 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.backbones} backbones x {options.datasets} datasets x 2 splits x {options.shards} shards")
     with tempfile.TemporaryDirectory() as folder:
         idle, failed = Path(folder) / "idle", Path(folder) / "failed"
-        files = {place: _write_grid(place, place / "features", options) for place in (idle, failed)}
+        files = {
+            grid_folder: _write_grid(grid_folder, grid_folder / "features", options) for grid_folder in (idle, failed)
+        }
         (idle / "features").mkdir()
         elements = _write_failures(failed / "features")
-        for title, place in (("nothing has run yet", idle), (f"{elements} elements failed", failed)):
-            lines = _measure(f"status, {title}", ["status", "--grid", str(files[place])], place, options)
+        for title, grid_folder in (("nothing has run yet", idle), (f"{elements} elements failed", failed)):
+            lines = _measure(f"status, {title}", ["status", "--grid", str(files[grid_folder])], grid_folder, options)
             print(f"  {len(lines)} lines")
         lines = _measure("submit", ["submit", "--dry-run", "--grid", str(files[failed])], failed, options)
         print(f"  {sum(' sbatch ' in line for line in lines)} calls of sbatch")
@@ -70,11 +72,11 @@ def _write_grid(folder: Path, root: Path, options: argparse.Namespace) -> Path:
 
     datasets = []
     for number in range(options.datasets):
-        place = folder / "data" / f"set{number}"
+        dataset_folder = folder / "data" / f"set{number}"
         for split in ("train", "test"):
-            (place / split / "class").mkdir(parents=True)
-            (place / split / "class" / "0.png").touch()
-        datasets.append(f"set{number}=folder:{place}")
+            (dataset_folder / split / "class").mkdir(parents=True)
+            (dataset_folder / split / "class" / "0.png").touch()
+        datasets.append(f"set{number}=folder:{dataset_folder}")
     backbones = [name for name in BACKBONES if BACKBONES[name].modality == "vision"][: options.backbones]
     path = folder / "grid.toml"
     lines = [f"backbones = {json.dumps(backbones)}", f"datasets = {json.dumps(datasets)}"]

@@ -121,12 +121,12 @@ def _reference(learner: Learner, views: Views) -> None:
     student: Predictions = learner.student(images, crops, alignment.source)
     logits, local_logits = student.classes @ student.prototypes.T, student.local_classes @ student.prototypes.T
     learner.optimizer.zero_grad(set_to_none=True)
-    losses = [_entropy(cls[1 - a], logits[0, a]) + _entropy(mixed[1 - a], logits[1, a]) for a in (0, 1)]
+    losses = [_entropy(cls[1 - view], logits[0, view]) + _entropy(mixed[1 - view], logits[1, view]) for view in (0, 1)]
     for crop in range(len(crops)):
-        for a in (0, 1):
+        for view in (0, 1):
             losses += [
-                _entropy(cls[a], local_logits[0, crop]),
-                _entropy(mixed_local[a, :, crop], local_logits[1, crop]),
+                _entropy(cls[view], local_logits[0, crop]),
+                _entropy(mixed_local[view, :, crop], local_logits[1, crop]),
             ]
     rows = (student.patches @ student.prototypes.T).flatten(0, 1)
     losses.append(_entropy(patches.flip(0).flatten(0, 1), rows))

@@ -29,6 +29,7 @@ from torch.nn.functional import interpolate, normalize
 from benchmarks._rounds import in_turns, ratio
 from fungi.backbones.base import BACKBONES
 from fungi.backbones.loading import load_backbone
+from fungi.data.base import VOID
 from fungi.evaluators.segmentation import confusion, segmentation_scores
 from fungi.gradients.khatri_rao import make_projector
 from fungi.gradients.projection import draw_projection, product_dtype
@@ -133,7 +134,8 @@ def _measure_evaluation(options: argparse.Namespace, device: torch.device, folde
 
     def ours() -> None:
         predictions = predictor(features)
-        matrix = sum(confusion(t, p, CLASSES, 255) for t, p in zip(truth.numpy(), predictions, strict=True))
+        pairs = zip(truth.numpy(), predictions, strict=True)
+        matrix = sum(confusion(mask, prediction, CLASSES, VOID) for mask, prediction in pairs)
         iou["ours"] = segmentation_scores(np.asarray(matrix))["IoU"]
 
     def other_order() -> None:

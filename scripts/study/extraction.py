@@ -117,24 +117,24 @@ def _extract(
     from fungi.extraction import extract_gradients
     from fungi.extraction.gradient_settings import GradientSettings
 
-    place, start = feature_folder(folder, seed, setting), perf_counter()
-    if is_extracted(place):
+    setting_folder, start = feature_folder(folder, seed, setting), perf_counter()
+    if is_extracted(setting_folder):
         return
     common_options = tuple(text for text in options.set if text.startswith(f"{setting.objective}."))
     loading_options = {"checkpoint": options.checkpoint, "input_size": options.input_size}
     if setting.windows:
         forwards = token_windows.extract(
-            options.backbone, loading_options, dataset, setting.windows, seed, place, common_options
+            options.backbone, loading_options, dataset, setting.windows, seed, setting_folder, common_options
         )
         facts = {"seconds": perf_counter() - start, "forwards": forwards}
-        (place / "done.json").write_text(json.dumps(facts))
+        (setting_folder / "done.json").write_text(json.dumps(facts))
         return
     settings = GradientSettings(
         dataset=dataset,
         backbone=options.backbone,
         objective=(setting.objective,),
         with_embeddings=setting.objective == "kl",
-        root=place,
+        root=setting_folder,
         seed=seed,
         set=flags + common_options,
         device="cpu",
@@ -142,7 +142,7 @@ def _extract(
     )
     extract_gradients.run(settings)
     facts = {"seconds": perf_counter() - start, "forwards": _forwards(options, setting, settings.set)}
-    (place / "done.json").write_text(json.dumps(facts))
+    (setting_folder / "done.json").write_text(json.dumps(facts))
 
 
 def _forwards(options: argparse.Namespace, setting: Setting, flags: Sequence[str]) -> float:

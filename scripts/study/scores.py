@@ -26,24 +26,24 @@ def feature_folder(folder: Path, seed: int, setting: Setting) -> Path:
     return folder / f"seed-{seed}" / setting.name.replace(" ", "-").replace("/", "_")
 
 
-def _arrays(place: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _arrays(setting_folder: Path, feature: str, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the features and the labels of a split. For features other than embeddings, the labels are None.
 
-    place: folder that `feature_folder` returns.
+    setting_folder: folder that `feature_folder` returns.
     """
-    if (place / f"{split}.npy").exists():
-        return np.load(place / f"{split}.npy"), None
+    if (setting_folder / f"{split}.npy").exists():
+        return np.load(setting_folder / f"{split}.npy"), None
     pattern = f"embeddings/*/*/{split}.h5" if feature == "embeddings" else f"gradients/*/*/{feature}-{split}.h5"
-    (path,) = place.glob(pattern)
+    (path,) = setting_folder.glob(pattern)
     with h5py.File(path) as file:
         if feature == "embeddings":
             return file["embeddings"][:], file["targets"][:].astype(np.int64)
         return file[next(iter(file))][:], None
 
 
-def is_extracted(place: Path) -> bool:
+def is_extracted(setting_folder: Path) -> bool:
     """Return whether the features in a folder are complete."""
-    return (place / "done.json").exists()
+    return (setting_folder / "done.json").exists()
 
 
 def score(folder: Path, seed: int, name: str, settings: Sequence[Setting], pca_dim: int) -> None:
@@ -54,17 +54,19 @@ def score(folder: Path, seed: int, name: str, settings: Sequence[Setting], pca_d
     """
     label = name if len(settings) > 1 else settings[0].name
     path = folder / "scores" / f"{label.replace(' ', '-').replace('/', '_')}-{seed}.json"
-    places = [feature_folder(folder, seed, setting) for setting in settings]
-    embeddings_place = feature_folder(folder, seed, KL)
-    if path.exists() or not all(map(is_extracted, [embeddings_place, *places])):
+    setting_folders = [feature_folder(folder, seed, setting) for setting in settings]
+    embeddings_folder = feature_folder(folder, seed, KL)
+    if path.exists() or not all(map(is_extracted, [embeddings_folder, *setting_folders])):
         return
-    costs = [json.loads((place / "done.json").read_text(encoding="utf-8")) for place in places]
+    costs = [
+        json.loads((setting_folder / "done.json").read_text(encoding="utf-8")) for setting_folder in setting_folders
+    ]
     splits, labels = {}, {}
     for split in ("train", "test"):
-        embeddings, labels[split] = _arrays(embeddings_place, "embeddings", split)
+        embeddings, labels[split] = _arrays(embeddings_folder, "embeddings", split)
         arrays = {"embeddings": embeddings}
-        for setting, place in zip(settings, places, strict=True):
-            arrays[setting.objective], _ = _arrays(place, setting.objective, split)
+        for setting, setting_folder in zip(settings, setting_folders, strict=True):
+            arrays[setting.objective], _ = _arrays(setting_folder, setting.objective, split)
         splits[split] = {feature: ArrayInMemory(values) for feature, values in arrays.items()}
     # KL encodes the whole image, so the embeddings have no extra cost. Without KL, they cost one forward per image.
     has_kl = any(setting.objective == "kl" for setting in settings)

@@ -84,13 +84,13 @@ def extract(
     dataset: str,
     per_side: int,
     seed: int,
-    place: Path,
+    setting_folder: Path,
     options: Sequence[str],
 ) -> float:
     """Write the projected gradients of both splits to `train.npy` and `test.npy`. Return the forwards per image.
 
-    name: name of the backbone. per_side: number of windows along a side of the image. place: folder to write to.
-    options: options of the objective.
+    name: name of the backbone. per_side: number of windows along a side of the image.
+    setting_folder: folder to write to. options: options of the objective.
     """
     backbone = load_backbone(name, **loading_options)
     spec, network = backbone.spec, TokenWindows(backbone.model, per_side)
@@ -105,14 +105,14 @@ def extract(
 
     objective = objective.with_support(objective.objective.support(splits["train"], embed, objective.heads, seed))
     matrix = draw_projection(spec.projection_dim, layer.weight.numel() + layer.bias.numel(), seed=seed).dense()
-    place.mkdir(parents=True, exist_ok=True)
+    setting_folder.mkdir(parents=True, exist_ok=True)
     for split, samples in splits.items():
         rows = [
             _gradient(network, layer, objective, row) @ matrix.T / len(matrix) ** 0.5
             for tokens in _tokens(samples, image_views, network)
             for row in tokens.split(1)
         ]
-        np.save(place / f"{split}.npy", torch.stack(rows).numpy())
+        np.save(setting_folder / f"{split}.npy", torch.stack(rows).numpy())
     return network.forwards
 
 

@@ -76,26 +76,26 @@ def label(backbone: str) -> str:
 
 def to_markdown(tables: Sequence[Table]) -> str:
     """Return all tables under headings that name their protocols."""
-    parts = ["# Results", "", LEGEND, ""]
+    lines = ["# Results", "", LEGEND, ""]
     for table in tables:
-        parts += [f"## {table.shown_protocol}", ""]
-        parts += ["| " + " | ".join(["backbone", "features", *_column_titles(table)]) + " |"]
-        parts += ["|" + "---|" * (len(table.columns) + 2)]
-        parts += ["| " + " | ".join(line) + " |" for line in _lines(table)]
-        parts += ["", *[f"Missing for {gap}." for gap in table.gaps], ""]
-    return "\n".join(parts)
+        lines += [f"## {table.shown_protocol}", ""]
+        lines += ["| " + " | ".join(["backbone", "features", *_column_titles(table)]) + " |"]
+        lines += ["|" + "---|" * (len(table.columns) + 2)]
+        lines += ["| " + " | ".join(line) + " |" for line in _lines(table)]
+        lines += ["", *[f"Missing for {gap}." for gap in table.gaps], ""]
+    return "\n".join(lines)
 
 
 def to_latex(tables: Sequence[Table]) -> str:
     """Return all tables as LaTeX for the package booktabs. A comment before each table names its protocol."""
-    parts = [f"% {LEGEND}"]
+    lines = [f"% {LEGEND}"]
     for table in tables:
         header = " & ".join(["backbone", "features", *_column_titles(table)])
-        parts += ["", f"% {table.shown_protocol}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
-        parts += [_escaped(header, keep="&") + r" \\", r"\midrule"]
-        parts += [" & ".join(_escaped(text) for text in line) + r" \\" for line in _lines(table)]
-        parts += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(parts) + "\n"
+        lines += ["", f"% {table.shown_protocol}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
+        lines += [_escaped(header, keep="&") + r" \\", r"\midrule"]
+        lines += [" & ".join(_escaped(text) for text in line) + r" \\" for line in _lines(table)]
+        lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
 
 
 _CSV_COLUMNS: dict[str, Callable[[Cell], Any]] = {
