@@ -81,7 +81,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
         lines += [f"## {table.shown_protocol}", ""]
         lines += ["| " + " | ".join(["backbone", "features", *_column_titles(table)]) + " |"]
         lines += ["|" + "---|" * (len(table.columns) + 2)]
-        lines += ["| " + " | ".join(line) + " |" for line in _lines(table)]
+        lines += ["| " + " | ".join(texts) + " |" for texts in _texts_of_rows(table)]
         lines += ["", *[f"Missing for {gap}." for gap in table.gaps], ""]
     return "\n".join(lines)
 
@@ -93,7 +93,7 @@ def to_latex(tables: Sequence[Table]) -> str:
         header = " & ".join(["backbone", "features", *_column_titles(table)])
         lines += ["", f"% {table.shown_protocol}", rf"\begin{{tabular}}{{ll{'r' * len(table.columns)}}}", r"\toprule"]
         lines += [_escaped(header, keep="&") + r" \\", r"\midrule"]
-        lines += [" & ".join(_escaped(text) for text in line) + r" \\" for line in _lines(table)]
+        lines += [" & ".join(map(_escaped, texts)) + r" \\" for texts in _texts_of_rows(table)]
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
@@ -146,7 +146,7 @@ def _column_titles(table: Table) -> list[str]:
     return [column if count is None else f"{column} ({count})" for column, count in counts.items()]
 
 
-def _lines(table: Table) -> list[list[str]]:
+def _texts_of_rows(table: Table) -> list[list[str]]:
     """Return the texts of each row: backbone, combination, scores."""
     return [
         [
