@@ -3,8 +3,8 @@
     python scripts/merge_test.py --merges 200 --at-once 4
 
 The script writes the blocks of several small files below a root. Then it starts `--at-once` merges of this root
-together, each in its own process. It repeats this until `--merges` merges have run. Each merge must succeed, and each
-file must have the rows of its blocks. 200 merges take about a minute on two cores.
+together, each in its own process. The script repeats these steps until `--merges` merges have run. Each merge must
+succeed, and each file must have the rows of its blocks. 200 merges take about a minute on two cores.
 """
 
 import os

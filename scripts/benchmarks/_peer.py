@@ -43,7 +43,7 @@ def print_peer(setup: Setup, folder: Path, images: Sequence[Image.Image], rounds
 
 
 def _wrapper(setup: Setup, module: Any, configs: str, images: Sequence[Image.Image]) -> Any:
-    """Return a wrapper of the model with all objectives. Its supporting data come from the pictures."""
+    """Return a wrapper of the model with all objectives. The objectives take their negatives from the pictures."""
     engine = setup.engine
     target = engine.targets[0]
     config_module = importlib.import_module(configs)

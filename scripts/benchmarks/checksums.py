@@ -1,9 +1,9 @@
 """Measure the cost of checksums when rows are read: `python scripts/benchmark.py checksums --rows 100000 --width 768`.
 
-The benchmark writes a feature file and a bank of patches twice: with checksums, and without. It reads them in turns,
-window by window, from the page cache. It prints the ratio of processor time, and the seconds that checksums add per
-gigabyte. A process checks the rows of a bank only when it reads them for the first time; the benchmark measures this
-first time.
+The benchmark writes a feature file and a bank of patches twice: with checksums, and without. It reads both versions in
+turns, window by window, from the page cache. It prints the ratio of processor time, and the seconds that checksums add
+per gigabyte. A process checks the rows of a bank only when it reads them for the first time; the benchmark measures
+this first time.
 """
 
 import argparse

@@ -19,8 +19,9 @@ class Profile:
     published_transform: use the evaluation transform of the published code (deviation V2).
     imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics for every backbone (V3).
     published_labels: use the labels of the published loaders, if they differ from the labels of the dataset (T3).
-    first_token_gradient: use only the part of the gradient that comes from the first token (U2). This applies to
-        backbones for which the published code does the same, although their embedding depends on more tokens.
+    first_token_gradient: use only the part of the gradient that comes from the first token (U2). The published code
+        does so for some backbones, although their embedding depends on more tokens. The switch affects only these
+        backbones.
     stratified_texts: draw few-shot rows of texts in proportion to the classes, not the same number per class (T4).
     """
 

@@ -103,7 +103,7 @@ class Registry(Generic[Entry]):
 
 @cache
 def _modules_in(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the public modules in folders. They are cached: a grid needs them thousands of times."""
+    """Return the names of the public modules in folders; cached, because a grid asks thousands of times."""
     return tuple(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 
 

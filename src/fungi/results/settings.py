@@ -97,7 +97,7 @@ class ResultSettings:
     ) -> ResultFile:
         """Return the result file, with the scores of an earlier run with the same settings, features and code.
 
-        provenances: provenances of the features. They contain the values of settings that have no flag.
+        provenances: provenances of the features, which contain the values of settings without a flag.
         """
         resolved = self.resolved_for(provenances)
         code_version = version_of(self.computed_in or type(self).__module__)

@@ -43,7 +43,7 @@ def written_once(path: Path) -> Iterator[Path]:
     """Write like `written_atomically`, but keep the file of the first writer and drop the files of later writers.
 
     Use this function if all readers must see the same content, but two computations of the content may differ in a few
-    bits. It also removes the orphans in the same folder.
+    bits. The function also removes the orphans in the same folder.
     """
     remove_orphans(path.parent)
     with _temporary_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""Standard output and standard error. They may be closed, on a full disk, or not support every character."""
+"""Standard output and standard error. A stream may be closed, lead to a full disk, or refuse some characters."""
 
 import io
 import os

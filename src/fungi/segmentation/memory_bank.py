@@ -21,7 +21,7 @@ PatchFeatures = Callable[[dict[str, Any]], Float[Tensor, "b t f"]]
 
 
 DATA_EFFICIENT_BANK_ROWS = 20_480_000
-"""Bank size of the published code in the data-efficient setting. Its last rows are never filled (spec dense 3.2)."""
+"""Bank size of the published code in the data-efficient setting. The last rows are never filled (spec dense 3.2)."""
 
 
 def patches_per_view(memory_size: int, views: int, patches: int) -> int:

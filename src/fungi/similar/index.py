@@ -79,7 +79,7 @@ class Index:
     def joined(self, paths: Sequence[Path], features: Float32[np.ndarray, "m f"], parts: Mapping[str, int]) -> "Index":
         """Return an index that also contains the features of `paths`.
 
-        They replace earlier features of the same files. If the parts differ, all earlier features are dropped.
+        New features of a file replace its earlier features. If the parts differ, all earlier features are dropped.
         """
         earlier = self.features if self.parts == parts else np.zeros((0, features.shape[1]), np.float32)
         states = dict(self.states) if self.parts == parts else {}

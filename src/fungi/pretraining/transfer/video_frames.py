@@ -16,7 +16,7 @@ from fungi.views.pixels import as_pixels
 MULTIPLE = 64
 """The longer side of a scaled frame is a multiple of this number of pixels."""
 IMAGENET_OF_VIDEOS: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
-"""Mean and standard deviation in the published code. Its first standard deviation is 0.228, not the usual 0.229."""
+"""Mean and standard deviation in the published code. The first standard deviation is 0.228, not the usual 0.229."""
 
 
 def frame_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:

@@ -80,8 +80,8 @@ def shifted_towards(crop: Crop, reference: Crop, height: int, width: int, deviat
 def _shifted_start(span: Span, reference: Span, limit: int, deviations: Deviations, *, start: int) -> int:
     """Return the start of a span after its shift towards the span of the reference crop.
 
-    limit: length of the axis. start: start of the span for the extent of the two spans together. It is `span[0]` except
-    with the deviation `row_start_in_columns`.
+    limit: length of the axis. start: start of the span, from which the extent of the two spans together is measured;
+    `span[0]`, except with the deviation `row_start_in_columns`.
     """
     length, reference_length = span[1] - span[0], reference[1] - reference[0]
     smaller = min(length, reference_length - 1) if deviations.rounded_overlap else min(length, reference_length)
