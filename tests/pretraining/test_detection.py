@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ from fungi.runtime.seeds import seeded
 from fungi.settings import parse
 from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, write_canvases
 from tests.pretraining.small import Killed
-from tests.pretraining.two_processes import simplified, train_in_two_processes
+from tests.pretraining.two_processes import narrow_mask_head, simplified, two_processes
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    with narrow_mask_head():
+        yield
 
 
 def flags(coco: Path, output: Path, *more: str) -> list[str]:
@@ -158,6 +165,7 @@ def test_the_detector_takes_images_of_any_size() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_an_interrupted_run_resumes_with_the_same_bits(coco: Path, tmp_path: Path, monkeypatch) -> None:
     learn = epochs.EpochTraining._learn
 
@@ -205,9 +213,9 @@ def test_two_processes_take_the_steps_of_one_process_that_normalises_over_both_i
 ) -> None:
     """Each process has one image. The tolerance allows sums in another order, but not statistics of one image."""
     common = ["--lr", "0.02", "--drop-path", "0"]
-    train_in_two_processes("detect", flags(coco, tmp_path / "two", *common, "--batch-size", "1"))
+    of_two = flags(coco, tmp_path / "two", *common, "--batch-size", "1")
     arguments = flags(coco, tmp_path / "one", *common)
-    with simplified():
+    with two_processes("detect", *of_two, simple=True), simplified():
         settings = parse(DetectSettings, arguments, program="detect", description="")
         run = Detection(settings, settings.load_network(), World(), torch.device("cpu"))
         run.model.train()
@@ -254,6 +262,7 @@ def swap_two_images(root: Path) -> None:
     second.write_bytes(pixels)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(
     ("change", "part"), [(remove_the_last_object, "scored annotations"), (swap_two_images, "train images")]
 )
@@ -276,6 +285,7 @@ def test_anchors_have_a_side_of_eight_cells_and_three_shapes() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("narrow")
 def test_digits_on_canvases_are_detected_after_little_training(tmp_path: Path) -> None:
     """Measured: an AP50 of 0.22 for boxes and 0.27 for masks with 160 canvases; 0.02 and 0 with six canvases."""
     root = write_canvases(tmp_path / "coco", {"train2017": 160, "val2017": 6})

@@ -332,7 +332,7 @@ def test_two_processes_give_the_numbers_of_one_process(folder, checkpoint, tmp_p
     """
     changed = {"averaging": 0.5, "mixup": 0, "cutmix": 0, "drop_path": 0}
     arguments = flags(folder, checkpoint, tmp_path / "two", batch_size=3, **changed)
-    with two_processes("fungi", "fine-tune", *arguments):
+    with two_processes("fine-tune", *arguments):
         assert COMMANDS["fine-tune"].main(flags(folder, checkpoint, tmp_path / "one", batch_size=6, **changed)) == 0
     of_one, of_two = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
     assert [line["accuracy"] for line in of_one["history"]] == [line["accuracy"] for line in of_two["history"]]

@@ -249,7 +249,7 @@ def test_two_processes_give_the_numbers_of_one_process(images, tmp_path) -> None
     """The processes share each batch of four images. The optimizer is SGD, because AdamW amplifies rounding."""
     changed = {"optimizer": "sgd", "drop_path_rate": 0.3, "lr": 5.0}
     flags = [*small_run(tmp_path / "two", images, **changed), "--batch_size_per_gpu", "2"]
-    with two_processes("fungi", "pretrain", *flags):
+    with two_processes("pretrain", *flags):
         assert main(small_run(tmp_path / "one", images, **changed)) == 0
     for line, line_of_two in zip(log_lines(tmp_path / "one"), log_lines(tmp_path / "two"), strict=True):
         assert line == pytest.approx(line_of_two, rel=1e-4, abs=1e-5)
