@@ -24,12 +24,12 @@ from tests.stages.conftest import arrays
 DIGITS = DATASETS["digits"]
 
 
-def every_fourth_digit() -> DatasetSpec:
-    """Return the dataset of the demo with a fourth of its images, which take a fourth of the time."""
+def every_eighth_digit() -> DatasetSpec:
+    """Return the dataset of the demo with an eighth of its images, which take an eighth of the time."""
     return replace(
         DIGITS,
-        sizes={split: len(range(0, size or 0, 4)) for split, size in DIGITS.sizes.items()},
-        open=lambda data_dir, split: DIGITS.open(data_dir, split).take(range(0, DIGITS.sizes[split] or 0, 4)),
+        sizes={split: len(range(0, size or 0, 8)) for split, size in DIGITS.sizes.items()},
+        open=lambda data_dir, split: DIGITS.open(data_dir, split).take(range(0, DIGITS.sizes[split] or 0, 8)),
     )
 
 
@@ -71,7 +71,7 @@ def test_a_new_worker_has_one_thread_and_no_progress_bars(monkeypatch: pytest.Mo
 def test_demo_shows_a_gain_and_a_second_run_keeps_the_features(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(DATASETS._entries, "digits", every_fourth_digit())
+    monkeypatch.setitem(DATASETS._entries, "digits", every_eighth_digit())
     monkeypatch.setattr(demo, "ProcessPoolExecutor", InThisProcess)
     monkeypatch.setattr(demo, "usable_cores", lambda: 2)
     flags = ["--root", str(tmp_path), "--seeds", "7", "--device", "cpu"]
@@ -90,7 +90,7 @@ def test_demo_shows_a_gain_and_a_second_run_keeps_the_features(
     assert second.count("already computed in the same way") == 24  # feature files of three plans of views
     (result,) = (tmp_path / "seed-7").glob("results/knn/digits/*.json")
     scores = {name: values["accuracy"] for name, values in json.loads(result.read_text())["results"].items()}
-    # The measured gain is 0.081 here, and 0.067 on average over three seeds of all images.
+    # The measured gain is 0.059 here (4 of 68 images), and 0.067 on average over three seeds of all images.
     assert scores["embeddings+kl+dino+simclr"] > scores["embeddings"] + 0.03
     table = first[first.index("accuracy, %") : first.index("\nfeatures  ")]
     assert "budget" in table
