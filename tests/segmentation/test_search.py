@@ -127,12 +127,12 @@ print(peak() - before, bank.rows * bank.dim * 4, scores.nbytes + rows.nbytes)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "width", "queries", "k"),
-    [(240_000, 256, 64, 5), (30_000, 64, 16 * 1024, 30)],
+    [(120_000, 256, 64, 5), (15_000, 64, 8 * 1024, 30)],
     ids=["a bank ten times the limit", "the queries of a block of images"],
 )
 def test_exact_search_stays_within_its_limit(rows: int, width: int, queries: int, k: int, tmp_path: Path) -> None:
-    """The limit is 24 MB without queries and results. The test measures the growth of the peak memory of a process."""
-    limit = 24 << 20
+    """The limit is 12 MB without queries and results. The test measures the growth of the peak memory of a process."""
+    limit = 12 << 20
     filled_bank(tmp_path, vectors(rows, width, seed=2).numpy())
     command = [sys.executable, "-c", MEASURE, str(tmp_path), *map(str, (limit, queries, k))]
     # Freed memory is returned at once. Otherwise the peak would include memory that the C library keeps.
@@ -144,7 +144,7 @@ def test_exact_search_stays_within_its_limit(rows: int, width: int, queries: int
     }
     process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     growth, size, results = map(int, process.stdout.split())
-    is_large_bank = rows == 240_000
+    is_large_bank = rows == 120_000
     assert size > 9.5 * limit or not is_large_bank
     assert growth < 1.1 * limit + results
 
