@@ -1,4 +1,4 @@
-"""Time functions in turns, and compute the ratios of their times."""
+"""Measure the times of functions that run in turns, and compute the ratios of these times."""
 
 import statistics
 from collections.abc import Callable, Mapping

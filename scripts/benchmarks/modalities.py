@@ -5,7 +5,8 @@
 
 The benchmark prints four numbers per feature:
 
-- the rows per second of the complete extraction: views on the device, forwards, heads, backward, gradients, projection;
+- the rows per second of the complete extraction: the part of view generation that the device does, forwards, heads,
+  backward, gradients, projection;
 - the rows per second of bare forwards: only the encoder, on the same groups of views;
 - the ratio of their times;
 - the rows per second of a process that prepares views: tokens of texts, spectrograms of sounds. In a real extraction,
@@ -89,6 +90,7 @@ def _measure_pair(settings: ModalityBenchmark, name: str, dataset: str) -> None:
     )
     print(f"\n{name} on {dataset}: {len(samples)} rows, {device}, {settings.dtype}, {torch.get_num_threads()} threads")
     print(f"{'feature':12}{'rows/s':>10}{'bare rows/s':>13}{'ratio':>8}{'prepared rows/s':>17}  padding")
+    # KL encodes the same single view as the embeddings. Without gradients, only the encoder runs.
     embedding = bind("kl", embedding_dim=backbone.spec.embedding_dim, input_spec=input_spec, seed=42)
     _print_row("embeddings", settings, engine, embedding, samples, gradients=False)
     for objective in ("kl", "simclr"):

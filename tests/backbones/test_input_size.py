@@ -24,7 +24,7 @@ def test_a_backbone_accepts_images_of_another_size(name: str, native: int, size:
     assert (native_backbone.input.size, resized_backbone.input.size) == (native, size)
     assert resized_backbone.input.resize == round(native_backbone.input.resize * size / native)
     assert resized_backbone.model(torch.zeros(2, 3, size, size)).shape == (2, native_backbone.spec.embedding_dim)
-    has_positions = "resnet" not in name  # scaled positions are other weights
+    has_positions = "resnet" not in name  # scaled position embeddings are other weights
     assert (resized_backbone.weights_hash != native_backbone.weights_hash) == has_positions
     native_on_request = load_backbone(name, random_init=True, input_size=native)
     assert native_on_request.weights_hash == native_backbone.weights_hash

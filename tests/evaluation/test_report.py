@@ -29,12 +29,12 @@ def content(
     """Return the content of a kNN result file. accuracy: combination -> accuracy."""
     provenance = {"backbone": backbone, "dataset": dataset, "profile": profile}
     origin = {"file": "x.h5", "provenance": provenance} | ({"layer": {"layer": layer}} if layer else {})
-    defaults = {"k": 20, "pca_dim": 512, "shots": None, "dataset": dataset, "backbone": backbone}
-    default_settings = {"k", "pca_dim", "shots"} | {name for name, value in settings.items() if value == "balanced"}
+    standard = {"k": 20, "pca_dim": 512, "shots": None, "dataset": dataset, "backbone": backbone}
+    never_unusual = {"k", "pca_dim", "shots"} | {name for name, value in settings.items() if value == "balanced"}
     return {
         "task": "knn" if settings.get("shots") is None else f"knn-{settings['shots']}shot",
-        "settings": defaults | settings,
-        "unusual": {name: value for name, value in settings.items() if name not in default_settings},
+        "settings": standard | settings,
+        "unusual": {name: value for name, value in settings.items() if name not in never_unusual},
         "provenance": {"features": [{"train": {"embeddings": origin}}]},
         "results": {name: {"accuracy": value, "mean-per-class-accuracy": value} for name, value in accuracy.items()},
     }
@@ -87,8 +87,8 @@ def test_results_with_another_protocol_have_no_published_value(change):
 
 @pytest.mark.parametrize("sampling", ["balanced", "stratified"])
 def test_few_shot_results_have_published_values_only_with_the_published_sampling(sampling):
-    """Check texts and images: the published code drew texts in proportion to the class sizes (spec text 6.1), and the
-    same number of images of each class."""
+    """The published code drew texts in proportion to the class sizes (spec text 6.1). It drew the same number of images
+    of each class."""
     shots = {"shots": 5, "few_shot_sampling": sampling}
     (text_cell,) = cells(content({"embeddings": 0.2}, backbone="bert-base-uncased", dataset="trec", **shots))
     (image_cell,) = cells(content({"embeddings": 0.3}, backbone="vit-b16-augreg-in1k", **shots))
@@ -131,8 +131,8 @@ def test_different_protocols_never_share_a_table():
         )
     )
     assert sorted(str(table.protocol) for table in tables) == [
-        "knn, 5-shot drawn, profile published, k 20, PCA 512, draws 1 2",
-        "knn, 5-shot, profile published, k 20, PCA 512",
+        "knn, 5-shot drawn, profile published, k 20, PCA 512, draws 1 2",  # drawn with these seeds
+        "knn, 5-shot, profile published, k 20, PCA 512",  # the fixed rows of the published protocol
         "knn, full, profile clean, k 20, PCA 512",
         "knn, full, profile published, k 20, PCA 512",
         "knn, full, profile published, k 5, PCA 512",
@@ -187,6 +187,7 @@ def test_per_class_differences_are_recalls_minus_recalls_of_the_embeddings():
         "kl": {"predictions": [0, 1, 1, 1]},
         "embeddings+kl": {"predictions": [0, 0, 1, 1]},
     }
+    # Only single gradients are compared with the embeddings, not combinations.
     assert per_class_differences(result) == {"kl": [-0.5, 0.5]}
 
 

@@ -25,7 +25,7 @@ from fungi.runtime.seeds import seeded
 from fungi.settings import parse
 from tests.pretraining.digit_canvases import CATEGORY_IDS, DETECTOR_FLAGS, write_canvases
 from tests.pretraining.small import Killed
-from tests.pretraining.two_processes import narrow_mask_head, simplified, two_processes
+from tests.pretraining.two_processes import narrow_mask_head, sgd_without_dropout, two_processes
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_wrong_classes_or_no_objects_score_about_zero(coco: Path) -> None:
     for line in lines:
         line["category_id"] = CATEGORY_IDS[(CATEGORY_IDS.index(line["category_id"]) + 1) % 10]
     assert coco_scores(images, [])["box AP"] == 0.0
-    assert coco_scores(images, lines)["box AP"] < 0.2  # not 0: a wrong class can be right for the other digit
+    assert (
+        coco_scores(images, lines)["box AP"] < 0.2
+    )  # not 0: a canvas has two digits, and the wrong class of a digit can be the class of the other
 
 
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # from pycocotools with numpy 2
@@ -215,11 +217,11 @@ def test_two_processes_take_the_steps_of_one_process_that_normalises_over_both_i
     common = ["--lr", "0.02", "--drop-path", "0"]
     of_two = flags(coco, tmp_path / "two", *common, "--batch-size", "1")
     arguments = flags(coco, tmp_path / "one", *common)
-    with two_processes("detect", *of_two, simple=True), simplified():
+    with two_processes("detect", *of_two, simple=True), sgd_without_dropout():
         settings = parse(DetectSettings, arguments, program="detect", description="")
         run = Detection(settings, settings.load_network(), World(), torch.device("cpu"))
         run.model.train()
-        for step, rows in enumerate(islice(run.plan.parts(0, 0), run.steps)):
+        for step, rows in enumerate(islice(run.plan.parts(rank=0, first_step=0), run.steps)):
             run.optimizer.zero_grad()
             losses_of_both(run, step, rows).backward()
             for group in run.optimizer.param_groups:

@@ -21,7 +21,7 @@ from fungi.pretraining.dense.semantic_head import HEAD_CHANNELS, SemanticFpn
 from fungi.pretraining.dense.settings import SegmentFpnSettings
 from fungi.views.image import ImageInput
 from tests.pretraining.small import Killed
-from tests.pretraining.two_processes import simplified, two_processes
+from tests.pretraining.two_processes import sgd_without_dropout, two_processes
 
 SMALL = "--dataset digit-scenes --backbone digits-vit --blocks 0 1 2 3 --channels 16 --size 32 --device cpu"
 
@@ -153,7 +153,7 @@ def test_two_processes_give_the_numbers_of_one_process(tmp_path: Path) -> None:
     """
     common = ["--lr", "0.1", "--drop-path", "0"]
     of_two = flags(tmp_path / "two", 2, 2, *common, "--batch-size", "2")
-    with two_processes("segment-fpn", *of_two, simple=True), simplified():
+    with two_processes("segment-fpn", *of_two, simple=True), sgd_without_dropout():
         assert COMMANDS["segment-fpn"].main(flags(tmp_path / "one", 2, 2, *common)) == 0
     of_one, of_two = (read_content(tmp_path / name / "checkpoint.pth") for name in ("one", "two"))
     assert of_one["identity"]["batch"] == of_two["identity"]["batch"] == 4

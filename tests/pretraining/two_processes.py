@@ -31,7 +31,7 @@ def narrow_mask_head(channels: int = 32) -> Iterator[None]:
 
 
 @contextmanager
-def simplified() -> Iterator[None]:
+def sgd_without_dropout() -> Iterator[None]:
     """Use SGD instead of AdamW, no dropout, few scenes, and a detector whose heads learn only from the true boxes.
 
     The mask head is narrow.
@@ -55,7 +55,7 @@ def two_processes(command: str, *flags: str, simple: bool = False) -> Iterator[N
     """Run a command of `fungi` in two processes that train together by gloo. At the end of the block, both succeed.
 
     The processes are forks of a process that has only imported the libraries, because every import takes seconds.
-    simple: whether the processes are `simplified`.
+    simple: whether the processes are `sgd_without_dropout`.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -81,5 +81,5 @@ def two_processes(command: str, *flags: str, simple: bool = False) -> Iterator[N
 def _train(command: str, flags: Sequence[str], environment: dict[str, str], simple: bool) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    with simplified() if simple else nullcontext():
+    with sgd_without_dropout() if simple else nullcontext():
         sys.exit(COMMANDS[command].main(list(flags)))

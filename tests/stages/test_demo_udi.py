@@ -23,7 +23,7 @@ def few_textures(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_demo_pretrains_scores_and_draws_and_a_second_run_reuses_the_files(
+def test_the_demo_writes_a_backbone_scores_and_figures_and_a_second_run_reuses_them(
     few_textures, tmp_path, monkeypatch, capfd
 ) -> None:
     for name, value in {"DATASET": few_textures, "BANK": 16, "NEIGHBOURS": 3}.items():

@@ -154,7 +154,7 @@ class DatasetSpec:
     ground_truth: function data directory -> one record per query, for retrieval (`fungi.data.formats.landmarks`).
     masks: meaning of the mask values, for segmentation.
     is_in_paper: whether the dataset is part of the paper (spec vision 3.1).
-    notes: comment on the dataset. The error for a dataset that needs no download prints it.
+    notes: comment on the dataset. `download_dataset.py` prints it if the dataset needs no download.
     pca_dim: PCA size for this dataset. None: the size of the backbone.
     """
 
@@ -218,9 +218,10 @@ def resolve_dataset(text: str, data_dir: Path | None = None) -> DatasetSpec:
 
     text has one of these forms:
 
-        NAME                a registered name, or a folder of `data_dir` with splits of class folders or a saved dataset
+        NAME                a registered name, or the name of a folder in `data_dir` that holds split folders with
+                            class folders, or a saved dataset
         NAME=folder:PATH    folders `train`, `test` and optionally `valid`, with class folders
-        NAME=split:PATH     class folders
+        NAME=split:PATH     class folders without splits; a fifth of each class is the test split
         NAME=hf:PATH        a `datasets` dataset saved to disk, or `owner/name` on the hub
         NAME=masks:PATH     folders `train` and `test`, with `images` and `masks`
 

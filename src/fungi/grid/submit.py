@@ -105,10 +105,9 @@ def run(settings: SubmitSettings) -> None:
         project = Path(grid.code) if grid.code else project_folder()
     else:
         project, grid = project_folder(), settings.declared()
-    jobs = (grid.jobs or settings.jobs) if settings.missing else (settings.jobs or grid.jobs)
     limit = grid.limit if settings.limit is None else settings.limit
     sbatch = {**grid.sbatch, **settings.sbatch_options()}
-    grid = replace(grid, jobs=jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
+    grid = replace(grid, jobs=settings.jobs or grid.jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
     log_pattern(grid.root)  # raises FungiError before anything is written
     planned_jobs, blocked_jobs = plan(settings, grid, project)
     limits = ClusterLimits.ask()

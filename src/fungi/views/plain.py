@@ -16,7 +16,10 @@ from fungi.views.pixels import FILTERS, PixelViews, as_pixels, normalize, resize
 
 @dataclass(frozen=True, kw_only=True)
 class PlainView(PixelViews):
-    """View that resizes the shorter side, crops the centre and normalises. A squashed input is not cropped."""
+    """View that resizes the shorter side, crops the centre and normalises.
+
+    A backbone with squashed inputs gets the whole image, resized to a square, instead of a crop.
+    """
 
     input: ImageInput
 

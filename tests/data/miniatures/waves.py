@@ -13,7 +13,7 @@ def pitch_of(name: str) -> float:
 
 
 def write_wave(path: Path, name: str, rate: int = 16_000, seconds: float = 0.25) -> None:
-    """Write a 16-bit mono WAV file of half the largest volume."""
+    """Write a 16-bit mono WAV file of half the largest volume. `name` determines the pitch."""
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(int(rate * seconds)) / rate
     tone = 0.5 * np.sin(2 * np.pi * pitch_of(name) * time)

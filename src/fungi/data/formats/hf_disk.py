@@ -47,7 +47,8 @@ class Columns:
 class SavedItems:
     """Function: row of a saved split -> RGB image or text.
 
-    folder: folder of the split. ids: sample ids, for errors. as_displayed: as in `decode`.
+    folder: folder of the split. ids: sample ids, for errors. as_displayed: apply the EXIF orientation, and put
+    transparent pixels on white.
     """
 
     folder: str
@@ -133,7 +134,7 @@ def open_saved(
         the class names that are stored in the split are used, if there are any.
     name_rows: function that computes sample ids from the stored file names. Without this function, or without file
         names, the ids contain the row numbers.
-    as_displayed: as in `decode`.
+    as_displayed: apply the EXIF orientation, and put transparent pixels on white.
     """
     folder = path / split
     table = _open_table(folder)
@@ -178,7 +179,7 @@ def choose_columns(table: Any, folder: Path) -> Columns:
 
 
 def saved_classes(path: Path, splits: Sequence[str]) -> list[str]:
-    """Return the class names of the first of `splits` (train, if it exists); empty if no split has class names.
+    """Return the class names of the first split in `splits`; empty if no split has class names.
 
     If the labels are strings, these strings are the class names, in alphabetical order.
     Raises FungiError if only some splits have class names.
@@ -247,7 +248,7 @@ def _items(folder: str, columns: Columns, process: int) -> Any:
 
 
 def _labels(table: Any, columns: Columns, class_names: Sequence[str], folder: Path) -> UInt32[np.ndarray, " n"]:
-    """Return the labels. If a stored label has a name, the label is the position of this name in `class_names`.
+    """Return a class number per row: for a stored label with a class name, the position of the name in `class_names`.
 
     Raises FungiError with the row for an invalid label.
     """

@@ -48,9 +48,9 @@ class _Fold:
 
 def _prepare(data_dir: Path, archives: Path) -> None:
     """Unpack `ESC-50-master.zip` (also called `master.zip`)."""
-    archive = partial(find_archive, archives, "ESC-50*.zip", "master.zip")
+    find = partial(find_archive, archives, "ESC-50*.zip", "master.zip")
     for part in ("meta", "audio"):
-        unpack_folder(archive, f"ESC-50-master/{part}", data_dir / "esc-50" / part)
+        unpack_folder(find, f"ESC-50-master/{part}", data_dir / "esc-50" / part)
 
 
 for _number in range(1, FOLDS + 1):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Score the tokens of a vision transformer as UDI does: by weighted kNN for several k, by a linear probe,
 or by logistic regression on few images (--task logistic --train-share 0.01, or --train-list 1percent.txt).
 
-Features: cls, cls+, concat (cls and cls+), patch_mean, cls_patch_mean. The command trains on the train split of the
-dataset. It scores the test split or, if there is none, the last split. To score a published checkpoint or your own, use
---backbone udi-vits16 --checkpoint FILE."""
+Features: cls and cls+ (the two class tokens of UDI), concat (both), patch_mean, cls_patch_mean. The command trains on
+the train split of the dataset. It scores the test split or, if there is none, the last split. To score a published
+checkpoint or your own, use --backbone udi-vits16 --checkpoint FILE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
     epochs: int = setting(100, "number of epochs of the probe or of the logistic regression", within=(1, 10**5))
     regularization: tuple[float, ...] = setting(
         (0.01, 0.1, 1.0),
-        "penalties of the logistic regression, divided by the number of train rows",
+        "penalties of the logistic regression; the command divides them by the number of train rows",
         within=(1e-9, 1e9),
     )
     batch_size: int = setting(
@@ -90,14 +90,14 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         name: {feature: {"provenance": _provenance(settings, name, samples, backbone)} for feature in settings.features}
         for name, samples in zip(("train", "test"), splits, strict=True)
     }
-    scored_run = Run(label={}, features=provenances)
-    result = settings.open_result([scored_run]) if settings.output else None  # also reads the existing scores
-    missing = [feature for feature in settings.features if feature not in scored_run.results]
+    evaluation_run = Run(label={}, features=provenances)
+    result = settings.open_result([evaluation_run]) if settings.output else None  # gets existing scores from the file
+    missing = [feature for feature in settings.features if feature not in evaluation_run.results]
     if missing:
         rows = _encode_splits(settings, backbone, splits, missing)
-        scored_run.results |= {feature: _score(settings, rows[feature]) for feature in missing}
+        evaluation_run.results |= {feature: _score(settings, rows[feature]) for feature in missing}
     if result is None:
-        return {"settings": settings.deciding(), "results": scored_run.results}
+        return {"settings": settings.deciding(), "results": evaluation_run.results}
     result.finish()
     return result.content()
 
@@ -169,6 +169,7 @@ def _score(settings: EvaluateSettings, rows: tuple[Any, Any, Any, Any]) -> dict[
         return _logistic_regression(settings, *rows)
     from fungi.evaluators.weighted_knn import weighted_knn
 
+    # If every k is too large, weighted_knn raises the error for the largest.
     possible_k = [k for k in settings.k if k <= len(rows[0])] or [max(settings.k)]
     if len(possible_k) < len(settings.k):
         omitted = ", ".join(str(k) for k in settings.k if k not in possible_k)

@@ -13,7 +13,7 @@ TRUST = 0.001
 
 
 def norms_of(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Return the norm of each tensor, on the device. A tensor is a list of its parts."""
+    """Return the norm of each published tensor, on the device. It is stored as a list of parameters, its parts."""
     norms = iter(torch._foreach_norm([part for parts in tensors for part in parts]))
     part_norms = [[next(norms) for _ in parts] for parts in tensors]
     return [parts[0] if len(parts) == 1 else torch.linalg.vector_norm(torch.stack(parts)) for parts in part_norms]
@@ -22,8 +22,8 @@ def norms_of(tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 class Lars(torch.optim.Optimizer):
     """SGD with momentum. The step of each tensor is scaled by 0.001 |w| / |g + wd w|, except for vectors.
 
-    tensors: the parameters, in groups that are scaled together. found_inf: a scalar on the device; with another value
-    than 0, a step changes nothing, as in torch's fused optimisers.
+    tensors: one list of parameters per published tensor (`published_tensors`); they are scaled together.
+    found_inf: a scalar on the device; if it is not 0, a step changes nothing, as in torch's fused optimisers.
     """
 
     found_inf: Tensor | None = None

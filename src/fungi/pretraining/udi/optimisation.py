@@ -48,7 +48,7 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float, weight_decay: float
 def published_tensors(network: nn.Module) -> list[list[nn.Parameter]]:
     """Return the parameters in groups: each group is one tensor of published checkpoints.
 
-    Both class tokens are one published tensor.
+    The class tokens cls and cls+ are one published tensor.
     """
     tensors: dict[str, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
