@@ -223,6 +223,15 @@ def test_options_of_a_stage_are_passed_to_its_jobs_and_stored(tmp_path: Path, fa
         assert any(word.startswith("--array=") and word.endswith("%3") for word in words[extract])
 
 
+def test_the_missing_elements_of_chosen_jobs_can_be_submitted(tmp_path: Path, fake_sbatch: Path) -> None:
+    root = str(tmp_path / "features")
+    assert main(["--jobs", "extract", "concat", "--root", root]) == 0
+    assert main(["--missing", "--jobs", "concat", "--root", root]) == 0
+    names = [Path((fake_sbatch / str(number)).read_text().splitlines()[-1]).stem for number in (1, 2, 3)]
+    assert names == ["extract", "concat", "concat"]
+    assert not (fake_sbatch / "4").exists()
+
+
 def test_a_pack_is_one_task_that_requests_a_gpu_for_each_element(tmp_path: Path, fake_sbatch: Path) -> None:
     """Ten shards in packs of four are three tasks."""
     root = str(tmp_path / "features")

@@ -55,7 +55,7 @@ def two_processes(command: str, *flags: str, simple: bool = False) -> Iterator[N
     """Run a command of `fungi` in two processes that train together by gloo. At the end of the block, both succeed.
 
     The processes are forks of a process that has only imported the libraries, because every import takes seconds.
-    simple: whether the processes are `sgd_without_dropout`.
+    simple: whether the processes train with `sgd_without_dropout`.
     """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
