@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import fungi
-from fungi.errors import FungiError
+from fungi.errors import FungiError, UnreadableItemError
 from fungi.views.workers import LONGEST_FOLDER, worker_batches
 
 ROWS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
@@ -118,6 +118,24 @@ def test_an_error_in_a_worker_keeps_its_type_and_message() -> None:
 
     with pytest.raises(RuntimeError, match="an error of the program"):
         read(harm)
+
+
+class SourceWithADamagedItem:
+    """Row -> a tensor with the number of the row. Row 5 can't be read."""
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        if row == 5:
+            raise UnreadableItemError("can't read row 5")
+        return torch.tensor(row)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_error_of_an_item_is_raised_after_the_earlier_batches(workers: int) -> None:
+    batches = worker_batches(SourceWithADamagedItem(), ROWS, torch.stack, num_workers=workers)
+    assert [next(batches).tolist() for _ in range(2)] == ROWS[:2]
+    with pytest.raises(UnreadableItemError) as error:
+        next(batches)
+    assert str(error.value) == "can't read row 5"
 
 
 def test_the_message_about_a_worker_without_memory_is_one_line() -> None:
