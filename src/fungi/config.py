@@ -23,7 +23,7 @@ _MODEL_OPTIONS = {"patch_size": 0}
 """Options of views that are read from the model if their value is 0."""
 
 _PLAN_OPTIONS = ("global_size", "local_size", "view_size", "patch_side", "per_side")
-"""Sizes and numbers of views. If their value is 0, the plan of views (`views` of the wrapper) decides."""
+"""Sizes and numbers of views. If their value is 0, the plan of views (`views` of the wrapper) determines it."""
 
 
 _AT_LEAST_ONE = {"within": (1, LARGEST)}
@@ -77,7 +77,7 @@ class DINOConfig(ExtractorConfig):
     shared_head: whether teacher and student use the same head.
     augmentation: only `crops`, or all augmentations of `dino` (table 15).
     global_crops, local_crops: numbers of views.
-    global_size, local_size: side in pixels of the encoded views; 0: `views` of the wrapper decides.
+    global_size, local_size: side in pixels of the encoded views; 0: `views` of the wrapper determines it.
     skip_same_view: whether to leave out the pairs of a crop with itself.
     normalize, project: as for KL.
     """
@@ -110,9 +110,9 @@ class SimCLRConfig(ExtractorConfig):
     latent_dim: output size of the head.
     num_patches: number of patches without overlap, a square number: 4 is a grid of 2 x 2.
     stride_scale: the stride of the patches is their side / stride_scale; with 6, a grid of 2 x 2 becomes 7 x 7.
-    patch_side: side of a patch in pixels; 0: `views` of the wrapper decides.
-    per_side: number of patches along a side of the image; 0: `views` of the wrapper decides.
-    view_size: side in pixels of the encoded views; 0: `views` of the wrapper decides.
+    patch_side: side of a patch in pixels; 0: `views` of the wrapper determines it.
+    per_side: number of patches along a side of the image; 0: `views` of the wrapper determines it.
+    view_size: side in pixels of the encoded views; 0: `views` of the wrapper determines it.
     hard_negatives: PIL images that come first in the negative batch.
     negatives_mixing: whether to mix every view with its `mixing_k` nearest negatives.
     mixing_k: number of negatives to mix with a view.

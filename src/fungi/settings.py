@@ -26,9 +26,9 @@ from fungi.values import choices_of, converted, is_optional, type_hints
 Settings = TypeVar("Settings")
 
 
-Decides = Literal["scores", "contents", "nothing"]
-"""Effect of a setting. `scores`: it changes values of features or scores. `contents`: it changes which features or
-scores there are. `nothing`: it only decides where and how they are computed."""
+Effect = Literal["values", "selection", "nothing"]
+"""What a setting affects. `values`: the values of features or scores. `selection`: which features or scores there are.
+`nothing`: only where and how they are computed. `values` and `selection` are part of the identity of a result."""
 
 Bounds = tuple[int | float, int | float]
 """Smallest and largest allowed value."""
@@ -58,7 +58,7 @@ def setting(
     aliases: tuple[str, ...] = (),
     within: Bounds | None = None,
     first_word: bool = False,
-    decides: Decides = "scores",
+    affects: Effect = "values",
     mark: str | None = None,
     topic: Topic = "own",
 ) -> Any:
@@ -68,12 +68,12 @@ def setting(
     aliases: other names of the flag, e.g. in the published code.
     within: bounds of a number, or of each of several numbers. Every number needs bounds (a test checks it).
     first_word: whether the value may also be the first word of the command line, without the flag.
-    decides: effect of the setting on results.
+    affects: what the setting affects (`Effect`).
     mark: word before an unusual value in the name of a result file; by default the name of the field.
-    topic: topic of the setting, which decides its heading in help.
+    topic: topic of the setting, and so its heading in help.
     """
     metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
-    metadata |= {"decides": decides, "mark": mark, "topic": topic}
+    metadata |= {"affects": affects, "mark": mark, "topic": topic}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -86,7 +86,7 @@ def like(settings_type: type, name: str, *, default: Any = dataclasses.MISSING) 
 
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None, topic: Topic = "own") -> Any:
     """Return a field without a default, which the command line has to set. The arguments are those of `setting`."""
-    metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "decides": "scores", "mark": None}
+    metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "affects": "values", "mark": None}
     metadata |= {"topic": topic}
     return dataclasses.field(metadata=metadata)
 

@@ -85,17 +85,17 @@ OTHER_VALUES = {
 def test_every_setting_declares_its_effect(kind):
     for field in dataclasses.fields(kind):
         if "aliases" in field.metadata:
-            assert field.metadata["decides"] in ("scores", "contents", "nothing")
+            assert field.metadata["affects"] in ("values", "selection", "nothing")
 
 
-def test_settings_decide_the_scores_by_default():
-    assert setting(1, "a new flag").metadata["decides"] == "scores"
+def test_settings_affect_values_by_default():
+    assert setting(1, "a new flag").metadata["affects"] == "values"
 
 
 @pytest.mark.parametrize("kind", EVALUATIONS, ids=lambda kind: kind.__name__)
 def test_settings_without_effect_on_scores_are_listed(kind):
     allowed = set().union(*(WITHOUT_EFFECT_ON_SCORES.get(base.__name__, set()) for base in kind.__mro__))
-    assert {field.name for field in dataclasses.fields(kind) if field.metadata["decides"] == "nothing"} <= allowed
+    assert {field.name for field in dataclasses.fields(kind) if field.metadata["affects"] == "nothing"} <= allowed
 
 
 def other_value(field, default):
@@ -129,7 +129,7 @@ FIELDS = [
     pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
     for kind in (KnnSettings, LinearSettings, RetrievalSettings, ClusterSettings, AblateSettings, SegmentSettings)
     for field in dataclasses.fields(kind)
-    if field.metadata["decides"] != "nothing" and (kind.__name__, field.name) not in WITHOUT_OTHER_VALUE
+    if field.metadata["affects"] != "nothing" and (kind.__name__, field.name) not in WITHOUT_OTHER_VALUE
 ]
 
 
@@ -142,7 +142,7 @@ def test_every_setting_that_can_change_scores_changes_the_result_path_and_the_he
     if not issubclass(kind, FeatureSettings):
         return
     is_in_heading = field.name in changed.unusual() or field.name in ("dataset", "backbone", "pca_dim", "shots")
-    assert is_in_heading == (field.metadata["decides"] == "scores")
+    assert is_in_heading == (field.metadata["affects"] == "values")
     assert default.unusual() == {}
 
 

@@ -209,7 +209,7 @@ def test_a_result_of_another_k_counts_as_missing(grid: Grid, capsys: pytest.Capt
     path.parent.mkdir(parents=True)
     words = ["--root", str(grid.root), "--splits", "test", "--jobs", "concat"]
     for k, expected in ((20, "done 1/1"), (5, "missing 1")):
-        content = {"settings": {**settings.deciding(), "k": k}, "provenance": {}, "results": {}, "complete": True}
+        content = {"settings": {**settings.identity(), "k": k}, "provenance": {}, "results": {}, "complete": True}
         path.write_text(json.dumps(content))
         assert expected in status(capsys, *words)
 

@@ -22,7 +22,7 @@ def grid_with_report(grid: Grid, tmp_path: Path) -> tuple[Grid, Path]:
     settings = COMMANDS["knn"].parse(["--root", str(tmp_path)])
     (result,) = settings.outputs()
     result.parent.mkdir(parents=True)
-    content = {"settings": settings.deciding(), "provenance": {}, "results": {}, "complete": True}
+    content = {"settings": settings.identity(), "provenance": {}, "results": {}, "complete": True}
     result.write_text(json.dumps(content, default=str))
     os.utime(result, (1000, 1000))
     (tmp_path / "report").mkdir()

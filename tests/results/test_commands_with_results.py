@@ -113,6 +113,6 @@ def test_the_code_version_of_a_result_includes_the_module_that_computes_it(name:
 @pytest.mark.parametrize("name", WITH_RESULTS)
 def test_folders_devices_and_workers_do_not_decide_the_result(name: str) -> None:
     """These settings may change between two runs of the same evaluation."""
-    decides = {field.name: field.metadata["decides"] for field in fields(COMMANDS[name].settings_type)}
+    affects = {field.name: field.metadata["affects"] for field in fields(COMMANDS[name].settings_type)}
     for field in ("root", "data_dir", "output", "device", "num_workers", "wandb", "memory_gb"):
-        assert decides.get(field, "nothing") == "nothing", field
+        assert affects.get(field, "nothing") == "nothing", field

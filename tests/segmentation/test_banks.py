@@ -142,7 +142,7 @@ def test_banks_that_are_damaged_or_have_other_settings_are_refused(tmp_path: Pat
         Bank.create(tmp_path, MANIFEST)
 
 
-def test_every_deciding_setting_is_in_the_key_of_a_bank() -> None:
+def test_every_setting_of_the_identity_is_in_the_key_of_a_bank() -> None:
     changes = [{"dim": 4}, {"classes": 3}, {"dtype": "float16"}, {"ends": (4, 11)}, {"provenance": {"seed": 2}}]
     defaults = {"dim": 3, "classes": 2, "dtype": "float32", "ends": (4, 9, 11), "provenance": {"seed": 1}}
     keys = {BankManifest(**{**defaults, **change}).key for change in changes} | {MANIFEST.key}

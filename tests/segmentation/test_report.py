@@ -20,7 +20,7 @@ def content(value: float = 0.5, **flags) -> dict:
     }
     return {
         "task": "segmentation",
-        "settings": settings.deciding(),
+        "settings": settings.identity(),
         "unusual": settings.unusual(),
         "results": results,
         "provenance": {"features": []},

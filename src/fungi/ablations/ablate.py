@@ -43,7 +43,7 @@ NAMES: tuple[str, ...] = get_args(AblationName)
 class AblateSettings(ResultSettings, VariationSettings):
     """Flags of `fungi ablate`."""
 
-    ablation: tuple[AblationName, ...] = setting(("projections",), "ablations to run", decides="nothing")
+    ablation: tuple[AblationName, ...] = setting(("projections",), "ablations to run", affects="nothing")
 
     def __post_init__(self) -> None:
         super().__post_init__()

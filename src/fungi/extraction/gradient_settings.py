@@ -32,7 +32,7 @@ class GradientSettings(StageSettings):
         ("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`", topic="features"
     )
     with_embeddings: bool = setting(
-        False, "also write the embeddings; each image is decoded only once", decides="contents", topic="features"
+        False, "also write the embeddings; each image is decoded only once", affects="selection", topic="features"
     )
     layer: tuple[str, ...] = setting(
         (), "target layers as path.to.layer:name; default: the layer of the backbone", topic="features"
@@ -72,7 +72,7 @@ class GradientSettings(StageSettings):
     short_cut: bool = setting(
         True,
         "compute the last block only for the token of the embedding, if the model allows it; faster, with equal values",
-        decides="nothing",
+        affects="nothing",
         topic="features",
     )
 
@@ -103,12 +103,12 @@ class GradientSettings(StageSettings):
         """Names of the features to extract."""
         return ((EMBEDDINGS,) if self.with_embeddings else ()) + self.objective
 
-    def _deciding_settings(self, feature: str) -> dict[str, Any]:
+    def _identity_settings(self, feature: str) -> dict[str, Any]:
         """Return the settings that change the values of a feature and are known before anything is loaded."""
         if feature == EMBEDDINGS:
-            return super()._deciding_settings(feature)
+            return super()._identity_settings(feature)
         names = ("layer", "bias", "residual_dtype", "projection_kind", "projection_dim", *self._view_settings(feature))
-        return {**super()._deciding_settings(feature), **{name: getattr(self, name) for name in names}}
+        return {**super()._identity_settings(feature), **{name: getattr(self, name) for name in names}}
 
     def _view_settings(self, objective: str) -> tuple[str, ...]:
         """Return `("views",)` if the setting `views` changes the views of the objective, else `()` (for KL)."""

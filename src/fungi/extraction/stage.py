@@ -37,7 +37,7 @@ class StageSettings:
         (),
         "splits to extract; default: all splits of the dataset",
         aliases=("--splits",),
-        decides="contents",
+        affects="selection",
         topic="data",
     )
     limit: int = setting(
@@ -48,10 +48,10 @@ class StageSettings:
     )
     skip_damaged: bool = setting(False, "leave out items that can't be read; the files list them", topic="data")
     root: Path = setting(
-        Path("features"), "folder of all feature files", aliases=("--output-path",), decides="nothing", topic="files"
+        Path("features"), "folder of all feature files", aliases=("--output-path",), affects="nothing", topic="files"
     )
     data_dir: Path = setting(
-        Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing", topic="data"
+        Path("data"), "folder of the datasets", aliases=("--cache-dir",), affects="nothing", topic="data"
     )
     checkpoint: Path | None = setting(None, "file with weights to use instead of the published weights", topic="model")
     checkpoint_key: str = setting(
@@ -67,7 +67,7 @@ class StageSettings:
     profile: Literal["clean", "published"] = setting(
         "clean", "clean: the method of the paper; published: as in the published code", topic="features"
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", affects="nothing", topic="machine")
     dtype: str = setting(
         "auto",
         "dtype of the computation: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16, float16",
@@ -78,49 +78,49 @@ class StageSettings:
         "precision of float32 embeddings on a GPU: float32, or tf32 (faster; factors are rounded to ten bits)",
         topic="machine",
     )
-    batch_size: int = setting(64, "number of images per batch", within=(1, 65_536), decides="nothing", topic="machine")
+    batch_size: int = setting(64, "number of images per batch", within=(1, 65_536), affects="nothing", topic="machine")
     views_per_forward: int = setting(
         0,
         "number of views that are encoded together; 0: 64 on a CPU, and as many as fit in memory on a GPU (up to 1024)",
         within=(0, 65_536),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     compile: Literal["auto", "on", "off"] = setting(
         "auto",
         "torch.compile: on, off, or auto (on a GPU, if there are at least 9 million forward passes)",
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     num_workers: int = setting(
         -1,
         "number of processes that decode; -1: none on a CPU, and the number of cores less one on a GPU",
         within=(-1, 1024),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     seed: int = setting(42, "seed of heads, projection, negatives and views", within=SEEDS)
-    shard: str = setting("1/1", "I/N: compute part I of N parts of the work", decides="nothing", topic="machine")
+    shard: str = setting("1/1", "I/N: compute part I of N parts of the work", affects="nothing", topic="machine")
     block_size: int = setting(
         256,
         "number of rows per block; a killed run loses at most one block; all shards need the same number",
         within=(1, 2**20),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     overwrite: bool = setting(
-        False, "replace feature files that were computed in another way", decides="nothing", topic="files"
+        False, "replace feature files that were computed in another way", affects="nothing", topic="files"
     )
     accept_other_versions: bool = setting(
         False,
         "continue with blocks of other versions of the code or of packages; the file will name all versions",
-        decides="nothing",
+        affects="nothing",
         topic="files",
     )
     wandb: bool = setting(
         False,
         "log progress and results to Weights & Biases, offline unless $WANDB_MODE is set",
-        decides="nothing",
+        affects="nothing",
         topic="files",
     )
 
@@ -161,15 +161,15 @@ class StageSettings:
 
     def difference_from(self, provenance: "Provenance") -> str:
         """Return a sentence with the first setting that differs from the provenance of a file, or an empty text."""
-        deciding = self._deciding_settings(provenance.feature)
-        as_in_file = json.loads(json.dumps(deciding, default=str))  # provenances store paths as text, tuples as lists
+        identity = self._identity_settings(provenance.feature)
+        as_in_file = json.loads(json.dumps(identity, default=str))  # provenances store paths as text, tuples as lists
         for name, value in as_in_file.items():
             if provenance.settings.get(name, value) != value:
                 flag = f"--{name.replace('_', '-')}"
                 return f"{provenance.feature} was computed with {flag} {provenance.settings[name]}, not {value}"
         return ""
 
-    def _deciding_settings(self, feature: str) -> dict[str, Any]:
+    def _identity_settings(self, feature: str) -> dict[str, Any]:
         """Return the settings that change the values of a feature and are known before anything is loaded."""
         names: tuple[str, ...] = ("seed", "profile", "random_init", "checkpoint", "checkpoint_key", "input_size")
         if feature == EMBEDDINGS:

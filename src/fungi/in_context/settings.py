@@ -20,7 +20,7 @@ class InContextSettings(FeatureSettings):
 
     dataset: str = setting("banking-77", "text dataset", topic="data")
     backbone: str = setting("bert-base-uncased", "text backbone of the features", topic="model")
-    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", affects="nothing", topic="data")
     k: int = setting(20, "number of examples per prompt", within=(1, 10_000), mark="k")
     queries: int | None = setting(
         None, "number of test texts to use, from the first (default: all)", within=(1, 10**9), mark="first"
@@ -29,11 +29,11 @@ class InContextSettings(FeatureSettings):
         "own", "prompt: ours (own), or the prompt of the author response about banking (published)", mark="prompt-"
     )
     endpoint: str | None = setting(
-        None, "URL (with /v1) to which prompts are sent (default: send nothing)", decides="nothing"
+        None, "URL (with /v1) to which prompts are sent (default: send nothing)", affects="nothing"
     )
     model: str = setting("gpt-4o-mini", "model to ask", mark="")
     key_variable: str = setting(
-        "OPENAI_API_KEY", "environment variable with the key of the endpoint, if it needs one", decides="nothing"
+        "OPENAI_API_KEY", "environment variable with the key of the endpoint, if it needs one", affects="nothing"
     )
 
     def __post_init__(self) -> None:

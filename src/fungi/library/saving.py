@@ -48,7 +48,7 @@ def save_wrapper(wrapper: Any, folder: Path) -> None:
 
 
 def fingerprint(wrapper: Any) -> str:
-    """Return the SHA-256 of everything that decides the features. A wrapper and its loaded copy have the same hash."""
+    """Return the SHA-256 of all that determines the features. A wrapper and its loaded copy have the same hash."""
     return _digest(_settings(wrapper), _tensors(wrapper))
 
 

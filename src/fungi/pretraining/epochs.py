@@ -63,7 +63,7 @@ class EpochTraining(ABC):
     def train(self, identity: dict[str, Any]) -> list[dict[str, int | float]]:
         """Train to the last epoch. Return the number, mean loss and scores of each epoch.
 
-        identity: all settings that decide the numbers of a run. Raises FungiError if the folder contains another run.
+        identity: settings that determine the numbers of a run. Raises FungiError if the folder contains another run.
         """
         path = self.output_dir / "checkpoint.pth"
         if path.exists():

@@ -22,7 +22,7 @@ BACKBONE_BY_ARCHITECTURE = {
 class NetworkSettings:
     """Settings of a vision transformer of timm: architecture, weights and device."""
 
-    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", affects="nothing", topic="data")
     backbone: str = setting("", "backbone: a vision transformer of `fungi list backbones`", topic="model")
     arch: str = setting(
         "",
@@ -43,10 +43,10 @@ class NetworkSettings:
         "number of worker processes that decode; -1: 0 on a CPU, all cores except one on a GPU",
         within=(-1, 1024),
         aliases=("--num_workers",),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", affects="nothing", topic="machine")
 
     def __post_init__(self) -> None:
         if self.arch and self.arch not in BACKBONE_BY_ARCHITECTURE:

@@ -17,7 +17,7 @@ def write_log(folder: Path, history: Sequence[Mapping[str, int | float]]) -> Non
 def refuse_other_run(checkpoint: Mapping[str, Any], identity: Mapping[str, Any], path: Path) -> None:
     """Raise FungiError if the checkpoint at `path` belongs to a run with other settings.
 
-    identity: all settings that decide the numbers of this run.
+    identity: all settings that determine the numbers of this run.
     """
     for name, value in identity.items():
         saved_value = checkpoint["identity"].get(name, value)

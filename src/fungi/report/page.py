@@ -104,7 +104,7 @@ def text_entry(text: str) -> Entry:
 
 
 def sortable_table(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> str:
-    """Return the HTML of a table. Its page needs STYLE and SCRIPT. The first row decides the types of the columns."""
+    """Return the HTML of a table. Its page needs STYLE and SCRIPT. The first row sets the types of the columns."""
     kinds = [entry.kind if entry.kind in ("number", "plot") else "" for entry in rows[0]]
     head = "".join(
         f"<th class='{kind}' scope='col'><button>{escape(column)}</button></th>"

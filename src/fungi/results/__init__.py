@@ -1,1 +1,1 @@
-"""Results: the settings that decide a number, result files, and the published numbers."""
+"""Results: the settings that determine a number, result files, and the published numbers."""

@@ -1,7 +1,7 @@
-"""Names of result files. Every unusual setting that decides a number is part of the name.
+"""Names of result files. Every unusual setting that determines a number is part of the name.
 
-Each field of a settings class states what it decides (`fungi.settings.setting`). Results that differ in a deciding
-setting get different names, so that no result overwrites another.
+Each field of a settings class states what it affects (`fungi.settings.setting`). Results that differ in such a setting
+get different names, so that no result overwrites another.
 """
 
 import hashlib
@@ -11,33 +11,33 @@ from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
-from fungi.settings import Decides, as_json
+from fungi.settings import Effect, as_json
 
 _MAX_VALUE_LENGTH, _MAX_NAME_LENGTH = 32, 120
 """Largest numbers of characters of a value and of a name."""
 
 
-def deciding_values(settings: Any, *kinds: Decides) -> dict[str, Any]:
-    """Return the settings that decide one of `kinds`, as JSON."""
-    deciding = {field.name for field in fields(settings) if field.metadata["decides"] in kinds}
-    return {name: value for name, value in as_json(settings).items() if name in deciding}
+def settings_that_affect(settings: Any, *effects: Effect) -> dict[str, Any]:
+    """Return the settings that affect one of `effects`, as JSON."""
+    names = {field.name for field in fields(settings) if field.metadata["affects"] in effects}
+    return {name: value for name, value in as_json(settings).items() if name in names}
 
 
 def unusual_values(settings: Any, leave_out: Collection[str]) -> dict[str, Any]:
-    """Return the settings that decide scores and differ from the defaults, as JSON, for the headings of tables.
+    """Return the settings that affect values and differ from the defaults, as JSON, for the headings of tables.
 
     leave_out: names of settings to omit.
     """
     defaults = {field.name: json.loads(json.dumps(field.default, default=str)) for field in fields(settings)}
     return {
         name: value
-        for name, value in deciding_values(settings, "scores").items()
+        for name, value in settings_that_affect(settings, "values").items()
         if name not in leave_out and value != defaults[name]
     }
 
 
 def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
-    """Return the name of a result: the task, and a text for each deciding setting that differs from its default.
+    """Return the name of a result: the task, and a text for each setting of the identity that differs from its default.
 
     One hash replaces all long values and paths. A name that is too long for a file system is cut and ends in a hash.
     leave_out: names of settings to omit.
@@ -45,7 +45,7 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
     texts, hashed = [], []
     for field in fields(settings):
         name, value = field.name, getattr(settings, field.name)
-        if field.metadata["decides"] == "nothing" or name in leave_out or value == field.default:
+        if field.metadata["affects"] == "nothing" or name in leave_out or value == field.default:
             continue
         text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
         mark = name.replace("_", "-") if field.metadata["mark"] is None else field.metadata["mark"]

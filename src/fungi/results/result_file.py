@@ -59,9 +59,9 @@ class ResultFile:
     renamed file if its features differ from the features of the new file.
 
     task: `knn`, `linear`, ...
-    settings: all settings that decide the content.
+    settings: all settings that determine the content.
     runs: the runs to evaluate, in order.
-    unusual: the settings that decide scores and differ from the defaults, for the headings of tables.
+    unusual: the settings that determine scores and differ from the defaults, for the headings of tables.
     code_version: version of the code that computes the scores.
     facts: other entries that belong to all combinations (`test_targets`).
     """
@@ -197,7 +197,7 @@ _OWN_ENTRIES = {
 
 
 def origins(features: Any) -> Any:
-    """Return the part of a result's provenance that decides the content of its feature files.
+    """Return the part of a result's provenance that determines the content of its feature files.
 
     The entries `_NOT_DECIDING` are left out.
     """

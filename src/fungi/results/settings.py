@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fungi.errors import FungiError
-from fungi.results.naming import deciding_values, result_name, unusual_values
+from fungi.results.naming import result_name, settings_that_affect, unusual_values
 from fungi.results.result_file import ResultFile, Run, read_result, to_plain_data
 from fungi.settings import flag_of, setting
 from fungi.store.code_version import version_of
@@ -32,7 +32,7 @@ class ResultSettings:
         None,
         "result file (default: a file below <root>/results)",
         aliases=("--logs-output-path",),
-        decides="nothing",
+        affects="nothing",
         topic="files",
     )
 
@@ -71,13 +71,13 @@ class ResultSettings:
         """Return the settings, with values from the provenances of the features. Subclasses override this method."""
         return self
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the content of the result file, including defaults, as JSON."""
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the content of the result file, including defaults, as JSON."""
         names = {"dataset": self.dataset_name, "backbone": self.backbone_name}
-        return deciding_values(self, "scores", "contents") | names
+        return settings_that_affect(self, "values", "selection") | names
 
     def unusual(self) -> dict[str, Any]:
-        """Return the settings that decide scores and differ from the defaults, as JSON, for the headings of tables."""
+        """Return the settings that affect values and differ from the defaults, as JSON, for the headings of tables."""
         return unusual_values(self, self.in_the_path)
 
     def difference(self, path: Path) -> str:
@@ -87,7 +87,7 @@ class ResultSettings:
         except FungiError as error:
             return str(error)
         flags = {field.name: flag_of(field) for field in fields(self)}
-        for name, value in to_plain_data(self.deciding()).items():
+        for name, value in to_plain_data(self.identity()).items():
             if recorded.get(name, value) != value:
                 return f"{path} was computed with {flags.get(name, name)} {recorded[name]}, not {value}"
         return ""
@@ -101,5 +101,5 @@ class ResultSettings:
         """
         resolved = self.resolved_for(provenances)
         code_version = version_of(self.computed_in or type(self).__module__)
-        settings, unusual = resolved.deciding(), resolved.unusual()
+        settings, unusual = resolved.identity(), resolved.unusual()
         return ResultFile(self.result_path(task), task or self.task_name, settings, runs, unusual, code_version)

@@ -37,13 +37,13 @@ class AnalyseSettings(FeatureSettings):
         ("cka", "shots"),
         "analyses to run: cka (similarity of features), shots (kNN for each number of shots), layers (kNN for each"
         " layer, on each gradient alone)",
-        decides="nothing",
+        affects="nothing",
     )
     shot_counts: tuple[int, ...] = setting(
         (1, 2, 4, 8, 16),
         "numbers of train examples per class for the analysis `shots`",
         within=(1, 10**6),
-        decides="nothing",
+        affects="nothing",
     )
     shots: int | None = like(KnnSettings, "shots")
     few_shot_seed: tuple[int, ...] = like(KnnSettings, "few_shot_seed")
@@ -96,9 +96,9 @@ class AnalyseSettings(FeatureSettings):
         knn_settings = self._runs_by_shots().get(path)
         return super().difference(path) if knn_settings is None else knn_settings.difference(path)
 
-    def deciding(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """Return the settings that decide CKA, without those that decide only the kNN runs."""
-        return {name: value for name, value in super().deciding().items() if name not in _KNN_SETTINGS}
+        return {name: value for name, value in super().identity().items() if name not in _KNN_SETTINGS}
 
     def unusual(self) -> dict[str, Any]:
         """Return the settings that decide CKA and differ from the defaults."""

@@ -21,7 +21,7 @@ class ClusterSettings(FeatureSettings):
     task: ClassVar[str] = "clustering"
 
     all_combinations: bool = setting(
-        False, "score every combination instead of only the nested ones", decides="contents", topic="features"
+        False, "score every combination instead of only the nested ones", affects="selection", topic="features"
     )
     restarts: int = setting(
         10, "number of random starts of k-means; the best result is kept", within=(1, 10_000), mark="restarts"

@@ -46,13 +46,13 @@ class FeatureSettings(ResultSettings):
     root: tuple[Path, ...] = setting(
         _DEFAULT_ROOT,
         "folder of feature files and results; several (one per extraction seed) give mean and standard deviation",
-        decides="nothing",
+        affects="nothing",
         topic="files",
     )
     features: tuple[str, ...] = setting(
         (),
         "features to combine, e.g. embeddings kl dino; default: all features that have files",
-        decides="contents",
+        affects="selection",
         mark="",
         topic="features",
     )
@@ -74,42 +74,42 @@ class FeatureSettings(ResultSettings):
     normalize: bool = setting(True, "L2-normalise the rows of gradients", topic="features")
     normalize_embeddings: bool = setting(True, "L2-normalise the rows of embeddings", topic="features")
     train_targets: Path | None = setting(
-        None, "explicit files: train labels, FILE or FILE:KEY", decides="contents", topic="explicit"
+        None, "explicit files: train labels, FILE or FILE:KEY", affects="selection", topic="explicit"
     )
     test_targets: Path | None = setting(
-        None, "explicit files: test labels, FILE or FILE:KEY", decides="contents", topic="explicit"
+        None, "explicit files: test labels, FILE or FILE:KEY", affects="selection", topic="explicit"
     )
     train_embeddings_datasets: tuple[Path, ...] = setting(
         (),
         "explicit files: embeddings of the train split (HDF5, .npy, .npz or .pt), FILE or FILE:KEY each",
-        decides="contents",
+        affects="selection",
         topic="explicit",
     )
     test_embeddings_datasets: tuple[Path, ...] = setting(
-        (), "explicit files: embeddings of the test split, FILE or FILE:KEY each", decides="contents", topic="explicit"
+        (), "explicit files: embeddings of the test split, FILE or FILE:KEY each", affects="selection", topic="explicit"
     )
     train_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the train split, FILE or FILE:KEY each", decides="contents", topic="explicit"
+        (), "explicit files: gradients of the train split, FILE or FILE:KEY each", affects="selection", topic="explicit"
     )
     test_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the test split, FILE or FILE:KEY each", decides="contents", topic="explicit"
+        (), "explicit files: gradients of the test split, FILE or FILE:KEY each", affects="selection", topic="explicit"
     )
     score_fitted_rows: bool = setting(
         False, "score rows even if they are also train rows; the headings of tables then say so", mark="fitted-rows"
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", affects="nothing", topic="machine")
     block_rows: int = setting(
         8192,
         "number of rows of the feature files to read at once",
         within=(1, 2**24),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     memory_gb: float = setting(
         4.0,
         "largest size in GiB of features to keep in memory; larger features are read block by block",
         within=(0, 2**14),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     wandb: bool = like(StageSettings, "wandb")
@@ -188,9 +188,9 @@ class FeatureSettings(ResultSettings):
             return folder / f"{result_name(task or self.task_name, self, self.in_the_path)}.json"
         return super().result_path(task)
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the content of the result file, with the number of components, as JSON."""
-        return super().deciding() | {"pca_dim": self.reduced_dim}
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the content of the result file, with the number of components, as JSON."""
+        return super().identity() | {"pca_dim": self.reduced_dim}
 
     def unusual(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults. `pca_dim` is omitted, because headings always show it."""
@@ -283,7 +283,7 @@ class FewShotSettings(FeatureSettings):
         return few_shot_rows(targets, size, seed, class_names)
 
     def resolved_for(self, provenances: "Sequence[Provenance]") -> "FewShotSettings":
-        """Return the settings. If no flag sets the few-shot sampling, the profile decides it (spec text 6.1)."""
+        """Return the settings. If no flag sets the few-shot sampling, the profile determines it (spec text 6.1)."""
         if self.few_shot_sampling is not None:
             return self
         is_stratified = self.uses_shots and any(
@@ -292,9 +292,9 @@ class FewShotSettings(FeatureSettings):
         )
         return replace(self, few_shot_sampling="stratified" if is_stratified else "balanced")
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the deciding settings, without few-shot sampling if `resolved_for` has not set it."""
-        values = super().deciding()
+    def identity(self) -> dict[str, Any]:
+        """Return the settings of the identity, without few-shot sampling if `resolved_for` has not set it."""
+        values = super().identity()
         return {name: value for name, value in values.items() if (name, value) != ("few_shot_sampling", None)}
 
     def unusual(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class KnnSettings(FewShotSettings):
     combinations: Literal["all", "nested", "single"] = setting(
         "all",
         "combinations to score: all subsets; nested: the first feature, the first two, ...; single: each feature alone",
-        decides="contents",
+        affects="selection",
         mark="",
         topic="features",
     )
@@ -60,14 +60,14 @@ class KnnSettings(FewShotSettings):
         "exact",
         "library that searches the neighbours; all give the same rows (torch is another name for exact)",
         aliases=("--backend",),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     seed: int = setting(
         42,
         "no effect; accepted for command lines of the published code",
         within=SEEDS,
-        decides="nothing",
+        affects="nothing",
     )
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ class LinearSettings(FewShotSettings):
     computed_in: ClassVar[str] = "fungi.scoring.train_linear_concat_grads"
 
     all_combinations: bool = setting(
-        False, "score every combination instead of only the nested ones", decides="contents", topic="features"
+        False, "score every combination instead of only the nested ones", affects="selection", topic="features"
     )
     valid_split: str = setting(
         "valid",
@@ -37,18 +37,18 @@ class LinearSettings(FewShotSettings):
         topic="data",
     )
     valid_targets: Path | None = setting(
-        None, "explicit files: validation labels, FILE or FILE:KEY", decides="contents", topic="explicit"
+        None, "explicit files: validation labels, FILE or FILE:KEY", affects="selection", topic="explicit"
     )
     valid_embeddings_datasets: tuple[Path, ...] = setting(
         (),
         "explicit files: embeddings of the validation split, FILE or FILE:KEY each",
-        decides="contents",
+        affects="selection",
         topic="explicit",
     )
     valid_datasets: tuple[str, ...] = setting(
         (),
         "explicit files: gradients of the validation split, FILE or FILE:KEY each",
-        decides="contents",
+        affects="selection",
         topic="explicit",
     )
     solver: Solver = setting(
@@ -63,7 +63,7 @@ class LinearSettings(FewShotSettings):
         (),
         "further tolerances at which the final fit is reported",
         within=(0, 1),
-        decides="contents",
+        affects="selection",
         mark="tolerances",
     )
     max_epochs: int | None = setting(

@@ -37,13 +37,13 @@ class RetrievalSettings(FeatureSettings):
         Path("data"),
         "folder of the datasets with their ground truth",
         aliases=("--cache-dir",),
-        decides="nothing",
+        affects="nothing",
         topic="data",
     )
     ground_truth: Path | None = setting(None, "JSON file with another ground truth", topic="data")
     renormalise_after_pca: bool = setting(False, "rank by cosine after PCA instead of by inner product (as published)")
     cutoffs: tuple[int, ...] = setting(
-        (1, 5, 10), "ranks k of the mean precision at k", within=(1, 10**6), decides="contents", mark="cutoffs"
+        (1, 5, 10), "ranks k of the mean precision at k", within=(1, 10**6), affects="selection", mark="cutoffs"
     )
 
     def __post_init__(self) -> None:
@@ -71,9 +71,9 @@ class RetrievalSettings(FeatureSettings):
         """Return the result file, named after the query split that exists."""
         return super(RetrievalSettings, self.with_existing_queries()).result_path(task)
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the content of the result file, with the query split that exists."""
-        return super(RetrievalSettings, self.with_existing_queries()).deciding()
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the content of the result file, with the query split that exists."""
+        return super(RetrievalSettings, self.with_existing_queries()).identity()
 
 
 def run(settings: RetrievalSettings) -> dict[str, Any]:

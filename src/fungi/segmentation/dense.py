@@ -206,7 +206,7 @@ class DenseExtractor:
 
 
 def token_settings(extractor: DenseExtractor, profile: str) -> dict[str, Any]:
-    """Return the settings that decide the tokens of an image.
+    """Return the settings that determine the tokens of an image.
 
     A bank and a wrapper that uses this bank must have the same settings.
     """

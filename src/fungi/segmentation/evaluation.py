@@ -269,7 +269,7 @@ class Segmentation:
         return provenance
 
     def _key(self, excluded: tuple[int, ...], size: int) -> str:
-        """Return a hash of everything that decides the scores, except the bank."""
+        """Return a hash of everything that determines the scores, except the bank."""
         settings = self.settings
         facts = [self.test.fingerprint(), settings.numbers.neighbours, settings.numbers.temperature, excluded]
         facts += [settings.search, size, repr(self.extractor.views)]

@@ -37,7 +37,7 @@ class SegmentSettings(ResultSettings):
     features: tuple[str, ...] = setting(
         ("embeddings", "embeddings+simclr"),
         f"features of patches: one or more of {', '.join(FEATURES)}",
-        decides="contents",
+        affects="selection",
         mark="",
         topic="features",
     )
@@ -113,26 +113,26 @@ class SegmentSettings(ResultSettings):
     split: str = setting("test", "split to score", flag="--test-split", aliases=("--split",), topic="data")
     seed: int = setting(42, "seed of crops, selection, head, negatives, projection and subset", within=SEEDS)
     root: Path = setting(
-        Path("features"), "folder of banks and results", aliases=("--output-path",), decides="nothing", topic="files"
+        Path("features"), "folder of banks and results", aliases=("--output-path",), affects="nothing", topic="files"
     )
     data_dir: Path = setting(
-        Path("data"), "folder of the datasets", aliases=("--cache-dir",), decides="nothing", topic="data"
+        Path("data"), "folder of the datasets", aliases=("--cache-dir",), affects="nothing", topic="data"
     )
     checkpoint: Path | None = like(StageSettings, "checkpoint")
     checkpoint_key: str = like(StageSettings, "checkpoint_key")
     random_init: bool = like(StageSettings, "random_init")
     storage: Literal["float32", "float16"] = setting("float32", "dtype of the bank on disk", topic="machine")
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", affects="nothing", topic="machine")
     dtype: str = setting("auto", "compute dtype: auto (bfloat16 on a GPU), float32, bfloat16, float16", topic="machine")
     batch_size: int = setting(
-        4, "number of images per forward pass", within=(1, 4096), decides="nothing", topic="machine"
+        4, "number of images per forward pass", within=(1, 4096), affects="nothing", topic="machine"
     )
     num_workers: int = like(StageSettings, "num_workers")
     block_size: int = setting(
         16,
         "number of images per block; a block is searched and saved together",
         within=(1, 4096),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     memory_gb: float | None = setting(
@@ -140,7 +140,7 @@ class SegmentSettings(ResultSettings):
         f"memory of exact search in GB; default: half of a GPU's free memory, or {MEMORY_GB:g} on a CPU. A bank that"
         " fits is read once; a larger bank is read for every block of images",
         within=(0.01, 1024),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
     wandb: bool = like(StageSettings, "wandb")
@@ -186,9 +186,9 @@ class SegmentSettings(ResultSettings):
             return int(free_bytes // 2)
         return int((self.memory_gb or MEMORY_GB) * 2**30)
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the scores, as JSON, with the values of absent flags."""
-        return super().deciding() | vars(self.numbers) | vars(self.deviations) | {"input_size": self.side}
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the scores, as JSON, with the values of absent flags."""
+        return super().identity() | vars(self.numbers) | vars(self.deviations) | {"input_size": self.side}
 
     def unusual(self) -> dict[str, Any]:
         """Return the settings that differ from the published settings of this profile (spec dense 5).
@@ -197,8 +197,8 @@ class SegmentSettings(ResultSettings):
         """
         published = SegmentSettings(
             dataset=self.dataset, backbone=self.backbone, profile=self.profile, images=self.images
-        ).deciding()
+        ).identity()
         columns = ("features",) if self.images else ("features", "memory_size")
         return {
-            name: value for name, value in self.deciding().items() if value != published[name] and name not in columns
+            name: value for name, value in self.identity().items() if value != published[name] and name not in columns
         }

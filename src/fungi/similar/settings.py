@@ -55,7 +55,7 @@ class SimilarSettings:
 
     @property
     def index_folder(self) -> Path:
-        """Folder of the index. Its name is a hash of the folder of pictures and of the deciding settings."""
+        """Folder of the index. Its name is a hash of the folder of pictures and of settings that affect features."""
         weights = (self.backbone, self.checkpoint, self.checkpoint_key)
         identity = (self.images.resolve(), *weights, sorted(self.objective), self.seed)
         return self.root / "similar" / hashlib.sha256(repr(identity).encode()).hexdigest()[:16]

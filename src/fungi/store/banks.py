@@ -37,7 +37,7 @@ class BankManifest:
 
     dim, dtype: number of entries and dtype of a feature. classes: number of classes.
     ends: number of rows up to the end of each block.
-    provenance: everything that decides the numbers of the bank, and information for people.
+    provenance: everything that determines the numbers of the bank, and information for people.
     """
 
     dim: int
@@ -53,7 +53,7 @@ class BankManifest:
 
     @property
     def key(self) -> str:
-        """Hash of everything that decides the bank."""
+        """Hash of everything that determines the bank."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -84,7 +84,7 @@ class Manifest:
 
     @property
     def key(self) -> str:
-        """Hash of everything that decides the numbers of the file."""
+        """Hash of everything that determines the numbers of the file."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def identity(self) -> dict[str, Any]:

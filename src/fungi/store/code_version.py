@@ -28,15 +28,15 @@ class MixedVersionsError(FungiError):
 class CodeVersion:
     """The version of the program that computed numbers.
 
-    code: hash of the source that decides the numbers (`code_hash`). commit: commit of the source, for people. versions:
-    versions of Python and of the installed packages.
+    code: hash of the source that determines the numbers (`code_hash`). commit: commit of the source, for people.
+    versions: versions of Python and of the installed packages.
     """
 
     code: str = "unknown"
     commit: str = "unknown"
     versions: dict[str, str] = field(default_factory=dict)
 
-    def deciding_versions(self) -> dict[str, str]:
+    def versions_of_identity(self) -> dict[str, str]:
         """Return the versions that can change a number.
 
         They do not include the machine, so that any node can continue the work of another node.
@@ -78,7 +78,7 @@ def current_version() -> CodeVersion:
 
 def difference(first: CodeVersion, second: CodeVersion) -> str:
     """Return the differences that can change a number, as a text for people; empty without such differences."""
-    first_versions, second_versions = first.deciding_versions(), second.deciding_versions()
+    first_versions, second_versions = first.versions_of_identity(), second.versions_of_identity()
     differences = []
     for name in sorted({*first_versions, *second_versions}):
         old, new = first_versions.get(name, "absent"), second_versions.get(name, "absent")
@@ -98,7 +98,7 @@ def distinct(code_versions: Iterable[CodeVersion]) -> list[CodeVersion]:
     """Return the versions in order; leave out a version if it gives the same numbers as an earlier version."""
     versions: dict[str, CodeVersion] = {}
     for code_version in code_versions:
-        versions.setdefault(json.dumps(code_version.deciding_versions(), sort_keys=True), code_version)
+        versions.setdefault(json.dumps(code_version.versions_of_identity(), sort_keys=True), code_version)
     return list(versions.values())
 
 

@@ -50,7 +50,7 @@ class Provenance:
     feature: `embeddings`, or the objective. objective_settings: temperatures, views, heads.
     device: type of the device, `cpu` or `cuda`. dtype: dtype or precision of the computation.
     code_versions: versions of this program that computed the rows; several only if the user accepted this.
-    views: `published`, or the name of the view plan that decides all options of the views (`fungi.views.plans`).
+    views: `published`, or the name of the view plan that determines all options of the views (`fungi.views.plans`).
     computed_on: names of the devices that computed the rows (`NVIDIA H200`), with `, compiled` for compiled code.
     skipped_samples: ids of items that were left out because they can't be read; the fingerprint ignores these items.
     support_hash: hash of the negatives or prototypes of the objective; empty if the objective needs no such data.
@@ -82,9 +82,9 @@ class Provenance:
     complete: bool = True
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide the numbers. Files with equal identities have the same content."""
-        deciding = {name: value for name, value in asdict(self).items() if name not in INFORMATION}
-        return json.loads(json.dumps(deciding, default=str))  # converts tuples to lists, as in a record from a file
+        """Return the fields that determine the numbers. Files with equal identities have the same content."""
+        values = {name: value for name, value in asdict(self).items() if name not in INFORMATION}
+        return json.loads(json.dumps(values, default=str))  # converts tuples to lists, as in a record from a file
 
 
 _AS_JSON = ("objective_settings", "settings", "versions", "code_versions", "computed_on", "skipped_samples")

@@ -56,7 +56,7 @@ class Detection(DenseTraining):
         for step, batch in self.batches(self.images, epoch):
             images = [upload(image, self.device).float() / 255 for image, _ in batch]
             targets = [{name: upload(item, self.device) for name, item in target.items()} for _, target in batch]
-            # The seed decides the sizes of images, the sampled anchors and proposals, and stochastic depth.
+            # The seed determines the sizes of images, the sampled anchors and proposals, and stochastic depth.
             with seeded(self.settings.seed, "detect", step, self.world.rank), autocast(self.device, self.dtype):
                 parts: dict[str, Tensor] = self.parallel(images, targets)
             yield torch.stack([value.float() for value in parts.values()]).sum()

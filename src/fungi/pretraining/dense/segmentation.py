@@ -63,7 +63,7 @@ class Segmentation(DenseTraining):
         outputs = torch.from_numpy(outputs_of_values(self.classes, self.rules)).to(self.device)
         for step, batch in self.batches(self.train_scenes, epoch):
             images, masks = (upload(torch.stack(items), self.device) for items in zip(*batch, strict=True))
-            # The seed decides dropout and stochastic depth.
+            # The seed determines dropout and stochastic depth.
             with seeded(self.settings.seed, "segment-fpn", step, self.world.rank):
                 logits = self._logits(self.parallel, images)
             targets = outputs[masks[:, 0].long()]  # [n 1 h w] -> [n h w]

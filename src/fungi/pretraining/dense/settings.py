@@ -16,7 +16,7 @@ class DenseSettings(NetworkSettings):
     output_dir: Path = setting(
         Path("dense"),
         "folder of checkpoint, log and result; a run in this folder resumes",
-        decides="nothing",
+        affects="nothing",
         topic="files",
     )
     blocks: tuple[int, ...] = setting(
@@ -51,17 +51,17 @@ class DenseSettings(NetworkSettings):
         if len(self.blocks) != 4 or list(self.blocks) != sorted(self.blocks):
             raise FungiError(f"--blocks {' '.join(map(str, self.blocks))}: use four numbers in ascending order.")
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the numbers of a run, as plain JSON values."""
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the numbers of a run, as plain JSON values."""
         values = as_json(self)
-        return {field.name: values[field.name] for field in fields(self) if field.metadata.get("decides") != "nothing"}
+        return {field.name: values[field.name] for field in fields(self) if field.metadata.get("affects") != "nothing"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectSettings(DenseSettings):
     """Flags of `fungi udi detect`, with the published schedule of 12 epochs."""
 
-    coco: Path = setting(Path("data/coco"), "folder of COCO", decides="nothing", topic="data")
+    coco: Path = setting(Path("data/coco"), "folder of COCO", affects="nothing", topic="data")
     train_split: str = setting("train2017", "name of the split to train on", topic="data")
     test_split: str = setting("val2017", "name of the split to score", topic="data")
     output_dir: Path = like(DenseSettings, "output_dir", default=Path("detection"))

@@ -27,7 +27,7 @@ from fungi.views.workers import worker_batches
 class DenseTraining(EpochTraining):
     """The training of a backbone and a dense head by one process.
 
-    rates: learning rate of each step. identity: facts that decide the numbers of a run, in addition to settings and
+    rates: learning rate of each step. identity: facts that determine the numbers of a run, in addition to settings and
     weights.
     """
 
@@ -55,7 +55,7 @@ class DenseTraining(EpochTraining):
         )
         self.plan, self.dtype = plan, choose_dtype(settings.dtype, device)
         self.workers = decoding_workers(settings.num_workers, device)
-        self.identity = settings.deciding() | {"batch": plan.batch, "weights": backbone.weights_hash} | identity
+        self.identity = settings.identity() | {"batch": plan.batch, "weights": backbone.weights_hash} | identity
 
     def batches(self, images: Any, epoch: int) -> Iterator[tuple[int, list[Any]]]:
         """Yield the index of each step of an epoch, and the items of its batch for this process."""

@@ -33,7 +33,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         "knn", "knn: weighted kNN; linear: linear probe with SGD; logistic: logistic regression, for low shot"
     )
     features: tuple[str, ...] = setting(
-        ("cls",), "features: cls, cls+, concat, patch_mean, cls_patch_mean", decides="contents", topic="features"
+        ("cls",), "features: cls, cls+, concat, patch_mean, cls_patch_mean", affects="selection", topic="features"
     )
     k: tuple[int, ...] = setting(
         (10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", aliases=("--neighbours",), within=(1, 10**6)
@@ -51,7 +51,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         256, "number of images per batch", within=(1, 65536), aliases=("--batch_size_per_gpu",), topic="machine"
     )
     output: Path | None = setting(
-        None, "JSON file of the results; default: the results are only printed", decides="nothing", topic="files"
+        None, "JSON file of the results; default: the results are only printed", affects="nothing", topic="files"
     )
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         rows = _encode_splits(settings, backbone, splits, missing)
         evaluation_run.results |= {feature: _score(settings, rows[feature]) for feature in missing}
     if result is None:
-        return {"settings": settings.deciding(), "results": evaluation_run.results}
+        return {"settings": settings.identity(), "results": evaluation_run.results}
     result.finish()
     return result.content()
 

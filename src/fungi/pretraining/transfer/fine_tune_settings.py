@@ -144,7 +144,7 @@ class FineTuneSettings(EncoderSettings):
         """Return all settings, with the values of the recipe for absent flags, as plain JSON values."""
         return as_json(self) | dataclasses.asdict(self.recipe_with_flags)
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the numbers of a run."""
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the numbers of a run."""
         irrelevant = {"output_dir", "data_dir", "num_workers", "device"}
         return {name: value for name, value in self.with_recipe().items() if name not in irrelevant}

@@ -73,7 +73,7 @@ class FineTuning(EpochTraining):
 
         With averaged weights, also return `averaged-accuracy` and `averaged-last-accuracy`.
         """
-        identity = self.settings.deciding() | {"batch": self.batch, "images": self.train_rows.fingerprint()}
+        identity = self.settings.identity() | {"batch": self.batch, "images": self.train_rows.fingerprint()}
         identity |= {"weights": self.backbone.weights_hash}
         history = self.train(identity)
         scores: dict[str, float] = {}
@@ -85,7 +85,7 @@ class FineTuning(EpochTraining):
     def losses(self, epoch: int) -> Iterator[Float[Tensor, ""]]:
         """Yield the cross-entropy of each batch of augmented and mixed images."""
         for step, (images, targets) in enumerate(self._batches(epoch), start=epoch * self.steps):
-            # The seed decides mixup, cutmix and stochastic depth.
+            # The seed determines mixup, cutmix and stochastic depth.
             with seeded(self.settings.seed, "fine-tune", step, self.world.rank):
                 loss = self._loss(upload(images, self.device), upload(targets, self.device))
             yield loss

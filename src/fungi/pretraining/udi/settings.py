@@ -18,16 +18,16 @@ class PretrainSettings:
     """Flags of `fungi udi pretrain`, written with `_` or `-`. Switches also accept `true` or `false`."""
 
     data_path: Path | None = setting(
-        None, "folder of images, with or without class folders; labels are ignored", decides="nothing"
+        None, "folder of images, with or without class folders; labels are ignored", affects="nothing"
     )
     dataset: str = setting(
         "", "dataset of `fungi list datasets` whose train rows are used; an alternative to --data-path", topic="data"
     )
-    data_dir: Path = setting(Path("data"), "folder of the datasets", decides="nothing", topic="data")
+    data_dir: Path = setting(Path("data"), "folder of the datasets", affects="nothing", topic="data")
     output_dir: Path = setting(
         Path("pretraining"),
         "folder of checkpoints and log; a run in this folder resumes",
-        decides="nothing",
+        affects="nothing",
         topic="files",
     )
     arch: str = setting(
@@ -69,10 +69,10 @@ class PretrainSettings:
         3.0, "largest norm of the gradient of each tensor; 0 turns clipping off", within=(0, 1e6)
     )
     batch_size_per_gpu: int = setting(
-        128, "number of images that a process computes at once", within=(1, 65536), decides="nothing"
+        128, "number of images that a process computes at once", within=(1, 65536), affects="nothing"
     )
     accumulate_steps: int = setting(
-        1, "number of parts of --batch-size-per-gpu images per process and step", within=(1, 65536), decides="nothing"
+        1, "number of parts of --batch-size-per-gpu images per process and step", within=(1, 65536), affects="nothing"
     )
     epochs: int = setting(300, "number of passes over the images", within=(1, 10**6))
     freeze_last_layer: int = setting(1, "number of first epochs in which the last layer is frozen", within=(0, 10**6))
@@ -120,26 +120,26 @@ class PretrainSettings:
         20,
         "number of epochs between checkpoints with a separate file; 0: only the last checkpoint",
         within=(0, 10**6),
-        decides="nothing",
+        affects="nothing",
     )
     save_minutes: float = setting(
-        10.0, "minutes between checkpoints inside an epoch", within=(0.001, 10**6), decides="nothing"
+        10.0, "minutes between checkpoints inside an epoch", within=(0.001, 10**6), affects="nothing"
     )
     seed: int = setting(0, "seed of weights, order and views", within=SEEDS)
     num_workers: int = setting(
         -1,
         "number of worker processes that compute views; -1: 0 on a CPU, all cores except one on a GPU",
         within=(-1, 1024),
-        decides="nothing",
+        affects="nothing",
         topic="machine",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N", decides="nothing", topic="machine")
-    dist_url: str = setting("env://", "no effect; accepted for published commands", decides="nothing")
-    local_rank: int = setting(0, "no effect; accepted for published commands", within=(0, 1024), decides="nothing")
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N", affects="nothing", topic="machine")
+    dist_url: str = setting("env://", "no effect; accepted for published commands", affects="nothing")
+    local_rank: int = setting(0, "no effect; accepted for published commands", within=(0, 1024), affects="nothing")
     wandb: bool = setting(
         False,
         "log progress to Weights & Biases, offline unless $WANDB_MODE is set",
-        decides="nothing",
+        affects="nothing",
         topic="files",
     )
 
@@ -191,10 +191,10 @@ class PretrainSettings:
         """The name of the architecture, for the name of a run at Weights & Biases."""
         return self.arch
 
-    def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide the numbers of a run, as plain JSON values."""
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the numbers of a run, as plain JSON values."""
         values, fields = as_json(self), dataclasses.fields(self)
-        return {field.name: values[field.name] for field in fields if field.metadata["decides"] != "nothing"}
+        return {field.name: values[field.name] for field in fields if field.metadata["affects"] != "nothing"}
 
 
 def our_arguments(arguments: list[str]) -> list[str]:

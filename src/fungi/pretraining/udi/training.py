@@ -150,11 +150,11 @@ class Training:
             logger.info(f"the run resumes from {self.checkpoint}: step {self.progress.step} of {len(self.schedules)}")
 
     def _identity(self) -> dict[str, Any]:
-        """Return everything that decides the numbers of a run.
+        """Return everything that determines the numbers of a run.
 
         The split of a batch is included only if each part of a batch has its own means.
         """
-        identity = self.settings.deciding() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
+        identity = self.settings.identity() | {"batch": self.plan.batch, "images": self.samples.fingerprint()}
         if self.options.network.batch_norm or self.options.views.deviations.process_means:
             identity |= {"processes": self.world.size, "accumulate_steps": self.settings.accumulate_steps}
         return identity
