@@ -113,9 +113,9 @@ def test_logits_have_the_resolution_of_the_finest_map() -> None:
 
 @pytest.mark.slow
 def test_scenes_of_digits_are_segmented_after_little_training(tmp_path: Path, monkeypatch) -> None:
-    """If every pixel is predicted as background, the mIoU is 0.08. The first 40 test scenes are scored."""
+    """Measured: an mIoU of 0.14 for 40 test scenes. If every pixel is predicted as background, the mIoU is 0.08."""
     monkeypatch.setitem(digit_scenes.SCENES, "test", 40)
-    assert COMMANDS["segment-fpn"].main(flags(tmp_path, 120, 120, "--lr", "2e-3")) == 0
+    assert COMMANDS["segment-fpn"].main(flags(tmp_path, 60, 60, "--lr", "2e-3")) == 0
     results = json.loads((tmp_path / "result.json").read_text())["results"]
     assert set(results) == {"mIoU", "pixel-accuracy"}
     assert results["mIoU"] > 0.1
