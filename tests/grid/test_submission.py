@@ -14,7 +14,7 @@ from fungi.commands import COMMANDS
 from fungi.grid.array import MAX_ARRAY
 from fungi.grid.calls import command_line
 from fungi.grid.chain import PlannedJob, submit_all
-from fungi.grid.declaration import Grid, declared_grid
+from fungi.grid.declaration import GRID_FILE, LAST_GRID, Grid, declared_grid
 from fungi.grid.elements import elements_of
 from fungi.grid.freezing import freeze
 from fungi.grid.submission import Array, Dependency, GridJob, JobEnvironment, arrays
@@ -230,6 +230,8 @@ def test_the_missing_elements_of_chosen_jobs_can_be_submitted(tmp_path: Path, fa
     names = [Path((fake_sbatch / str(number)).read_text().splitlines()[-1]).stem for number in (1, 2, 3)]
     assert names == ["extract", "concat", "concat"]
     assert not (fake_sbatch / "4").exists()
+    last_grid = declared_grid({GRID_FILE: str(tmp_path / "features" / LAST_GRID)})
+    assert last_grid.jobs == ("extract", "concat")  # the next `--missing` submits both again
 
 
 def test_a_pack_is_one_task_that_requests_a_gpu_for_each_element(tmp_path: Path, fake_sbatch: Path) -> None:

@@ -107,7 +107,10 @@ def run(settings: SubmitSettings) -> None:
         project, grid = project_folder(), settings.declared()
     limit = grid.limit if settings.limit is None else settings.limit
     sbatch = {**grid.sbatch, **settings.sbatch_options()}
-    grid = replace(grid, jobs=settings.jobs or grid.jobs or DEFAULT_JOBS, sbatch=sbatch, limit=limit)
+    jobs = settings.jobs or grid.jobs or DEFAULT_JOBS
+    if settings.missing:  # the grid keeps its other jobs, for `fungi status` and the next --missing
+        jobs = tuple(dict.fromkeys((*grid.jobs, *jobs)))
+    grid = replace(grid, jobs=jobs, sbatch=sbatch, limit=limit)
     log_pattern(grid.root)  # raises FungiError before anything is written
     planned_jobs, blocked_jobs = plan(settings, grid, project)
     limits = ClusterLimits.ask()
@@ -135,7 +138,7 @@ def plan(settings: SubmitSettings, grid: Grid, project: Path) -> tuple[list[Plan
     The jobs to cancel wait for jobs that failed. project: folder with the job files. Raises FungiError if there is
     nothing to submit.
     """
-    jobs = chosen_jobs(grid, project, stages=settings.stages or STAGES)
+    jobs = chosen_jobs(grid, project, settings.jobs, settings.stages or STAGES)
     blocked_jobs: list[str] = []
     if settings.missing:
         queue = Queue.ask()

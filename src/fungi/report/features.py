@@ -61,10 +61,8 @@ def identities(content: dict[str, Any]) -> dict[str, str]:
     facts: list[tuple[str, str]] = []
     for feature, record in feature_records(content):
         provenance = record.get("provenance") or {}
-        settings_that_affect = {name: value for name, value in provenance.items() if name not in INFORMATION}
-        origin = settings_that_affect or record.get(
-            "file"
-        )  # without a provenance, only the file identifies the features
+        facts_of_values = {name: value for name, value in provenance.items() if name not in INFORMATION}
+        origin = facts_of_values or record.get("file")  # without a provenance, only the file identifies the features
         text = json.dumps([origin, record.get("layer"), record.get("array")], sort_keys=True)
         facts.append((feature, text))
     hashes = {}
