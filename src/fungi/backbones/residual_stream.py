@@ -28,7 +28,9 @@ def with_residual_dtype(
     if residual_dtype == "float32":
         return model
     if dtype != torch.bfloat16:
-        raise FungiError("--residual-dtype bfloat16 needs --dtype bfloat16. Add it, or leave both out.")
+        raise FungiError(
+            "--residual-dtype bfloat16 needs --dtype bfloat16. Add --dtype bfloat16, or leave out --residual-dtype."
+        )
     return with_bfloat16_residual(model, layers)
 
 

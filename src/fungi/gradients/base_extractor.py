@@ -36,7 +36,7 @@ class BaseGradientExtractor(ABC):
 
     model, device: as for `FUNGIWrapper`.
     target_layer: path of a layer, or several paths.
-    projection: matrix `[p, g]` with entries +1/-1, a kind of random matrices such as `khatri-rao`, or layer name -> one
+    projection: matrix `[p, G]` with entries +1/-1, a kind of random matrices such as `khatri-rao`, or layer name -> one
         of these. None: a random matrix with entries +1/-1.
     projection_scaling: without effect; the factor is always 1/sqrt(p). It exists for code that uses the published
         library.
@@ -156,7 +156,7 @@ class BaseGradientExtractor(ABC):
 
     @property
     def projection(self) -> Any:
-        """Matrix `[p, g]` on the device with entries +1/-1; layer name -> matrix if there are several layers."""
+        """Matrix `[p, G]` on the device with entries +1/-1; layer name -> matrix if there are several layers."""
         entries = {name: projector.entries for name, projector in self.engine.projectors.items()}
         return next(iter(entries.values())) if len(entries) == 1 else entries
 

@@ -33,7 +33,7 @@ PREVIOUS = ".previous-"
 """Part of the name of a renamed file, before its number."""
 ABLATION = "ablation"
 """Prefix of the tasks of `fungi ablate`. Their results are cells: row -> column -> one value per seed."""
-_NOT_DECIDING = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
+_NOT_IN_IDENTITY = ("file", "settings", "weights_source", "modified_ns", "commit", "fungi")
 """Entries of a provenance that do not decide the content of the features: places, times, commits, flags as written."""
 
 
@@ -199,13 +199,13 @@ _OWN_ENTRIES = {
 def origins(features: Any) -> Any:
     """Return the part of a result's provenance that determines the content of its feature files.
 
-    The entries `_NOT_DECIDING` are left out.
+    The entries `_NOT_IN_IDENTITY` are left out.
     """
     if isinstance(features, list):
         return [origins(entry) for entry in features]
     if not isinstance(features, dict):
         return features
-    return {name: origins(value) for name, value in features.items() if name not in _NOT_DECIDING}
+    return {name: origins(value) for name, value in features.items() if name not in _NOT_IN_IDENTITY}
 
 
 def runs_of(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

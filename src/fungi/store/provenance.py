@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 """Version of the set of fields of a provenance."""
-OTHER_FILE_ADVICE = "Choose another --root, or write it again with --overwrite."
+OTHER_FILE_ADVICE = "Choose another --root, or extract again with --overwrite."
 """Last sentence of the errors about a feature file that was computed in another way or by another version."""
 
 INFORMATION = (

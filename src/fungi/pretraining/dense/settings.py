@@ -49,7 +49,10 @@ class DenseSettings(NetworkSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.blocks) != 4 or list(self.blocks) != sorted(self.blocks):
-            raise FungiError(f"--blocks {' '.join(map(str, self.blocks))}: use four numbers in ascending order.")
+            raise FungiError(
+                f"--blocks {' '.join(map(str, self.blocks))}: use four numbers in ascending order. A number may be"
+                " repeated."
+            )
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the numbers of a run, as plain JSON values."""
