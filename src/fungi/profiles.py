@@ -1,7 +1,8 @@
 """Profiles: `clean` is the method of the paper, `published` is the method with the deviations of the published code.
 
-Each deviation that can change an accuracy is a switch (spec vision 10.4). The profile is part of the provenance of
-every file, so that features of different profiles are never joined.
+Each deviation that can change an accuracy is a switch (spec vision 10.4). The glossary of CONTRIBUTING.md says where
+deviations such as V3, T3, U2 and H4 are listed. The profile is part of the provenance of every file, so that features
+of different profiles are never joined.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ class Profile:
     """Switches of a profile.
 
     attention_input: multiply the gradient at the output of the attention's output projection with the *input of the
-        attention module*, instead of the input of the projection (deviation V1).
-    published_transform: use the evaluation transform of the published code (deviation V2).
+        attention module*, instead of the input of the projection (spec vision 10, V1).
+    published_transform: use the evaluation transform of the published code (spec vision 10, V2).
     imagenet_view_statistics: normalise DINO and SimCLR views with ImageNet statistics for every backbone (V3).
     published_labels: use the labels of the published loaders, if they differ from the labels of the dataset (T3).
     first_token_gradient: use only the part of the gradient that comes from the first token (U2). The published code

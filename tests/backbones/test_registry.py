@@ -138,7 +138,7 @@ TRANSFORMS = {
         for ending in ("", "-one-token")
     },
 }
-# Backbones for which the published code used the default transform of timm (deviation V2).
+# Backbones for which the published code used the default transform of timm (spec vision 10, V2).
 WRONG_IN_PUBLISHED_CODE = {name for name in TABLE if "augreg" in name} | {"vit-s16", "eva-clip-vit-b16"}
 VISION = [name for name in BACKBONES if BACKBONES[name].modality == "vision"]
 WITH_SLOW_MARKS = with_slow_marks(lambda spec: getattr(spec.convert, "func", spec.convert), VISION)

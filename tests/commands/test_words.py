@@ -41,7 +41,7 @@ def test_violations_are_reported(tmp_path, source, message):
     "source",
     [
         "indices = 1",
-        "sweep_epochs = 1",
+        "sweep_epochs = 1",  # `sweep` is a retired word, but this name is in the list ALLOWED of the script
         "print(found)",
         'def f():\n    """Return the rows."""',
         "def f(): ...",

@@ -50,11 +50,12 @@ def write_digits(root):
     return []
 
 
-FLAGS_OF_FEW_FITS = ["--shots", "80", "--few-shot-validation", "none", "--max-epochs", "20"]
+# Flags for a short test: one fit without a validation, of at most 20 epochs.
+FLAGS_OF_FAST_FITS = ["--shots", "80", "--few-shot-validation", "none", "--max-epochs", "20"]
 # Command -> its cases: function that writes the data, and flags.
 CASES = {
     "knn": [(write_digits, []), (write_digits, ["--shots", "8", "--few-shot-seed", "1", "2"])],
-    "linear": [(write_digits, [*FLAGS_OF_FEW_FITS, "--solver", solver]) for solver in ("cyanure", "lbfgs")],
+    "linear": [(write_digits, [*FLAGS_OF_FAST_FITS, "--solver", solver]) for solver in ("cyanure", "lbfgs")],
     "retrieval": [(write_landmarks, [])],
     "cluster": [(write_digits, ["--restarts", "2"])],
     "analyse": [(write_digits, ["--analysis", "cka", "shots", "layers"])],

@@ -8,7 +8,8 @@ from fungi.grid.job_files import read_job_file
 from fungi.grid.submission import GridJob, JobEnvironment, jobs_in_grid
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = JobEnvironment(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
+ENVIRONMENT = JobEnvironment(ROOT, Path("/r/grid.toml"), "/usr/bin/python3")
+"""Environment of the jobs: folder of the job files, file of the grid, and Python."""
 
 
 def jobs_of(grid: Grid, *names: str) -> list[GridJob]:

@@ -63,7 +63,7 @@ def test_a_grid_equals_the_grid_that_is_read_from_its_file(tmp_path: Path) -> No
         shards=3,
         flags={"extract-gradients": "--set simclr.temperature=0.1 --layer 'a.b:c d'"},
         jobs=("extract", "concat"),
-        code="/copy",
+        code="/copy",  # folder with the copy of the code that the jobs run
     )
     path = tmp_path / "written.toml"
     path.write_text(grid.to_toml())

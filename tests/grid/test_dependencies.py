@@ -14,7 +14,7 @@ from fungi.grid.elements import Element
 from fungi.grid.queue import comment_of
 from fungi.grid.records import Attempt, Records
 from fungi.grid.submission import Array, GridJob
-from tests.grid.submitted_jobs import JOBS, jobs_of
+from tests.grid.submitted_jobs import ENVIRONMENT, jobs_of
 
 main = COMMANDS["submit"].main
 
@@ -108,7 +108,7 @@ def test_every_element_is_submitted_once_and_waits_for_its_own_pair(grid: Grid, 
                 awaited[task] += [f"{name}_{number}"] if kind == "aftercorr" else tasks_of.get(name, [name])
         return array_id
 
-    submit_all(grid, planned_jobs, replace(JOBS, max_array=max_array), submit)
+    submit_all(grid, planned_jobs, replace(ENVIRONMENT, max_array=max_array), submit)
     counts = Counter((name, element) for name, elements in elements_of.values() for element in elements)
     assert counts == Counter(
         (job.grid_job.job.name, element) for job in planned_jobs for element in job.grid_job.elements

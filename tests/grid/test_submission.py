@@ -19,7 +19,7 @@ from fungi.grid.elements import elements_of
 from fungi.grid.freezing import freeze
 from fungi.grid.submission import Array, Dependency, GridJob, JobEnvironment, arrays
 from fungi.grid.submit import DEFAULT_JOBS
-from tests.grid.submitted_jobs import JOBS, ROOT, jobs_of
+from tests.grid.submitted_jobs import ENVIRONMENT, ROOT, jobs_of
 
 main = COMMANDS["submit"].main
 
@@ -42,7 +42,7 @@ def test_jobs_are_in_the_order_of_the_stages_and_jobs_without_elements_are_left_
 def test_a_stage_waits_for_the_previous_stage_and_is_cancelled_if_the_previous_stage_fails() -> None:
     grid = Grid(root=Path("/r"), shards=4)
     (grid_job,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, grid_job, JOBS, range(8), Dependency(("11", "12")))
+    (array,) = arrays(grid, grid_job, ENVIRONMENT, range(8), Dependency(("11", "12")))
     assert "--dependency=afterok:11:12" in array.command
     assert "--kill-on-invalid-dep=yes" in array.command
     assert "--array=0-7" in array.command
@@ -63,7 +63,7 @@ def test_an_array_of_a_part_of_the_grid_declares_this_in_a_valid_shell_line() ->
 def test_a_grid_larger_than_an_array_becomes_several_arrays() -> None:
     grid = Grid(root=Path("/r"), shards=700)
     (grid_job,) = jobs_of(grid, "extract")
-    first, second = arrays(grid, grid_job, JOBS, range(grid_job.count))
+    first, second = arrays(grid, grid_job, ENVIRONMENT, range(grid_job.count))
     assert ("--array=0-999" in first.command, "--array=0-399" in second.command) == (True, True)
     assert second.variables == {"FUNGI_PARTIAL": "1", "FUNGI_FIRST": "1000"}
 
@@ -76,8 +76,8 @@ def test_jobs_read_their_grid_only_from_the_file() -> None:
         "HOME": "/h",
         "FUNGI_MAX_RESTARTS": "2",
     }
-    environment = JOBS.for_sbatch(environment_of_user)
-    assert environment == {"HOME": "/h", "FUNGI_MAX_RESTARTS": "2", **JOBS.variables()}
+    environment = ENVIRONMENT.for_sbatch(environment_of_user)
+    assert environment == {"HOME": "/h", "FUNGI_MAX_RESTARTS": "2", **ENVIRONMENT.variables()}
 
 
 def test_a_dry_run_prints_every_array_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_the_number_of_sbatch_calls_does_not_grow_with_the_pairs() -> None:
         calls.append(array)
         return str(len(calls))
 
-    submit_all(grid, planned_jobs, JOBS, submit)
+    submit_all(grid, planned_jobs, ENVIRONMENT, submit)
     assert len(calls) == 1 + 2 * 16 + 1 + 4 + 1  # projection, 16 shards of 2 jobs, merge, 4 evaluations, report
 
 
@@ -245,7 +245,7 @@ def test_a_pack_is_one_task_that_requests_a_gpu_for_each_element(tmp_path: Path,
     assert not any(word.startswith(("--gpus", "--mem")) for word in calls[1])
     grid = declared_grid({"FUNGI_GRID": calls[0][0]})
     (grid_job,) = jobs_of(grid, "extract")
-    (array,) = arrays(grid, grid_job, JOBS, [5, 9])  # missing elements of the second and the third pack
+    (array,) = arrays(grid, grid_job, ENVIRONMENT, [5, 9])  # missing elements of the second and the third pack
     assert "--array=1-2" in array.command
     assert array.variables == {"FUNGI_PARTIAL": "1"}
     assert array.tasks == {5: 1, 9: 2}

@@ -29,7 +29,11 @@ from tests.text.test_in_context import write_data
 TINY_ABLATION = ("--rows", "24", "--k", "3", "--pca-dim", "8", "--seed", "42")
 CLASSES, PER_CLASS = (0, 1, 2), {"train": 11, "test": 4}
 EXTRACTED = ("prose-mae", "rebuttal-24", "rebuttal-28", "prose-in-context")
-"""Recipes with extracted features, which kNN, retrieval, an ablation and a language model then score."""
+"""Recipes with extracted features, which kNN, retrieval, an ablation and a language model then score.
+
+The prefix of a recipe says where its values were published: in a table of the response to the reviewers (`rebuttal`) or
+in the text of this response (`prose`).
+"""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,8 @@ def toy(run: Evaluation, data_dir: Path) -> Evaluation:
     elif run.command == "cluster":
         flags += ("--restarts", "1")
     elif run.command == "analyse":
-        # Figure 6 has 3 to 6 shots. Here, each of these numbers is 2, so that there is a single evaluation.
+        # Figure 6 has 3 to 6 shots. Here, each of these numbers is 2, so that all evaluations are
+        # equal and `toy_values` keeps one of them.
         flags = (*("2" if flag in ("3", "4", "5", "6") else flag for flag in flags), "--k", "3")
     elif run.command == "knn":
         flags += ("--k", "3")
@@ -82,7 +87,7 @@ def toy(run: Evaluation, data_dir: Path) -> Evaluation:
 
 
 def toy_values(name: str, settings: StepSettings) -> list[Value]:
-    """Return the values of a recipe with toy evaluations."""
+    """Return the values of a recipe with toy evaluations. Equal evaluations are kept once."""
     return [
         replace(value, evaluations=tuple(dict.fromkeys(toy(run, settings.data_dir) for run in value.evaluations)))
         for value in values_of(name)
@@ -103,7 +108,7 @@ def run_plan(plan: Plan, extract: Callable[[Step], None]) -> None:
 
 
 def extract_step(step: Step) -> None:
-    """Run an extraction with extracted features, in a small form."""
+    """Extract the features of a step with the real command. A masked autoencoder gets smaller patches."""
     flags = ("--set", "mae.patch_size=8") if "mae" in step.features else ()
     assert run_step(replace(step, flags=(*step.flags, *flags))) == 0
 
@@ -128,7 +133,7 @@ def test_the_commands_of_a_recipe_compute_all_its_values(
     if name in EXTRACTED:
         assert plan.missing == (list(plan.extractions), list(plan.evaluations))
     else:
-        replace_measurements(monkeypatch)
+        replace_measurements(monkeypatch)  # ablations extract and score in one command: their scores are random
     run_plan(plan, extract_step if name in EXTRACTED else write_features)
     assert not any(plan.missing)
     our_values = {

@@ -19,14 +19,18 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _user_without_name_and_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove everything that tells a process the name and the home folder of its user."""
+    """Remove everything that tells a process the name and the home folder of its user.
+
+    The tested code sets USER. `delenv` records nothing if a variable is not set, so USER would then keep its new value
+    after the test. `setenv` with an empty name always restores the variable.
+    """
 
     def raise_error(*_: object) -> None:
         raise KeyError("getpwuid(): uid not found")
 
     for name in ("HOME", "XDG_CACHE_HOME", "LOGNAME", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("USER", "")  # so that the variable is restored at the end of the test
+    monkeypatch.setenv("USER", "")
     monkeypatch.setattr("pwd.getpwuid", raise_error)
 
 
@@ -57,6 +61,7 @@ def test_a_user_without_name_and_home_can_compile(monkeypatch: pytest.MonkeyPatc
         getpass.getuser()
     assert user_folder() is None
     share_compiled_code(user_folder(), GPU)
+    # Without a name, the user is called "user" and its number. Torch puts this name into its default folder.
     assert default_cache_dir().endswith(f"torchinductor_user{os.getuid()}")
 
 

@@ -39,8 +39,8 @@ def _has_numbers(hint: Any) -> bool:
     return hint in (int, float) or any(_has_numbers(inner) for inner in typing.get_args(hint))
 
 
-def _holds_several(field: "dataclasses.Field[Any]", hint: Any) -> bool:
-    """Return whether a field holds any number of values and has at least one value by default, or no default."""
+def _is_list_with_values(field: "dataclasses.Field[Any]", hint: Any) -> bool:
+    """Return whether a field is a tuple, possibly optional, whose default is not the empty tuple."""
     is_list = typing.get_origin(hint) is tuple or any(
         typing.get_origin(part) is tuple for part in typing.get_args(hint)
     )
@@ -58,10 +58,10 @@ SEVERAL = [
     pytest.param(kind, field, id=f"{kind.__name__}.{field.name}")
     for kind in CLASSES
     for field in dataclasses.fields(kind)
-    if _holds_several(field, typing.get_type_hints(kind)[field.name])
+    if _is_list_with_values(field, typing.get_type_hints(kind)[field.name])
 ]
 MAY_BE_EMPTY = {"lr_drops": "a learning rate that never drops"}
-"""Settings with a default for which no value has a meaning."""
+"""Settings of several values for which an empty list has a meaning -> this meaning."""
 
 
 def test_the_classes_contain_those_of_commands():
@@ -151,7 +151,7 @@ def test_the_last_line_explains_an_impossible_size(command, flags, message, tmp_
 
 def test_help_shows_each_setting_once_under_its_topic() -> None:
     for command in COMMANDS.values():
-        if not hasattr(command._load(), "main"):
+        if not hasattr(command._load(), "main"):  # a module with its own `main` has no parser of settings
             fields = dataclasses.fields(command.settings_type)
             text = build_parser(command.settings_type, program="fungi x", description="").format_help()
             flags = [re.search(rf"^  {flag_of(field)}[ ,\n]", text, re.MULTILINE) for field in fields]

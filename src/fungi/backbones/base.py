@@ -41,9 +41,9 @@ class BackboneSpec:
     convert: function that converts a state dict from the publisher's key names to the key names of the model.
     layer_alias: function that converts a layer path in the publisher's model to the path in the model.
     attention_input: whether the hooks of the published code received the input of the attention module instead of the
-        input of its output projection (deviation V1, reproduced by `Profile.attention_input`).
-    first_token_gradient: whether the published code used only the first token's part of the gradient (deviation U2,
-        reproduced by `Profile.first_token_gradient`).
+        input of its output projection (spec vision 10, V1; reproduced by `Profile.attention_input`).
+    first_token_gradient: whether the published code used only the first token's part of the gradient (spec audio 6,
+        U2; reproduced by `Profile.first_token_gradient`).
     is_in_published_code: whether the backbone is one of the thirteen backbones in the published code.
     depth: number of transformer blocks; patch_size: side of a patch in pixels; 0 for models without blocks or patches.
     flops: floating-point operations of one forward pass of one view; 0 if they were not counted.

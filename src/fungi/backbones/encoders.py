@@ -100,7 +100,7 @@ class Encoder(Protocol):
         """Encode views."""
 
     def activation_module(self, path: str) -> nn.Module:
-        """Return a module that has the same input as the attention module around a layer (deviation V1)."""
+        """Return a module that has the same input as the attention module around a layer (spec vision 10, V1)."""
 
     def at_size(self, size: int) -> "Encoder":
         """Return the encoder for images of another size. Raises FungiError if the model takes only one size."""

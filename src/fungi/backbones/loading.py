@@ -96,7 +96,10 @@ def with_input_size(backbone: Backbone, size: int) -> Backbone:
 
 
 def choose_input(spec: BackboneSpec, profile: Profile) -> Any:
-    """Return the preprocessing of samples under a profile (deviations V2 and V3, T1 and T2, U1)."""
+    """Return the preprocessing of samples under a profile.
+
+    The profiles differ in V2 and V3 (spec vision 10), T1 and T2 (spec text 6), and U1 (spec audio 6).
+    """
     input_spec = spec.input
     if profile.published_transform and spec.published_input is not None:
         input_spec = spec.published_input

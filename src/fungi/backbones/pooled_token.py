@@ -36,7 +36,7 @@ class PooledTokenEncoder:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.attention_input = nn.Identity()  # hooks of deviation V1 read the input of this module
+        self.attention_input = nn.Identity()  # hooks of V1 (spec vision 10) read the input of this module
         self._attend = self._attend_class_token
 
     def __call__(self, images: Float[Tensor, "n c h w"]) -> Encoded:

@@ -32,7 +32,7 @@ def text_spec(
     """Return the `BackboneSpec` of a text backbone.
 
     build: function that returns the model for a pooling. pooling: see `pooled_class`. longest: largest number of tokens
-    of a text. The published profile differs in word deletion and in the temperature of SimCLR (deviations T1 and T2).
+    of a text. The published profile differs in word deletion and in the temperature of SimCLR (spec text 6, T1, T2).
     """
     text_input = TextInput(tokenizer=tokenizer, longest=longest)
     return BackboneSpec(

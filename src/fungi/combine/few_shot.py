@@ -40,7 +40,7 @@ def stratified_rows(
 ) -> Integer[np.ndarray, " selected"]:
     """Return the rows of a stratified random draw, ascending.
 
-    Classes keep their shares, so a rare class may be missing. This is the published rule for texts (deviation T4).
+    Classes keep their shares, so a rare class may be missing. This is the published rule for texts (spec text 6, T4).
 
     size: an int is the mean number of rows per class. A float is the share of all rows.
     seed: None means the published seed.

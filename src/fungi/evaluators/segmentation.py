@@ -65,7 +65,7 @@ def segmentation_scores(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int
 
 
 def matched_miou(matrix: Int64[np.ndarray, "c c"], unscored: Sequence[int] = ()) -> float:
-    """Return the mIoU after the best one-to-one matching of predicted and true classes (deviation H4)."""
+    """Return the mIoU after the best one-to-one matching of predicted and true classes (spec dense 6, H4)."""
     from scipy.optimize import linear_sum_assignment
 
     union = matrix.sum(axis=0)[None, :] + matrix.sum(axis=1)[:, None] - matrix

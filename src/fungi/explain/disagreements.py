@@ -103,7 +103,7 @@ def samples_of(content: Mapping[str, Any], data_dir: Path | None) -> Samples | N
     try:
         dataset = resolve_dataset(settings.get("dataset") or provenance["dataset"], folder)
         if choose_profile(provenance["profile"]).published_labels:
-            dataset = dataset.as_published()
+            dataset = dataset.as_published()  # a few published loaders have other labels (spec text 6, T3)
         samples = _scored_samples(dataset.open_split(provenance["split"], folder), content)
     except (FungiError, OSError) as error:
         logger.warning(

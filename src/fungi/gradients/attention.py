@@ -1,8 +1,8 @@
 """Forward pass of `nn.MultiheadAttention` that calls its output projection as a module.
 
 The forward pass of torch applies `out_proj` as a function, and uses a fused kernel if no gradient is needed. Hooks on
-the projection are therefore never called (deviation V1). `output_projection_as_module` computes the same numbers step
-by step.
+the projection are therefore never called (spec vision 10, V1). `output_projection_as_module` computes the same numbers
+step by step.
 """
 
 from collections.abc import Iterator

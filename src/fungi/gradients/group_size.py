@@ -30,7 +30,8 @@ def views_at_once(
 ) -> int:
     """Return the number of views of full size to encode in one forward pass.
 
-    targets: paths of the gradient sources; pooled: whether the last block is computed only for the pooled token.
+    targets: paths of the gradient sources; empty if only embeddings are computed.
+    pooled: whether the last block is computed only for the pooled token. The autograd graph is then within this block.
     """
     if device.type != "cuda":
         return VIEWS_ON_CPU
@@ -58,6 +59,7 @@ def bytes_per_view(model: Any, targets: Sequence[str], dtype: torch.dtype, *, po
     if not isinstance(patches, int) or not isinstance(width, int) or blocks is None:
         return 0
     number_bytes = torch.empty((), dtype=dtype).element_size()
+    # With `pooled`, the graph has only one token of the last block. Its memory is small, so it is not counted.
     blocks_in_graph = 0 if pooled or not targets else len(blocks) - len(blocks_before(model, targets))
     block_bytes = FLOAT32_BYTES + COMPUTE_NUMBERS * number_bytes
     saved_bytes = blocks_in_graph * (SAVED_FLOAT32_BYTES + SAVED_COMPUTE_NUMBERS * number_bytes)

@@ -22,8 +22,8 @@ def self_distillation(
 ) -> Float[Tensor, " b"]:
     """Return the sum of the cross-entropies of all pairs of a teacher view (axis a) and a student view (axis v).
 
-    The teacher views are the first of the student views. `skip_same_view` leaves out the pairs of a view with itself
-    (deviation V5). The teacher gets no gradient.
+    The teacher views are the first of the student views. `skip_same_view` leaves out the pairs of a view with itself.
+    By default, these pairs are included, as in the published code (spec vision 10, V5). The teacher gets no gradient.
     """
     target = torch.softmax(teacher.detach() / teacher_temperature, dim=-1)
     log_p = torch.log_softmax(student / student_temperature, dim=-1)

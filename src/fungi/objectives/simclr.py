@@ -40,7 +40,7 @@ def info_nce(
     contains all other positives, but not the similarity of a view to itself.
 
     positives: latents of the views. negatives: `[m l]` for all samples, or `[b m l]`. Latents are L2-normalised here.
-    denominator_temperature: False means T = 1 in the denominator, as in the published library (deviation V23a).
+    denominator_temperature: False means T = 1 in the denominator, as in the published library (spec vision 10, V23a).
     own: true for negatives that are skipped, because they are views of the sample itself.
     mixed: additional negatives for each view, of unit norm.
     """
@@ -103,7 +103,7 @@ class SimCLR(Objective):
     negative_samples: number of negative images.
     hard_negatives: rows of the training split that are used as the first negative images.
     negatives_mixing: for every view, add mixtures of the view with its `mixed_negatives` nearest negatives.
-    exclude_self_from_negatives: skip negatives that are views of the sample itself (deviation V8).
+    exclude_self_from_negatives: skip negatives that are views of the sample itself (spec vision 10, V8).
     view_generator: kind of views. Random views need the view option `n_views`, and a negative image then has two views.
     """
 

@@ -54,10 +54,11 @@ def _measurement(value: Value, evaluation: Evaluation, settings: StepSettings) -
         return None
     try:
         mean, deviation = _read_entry(outputs[0], value, evaluation, value.cell or value.combination)
-        if value.over is None:
+        baseline = value.over  # the published value is a difference to this combination or cell
+        if baseline is None:
             return mean, deviation
-        base, _ = _read_entry(outputs[0], value, evaluation, value.over)
-        return (mean - base) / (base if value.relative else 1.0), None
+        baseline_mean, _ = _read_entry(outputs[0], value, evaluation, baseline)
+        return (mean - baseline_mean) / (baseline_mean if value.relative else 1.0), None
     except (FungiError, KeyError):
         return None
 

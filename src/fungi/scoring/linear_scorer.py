@@ -38,7 +38,8 @@ class LinearScorer:
 
     With a validation split, lambda is chosen on this split, and the final model is fitted on the train rows. Without a
     validation split, lambda is chosen on a fifth of the train rows, and PCA is fitted on the other four fifths. The
-    final model is then fitted on all train rows (published; deviation V15) or, with shots, on the rows of the shots.
+    final model is then fitted on all train rows (published; spec vision 10, V15) or, with shots, on the rows of the
+    shots.
     """
 
     def __init__(self, settings: LinearSettings, run: EvaluationRun) -> None:

@@ -28,10 +28,10 @@ Search = Callable[[Float[Tensor, "q d"], int], Ranked]
 """A function of queries and k that returns the k nearest keys of each query, or all keys if there are fewer."""
 
 
-def torch_search(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
+def torch_search(keys: Keys, metric: Metric, largest_k: int, tree: TreeSettings | None = None) -> Search:
     """Return an exhaustive search in full float32, tile by tile, on the device of keys and queries.
 
-    k, tree: not used here; other back-ends need them to prepare the keys.
+    largest_k, tree: not used here; other back-ends need them to prepare the keys.
     """
     largest = metric == "inner-product"
 
@@ -100,11 +100,11 @@ def _best(ranking: Float[Tensor, "q b"], k: int, largest: bool) -> Ranked:
 def _library_backend(build_search: Callable[..., LibrarySearch]) -> Callable[..., Search]:
     """Return a back-end that uses another library. The library keeps all keys in main memory."""
 
-    def prepare(keys: Keys, metric: Metric, k: int, tree: TreeSettings | None = None) -> Search:
+    def prepare(keys: Keys, metric: Metric, largest_k: int, tree: TreeSettings | None = None) -> Search:
         blocks = [block.cpu() for _, block in keys()]
         rows = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
         count = len(rows)  # the search keeps only this number, not a second copy of the keys
-        search_library = build_search(rows, metric, min(k, count), tree)
+        search_library = build_search(rows, metric, min(largest_k, count), tree)
 
         def search(queries: Float[Tensor, "q d"], k: int) -> Ranked:
             scores, nearest_rows = search_library(queries.float().cpu(), min(k, count))

@@ -59,8 +59,13 @@ def faiss_index(keys: Float[Tensor, "n d"], metric: Metric) -> Any:
     return index
 
 
-def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> LibrarySearch:
-    """Return a search with FAISS. Without enough rows for the tree, the search is exhaustive."""
+def faiss_search(
+    keys: Float[Tensor, "n d"], metric: Metric, largest_k: int, tree: TreeSettings | None
+) -> LibrarySearch:
+    """Return a search with FAISS. Without enough rows for the tree, the search is exhaustive.
+
+    largest_k: not used, because FAISS gets the number of neighbours with the queries.
+    """
     if tree is None or len(keys) < _FAISS_ROWS_PER_LEAF * tree.leaves:
         index, tree = faiss_index(keys, metric), None
     else:
@@ -85,17 +90,19 @@ def faiss_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
     return search
 
 
-def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> LibrarySearch:
-    """Return a search with ScaNN for at most `k` neighbours."""
+def scann_search(
+    keys: Float[Tensor, "n d"], metric: Metric, largest_k: int, tree: TreeSettings | None
+) -> LibrarySearch:
+    """Return a search with ScaNN for at most `largest_k` neighbours."""
     distance = "dot_product" if metric == "inner-product" else "squared_l2"
-    builder = library("scann").scann_ops_pybind.builder(keys.numpy(), k, distance)
+    builder = library("scann").scann_ops_pybind.builder(keys.numpy(), largest_k, distance)
     leaves = 0  # no tree
     if tree is None or len(keys) < _SMALLEST_HASHED:
         builder = builder.score_brute_force()
     else:
         leaves = max(1, min(tree.leaves, len(keys) // _SCANN_ROWS_PER_LEAF))
         builder = builder.tree(leaves, min(leaves, tree.searched), training_sample_size=len(keys))
-        builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(k, tree.reordered))
+        builder = builder.score_ah(4, anisotropic_quantization_threshold=0.2).reorder(max(largest_k, tree.reordered))
     searcher = builder.build()
 
     def search(queries: Float[Tensor, "q d"], k: int) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
@@ -110,8 +117,13 @@ def scann_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeS
     return search
 
 
-def sklearn_search(keys: Float[Tensor, "n d"], metric: Metric, k: int, tree: TreeSettings | None) -> LibrarySearch:
-    """Return a search with scikit-learn, without a tree. Raises FungiError for the inner product."""
+def sklearn_search(
+    keys: Float[Tensor, "n d"], metric: Metric, largest_k: int, tree: TreeSettings | None
+) -> LibrarySearch:
+    """Return a search with scikit-learn. Raises FungiError for the inner product.
+
+    largest_k, tree: not used, because the search is exhaustive and gets the number of neighbours with the queries.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     if metric == "inner-product":

@@ -32,7 +32,7 @@ def contrast(
     """Return the InfoNCE loss of the tokens of one image against its negatives, as `info_nce` does for one sample.
 
     The image must have at least two tokens. No gradient flows to the negatives. Without `denominator_temperature`, the
-    similarities in the log-sum-exp are not divided by the temperature (deviation H2).
+    similarities in the log-sum-exp are not divided by the temperature (spec dense 6, H2).
     """
     scale = temperature if denominator_temperature else 1.0
     loss: Tensor = _Contrast.apply(normalize(latents, dim=-1), normalize(negatives, dim=-1), temperature, scale)

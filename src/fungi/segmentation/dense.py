@@ -34,7 +34,7 @@ from fungi.views.scenes import SceneView
 Feature = Literal["embeddings", "simclr", "embeddings+simclr"]
 NEIGHBOURS = 2  # number of neighbours per token that can become negatives
 _NO_LIMIT = 1 << 20  # number of views per forward pass that no batch reaches, so that each batch is one forward pass
-SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retrieves and scrambles (deviation H1)
+SCRAMBLED_NEIGHBOURS = 5  # number of neighbours that the published code retrieves and scrambles (spec dense 6, H1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,10 @@ class DenseLoss:
 
     latent_dim: output size of the head. temperature: temperature of the loss.
     kept: probability that a candidate (a neighbour of a token in the support bank) becomes a negative.
-    denominator_temperature: whether similarities in the log-sum-exp are divided by the temperature; if not, this is
-        deviation H2.
-    neighbour_layout: `real` neighbours, or the scrambled neighbours of the published code (deviation H1).
-    normalise_tokens_before_head: whether tokens are scaled to length 1, like their neighbours (deviation H16).
+    denominator_temperature: whether similarities in the log-sum-exp are divided by the temperature; if not, the
+        published code is reproduced (spec dense 6, H2).
+    neighbour_layout: `real` neighbours, or the scrambled neighbours of the published code (spec dense 6, H1).
+    normalise_tokens_before_head: whether tokens are scaled to length 1, like their neighbours (spec dense 6, H16).
     """
 
     latent_dim: int = 96
@@ -69,7 +69,7 @@ class DenseLoss:
         return neighbours[:, :NEIGHBOURS]
 
     def draw_negatives(self, tokens: int, seeds: Sequence[int]) -> Bool[Tensor, "b t 2"]:
-        """Return which candidates of each image become negatives (deviation H12). seeds: one seed per image."""
+        """Return which candidates of each image become negatives (spec dense 6, H12). seeds: one seed per image."""
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         uniform = torch.stack([torch.rand(tokens, NEIGHBOURS, generator=generator) for generator in generators])
         is_negative = uniform < self.kept

@@ -73,7 +73,7 @@ class Reader:
 def subset_rows(dataset: str, available: int, count: int | None, seed: int) -> Int64[np.ndarray, " n"]:
     """Return the rows of the training images to use, ascending: all rows, or `count` rows drawn without replacement.
 
-    available: number of training images. The support bank and the memory bank use the same rows (deviation H7).
+    available: number of training images. The support bank and the memory bank use the same rows (spec dense 6, H7).
     Raises FungiError if there are fewer images than `count`.
     """
     if count is None:

@@ -68,8 +68,13 @@ class ImageInput:
             raise FungiError(f"patch_size {patch_size} does not divide the input size {self.size}.")
         return self.size // patch_size
 
+    @property
+    def statistics_of_views(self) -> tuple[Triple, Triple]:
+        """Mean and standard deviation per channel for views: `view_statistics`, or `statistics` if it is None."""
+        return self.view_statistics or self.statistics
+
     def with_imagenet_views(self) -> "ImageInput":
-        """Return the same input with the statistics of ImageNet for views, as published (deviation V3)."""
+        """Return the same input with the statistics of ImageNet for views, as published (spec vision 10, V3)."""
         return replace(self, view_statistics=IMAGENET)
 
     def views(self, kind: str, **options: Any) -> Any:

@@ -106,7 +106,7 @@ class PatchGrid(PixelViews):
         """
         images = batch.squeeze(1).float() / 255
         patches = resized_patches(images, self.side, self.starts, self.sizes[0])
-        views = normalize(patches.flatten(0, 1), self.input.view_statistics or self.input.statistics)
+        views = normalize(patches.flatten(0, 1), self.input.statistics_of_views)
         return [views] if self.has_own_sizes else views
 
 

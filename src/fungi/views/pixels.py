@@ -93,6 +93,6 @@ class PixelViews:
         """Stack a batch."""
         return torch.stack(list(prepared))
 
-    def render(self, batch: UInt8[Tensor, "b v c h w"] | Float[Tensor, "b v c h w"]) -> Float[Tensor, "m c h2 w2"]:
-        """Normalise the views: `[b v c h w] -> [b*v c h w]`."""
-        return normalize(batch.flatten(0, 1), self.input.view_statistics or self.input.statistics)
+    def render(self, batch: UInt8[Tensor, "b v c h w"] | Float[Tensor, "b v c h w"]) -> Float[Tensor, "m c h w"]:
+        """Normalise the views: `[b v c h w] -> [m c h w]` with m = b*v."""
+        return normalize(batch.flatten(0, 1), self.input.statistics_of_views)

@@ -23,7 +23,7 @@ from fungi.views.image import Triple
 from fungi.views.pixels import as_pixels, normalize
 
 JITTER = 0.1  # largest change of brightness, contrast, saturation and hue
-AREA = (0.5, 2.0)  # area of a crop, as a factor of the area of the image (deviation H14)
+AREA = (0.5, 2.0)  # area of a crop, as a factor of the area of the image (spec dense 6, H14)
 ASPECT = (3 / 4, 4 / 3)  # aspect ratio of a crop
 
 

@@ -17,7 +17,7 @@ class SoundInput:
         depend on the dataset; the defaults are those of ESC-50.
     noise_stage: whether contrastive views add noise to log-mel values before or after their normalisation.
     denominator_temperature: whether SimCLR divides the similarities in its denominator by the temperature; the
-        published audio code does not (deviation U1).
+        published audio code does not (spec audio 6, U1).
     """
 
     frames: int = 512

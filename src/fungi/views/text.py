@@ -15,7 +15,7 @@ class TextInput:
     deletion: rule of word deletion in the contrastive views (spec text 3.3): `independent` deletes each word with a
         probability, `count` deletes a fixed share of the words.
     denominator_temperature: whether SimCLR divides the similarities in its denominator by the temperature; the
-        published text code does not (deviation T1).
+        published text code does not (spec text 6, T1).
     """
 
     tokenizer: TokenizerSource

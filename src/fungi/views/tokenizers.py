@@ -37,7 +37,7 @@ class TokenizerSource:
     """A tokenizer that is loaded once per process, when it is first used.
 
     name: name of the tokenizer in provenances. load: function that loads the tokenizer. place: repository or folder
-    from the command line; empty for registered backbones.
+    that the user gave on the command line; empty for registered backbones.
     """
 
     name: str
@@ -84,33 +84,37 @@ class HubTokenizer:
 
 
 def hub_tokenizer(
-    name: str, place: str = "", *, folder: Callable[[], Path] | None = None, embedding_rows: int = 0
+    name: str, place: str = "", *, package_folder: Callable[[], Path] | None = None, embedding_rows: int = 0
 ) -> TokenizerSource:
     """Return the tokenizer of a repository of the Hugging Face hub (from its cache, if possible) or of a local folder.
 
-    place: repository or folder, if it differs from the name. folder: function that returns the folder, for a tokenizer
-    inside a package. embedding_rows: as in `HubTokenizer`.
+    place: repository or folder, if it differs from the name. package_folder: function that returns the folder of a
+    tokenizer inside a Python package; this folder is then read instead of `place`. embedding_rows: as in
+    `HubTokenizer`.
     """
-    return TokenizerSource(name, partial(_load_hub, place or name, folder, embedding_rows), place)
+    return TokenizerSource(name, partial(_load_hub, place or name, package_folder, embedding_rows), place)
 
 
-def _load_hub(name: str, folder: Callable[[], Path] | None, embedding_rows: int) -> HubTokenizer:
-    """Return a tokenizer of `transformers`. Raises MissingFilesError if it can't be read."""
+def _load_hub(place: str, package_folder: Callable[[], Path] | None, embedding_rows: int) -> HubTokenizer:
+    """Return a tokenizer of `transformers`. Raises MissingFilesError if it can't be read.
+
+    The arguments are those of `hub_tokenizer`. Messages name `place`.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # worker processes already run in parallel
     from transformers import AutoTokenizer
 
-    place = str(folder()) if folder else name
+    source = str(package_folder()) if package_folder else place
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            place, use_fast=True, trust_remote_code=False, local_files_only=only_on_disk(place)
+            source, use_fast=True, trust_remote_code=False, local_files_only=only_on_disk(source)
         )
-        return HubTokenizer(tokenizer, name, embedding_rows)
+        return HubTokenizer(tokenizer, place, embedding_rows)
     except FungiError:
         raise
     except Exception as error:  # the hub client raises nearly anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise MissingFilesError(
-            f"the tokenizer of {name} is not on disk and can't be fetched ({cause}). Run `hf download {name}` on a "
+            f"the tokenizer of {place} is not on disk and can't be fetched ({cause}). Run `hf download {place}` on a "
             "machine with a network and copy its folder HF_HOME here, or use --backbone NAME=hf:FOLDER."
         ) from None
 

@@ -1,7 +1,7 @@
 """CLIP image encoders (OpenAI) and EVA-CLIP: the embedding is the class token projected to the joint space.
 
 The weights were trained with QuickGELU, but timm's standard variants use GELU. The published numbers come from these
-standard variants (deviation V6). The `-quickgelu` variants use QuickGELU. Both variants load the same file.
+standard variants (spec vision 10, V6). The `-quickgelu` variants use QuickGELU. Both variants load the same file.
 """
 
 from fungi.backbones.timm_models import register_vit, timm_fields

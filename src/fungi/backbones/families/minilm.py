@@ -27,7 +27,7 @@ register_text(
     "minilm",
     label="MiniLM-L6",
     source=f"the package {PACKAGE.replace('_', '-')}",
-    tokenizer=hub_tokenizer(NAME, folder=model_folder),
+    tokenizer=hub_tokenizer(NAME, package_folder=model_folder),
     pooling="mean",
     longest=256,
     embedding_dim=384,

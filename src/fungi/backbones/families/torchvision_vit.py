@@ -1,8 +1,8 @@
 """torchvision's supervised ViTs ("DeiT" in the paper), converted to timm's layout.
 
 The attention of torchvision computes its output projection with a function, so hooks on this layer are never called
-(deviation V1). In timm's layout, the same weights compute the same function, and the hooks are called. Layer paths of
-torchvision are also accepted.
+(spec vision 10, V1). In timm's layout, the same weights compute the same function, and the hooks are called. Layer
+paths of torchvision are also accepted.
 """
 
 from functools import partial

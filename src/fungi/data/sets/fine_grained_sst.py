@@ -1,7 +1,7 @@
 """`fine-grained-sst`: Stanford Sentiment Treebank. Sentiments from 0 to 1 are binned into five classes (spec text 2).
 
-In the published code, a sentiment on the edge of two bins is in the upper class, and 1.0 is in a sixth class (deviation
-T3).
+In the published code, a sentiment on the edge of two bins is in the upper class, and 1.0 is in a sixth class (spec text
+6, T3).
 """
 
 from dataclasses import replace
