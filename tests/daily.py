@@ -6,6 +6,6 @@ import pytest
 from _pytest.mark import ParameterSet
 
 
-def first_fast(cases: Iterable[object], count: int = 1) -> list[ParameterSet]:
+def slow_after_first(cases: Iterable[object], count: int = 1) -> list[ParameterSet]:
     """Return all cases. The cases after the first `count` have the mark `slow`."""
     return [pytest.param(case, marks=[pytest.mark.slow] if index >= count else []) for index, case in enumerate(cases)]

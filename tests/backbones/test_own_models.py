@@ -13,7 +13,7 @@ from fungi.backbones.loading import load_backbone
 from fungi.backbones.own.structure import gradient_source
 from fungi.errors import FungiError
 from fungi.gradients.targets import find_target
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 
 SIDE = 48  # pixels
 
@@ -38,7 +38,7 @@ SMALL_MODELS = {
 }
 
 
-@pytest.mark.parametrize("model", first_fast(SMALL_MODELS))
+@pytest.mark.parametrize("model", slow_after_first(SMALL_MODELS))
 def test_a_model_of_timm_gives_the_embedding_of_timm(model: str) -> None:
     import timm
     from timm.data import create_transform, resolve_model_data_config

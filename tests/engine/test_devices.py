@@ -32,7 +32,7 @@ from fungi.views import patches, pixels
 from fungi.views.base import Grouping
 from fungi.views.image import ImageInput
 from fungi.views.loading import batch_of_images, prepare
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.library.models import build, pictures
 from tests.modalities.cases import CASES, Case
 from tests.objectives.test_mae import PROJECTION, SIZES
@@ -142,7 +142,7 @@ def waits_of_batch(
     return recorder.copies
 
 
-@pytest.mark.parametrize("name", first_fast(OBJECTIVES))
+@pytest.mark.parametrize("name", slow_after_first(OBJECTIVES))
 def test_a_batch_of_images_never_waits_for_the_device(name: str, gpu: FakeTensorMode) -> None:
     objective, options = OBJECTIVES[name]
     bound = bind(objective, embedding_dim=24, input_spec=IMAGES, seed=0, options=options)

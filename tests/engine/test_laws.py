@@ -9,7 +9,7 @@ from fungi.errors import FungiError
 from fungi.gradients.engine import GradientEngine
 from fungi.gradients.projection import DenseProjector, draw_projection
 from fungi.gradients.targets import find_targets
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.engine.golden import PreparedViews
 from tests.engine.models import CASES, autograd_gradient, build, contrast
 
@@ -51,7 +51,7 @@ def test_the_gradient_of_every_sample_equals_plain_autograd(case: str, bias: boo
 
 
 @pytest.mark.threads
-@pytest.mark.parametrize("case", first_fast(CASES, 3))
+@pytest.mark.parametrize("case", slow_after_first(CASES, 3))
 def test_the_gradient_of_a_sample_does_not_depend_on_the_batch(case: str) -> None:
     model, layers = build(case)
     views = views_of(4)
@@ -60,7 +60,7 @@ def test_the_gradient_of_a_sample_does_not_depend_on_the_batch(case: str) -> Non
         assert_same_gradient(gradients, torch.cat(gradients_of_single_samples))
 
 
-@pytest.mark.parametrize("case", first_fast(CASES, 3))
+@pytest.mark.parametrize("case", slow_after_first(CASES, 3))
 def test_gradients_do_not_depend_on_the_order_of_samples(case: str) -> None:
     model, layers = build(case)
     views = views_of(4)

@@ -29,7 +29,7 @@ from fungi.scoring.linear_settings import LinearSettings
 from fungi.scoring.retrieval_eval import RetrievalSettings
 from fungi.segmentation.settings import SegmentSettings
 from fungi.settings import setting
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.evaluation import feature_folder
 from tests.evaluation.feature_folder import LAYER, PROVENANCE, clustered_features, make_folder, write_array
 from tests.evaluation.test_report import cells, content
@@ -261,7 +261,7 @@ def write_features(root: Path, *, provenance=None, layer=None, dim=96, dataset="
                 write_array(path, "attn_proj", values, provenance=origin, layer=kl_layer)
 
 
-@pytest.mark.parametrize("text", first_fast(CHANGED_FEATURES))
+@pytest.mark.parametrize("text", slow_after_first(CHANGED_FEATURES))
 def test_results_of_different_features_have_different_headings_and_are_both_kept(text, tmp_path):
     """Extract twice to the same root. The new result replaces the old file, but the old result stays in the report."""
     settings = KnnSettings(root=(tmp_path,), dataset="pets", k=5)
@@ -281,7 +281,7 @@ def test_results_of_different_features_have_different_headings_and_are_both_kept
     assert len(list(tmp_path.rglob("results/**/*.json"))) == 2
 
 
-@pytest.mark.parametrize("text", first_fast([None, *CHANGED_FEATURES], 2))
+@pytest.mark.parametrize("text", slow_after_first([None, *CHANGED_FEATURES], 2))
 def test_only_seeds_and_precision_may_differ_from_the_published_features(text, tmp_path):
     write_features(tmp_path, **CHANGED_FEATURES.get(text, {}))
     result = knn_concat.run(KnnSettings(root=(tmp_path,), dataset="pets"))

@@ -22,7 +22,7 @@ from fungi.scoring import linear_scorer, train_linear_concat_grads
 from fungi.scoring.linear_scorer import held_out_fifth
 from fungi.scoring.linear_settings import LinearSettings
 from fungi.store.reading import UnknownOriginWarning
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.evaluation.feature_folder import clustered_features, make_folder
 from tests.evaluation.golden import file_flags, reference_result
 
@@ -36,7 +36,7 @@ def labelled(rows: int = 240, dim: int = 10, classes: int = 3, seed: int = 0, no
 
 
 @pytest.mark.threads
-@pytest.mark.parametrize("solver", first_fast(SOLVERS))
+@pytest.mark.parametrize("solver", slow_after_first(SOLVERS))
 def test_accuracies_equal_those_of_the_published_code(solver, tmp_path):
     """Allow differences of one point, because the solvers are iterative. Two of the 400 rows are half a point."""
     output = tmp_path / "result.json"

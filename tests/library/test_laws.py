@@ -12,7 +12,7 @@ from fungi.errors import FungiError
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.projection import draw_projection
 from fungi.wrapper import FUNGIWrapper
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.library.models import (
     LAYERS,
     SIZE,
@@ -37,7 +37,7 @@ def equal_up_to_rounding(first: Tensor, second: Tensor) -> bool:
 
 
 @pytest.mark.threads
-@pytest.mark.parametrize("kind", first_fast(KINDS))
+@pytest.mark.parametrize("kind", slow_after_first(KINDS))
 def test_features_do_not_depend_on_the_batch_or_the_order_of_images(kind: str) -> None:
     wrapper, images = set_up_wrapper(kind), pictures(5)
     features = wrapper(images)

@@ -13,7 +13,7 @@ from fungi.gradients.engine import GradientEngine
 from fungi.gradients.targets import Target, find_targets
 from fungi.objectives.binding import BoundObjective, bind
 from fungi.views.loading import prepare
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.modalities.cases import CASES, Case
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def assert_equal_up_to_rounding(actual: Tensor, expected: Tensor, name: str) -> 
     assert (ratios - 1).abs().max() < LARGEST_NORM_DIFFERENCE, f"{name}: ratios of norms {ratios.tolist()}"
 
 
-@pytest.mark.parametrize("name", first_fast(CASES, 2))
+@pytest.mark.parametrize("name", slow_after_first(CASES, 2))
 def test_features_of_an_item_do_not_depend_on_longer_items_in_the_batch(name: str) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()
@@ -86,7 +86,7 @@ def test_features_of_an_item_do_not_depend_on_longer_items_in_the_batch(name: st
             assert_equal_up_to_rounding(values, values_of_batch[key][row : row + 1], f"{key} of item {row}")
 
 
-@pytest.mark.parametrize("name", first_fast(CASES, 2))
+@pytest.mark.parametrize("name", slow_after_first(CASES, 2))
 def test_groups_of_similar_length_keep_the_order_of_the_batch(name: str) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()
@@ -96,7 +96,7 @@ def test_groups_of_similar_length_keep_the_order_of_the_batch(name: str) -> None
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["clean", "published"])
-@pytest.mark.parametrize("name", first_fast(CASES, 2))
+@pytest.mark.parametrize("name", slow_after_first(CASES, 2))
 def test_gradients_equal_autograd_on_single_items(name: str, published: bool) -> None:
     case = CASES[name]
     model, items = case.model(), case.items()

@@ -13,7 +13,7 @@ from PIL import Image
 from fungi.pretraining.udi.boxes import Crop, multi_crops, random_crop, reference_crop, shifted_towards
 from fungi.pretraining.udi.choices import DEVIATIONS, Deviations
 from fungi.pretraining.udi.views import ViewOptions, collate, make_views
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 
 # Heights and widths of images in pixels.
 SIZES = [(480, 640), (64, 64), (200, 31), (3, 500), (1, 1), (2, 1)]
@@ -28,7 +28,7 @@ def relative_overlap(first: tuple[int, int], second: tuple[int, int]) -> float:
     return overlap / min(first[1] - first[0], second[1] - second[0])
 
 
-@pytest.mark.parametrize("size", first_fast(SIZES, 2))  # the other four sizes have the mark `slow`
+@pytest.mark.parametrize("size", slow_after_first(SIZES, 2))
 def test_crops_lie_in_the_image_and_overlap_by_half_of_the_smaller_side(size: tuple[int, int]) -> None:
     for seed in range(60):
         crops = multi_crops(

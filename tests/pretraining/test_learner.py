@@ -15,7 +15,7 @@ from fungi.pretraining.udi.layers import Prototypes, SampledAttention
 from fungi.pretraining.udi.learner import Learner, NonFiniteError
 from fungi.pretraining.udi.network import Network, align
 from fungi.pretraining.udi.views import Views
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.pretraining.small import first_batches, learner_of, schedule, settings
 
 AXES = {"globals": 1, "locals": 1, "boxes": 1, "global_tokens": 0, "local_tokens": 0}
@@ -46,7 +46,7 @@ def test_a_step_moves_student_teacher_and_centres() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", first_fast([{}, {"drop_path_rate": 0.5}, {"use_bn_in_head": False, "target_mix": "probs"}])
+    "options", slow_after_first([{}, {"drop_path_rate": 0.5}, {"use_bn_in_head": False, "target_mix": "probs"}])
 )
 def test_a_batch_in_parts_gives_the_same_step_as_the_batch(options) -> None:
     # AdamW divides gradients by their size. If a gradient is almost zero, the step of AdamW is only a rounding error.

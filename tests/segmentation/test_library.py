@@ -17,7 +17,7 @@ from fungi.segmentation.evaluation import prepare
 from fungi.segmentation.segment import run
 from fungi.store.banks import open_bank
 from fungi.views.image import HALF
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.test_protocol import SIZE, simple_settings
 
@@ -33,7 +33,7 @@ def wrapper_with(projection: ProjectionMatrix | None) -> FUNGIWrapper:
     )
 
 
-@pytest.mark.parametrize("from_bank", first_fast([False, True]))
+@pytest.mark.parametrize("from_bank", slow_after_first([False, True]))
 def test_the_wrapper_gives_the_values_of_the_stage(from_bank: bool, tmp_path: Path) -> None:
     run(simple_settings(tmp_path / "out", write_dataset(tmp_path / "data"), features=("embeddings+simclr",)))
     (projection,) = (tmp_path / "out" / "projections").iterdir()

@@ -8,7 +8,7 @@ import pytest
 from fungi.gradients.projection import load_projection
 from fungi.segmentation.segment import run
 from fungi.segmentation.settings import SegmentSettings
-from tests.daily import first_fast
+from tests.daily import slow_after_first
 from tests.segmentation.own_masks import write_dataset
 from tests.segmentation.reference import SIZE, Reference
 
@@ -55,7 +55,7 @@ def test_augmentation_selection_and_gradients_equal_the_reference(squares: Path,
     assert expected["embeddings"] != pytest.approx(expected["embeddings+simclr"], abs=1e-2)
 
 
-@pytest.mark.parametrize("feature", first_fast(["embeddings", "simclr", "embeddings+simclr"]))
+@pytest.mark.parametrize("feature", slow_after_first(["embeddings", "simclr", "embeddings+simclr"]))
 def test_patches_of_training_images_have_themselves_as_nearest_neighbours(
     feature: str, squares: Path, tmp_path: Path
 ) -> None:
