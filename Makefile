@@ -11,8 +11,8 @@ READY := $(VENV)/.ready
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Tests whose numbers depend on threads run once more with two threads, because some faults of numerical libraries occur
 # only with several threads. Only files with such tests are collected, because the import of all files takes 15 seconds.
-TWO_THREADS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "threads and not slow" \
-  $(shell grep -rl --include=test_*.py mark.threads tests)
+TWO_THREADS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -m "also_with_two_threads and not slow" \
+  $(shell grep -rl --include=test_*.py mark.also_with_two_threads tests)
 
 .PHONY: setup test-slurm test-release demo demo-text demo-audio demo-segmentation demo-udi test check format lint types fast site clean
 

@@ -16,7 +16,7 @@ def in_turns(
     """Return the seconds of every job in each round. A first round to warm up does not count.
 
     On a CPU these are seconds of processor time, which leaves out other processes. elapsed: whether to measure elapsed
-    time instead, for rates.
+    time also on a CPU. A rate, such as images per second, needs the elapsed time, because work may use several cores.
     """
     clock = process_time if device.type == "cpu" and not elapsed else perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in jobs}

@@ -2,8 +2,8 @@
 
 The image goes through the first three quarters of the blocks once. Each view is a square window of its tokens, with
 half the side of the image and the class token before it. The last quarter of the blocks encodes the view. 25 windows
-and the embedding cost about 1 + 25 / 4 / 4 = 2.6 forwards. This is an experiment of the study:
-`fungi extract-gradients` does not have it.
+and the embedding cost about 1 + 25 / 4 / 4 = 2.6 forwards. This is an experiment of the study of
+views (docs/views.md): `fungi extract-gradients` does not have it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ class TokenWindows:
         return hidden
 
     @property
-    def rows(self) -> Int64[Tensor, "v m"]:
+    def token_indices(self) -> Int64[Tensor, "v m"]:
         """Indices of the tokens of each window: the class token, then the tokens of a square."""
         height, width = self.model.patch_embed.grid_size
         side, prefix = self.side or height // 2, self.model.num_prefix_tokens
@@ -61,12 +61,12 @@ class TokenWindows:
 
     def embeddings(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b v d"]:
         """Return the embedding of each window."""
-        rows = self.rows
-        hidden = tokens[:, rows].flatten(0, 1)  # [b n d] -> [b v m d] -> [b*v m d]
+        indices = self.token_indices
+        hidden = tokens[:, indices].flatten(0, 1)  # [b n d] -> [b v m d] -> [b*v m d]
         for block in self.model.blocks[-self.tail :]:
             hidden = block(hidden)
         pooled = self.model.forward_head(self.model.norm(hidden), pre_logits=True)
-        return pooled.unflatten(0, (len(tokens), len(rows)))
+        return pooled.unflatten(0, (len(tokens), len(indices)))
 
     @property
     def forwards(self) -> float:
@@ -75,7 +75,7 @@ class TokenWindows:
         The first blocks do not count, because the embedding of the image needs them in any case.
         """
         all_tokens = self.model.patch_embed.num_patches + self.model.num_prefix_tokens
-        return self.tail / len(self.model.blocks) * self.rows.numel() / all_tokens
+        return self.tail / len(self.model.blocks) * self.token_indices.numel() / all_tokens
 
 
 def extract(
@@ -96,23 +96,23 @@ def extract(
     spec, network = backbone.spec, TokenWindows(backbone.model, per_side)
     layer = backbone.model.get_submodule(spec.layer)
     arguments = {"embedding_dim": spec.embedding_dim, "input_spec": backbone.input, "seed": seed}
-    objective = bind("simclr", **arguments, options=parse_options(tuple(options)).get("simclr"))
+    bound = bind("simclr", **arguments, options=parse_options(tuple(options)).get("simclr"))
     splits = {split: open_split(dataset, split, Path("data")) for split in ("train", "test")}
-    image_views = PatchGrid(input=backbone.input, grid=1)
+    image_views = PatchGrid(input=backbone.input, grid=1)  # a grid of 1 x 1 patches: the complete image
 
     def embed(samples: Samples) -> Tensor:
         return torch.cat([network.embeddings(tokens) for tokens in _tokens(samples, image_views, network)])
 
-    objective = objective.with_support(objective.objective.support(splits["train"], embed, objective.heads, seed))
+    bound = bound.with_support(bound.objective.support(splits["train"], embed, bound.heads, seed))
     matrix = draw_projection(spec.projection_dim, layer.weight.numel() + layer.bias.numel(), seed=seed).dense()
     setting_folder.mkdir(parents=True, exist_ok=True)
     for split, samples in splits.items():
-        rows = [
-            _gradient(network, layer, objective, row) @ matrix.T / len(matrix) ** 0.5
+        gradients = [
+            _gradient(network, layer, bound, tokens_of_image) @ matrix.T / len(matrix) ** 0.5
             for tokens in _tokens(samples, image_views, network)
-            for row in tokens.split(1)
+            for tokens_of_image in tokens.split(1)
         ]
-        np.save(setting_folder / f"{split}.npy", torch.stack(rows).numpy())
+        np.save(setting_folder / f"{split}.npy", torch.stack(gradients).numpy())
     return network.forwards
 
 
@@ -127,11 +127,11 @@ def _tokens(samples: Samples, image_views: PatchGrid, network: TokenWindows) -> 
 
 
 def _gradient(
-    network: TokenWindows, layer: nn.Module, objective: BoundObjective, tokens: Float[Tensor, "1 n d"]
+    network: TokenWindows, layer: nn.Module, bound: BoundObjective, tokens: Float[Tensor, "1 n d"]
 ) -> Float[Tensor, " g"]:
     """Return the gradient of weight and bias of the layer, flattened."""
     parameters: Any = [layer.weight.requires_grad_(), layer.bias.requires_grad_()]
-    latents = objective.objective.latents(network.embeddings(tokens), objective.heads["head"])
-    loss = objective.objective.latent_loss(latents, objective.support).sum()
+    latents = bound.objective.latents(network.embeddings(tokens), bound.heads["head"])
+    loss = bound.objective.latent_loss(latents, bound.support).sum()
     weight, bias = torch.autograd.grad(loss, parameters)
     return torch.cat([weight, bias.unsqueeze(1)], dim=1).flatten()

@@ -26,9 +26,10 @@ from fungi.values import choices_of, converted, is_optional, type_hints
 Settings = TypeVar("Settings")
 
 
-Effect = Literal["values", "selection", "nothing"]
-"""What a setting affects. `values`: the values of features or scores. `selection`: which features or scores there are.
-`nothing`: only where and how they are computed. `values` and `selection` are part of the identity of a result."""
+Effect = Literal["values", "which_results", "nothing"]
+"""What a setting affects. `values`: the values of features or scores. `which_results`: which features or scores there
+are. `nothing`: only where and how they are computed. Settings that affect `values` or `which_results` are part of the
+identity of a result."""
 
 Bounds = tuple[int | float, int | float]
 """Smallest and largest allowed value."""
@@ -59,7 +60,7 @@ def setting(
     within: Bounds | None = None,
     first_word: bool = False,
     affects: Effect = "values",
-    mark: str | None = None,
+    word_in_file_name: str | None = None,
     topic: Topic = "own",
 ) -> Any:
     """Return a field of a settings class.
@@ -69,11 +70,12 @@ def setting(
     within: bounds of a number, or of each of several numbers. Every number needs bounds (a test checks it).
     first_word: whether the value may also be the first word of the command line, without the flag.
     affects: what the setting affects (`Effect`).
-    mark: word before an unusual value in the name of a result file; by default the name of the field.
+    word_in_file_name: word before a value that differs from the default, in the name of a result file: `pca` in
+        `knn-pca4`. Empty: the value stands there without a word. None: the word is the name of the field.
     topic: topic of the setting, and so its heading in help.
     """
     metadata = {"help": help, "flag": flag, "aliases": aliases, "within": within, "first_word": first_word}
-    metadata |= {"affects": affects, "mark": mark, "topic": topic}
+    metadata |= {"affects": affects, "word_in_file_name": word_in_file_name, "topic": topic}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -86,7 +88,14 @@ def like(settings_type: type, name: str, *, default: Any = dataclasses.MISSING) 
 
 def required(help: str, *, flag: str | None = None, within: Bounds | None = None, topic: Topic = "own") -> Any:
     """Return a field without a default, which the command line has to set. The arguments are those of `setting`."""
-    metadata = {"help": help, "flag": flag, "aliases": (), "within": within, "affects": "values", "mark": None}
+    metadata = {
+        "help": help,
+        "flag": flag,
+        "aliases": (),
+        "within": within,
+        "affects": "values",
+        "word_in_file_name": None,
+    }
     metadata |= {"topic": topic}
     return dataclasses.field(metadata=metadata)
 

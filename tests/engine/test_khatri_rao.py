@@ -51,7 +51,7 @@ def project_positions(projector: Projector, activations: Tensor, signals: Tensor
     return projector.project(projector.contract(EachPosition().rows(terms)))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_projected_positions_equal_the_dense_matrix_times_their_gradients() -> None:
     projector, (activations, signals) = random_projector(33), random_terms(7)
     dense = gradients_of_positions(activations, signals).flatten(1) @ projector.matrix.dense().T * 33**-0.5
@@ -61,7 +61,7 @@ def test_projected_positions_equal_the_dense_matrix_times_their_gradients() -> N
     torch.testing.assert_close(projector.entries, dense_projector.entries)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_a_projected_sample_is_the_sum_of_its_projected_positions() -> None:
     projector, (activations, signals) = random_projector(33), random_terms(7)
     terms = Terms(signals[None, None], activations[None, None], bias=True)

@@ -38,7 +38,7 @@ def assert_same_gradient(actual: Tensor, expected: Tensor) -> None:
     assert (ratio - 1).abs().max() < LARGEST_NORM_DIFFERENCE, f"norms differ by a factor of {ratio}"
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("bias", [True, False], ids=["with bias", "without bias"])
 @pytest.mark.parametrize("case", CASES)
 def test_the_gradient_of_every_sample_equals_plain_autograd(case: str, bias: bool) -> None:
@@ -50,7 +50,7 @@ def test_the_gradient_of_every_sample_equals_plain_autograd(case: str, bias: boo
         assert_same_gradient(actual[target.name], expected)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("case", slow_after_first(CASES, 3))
 def test_the_gradient_of_a_sample_does_not_depend_on_the_batch(case: str) -> None:
     model, layers = build(case)
@@ -69,7 +69,7 @@ def test_gradients_do_not_depend_on_the_order_of_samples(case: str) -> None:
         assert_same_gradient(gradients, in_reverse_order[name].flip(0))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("views_per_forward", [1, 3, 7, 100])
 def test_gradients_do_not_depend_on_the_number_of_views_per_forward(views_per_forward: int) -> None:
     model, layers = build("attention projection, last block")
@@ -205,7 +205,7 @@ def test_the_error_for_a_projection_of_the_wrong_width_names_both_widths() -> No
         GradientEngine(model, find_targets(model, layers), {"attn_proj": projector}, device=CPU)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_gradients_in_half_precision_have_the_same_direction(dtype: torch.dtype) -> None:
     model, layers = build("attention projection, last block")

@@ -18,7 +18,7 @@ from fungi.gradients.projection import (
 CPU = torch.device("cpu")
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "khatri-rao"])
 def test_a_projection_preserves_inner_products(kind: str) -> None:
     """Allow errors of five standard deviations. `<Rx, Ry>/p` has the mean `<x, y>`, and a standard deviation of at most
@@ -98,7 +98,7 @@ def test_unknown_kinds_and_empty_sizes_are_refused() -> None:
         draw_projection(0, 2)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 def test_a_projection_in_bfloat16_keeps_the_direction_at_every_scale(scale: float) -> None:
     gradients = torch.randn(4, 600, generator=torch.Generator().manual_seed(0)) * scale

@@ -31,7 +31,7 @@ def test_overlaps_equal_a_hand_computed_example():
     assert matched.intersection_over_union == pytest.approx((2 / 4 + 1 / 3) / 2)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_well_separated_clusters_are_recovered():
     features, targets = clustered_features(90, 6, 3, seed=0, noise=0.05)
     clusters = cluster(features, targets)
@@ -52,7 +52,7 @@ def test_the_command_clusters_only_the_scored_split(tmp_path):
     assert content["results"]["embeddings+kl"]["accuracy"] > 0.9
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_cka_equals_its_formula_and_ignores_rotation_and_scale():
     generator = np.random.default_rng(0)
     x, z = generator.normal(size=(50, 6)), generator.normal(size=(50, 4))

@@ -107,7 +107,7 @@ def test_the_rows_do_not_depend_on_the_block_size(memory_bytes):
         np.testing.assert_allclose(joined, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(8, 70), pca_dim=st.integers(1, 45), subset=st.integers(0, 6), block_rows=st.integers(3, 80))
 def test_pca_from_the_gram_matrix_equals_scikit_learn(rows, pca_dim, subset, block_rows):
@@ -144,7 +144,7 @@ def test_pca_is_applied_only_if_it_reduces_the_size(pca_dim, rows, features, ski
     assert (pca_skip_reason(pca_dim, rows, features) is not None) == skipped
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_pca_depends_only_on_train_rows():
     train, test = three_features(60), three_features(20, seed=9)
     names = ("embeddings", "dino")
@@ -154,7 +154,7 @@ def test_pca_depends_only_on_train_rows():
     torch.testing.assert_close(reduction.weights["dino"].abs(), reduction_of_first_rows.weights["dino"].abs())
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_directions_without_variance_are_omitted():
     rank_two = np.random.default_rng(0).normal(size=(40, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
     source = source_of({"kl": rank_two}, unnormalized=frozenset({"kl"}))

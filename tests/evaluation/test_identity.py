@@ -85,7 +85,7 @@ OTHER_VALUES = {
 def test_every_setting_declares_its_effect(kind):
     for field in dataclasses.fields(kind):
         if "aliases" in field.metadata:
-            assert field.metadata["affects"] in ("values", "selection", "nothing")
+            assert field.metadata["affects"] in ("values", "which_results", "nothing")
 
 
 def test_settings_affect_values_by_default():

@@ -32,7 +32,7 @@ def in_blocks(rows: torch.Tensor, size: int):
     return lambda: [(block, rows[block]) for block in slices]
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("name", "shots"), [("expected-knn", None), pytest.param("expected-knn5", 5, marks=pytest.mark.slow)]
@@ -50,7 +50,7 @@ def test_predictions_equal_those_of_the_published_code(name, shots, backend, tmp
             assert results[combination][metric] == pytest.approx(scores[metric], abs=1e-12)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("block", [37, 1000])
 def test_predictions_equal_those_of_scikit_learn(backend, block):
@@ -63,7 +63,7 @@ def test_predictions_equal_those_of_scikit_learn(backend, block):
     np.testing.assert_array_equal(predictions, oracle)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("block", [13, 64, 500])
 def test_every_backend_prefers_the_earlier_of_equally_distant_rows(backend, block):
@@ -77,7 +77,7 @@ def test_every_backend_prefers_the_earlier_of_equally_distant_rows(backend, bloc
     np.testing.assert_array_equal(np.sort(neighbours.numpy(), axis=1), oracle)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_neighbours_with_equal_float32_distances_are_ranked_exactly(backend):
     """Use points far from the origin: their distances in float32 lose the digits that decide the ranking."""
@@ -90,7 +90,7 @@ def test_neighbours_with_equal_float32_distances_are_ranked_exactly(backend):
     np.testing.assert_array_equal(np.sort(neighbours.numpy(), axis=1), oracle)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_votes_are_added_without_atomic_additions():
     generator = torch.Generator().manual_seed(0)
     train, queries = torch.randn(60, 8, generator=generator), torch.randn(9, 8, generator=generator)
@@ -186,7 +186,7 @@ def test_nothing_is_scored_if_one_of_several_numbers_of_neighbours_is_too_large(
     assert not list(tmp_path.rglob("*.json"))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])  # scikit-learn cannot search by inner product
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
 def test_the_weighted_vote_is_the_sum_of_exponentials_of_cosines(backend, temperature):

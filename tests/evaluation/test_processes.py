@@ -182,7 +182,7 @@ def test_every_failed_fit_reports_its_cause(body, message, fake_cyanure):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_process_of_cyanure_reports_warnings_and_uses_the_threads_of_the_parent(threads, fake_cyanure, two_threads):
     fake_cyanure("warnings.warn('be careful')")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads)  # the fixture `two_threads` restores the earlier number after the test
     with pytest.warns(RuntimeWarning, match="cyanure: be careful"):
         fitted = fit_classifier(labelled(), 1e-2, LogisticOptions()).logistic
     assert (fitted.weights == threads).all()  # the fake returns the number of threads as weights
@@ -214,8 +214,8 @@ def test_shared_memory_is_freed_with_its_last_tensor():
         os.fstat(descriptor)
 
 
-def test_the_final_fit_of_the_linear_probe_copies_no_features(tmp_path, monkeypatch):
-    """Check that all fits use rows in shared memory, which the process of cyanure can read."""
+def test_all_fits_of_a_combination_read_the_same_rows_in_shared_memory(tmp_path, monkeypatch):
+    """Otherwise, each fit would copy the features for the process of cyanure, into another region of shared memory."""
     make_folder(tmp_path)
     from fungi.runtime import shared_rows as module
 
@@ -229,7 +229,7 @@ def test_the_final_fit_of_the_linear_probe_copies_no_features(tmp_path, monkeypa
     monkeypatch.setattr(module._Region, "of_size", create_and_record)
     settings = train_linear_concat_grads.LinearSettings(root=(tmp_path,), features=("embeddings", "kl"), pca_dim=6)
     train_linear_concat_grads.run(settings)
-    assert len(sizes) == 2  # a region per combination, for six fits
+    assert len(sizes) == 2  # one region per combination, for its six fits: five for validation, and the final fit
 
 
 def test_wrong_eigenvectors_are_refused_in_one_line_and_leave_no_result(tmp_path, monkeypatch, capsys):

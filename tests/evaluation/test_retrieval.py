@@ -32,7 +32,7 @@ def ranking_of(database: np.ndarray, queries: np.ndarray) -> np.ndarray:
     return all_ranked(in_memory(torch.from_numpy(database)), torch.from_numpy(queries))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_scores_equal_those_of_the_benchmark_code(protocol):
     ranking = ranking_of(ARRAYS["database"], ARRAYS["queries"])
@@ -59,7 +59,7 @@ def test_the_cutoff_of_precision_is_at_most_the_rank_of_the_last_positive():
     assert precision_at(np.array([0, 2]), cutoff=2) == pytest.approx(1 / 2)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_equal_scores_rank_in_row_order():
     database = np.array([[0.5], [0.9], [0.5], [0.9]])
     np.testing.assert_array_equal(ranking_of(database, np.array([[1.0]])), [[1, 3, 0, 2]])
@@ -80,7 +80,7 @@ def settings_for(root, **options) -> RetrievalSettings:
     return RetrievalSettings(root=(root,), **defaults | options)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_the_command_gives_the_reference_scores_and_records_its_protocol(folder, capsys):
     flags = ["--root", str(folder), "--backbone", "dino_vitb16", "--pca-dim", "9999"]
     with pytest.warns(UnknownOriginWarning):

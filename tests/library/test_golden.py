@@ -83,7 +83,7 @@ def projection_of_type(golden: dict[str, torch.Tensor], dtype: torch.dtype) -> t
     return projection if dtype == torch.bool else (2 * projection.to(torch.int8) - 1).to(dtype)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("kind", ["timm", "torchvision"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8, torch.bool], ids=str)
 def test_features_equal_the_reference(kind: str, dtype: torch.dtype) -> None:

@@ -36,7 +36,7 @@ def equal_up_to_rounding(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() < 1e-4)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("kind", slow_after_first(KINDS))
 def test_features_do_not_depend_on_the_batch_or_the_order_of_images(kind: str) -> None:
     wrapper, images = set_up_wrapper(kind), pictures(5)
@@ -127,7 +127,7 @@ def test_wrappers_of_the_same_model_are_independent() -> None:
     assert torch.equal(wrapper(images), features)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool], ids=str)
 def test_features_depend_on_the_signs_but_not_on_the_dtype_of_the_projection(dtype: torch.dtype) -> None:
     gradient_dim = 24 * 25

@@ -13,7 +13,7 @@ from tests.library.models import dataset, pictures, wrap
 CONFIGS = [KLConfig(latent_dim=24), DINOConfig(latent_dim=24)]
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_features_equal_the_pca_of_scikit_learn_up_to_signs() -> None:
     wrapper = wrap(configs=CONFIGS)
     train, images = wrapper.extract(pictures(14, seed=2)), pictures(3)

@@ -62,7 +62,7 @@ def test_the_head_has_rows_of_length_one_and_no_bias() -> None:
     torch.testing.assert_close(head.weight.norm(dim=1), torch.ones(128))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_k_means_equals_slow_k_means() -> None:
     rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
     actual = k_means(rows, count=6, iterations=10, generator=torch.Generator().manual_seed(2))
@@ -96,13 +96,13 @@ def test_the_crops_of_k_means_are_the_first_views_of_the_loss() -> None:
     assert torch.equal(views(bound.support_views), views(bound.views)[:, :2])
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_assignment_in_parts_equals_assignment_at_once() -> None:
     rows, prototypes = torch.randn(9000, 4), torch.randn(5, 4)
     assert torch.equal(assign(rows, prototypes), (rows @ prototypes.T).argmax(dim=1))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_prototypes_differ_between_prototype_heads_and_repeat_with_the_seed() -> None:
     _, _, first = fitted_prototypes()
     _, _, second = fitted_prototypes()

@@ -51,7 +51,7 @@ def test_crops_lie_in_the_image_and_overlap_by_half_of_the_smaller_side(size: tu
             assert relative_overlap(crop.columns, other.columns) >= 0.5
 
 
-def test_crops_that_the_published_code_moves_can_have_no_overlap() -> None:
+def test_the_published_shift_leaves_some_crops_without_overlap() -> None:
     """The published code confuses two axes: it takes the first row of a crop for its first column (spec udi 8.2).
 
     The new crop has the columns 10 to 39 and starts in row 60. The published code therefore measures its columns from

@@ -58,7 +58,7 @@ def test_crowds_boxes_without_area_and_images_without_objects_are_left_out(coco:
     assert images.ids == [3, 4, 5, 6]
     assert CocoImages(tmp_path / "coco", "train2017").ids == [1, 2, 3, 4, 5, 6]
     with caplog.at_level("INFO"):
-        images.log_unused()
+        images.log_unused_images_and_objects()
     assert "2 crowds, 2 boxes below one pixel, 2 images without objects" in caplog.text
 
 

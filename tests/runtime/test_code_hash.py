@@ -9,6 +9,7 @@ from fungi.runtime import code_hash as module
 from fungi.runtime.code_hash import code_hash, imported_files
 from fungi.store.code_version import EXTRACTION
 
+# Source files of the test package. `own` of a registry is the function for a user's own data or model (`Registry`).
 FILES = {
     "__init__.py": "",
     "scoring/__init__.py": "from fungi.scoring.package_level import X",
@@ -61,8 +62,9 @@ def test_a_new_constant_in_an_imported_file_changes_the_hash(name: str, package:
     assert hash_now() != before
 
 
+# `__init__.py` of the root package does not count, because every new version number would otherwise change all hashes.
 @pytest.mark.parametrize("name", ["only_types.py", "report.py", "__init__.py"])
-def test_a_change_in_a_file_that_is_not_imported_does_not_change_the_hash(name: str, package: Path) -> None:
+def test_files_that_are_not_imported_and_the_root_package_do_not_change_the_hash(name: str, package: Path) -> None:
     before = hash_now()
     (package / name).write_text(FILES[name] + "\nADDED = 2\n")
     (package / "new.py").write_text("A = 1")
@@ -104,10 +106,12 @@ def test_the_hash_of_extraction_covers_the_code_that_computes_features_but_no_co
     assert not packages & (
         users_of_extraction | {"results", "scoring", "segmentation", "ablations", "in_context", "pretraining"}
     )
-    assert COMMANDS["extract"].module in imported_files("fungi.extraction.extract")
-    assert set(imported_files("fungi.extraction.extract")) - {"fungi.extraction.extract"} <= set(
-        imported_files(EXTRACTION)
-    )
+
+
+def test_the_hash_of_extraction_covers_everything_that_the_command_extract_imports() -> None:
+    """`EXTRACTION` is the module of `extract-gradients`. The command `extract` only writes embeddings."""
+    extract = COMMANDS["extract"].module
+    assert set(imported_files(extract)) - {extract} <= set(imported_files(EXTRACTION))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +124,8 @@ def test_the_hash_of_extraction_covers_the_code_that_computes_features_but_no_co
     ],
 )
 def test_the_hash_of_a_score_covers_the_code_that_computes_the_score(command: str, files: list[str]) -> None:
-    kind = COMMANDS[command].settings_type
-    imported = imported_files(kind.computed_in or kind.__module__)
+    settings_type = COMMANDS[command].settings_type
+    # `computed_in` is the module that computes the scores; if empty, the module of the settings (`ResultSettings`).
+    imported = imported_files(settings_type.computed_in or settings_type.__module__)
     assert set(files) <= set(imported)
     assert not any(name.startswith(("fungi.report", "fungi.grid", "fungi.cli")) for name in imported)

@@ -7,7 +7,7 @@ from fungi.runtime import products as products_module
 from fungi.runtime.products import linear, product, products
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize(("rows", "keys"), [(0, 3), (3, 0), (1, 1), (7, 33), (64, 1000)])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -26,7 +26,7 @@ def in_blocks(keys: Tensor, size: int):
     return lambda: [(slice(s, min(s + size, len(keys))), keys[s : s + size]) for s in range(0, len(keys), size)]
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
 @pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])
 def test_rows_and_scores_equal_sorting_all_scores(backend, metric):
@@ -41,7 +41,7 @@ def test_rows_and_scores_equal_sorting_all_scores(backend, metric):
     torch.testing.assert_close(neighbours.scores.double(), scores[:, :7], rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("backend", ["exact", "faiss", "scann"])
 @pytest.mark.parametrize("block", [13, 500])
 def test_every_backend_prefers_the_earlier_of_equal_keys(backend, block):
@@ -57,7 +57,7 @@ def test_every_backend_prefers_the_earlier_of_equal_keys(backend, block):
     )
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
@@ -81,7 +81,7 @@ def test_neighbours_with_almost_equal_scores_are_those_of_float64(metric, offset
     assert bool((excess.max(dim=1).values <= size * 2.0**-39).all())
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("metric", ["euclidean", "inner-product"])
 @pytest.mark.parametrize("block", [3010, 1250, 37])
 def test_neighbours_among_many_keys_do_not_depend_on_the_blocks(metric, block):
@@ -92,7 +92,7 @@ def test_neighbours_among_many_keys_do_not_depend_on_the_blocks(metric, block):
     assert torch.equal(nearest(in_blocks(keys, block), queries, k=7, metric=metric).rows, scores.topk(7, dim=1).indices)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_most_similar_does_not_return_excluded_keys():
     keys, queries = rows(50, seed=0), rows(12, seed=1).unflatten(0, (4, 3))
     is_excluded = torch.rand(4, 1, 50, generator=torch.Generator().manual_seed(2)) < 0.5
@@ -107,7 +107,7 @@ def test_most_similar_does_not_return_excluded_keys():
     assert most_similar(queries, keys[:2], k=5)[1].shape == (4, 3, 2)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_the_ranking_of_all_keys_does_not_depend_on_the_blocks():
     keys, queries = rows(90, seed=0), rows(7, seed=1)
     keys[::9] = keys[0]  # equal keys are ranked in their order

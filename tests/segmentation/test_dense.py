@@ -88,7 +88,7 @@ def test_the_sum_of_token_terms_is_the_gradient_of_the_image(registers: int, tmp
         torch.testing.assert_close(terms[image].double(), term_of_tokens, rtol=0, atol=1e-5 * float(size))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("kind", ["khatri-rao", "binary"])
 def test_features_equal_the_slow_gradients(kind: str, tmp_path: Path) -> None:
     model, support = tiny_vit(registers=1), random_support(tmp_path / "bank")
@@ -104,7 +104,7 @@ def test_features_equal_the_slow_gradients(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(features.norm(dim=2), torch.ones(features.shape[:2]))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_features_do_not_depend_on_the_batch_or_the_order_of_images(tmp_path: Path) -> None:
     dense, support, batch = extractor(tiny_vit()), random_support(tmp_path / "bank"), images(4)
     together = dense.features("embeddings+simclr", batch, DRAW_SEEDS, support)

@@ -26,7 +26,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_iou_of_every_class_equals_the_reference(squares: Path, tmp_path: Path) -> None:
     scores = run(simple_settings(tmp_path, f"squares=masks:{squares}", features=("embeddings",)))["results"][
         "embeddings"

@@ -24,7 +24,7 @@ def vectors(rows: int, width: int = 8, seed: int = 0) -> torch.Tensor:
     return normalize(torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize(("rows", "tile_bytes"), [(50, 1 << 28), (5000, 1 << 28), (5000, 300_000), (4999, 5_000_000)])
 def test_exact_search_equals_brute_force_for_every_tile_size(
     rows: int, tile_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -45,7 +45,7 @@ def test_a_float16_bank_is_searched_with_its_rounded_values(tmp_path: Path) -> N
     assert torch.equal(indices, (queries @ keys.half().float().T).topk(3, dim=1).indices)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("rows", [300, 3000])
 def test_faiss_and_scann_have_a_recall_above_90_percent(rows: int, tmp_path: Path) -> None:
     """Few leaves exist and not all are searched, so a wrong tree or metric would reduce the recall."""
@@ -59,7 +59,7 @@ def test_faiss_and_scann_have_a_recall_above_90_percent(rows: int, tmp_path: Pat
         torch.testing.assert_close(scores[equal, 0], truth[0][equal, 0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("backend", ["faiss", "scann"])
 def test_approximate_search_returns_no_row_twice(backend: str, tmp_path: Path) -> None:
     """Only one leaf of about 40 rows is searched for 90 neighbours."""
@@ -88,7 +88,7 @@ class CountedReads(PatchRows):
             yield start, window
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_a_bank_that_fits_into_memory_is_read_once_and_gives_the_same_neighbours() -> None:
     rows, limit = vectors(20_000, 8), 100 << 20
     in_memory, streamed = CountedReads(rows.numpy()), CountedReads(rows.numpy())

@@ -79,13 +79,13 @@ def test_the_sampling_is_recorded(profile, tmp_path):
     assert content["settings"]["few_shot_sampling"] == ("stratified" if profile == "published" else "balanced")
     details = details_of(content, origin_of(content))
     assert (("few_shot_sampling", "stratified") in details) == (profile == "published")
-    assert ("draw" in heading_text(details)) == (profile == "published")
+    assert ("stratified draw" in heading_text(details)) == (profile == "published")
     (path,) = tmp_path.rglob("*.json")
     assert path.parts[-3] == "knn-3shot-k3"
     assert KnnSettings(dataset="trec", root=(tmp_path,), shots=3, k=3).difference(path) == ""
 
 
-def test_a_share_of_rows_is_drawn_within_each_class_or_from_all_rows():
+def test_a_balanced_share_is_the_same_share_of_each_class_and_at_least_one_row():
     rows = few_shot_rows(TARGETS, size=0.1)
     assert np.bincount(TARGETS[rows]).tolist() == [90, 9, 1]
     assert rows.tolist() == [*range(90), *range(900, 909), 990]
@@ -93,6 +93,9 @@ def test_a_share_of_rows_is_drawn_within_each_class_or_from_all_rows():
     random_rows = few_shot_rows(TARGETS, size=0.1, seed=3)
     assert np.bincount(TARGETS[random_rows]).tolist() == [90, 9, 1]
     assert random_rows.tolist() != rows.tolist()
+
+
+def test_a_stratified_share_of_all_rows_equals_scikit_learn():
     expected_rows, _ = train_test_split(np.arange(len(TARGETS)), train_size=0.0155, stratify=TARGETS, random_state=42)
     assert stratified_rows(TARGETS, 0.0155).tolist() == sorted(expected_rows)
 
@@ -127,6 +130,7 @@ def test_a_result_for_a_share_is_recorded_and_reused(tmp_path, capsys):
     content = json.loads(path.read_text())
     assert (path.parts[-3], content["settings"]["train_size"]) == ("knn-pca4-share0.25-k3", 0.25)
     assert str(setting_of(content)) == "25-percent"
+    # `drawn`: the rows were drawn at random, with --few-shot-seed.
     assert task_in_words("knn", Setting("share", 0.25, drawn=True)).endswith("25 % of the train rows drawn")
     assert not has_published_protocol(content, origin_of(content))
     time_of_result = path.stat().st_mtime_ns

@@ -36,7 +36,7 @@ def rendered(images: list[Image.Image], **options: object) -> list[Tensor]:
     return [(255 * (normalised * deviation + mean)).unflatten(0, (len(images), -1)) for normalised in views_by_size]
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("sizes", [{}, {"local_size": 16}, {"global_size": 24, "local_size": 16}])
 def test_values_equal_those_of_the_workers_up_to_rounding(interpolation: str, sizes: dict[str, int]) -> None:

@@ -26,7 +26,7 @@ def render(views: object, *images: Image.Image) -> torch.Tensor:
     return views.render(views.collate([views.prepare(image) for image in images]))
 
 
-@pytest.mark.threads
+@pytest.mark.also_with_two_threads
 def test_patches_equal_the_published_patches() -> None:
     golden = load("timm")
     views = ImageInput(size=32, resize=32).views("patches", stride_scale=4)

@@ -27,7 +27,8 @@ Finished parts are kept, so a second run takes seconds."""
 
 FEATURES = ("embeddings", "kl", "dino", "simclr")
 FEWER_PATCHES = ("simclr.stride_scale=4",)
-"""25 patches per image. With the stride of the paper, an image has 49 patches at 224 pixels, but 81 at 32 pixels."""
+"""25 patches per image. The side of a patch is half of the image, and its stride is a sixth of this side, rounded down:
+18 of 112 pixels, but 2 of 16 pixels. So an image has 49 patches at 224 pixels, but 81 at 32 pixels."""
 SPLITS = ("train", "test")
 SMALLER_VIEWS = PLANS[1:]
 """View plans that are compared with the published plan, only for the first seed."""

@@ -32,7 +32,7 @@ class GradientSettings(StageSettings):
         ("kl", "dino", "simclr"), "objectives: names of `fungi list objectives`", topic="features"
     )
     with_embeddings: bool = setting(
-        False, "also write the embeddings; each image is decoded only once", affects="selection", topic="features"
+        False, "also write the embeddings; each image is decoded only once", affects="which_results", topic="features"
     )
     layer: tuple[str, ...] = setting(
         (), "target layers as path.to.layer:name; default: the layer of the backbone", topic="features"

@@ -37,7 +37,7 @@ class StageSettings:
         (),
         "splits to extract; default: all splits of the dataset",
         aliases=("--splits",),
-        affects="selection",
+        affects="which_results",
         topic="data",
     )
     limit: int = setting(

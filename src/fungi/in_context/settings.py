@@ -21,17 +21,19 @@ class InContextSettings(FeatureSettings):
     dataset: str = setting("banking-77", "text dataset", topic="data")
     backbone: str = setting("bert-base-uncased", "text backbone of the features", topic="model")
     data_dir: Path = setting(Path("data"), "folder of the datasets", affects="nothing", topic="data")
-    k: int = setting(20, "number of examples per prompt", within=(1, 10_000), mark="k")
+    k: int = setting(20, "number of examples per prompt", within=(1, 10_000), word_in_file_name="k")
     queries: int | None = setting(
-        None, "number of test texts to use, from the first (default: all)", within=(1, 10**9), mark="first"
+        None, "number of test texts to use, from the first (default: all)", within=(1, 10**9), word_in_file_name="first"
     )
     template: Literal["own", "published"] = setting(
-        "own", "prompt: ours (own), or the prompt of the author response about banking (published)", mark="prompt-"
+        "own",
+        "prompt: ours (own), or the prompt of the author response about banking (published)",
+        word_in_file_name="prompt-",
     )
     endpoint: str | None = setting(
         None, "URL (with /v1) to which prompts are sent (default: send nothing)", affects="nothing"
     )
-    model: str = setting("gpt-4o-mini", "model to ask", mark="")
+    model: str = setting("gpt-4o-mini", "model to ask", word_in_file_name="")
     key_variable: str = setting(
         "OPENAI_API_KEY", "environment variable with the key of the endpoint, if it needs one", affects="nothing"
     )

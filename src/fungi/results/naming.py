@@ -48,14 +48,15 @@ def result_name(task: str, settings: Any, leave_out: Collection[str]) -> str:
         if field.metadata["affects"] == "nothing" or name in leave_out or value == field.default:
             continue
         text = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        mark = name.replace("_", "-") if field.metadata["mark"] is None else field.metadata["mark"]
+        word = field.metadata["word_in_file_name"]
+        word = name.replace("_", "-") if word is None else word
         if isinstance(value, bool):
-            texts.append(mark if value else f"no-{mark}")
+            texts.append(word if value else f"no-{word}")
         # The settings for targets and datasets are paths of files, also without a slash.
         elif "/" in text or len(text) > _MAX_VALUE_LENGTH or "targets" in name or "datasets" in name:
             hashed.append(f"{name}={text}")
         else:
-            texts.append(f"{mark}{text}")
+            texts.append(f"{word}{text}")
     parts = [re.sub(r"[^\w.+=@-]+", "-", text) for text in texts]
     if hashed:
         parts.append(short_hash(" ".join(hashed)))

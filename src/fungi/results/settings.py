@@ -74,7 +74,7 @@ class ResultSettings:
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the content of the result file, including defaults, as JSON."""
         names = {"dataset": self.dataset_name, "backbone": self.backbone_name}
-        return settings_that_affect(self, "values", "selection") | names
+        return settings_that_affect(self, "values", "which_results") | names
 
     def unusual(self) -> dict[str, Any]:
         """Return the settings that affect values and differ from the defaults, as JSON, for the headings of tables."""

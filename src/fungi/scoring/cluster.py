@@ -21,12 +21,15 @@ class ClusterSettings(FeatureSettings):
     task: ClassVar[str] = "clustering"
 
     all_combinations: bool = setting(
-        False, "score every combination instead of only the nested ones", affects="selection", topic="features"
+        False, "score every combination instead of only the nested ones", affects="which_results", topic="features"
     )
     restarts: int = setting(
-        10, "number of random starts of k-means; the best result is kept", within=(1, 10_000), mark="restarts"
+        10,
+        "number of random starts of k-means; the best result is kept",
+        within=(1, 10_000),
+        word_in_file_name="restarts",
     )
-    seed: int = setting(42, "seed of the random starts", within=SEEDS, mark="seed")
+    seed: int = setting(42, "seed of the random starts", within=SEEDS, word_in_file_name="seed")
 
 
 def run(settings: ClusterSettings) -> dict[str, Any]:

@@ -52,50 +52,61 @@ class FeatureSettings(ResultSettings):
     features: tuple[str, ...] = setting(
         (),
         "features to combine, e.g. embeddings kl dino; default: all features that have files",
-        affects="selection",
-        mark="",
+        affects="which_results",
+        word_in_file_name="",
         topic="features",
     )
-    train_split: str = setting("train", "split to fit on", mark="fit-on-", topic="data")
-    test_split: str = setting("test", "split to score", aliases=("--split",), mark="on-", topic="data")
+    train_split: str = setting("train", "split to fit on", word_in_file_name="fit-on-", topic="data")
+    test_split: str = setting("test", "split to score", aliases=("--split",), word_in_file_name="on-", topic="data")
     layer_key: str | None = setting(
         None,
         f"array of the feature files; default for gradients: {DEFAULT_LAYER_KEY}, or the only array",
-        mark="",
+        word_in_file_name="",
         topic="features",
     )
     pca_dim: int | None = setting(
         None,
         f"number of PCA components; default: depends on the backbone ({DEFAULT_PCA_DIM} for an unknown backbone)",
         within=(1, 10**6),
-        mark="pca",
+        word_in_file_name="pca",
         topic="features",
     )
     normalize: bool = setting(True, "L2-normalise the rows of gradients", topic="features")
     normalize_embeddings: bool = setting(True, "L2-normalise the rows of embeddings", topic="features")
     train_targets: Path | None = setting(
-        None, "explicit files: train labels, FILE or FILE:KEY", affects="selection", topic="explicit"
+        None, "explicit files: train labels, FILE or FILE:KEY", affects="which_results", topic="explicit"
     )
     test_targets: Path | None = setting(
-        None, "explicit files: test labels, FILE or FILE:KEY", affects="selection", topic="explicit"
+        None, "explicit files: test labels, FILE or FILE:KEY", affects="which_results", topic="explicit"
     )
     train_embeddings_datasets: tuple[Path, ...] = setting(
         (),
         "explicit files: embeddings of the train split (HDF5, .npy, .npz or .pt), FILE or FILE:KEY each",
-        affects="selection",
+        affects="which_results",
         topic="explicit",
     )
     test_embeddings_datasets: tuple[Path, ...] = setting(
-        (), "explicit files: embeddings of the test split, FILE or FILE:KEY each", affects="selection", topic="explicit"
+        (),
+        "explicit files: embeddings of the test split, FILE or FILE:KEY each",
+        affects="which_results",
+        topic="explicit",
     )
     train_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the train split, FILE or FILE:KEY each", affects="selection", topic="explicit"
+        (),
+        "explicit files: gradients of the train split, FILE or FILE:KEY each",
+        affects="which_results",
+        topic="explicit",
     )
     test_datasets: tuple[str, ...] = setting(
-        (), "explicit files: gradients of the test split, FILE or FILE:KEY each", affects="selection", topic="explicit"
+        (),
+        "explicit files: gradients of the test split, FILE or FILE:KEY each",
+        affects="which_results",
+        topic="explicit",
     )
     score_fitted_rows: bool = setting(
-        False, "score rows even if they are also train rows; the headings of tables then say so", mark="fitted-rows"
+        False,
+        "score rows even if they are also train rows; the headings of tables then say so",
+        word_in_file_name="fitted-rows",
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N", affects="nothing", topic="machine")
     block_rows: int = setting(
@@ -208,21 +219,21 @@ class FewShotSettings(FeatureSettings):
         None,
         "share of the train examples of each class (0.1), or number of examples per class (5), as with --shots",
         within=(0, 10**6),
-        mark="share",
+        word_in_file_name="share",
         topic="data",
     )
     few_shot_seed: tuple[int, ...] = setting(
         (),
         "seeds to draw the shots with, one run per seed; default: the first shots in file order",
         within=SEEDS,
-        mark="draws",
+        word_in_file_name="draws",
         topic="data",
     )
     few_shot_sampling: Literal["balanced", "stratified"] | None = setting(
         None,
         "balanced: the same number of shots of each class; stratified: class proportions of the train split; default:"
-        " stratified for texts of profile published, otherwise balanced",
-        mark="",
+        " stratified if the features are of texts and have the profile published, otherwise balanced",
+        word_in_file_name="",
         topic="data",
     )
 

@@ -33,28 +33,30 @@ class KnnSettings(FewShotSettings):
     combinations: Literal["all", "nested", "single"] = setting(
         "all",
         "combinations to score: all subsets; nested: the first feature, the first two, ...; single: each feature alone",
-        affects="selection",
-        mark="",
+        affects="which_results",
+        word_in_file_name="",
         topic="features",
     )
     k: tuple[int, ...] | int = setting(
         20,
         "number of neighbours that vote; each of several numbers has its own result",
         within=(1, 10**6),
-        mark="k",
+        word_in_file_name="k",
         aliases=("--neighbours",),
     )
     vote: Literal["majority", "weighted"] = setting(
         "majority",
         "majority: most frequent label of the nearest rows (as published); weighted: the rows with the largest cosines"
         " vote, each with weight exp(cosine / temperature), as in DINO",
-        mark="",
+        word_in_file_name="",
     )
-    temperature: float = setting(TEMPERATURE, "temperature of the weighted vote", within=(1e-4, 100), mark="T")
+    temperature: float = setting(
+        TEMPERATURE, "temperature of the weighted vote", within=(1e-4, 100), word_in_file_name="T"
+    )
     choose: bool = setting(
         False,
         "choose features, components (at most --pca-dim) and neighbours (at most --k) by leave-one-out on train rows",
-        mark="chosen",
+        word_in_file_name="chosen",
     )
     search: BackendFlag = setting(
         "exact",

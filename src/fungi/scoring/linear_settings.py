@@ -28,66 +28,66 @@ class LinearSettings(FewShotSettings):
     computed_in: ClassVar[str] = "fungi.scoring.train_linear_concat_grads"
 
     all_combinations: bool = setting(
-        False, "score every combination instead of only the nested ones", affects="selection", topic="features"
+        False, "score every combination instead of only the nested ones", affects="which_results", topic="features"
     )
     valid_split: str = setting(
         "valid",
         "split on which lambda is chosen; if it has no features, a fifth of the train split is used",
-        mark="choose-on-",
+        word_in_file_name="choose-on-",
         topic="data",
     )
     valid_targets: Path | None = setting(
-        None, "explicit files: validation labels, FILE or FILE:KEY", affects="selection", topic="explicit"
+        None, "explicit files: validation labels, FILE or FILE:KEY", affects="which_results", topic="explicit"
     )
     valid_embeddings_datasets: tuple[Path, ...] = setting(
         (),
         "explicit files: embeddings of the validation split, FILE or FILE:KEY each",
-        affects="selection",
+        affects="which_results",
         topic="explicit",
     )
     valid_datasets: tuple[str, ...] = setting(
         (),
         "explicit files: gradients of the validation split, FILE or FILE:KEY each",
-        affects="selection",
+        affects="which_results",
         topic="explicit",
     )
     solver: Solver = setting(
         "cyanure",
         "cyanure: on the CPU, as published (lbfgs if cyanure is not installed); lbfgs: with torch, on CPU or GPU",
-        mark="",
+        word_in_file_name="",
     )
     tolerance: float = setting(
-        1e-3, "relative duality gap at which the fit stops", aliases=("--tol",), within=(0, 1), mark="tol"
+        1e-3, "relative duality gap at which the fit stops", aliases=("--tol",), within=(0, 1), word_in_file_name="tol"
     )
     compare_tolerances: tuple[float, ...] = setting(
         (),
         "further tolerances at which the final fit is reported",
         within=(0, 1),
-        affects="selection",
-        mark="tolerances",
+        affects="which_results",
+        word_in_file_name="tolerances",
     )
     max_epochs: int | None = setting(
         None,
         f"largest number of passes of the final fit; default: {EPOCHS} ({EPOCHS_OF_IMAGENET} for imagenet-1k)",
         aliases=("--max-iter",),
         within=(1, 10**7),
-        mark="epochs",
+        word_in_file_name="epochs",
     )
     sweep_epochs: int | None = setting(
         None,
         "largest number of passes of each fit of the lambda sweep; default: as for the final fit",
         aliases=("--max-opt-iter",),
         within=(1, 10**7),
-        mark="sweep-epochs",
+        word_in_file_name="sweep-epochs",
     )
     few_shot_validation: Literal["published", "cv", "none"] = setting(
         "published",
         "choice of lambda with --shots; published: on all validation rows (far more rows than shots); cv: by"
         " cross-validation within the shots; none: the middle of the grid",
-        mark="lambda-",
+        word_in_file_name="lambda-",
         topic="data",
     )
-    seed: int = setting(42, "seed of the validation split and of the solver", within=SEEDS, mark="seed")
+    seed: int = setting(42, "seed of the validation split and of the solver", within=SEEDS, word_in_file_name="seed")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,7 +30,7 @@ class RetrievalSettings(FeatureSettings):
         "test",
         "split of the queries: test (full images, as published) or test-cropped",
         aliases=("--query-split", "--split"),
-        mark="on-",
+        word_in_file_name="on-",
         topic="data",
     )
     data_dir: Path = setting(
@@ -43,7 +43,11 @@ class RetrievalSettings(FeatureSettings):
     ground_truth: Path | None = setting(None, "JSON file with another ground truth", topic="data")
     renormalise_after_pca: bool = setting(False, "rank by cosine after PCA instead of by inner product (as published)")
     cutoffs: tuple[int, ...] = setting(
-        (1, 5, 10), "ranks k of the mean precision at k", within=(1, 10**6), affects="selection", mark="cutoffs"
+        (1, 5, 10),
+        "ranks k of the mean precision at k",
+        within=(1, 10**6),
+        affects="which_results",
+        word_in_file_name="cutoffs",
     )
 
     def __post_init__(self) -> None:

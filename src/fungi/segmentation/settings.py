@@ -37,8 +37,8 @@ class SegmentSettings(ResultSettings):
     features: tuple[str, ...] = setting(
         ("embeddings", "embeddings+simclr"),
         f"features of patches: one or more of {', '.join(FEATURES)}",
-        affects="selection",
-        mark="",
+        affects="which_results",
+        word_in_file_name="",
         topic="features",
     )
     input_size: int = setting(
@@ -51,7 +51,7 @@ class SegmentSettings(ResultSettings):
         None,
         f"number of patches in the bank; 0: every patch; default: {FULL.memory_size}, or 0 with --train-images",
         within=(0, 10**9),
-        mark="m",
+        word_in_file_name="m",
     )
     augmentation_epochs: int | None = setting(
         None,
@@ -86,7 +86,7 @@ class SegmentSettings(ResultSettings):
         flag="--train-images",
         aliases=("--images",),
         within=(1, 10**7),
-        mark="n",
+        word_in_file_name="n",
         topic="data",
     )
     projection_kind: Literal["binary", "gaussian", "sparse", "khatri-rao"] | None = setting(

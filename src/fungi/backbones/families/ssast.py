@@ -62,6 +62,7 @@ def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) 
         name=name,
         modality="audio",
         input=sound_input,
+        # The input of sounds also contains a setting of the loss of SimCLR, which differs in the published code (U1).
         published_input=replace(sound_input, denominator_temperature=False),
         embedding_dim=width,
         projection_dim=width,
@@ -71,6 +72,8 @@ def _register(name: str, pooling: str, *, sizes: dict[str, int], **fields: Any) 
         depth=sizes["depth"],
         build=partial(build, pooling, sizes),
         convert=ssast_names,
+        # The published code used only the first token's part of the gradient, although the embedding of "cls_dist" is
+        # the mean of the class token and the distillation token (U2).
         first_token_gradient=pooling == "cls_dist",
         **fields,
     )

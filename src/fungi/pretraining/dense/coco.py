@@ -80,7 +80,7 @@ class CocoImages(CocoDetection):
         """Return the objects of an image to train on: no crowds, and boxes of at least one pixel in each direction."""
         return [annotation for annotation in self.coco.imgToAnns[image_id] if not _reason_against(annotation)]
 
-    def log_unused(self) -> None:
+    def log_unused_images_and_objects(self) -> None:
         """Log the numbers of images and objects that training does not use."""
         counts = Counter(map(_reason_against, self.coco.dataset["annotations"]))
         counts["images without objects"] = sum(not self.objects(image_id) for image_id in self.coco.imgs)

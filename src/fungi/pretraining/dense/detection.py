@@ -35,7 +35,7 @@ class Detection(DenseTraining):
             raise FungiError(
                 f"{train.annotation_file} and {test.annotation_file} have different classes. Use splits of one dataset."
             )
-        train.log_unused()
+        train.log_unused_images_and_objects()
         self.settings, self.images, self.scored_images = settings, TrainImages(train, settings), ScoredImages(test)
         plan = BatchPlan(len(train), settings.batch_size, processes=world.size, seed=settings.seed)
         rates = stepped(settings.lr, settings.epochs, plan.steps_per_epoch, settings.lr_drops)

@@ -33,7 +33,7 @@ class EvaluateSettings(ResultSettings, EncoderSettings):
         "knn", "knn: weighted kNN; linear: linear probe with SGD; logistic: logistic regression, for low shot"
     )
     features: tuple[str, ...] = setting(
-        ("cls",), "features: cls, cls+, concat, patch_mean, cls_patch_mean", affects="selection", topic="features"
+        ("cls",), "features: cls, cls+, concat, patch_mean, cls_patch_mean", affects="which_results", topic="features"
     )
     k: tuple[int, ...] = setting(
         (10, 15, 20, 30, 40, 50, 100, 200), "numbers of neighbours", aliases=("--neighbours",), within=(1, 10**6)
