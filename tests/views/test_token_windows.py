@@ -23,7 +23,7 @@ def test_a_window_of_all_tokens_gives_the_embedding_of_the_image() -> None:
 
 def test_windows_are_spread_from_edge_to_edge_and_their_cost_is_counted_in_tokens() -> None:
     windows = TokenWindows(load_backbone("digits-vit").model, per_side=5)
-    assert windows.rows.shape == (25, 1 + 4 * 4)  # each window has the class token and 4 x 4 patches
-    assert (int(windows.rows[0, 1]), int(windows.rows[-1, -1])) == (1, 64)
+    assert windows.token_indices.shape == (25, 1 + 4 * 4)  # each window has the class token and 4 x 4 patches
+    assert (int(windows.token_indices[0, 1]), int(windows.token_indices[-1, -1])) == (1, 64)
     # An image has 65 tokens, a window 17. Only the last of 4 blocks counts.
     assert windows.forwards == pytest.approx(25 * 17 / 65 / 4)

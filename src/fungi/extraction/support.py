@@ -23,7 +23,7 @@ def with_support(
 ) -> BoundObjective:
     """Return the objective with its supporting data. For every extracted split, the data come from the training split.
 
-    precision: precision of the features if it is not simply the dtype of the context, e.g. `tf32`; otherwise empty.
+    precision: precision of the features if it is not simply the dtype of the context, e.g. `bfloat16, residual stream too`; otherwise empty.
         Data for another precision are stored in another file.
     Raises FungiError if the stored data are damaged.
     """
