@@ -23,8 +23,8 @@ def with_support(
 ) -> BoundObjective:
     """Return the objective with its supporting data. For every extracted split, the data come from the training split.
 
-    precision: text for a precision that the dtype of the context does not say: `bfloat16, residual stream too`. Empty if
-        the dtype says it. Data for another precision are stored in another file.
+    precision: text for a precision that the dtype of the context does not say: `bfloat16, residual stream too`. Empty
+        if the dtype says it. Data for another precision are stored in another file.
     Raises FungiError if the stored data are damaged.
     """
     if not bound.objective.needs_support:
