@@ -1,5 +1,6 @@
 """If a worker dies or cannot hand over a batch, the command soon ends with one line that names the cause."""
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -95,18 +96,27 @@ def test_the_order_of_batches_does_not_depend_on_the_number_of_workers(workers: 
     assert read(lambda: None, num_workers=workers) == [[float(row) for row in rows] for rows in ROWS]
 
 
-def test_workers_work_with_a_long_name_of_the_temporary_folder(tmp_path, monkeypatch) -> None:
-    long_folder = tmp_path / ("x" * 90)
-    long_folder.mkdir()
-    assert len(str(long_folder)) > LONGEST_FOLDER
-    monkeypatch.setattr(tempfile, "tempdir", str(long_folder))
+@pytest.fixture
+def long_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use a folder for temporary files whose name is too long for sockets.
+
+    An earlier test may have started a fork server, which stores a folder of its own in the current process.
+    """
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    assert len(str(folder)) > LONGEST_FOLDER
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+    return folder
+
+
+@pytest.mark.usefixtures("long_folder")
+def test_workers_work_with_a_long_name_of_the_temporary_folder() -> None:
     assert read(lambda: None) == read(lambda: None, num_workers=0)
 
 
-def test_without_a_folder_with_a_short_name_the_message_names_the_solution(tmp_path, monkeypatch) -> None:
-    long_folder = tmp_path / ("x" * 90)
-    long_folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(long_folder))
+@pytest.mark.usefixtures("long_folder")
+def test_without_a_folder_with_a_short_name_the_message_names_the_solution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(FungiError, match=r"too long for them\. Use --num-workers 0, or set TMPDIR"):
         read(lambda: None)
