@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fungi.combine.pca import Reduction
 from fungi.combine.source import l2_normalized
 from fungi.data.base import Samples
-from fungi.errors import FungiError, unknown_name
+from fungi.errors import FungiError
 from fungi.gradients.assembly import EngineSettings, assemble_engine, embedding_dim_of
 from fungi.gradients.base_extractor import BaseGradientExtractor
 from fungi.gradients.core import Feature, FiniteCheck, compute, embedding_feature
@@ -31,12 +31,13 @@ from fungi.library.arguments import (
     checked_device,
     checked_features,
     checked_half_dtype,
+    checked_image_input,
     checked_images,
     checked_layers,
     checked_model,
     checked_projection,
+    checked_views,
     checked_whole_number,
-    image_input_of,
     warn_of_class_scores,
     without_parallel,
 )
@@ -52,7 +53,7 @@ from fungi.views.base import ViewGenerator
 from fungi.views.image import ImageInput
 from fungi.views.image_sets import as_samples, rgb
 from fungi.views.loading import Batch, batch_of_images, batches, row_batches
-from fungi.views.plans import PLANS, PUBLISHED
+from fungi.views.plans import PUBLISHED
 
 
 class FUNGIWrapper:
@@ -115,18 +116,10 @@ class FUNGIWrapper:
         self.layers = tuple(layer.removeprefix(prefix) for layer in checked_layers(target_layer))
         self.model = model.to(self.device)
         self.dtype = checked_half_dtype(fp16_dtype) if use_fp16 else torch.float32
-        checked_whole_number("input_dim", input_dim, 1)
-        self.image_input = image_input or image_input_of(model, input_dim)
-        if self.image_input.size != input_dim:
-            raise FungiError(
-                f"image_input is for {self.image_input.size} pixels, input_dim is {input_dim}. Give both the"
-                " same number."
-            )
+        self.image_input = checked_image_input(image_input, model, input_dim)
         self.include_embeddings, self.bias = include_embeddings, bias
         self.views_per_forward = checked_whole_number("views_per_forward", views_per_forward, 0)
-        self.views = views
-        if views not in PLANS:
-            raise unknown_name("choice of views", str(views), PLANS)
+        self.views = checked_views(views)
         self.reduction: Reduction | None = None
         black_image = torch.zeros(1, 3, input_dim, input_dim, device=self.device)
         self.embeddings_dim = embedding_dim_of(self.model, self.layers, black_image)
@@ -149,17 +142,18 @@ class FUNGIWrapper:
         }
         if views != PUBLISHED:  # extractors of users may not have this attribute
             self.base_params["view_plan"] = views
-        self.extractors: list[BaseGradientExtractor] = []
-        for config in self.extractor_configs:
-            extractor = config.get_extractor(base_params=dict(self.base_params))
-            # All extractors share one engine and one projection matrix on the device.
-            extractor.engine = self.engine.with_encoder(extractor.encoder)
-            self.extractors.append(extractor)
+        self.extractors: list[BaseGradientExtractor] = [self._extractor_of(config) for config in self.extractor_configs]
         self._dense: DenseFeatures | None = None
         if compile:
             share_compiled_code(user_folder(), self.device)
             for engine in {id(feature.engine): feature.engine for feature in self._computed_features}.values():
                 engine.compile()
+
+    def _extractor_of(self, config: Any) -> BaseGradientExtractor:
+        """Return the extractor of a configuration. All extractors share one engine and one projection matrix."""
+        extractor: BaseGradientExtractor = config.get_extractor(base_params=dict(self.base_params))
+        extractor.engine = self.engine.with_encoder(extractor.encoder)
+        return extractor
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {size}" for name, size in self.parts.items())

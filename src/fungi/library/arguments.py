@@ -13,6 +13,7 @@ from fungi.gradients.projection import KINDS as PROJECTION_KINDS
 from fungi.gradients.projection import ProjectionMatrix
 from fungi.runtime.log import logger
 from fungi.views.image import ImageInput
+from fungi.views.plans import PLANS
 
 CLASSIFIER_NAMES = ("fc", "head", "heads", "classifier", "logits")
 """Usual names of the layer that computes class scores."""
@@ -165,6 +166,27 @@ def warn_of_class_scores(model: nn.Module, embeddings_dim: int) -> None:
 def _name_of(config: Any) -> str:
     """Return the name of a class, or of the class of an object."""
     return config.__name__ if isinstance(config, type) else type(config).__name__
+
+
+def checked_image_input(image_input: ImageInput | None, model: nn.Module, input_dim: Any) -> ImageInput:
+    """Return the input of the model: `image_input`, or by default what the model says about its input.
+
+    Raises FungiError if `image_input` is not for images of `input_dim` pixels.
+    """
+    checked_whole_number("input_dim", input_dim, 1)
+    chosen = image_input or image_input_of(model, input_dim)
+    if chosen.size != input_dim:
+        raise FungiError(
+            f"image_input is for {chosen.size} pixels, input_dim is {input_dim}. Give both the same number."
+        )
+    return chosen
+
+
+def checked_views(views: Any) -> Any:
+    """Return the name of a plan of views. Raises FungiError for another name."""
+    if views not in PLANS:
+        raise unknown_name("choice of views", str(views), PLANS)
+    return views
 
 
 def image_input_of(model: nn.Module, input_dim: int) -> ImageInput:
