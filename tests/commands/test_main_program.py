@@ -63,7 +63,9 @@ def test_an_unknown_second_word_is_refused_with_the_most_similar_command(capsys)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-@pytest.mark.parametrize("words", [["--help"], ["extract", "--help"], ["list", "objectives"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["extract", "--help"], pytest.param(["list", "objectives"], marks=pytest.mark.slow)]
+)
 def test_output_that_cannot_be_written_gives_a_message_and_status_2(words):
     command = [sys.executable, "-m", "fungi", *words]
     with Path("/dev/full").open("w") as full_device:

@@ -156,6 +156,7 @@ def test_impossible_settings_are_refused(more: list[str], message: str, coco: Pa
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_detector_takes_images_of_any_size() -> None:
     settings = DetectSettings(
         backbone="digits-vit", blocks=(0, 1, 2, 3), short_sides=(40,), longest_side=80, channels=16

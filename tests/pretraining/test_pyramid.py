@@ -62,6 +62,7 @@ def accuracy_of_patches(seed: int, *, random_init: bool) -> float:
     return classifier.score(test / deviation, expected)
 
 
+@pytest.mark.slow
 def test_maps_of_the_pretrained_network_hold_the_class_of_a_digit() -> None:
     """Compare with random weights. Measured with three seeds: 0.69 (deviation 0.006) and 0.37 (deviation 0.014)."""
     pretrained, random = ([accuracy_of_patches(seed, random_init=kind) for seed in range(3)] for kind in (False, True))

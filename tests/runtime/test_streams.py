@@ -56,6 +56,7 @@ def test_a_failed_command_keeps_its_status_if_standard_error_is_full():
     assert process.stdout == "2\n"
 
 
+@pytest.mark.slow
 def test_python_without_docstrings_still_lists_names():
     process = run((sys.executable, "-OO", "-m", "fungi", "list", "objectives"))
     assert process.returncode == 0

@@ -110,7 +110,7 @@ class Stub:
 def stub() -> Iterator[Stub]:
     """Return a running chat endpoint."""
     endpoint = Stub()
-    thread = threading.Thread(target=endpoint.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=endpoint.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield endpoint
     endpoint.server.shutdown()
