@@ -16,6 +16,7 @@ from fungi.gradients.assembly import width_of
 from fungi.gradients.projection import draw_projection
 from fungi.library.search import faiss_index, nearest_images
 from fungi.runtime.log import logger
+from fungi.views.image import ImageInput
 from fungi.wrapper import FUNGIWrapper
 from tests.backbones.small import with_slow_marks
 from tests.library.models import SIZE, build, pictures, set_up_wrapper, wrap
@@ -57,6 +58,10 @@ CALLS = {
     "no-gpu": (lambda: make_wrapper(device="cuda:99"), r"device 'cuda:99': torch sees \d GPUs here"),
     "layer": (lambda: make_wrapper(target_layer=None), "target_layer is None. Pass a path"),
     "layers": (lambda: make_wrapper(target_layer=[1]), r"target_layer is \[1\]\. Pass a path"),
+    "image-input": (
+        lambda: make_wrapper(image_input=ImageInput(size=2 * SIZE)),
+        "image_input is for 64 pixels, input_dim is 32. Give both the same number",
+    ),
     "input-dim": (lambda: make_wrapper(input_dim=0), "input_dim is 0. Pass a whole number, at least 1"),
     "seed": (lambda: make_wrapper(seed=-1), "seed is -1. Pass a whole number, at least 0"),
     "views": (lambda: make_wrapper(views_per_forward=-1), "views_per_forward is -1"),

